@@ -1,0 +1,59 @@
+# make compile         build MambaVision-S, compile it, check it against eager, measure; ARGS="--batch 16" and so on
+# make test            all tests; ARGS="-k packaging" and so on
+# make test-cpu-torch  the quick tests on the oldest torch supported, a CPU build without triton
+# make lint            ruff's checks and formatting
+# make bench           measure against other models; ARGS as above
+# Each makes the virtual environment that it needs.
+
+PYTHON ?= python3
+ARGS ?=
+
+# torch is pinned here, since one constraints file serves both builds. Where the package index has TORCH_CPU with CUDA
+# only, TORCH_CPU_INDEX names an index of CPU builds.
+TORCH ?= torch==2.14.1
+TORCH_CPU ?= torch==2.13.0
+TORCH_CPU_INDEX ?=
+
+# Constraints given through the environment also hold in the environment in which pip builds the package.
+PIP_INSTALL = PIP_CONSTRAINT=constraints.txt $(@D)/bin/python -m pip install
+PINS = pyproject.toml constraints.txt Makefile
+
+.PHONY: compile test test-cpu-torch lint bench
+
+compile: .venv/installed
+	.venv/bin/python -m mvc.compile --variant S $(ARGS)
+
+test: .venv/installed-test
+	.venv/bin/python -m pytest $(ARGS)
+
+test-cpu-torch: .venv-cpu/installed-test
+	.venv-cpu/bin/python -m pytest -m "not slow" $(ARGS)
+
+lint: .venv/installed-ruff
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+bench: .venv/installed-test
+	.venv/bin/python bench/model.py $(ARGS)
+
+.venv/installed: $(PINS) | .venv/bin/python
+	$(PIP_INSTALL) $(TORCH) --editable '.[image]'
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP_INSTALL) $(TORCH) --editable '.[test]'
+	touch $@
+
+.venv/installed-ruff: $(PINS) | .venv/bin/python
+	$(PIP_INSTALL) ruff
+	touch $@
+
+# Without timm, whose torchvision needs a newer torch.
+.venv-cpu/installed-test: $(PINS) | .venv-cpu/bin/python
+	$(PIP_INSTALL) $(TORCH_CPU) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) --editable '.[test-core]'
+	if $(@D)/bin/python -c 'import triton' 2>/dev/null; then \
+		echo "this torch brought triton: set TORCH_CPU_INDEX to an index of CPU builds" >&2; exit 1; fi
+	touch $@
+
+%/bin/python:
+	$(PYTHON) -m venv $*

@@ -1,0 +1,254 @@
+"""The selective scan in linear time from torch's own operations, for any device; forward and backward.
+
+Two levels: the steps of a chunk run in order, all chunks at once, each from a zero state; then the carries run from
+chunk to chunk; then every step receives what its chunk started with. Only decays exp(ΔA) are ever multiplied: no
+positive sum is exponentiated, so nothing overflows however fast a state decays.
+
+Internally a tensor of states is (batch, length, groups, N, width) with width = dim / groups: the channels, the longest
+axis, are contiguous, and every broadcast runs along them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# A step of the recurrence should touch this many states, or the cost of starting an operation dominates.
+STATES_PER_STEP = {"cpu": 2**13, "cuda": 2**20}
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """y and the last state of `mvc.kernels.scan.selective_scan`; here B and C are (batch, length, groups, N)."""
+    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, delta_softplus)
+    states = _states(terms, _decay(terms))
+    y = _ungated(terms, states, D)
+    if z is not None:
+        y = y * F.silu(z.to(y.dtype))
+    last = states[:, -1] if u.shape[1] else terms.initial
+    return y.to(u.dtype).contiguous(), _join_channels(last)
+
+
+def selective_scan_backward(
+    grad_y: Tensor,
+    grad_last_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state, in their dtypes; None for an absent input.
+
+    The states are computed again rather than kept. Their gradient g_t = C_t ∂y_t + Ā_{t+1} g_{t+1} is the same
+    recurrence run from the end.
+    """
+    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, delta_softplus)
+    decay = _decay(terms)
+    states = _states(terms, decay)
+    grad_y, grad_z = _grad_gate(grad_y.to(decay.dtype), z, lambda: _ungated(terms, states, D))
+    grad_out = grad_y.unflatten(2, terms.u.shape[2:])
+    grad_states = _grad_states(terms, decay, grad_out, _split_channels(grad_last_state, terms))
+
+    grad_drive = _read_out(terms.B, grad_states)  # of Δu
+    grad_B = (grad_states @ (terms.delta * terms.u).unsqueeze(-1)).squeeze(-1)
+    grad_C = (states @ grad_out.unsqueeze(-1)).squeeze(-1)
+    before = torch.cat((terms.initial.unsqueeze(1), states), dim=1)  # before[:, t] is h_{t-1}; one longer than length
+    carried = grad_states.mul_(decay)  # Ā_t g_t: of h_{t-1}
+    grad_initial = carried[:, 0] if u.shape[1] else _split_channels(grad_last_state, terms)
+    grad_initial = _join_channels(grad_initial)  # a copy: the next line reuses the memory
+    grad_delta_A = carried.mul_(before[:, :-1])
+
+    grad_u = grad_drive * terms.delta
+    grad_delta = grad_drive * terms.u + (grad_delta_A * terms.A).sum(-2)
+    grad_A = (grad_delta_A * terms.delta.unsqueeze(-2)).sum((0, 1))
+    grad_u, grad_delta = grad_u.flatten(2), grad_delta.flatten(2)
+    if D is not None:
+        grad_u = torch.addcmul(grad_u, grad_y, D.to(grad_y.dtype))
+    if delta_softplus:
+        # The slope of softplus, with the linear branch above 20 that the forward takes.
+        raw = terms.raw_delta
+        grad_delta = grad_delta * torch.where(raw > 20, 1.0, torch.sigmoid(raw))
+
+    def like(gradient: Tensor, original: Tensor | None) -> Tensor | None:
+        return None if original is None else gradient.to(original.dtype).contiguous()
+
+    return (
+        like(grad_u, u),
+        like(grad_delta, delta),
+        like(_join_channels(grad_A.unsqueeze(0)).squeeze(0), A),
+        like(grad_B, B),
+        like(grad_C, C),
+        like((grad_y * u.to(grad_y.dtype)).sum((0, 1)), D),
+        like(grad_z, z),
+        like(grad_delta.sum((0, 1)), delta_bias),
+        like(grad_initial, initial_state),
+    )
+
+
+def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:
+    """h_t = decay_t h_{t-1} + drive_t for every t, written over `drive`; `reverse` runs from the end.
+
+    Args:
+        decay, drive: (batch, length, ...). initial: (batch, ...), the state before the first step.
+
+    Returns:
+        h: (batch, length, ...).
+    """
+    length = decay.shape[1]
+    if drive.numel() == 0:
+        return drive
+    steps = _steps_per_chunk(length, initial.numel(), decay.device.type)
+    if steps >= length:
+        return _run_steps(decay, drive, initial, reverse)
+
+    # Steps that fill the last chunk pass the state on: decay 1, drive 0.
+    fill = (0, 0) * (decay.dim() - 2) + (0, -length % steps)
+    decay = F.pad(decay, fill, value=1.0).unflatten(1, (-1, steps)).transpose(1, 2)
+    drive = F.pad(drive, fill).unflatten(1, (-1, steps)).transpose(1, 2)
+    order = _order(reverse)
+    local = _run_steps(decay, drive, torch.zeros_like(drive[:, 0]), reverse)
+    received = _run_chunks(decay.prod(1), local[:, 0 if reverse else -1], initial, reverse)
+    for factor, state in zip(decay.unbind(1)[order], local.unbind(1)[order], strict=True):
+        state.add_(received.mul_(factor))
+    return local.transpose(1, 2).flatten(1, 2)[:, :length]
+
+
+def _order(reverse: bool) -> slice:
+    return slice(None, None, -1 if reverse else 1)
+
+
+def _run_steps(decay: Tensor, drive: Tensor, state: Tensor, reverse: bool) -> Tensor:
+    """The recurrence over axis 1, in place; the states of all steps."""
+    order = _order(reverse)
+    for factor, step in zip(decay.unbind(1)[order], drive.unbind(1)[order], strict=True):
+        state = step.addcmul_(factor, state)
+    return drive
+
+
+def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, reverse: bool) -> Tensor:
+    """What each chunk receives from the one before it, given the decay over a chunk and its own end state."""
+    order = _order(reverse)
+    received = [initial]
+    for factor, end in zip(decay.unbind(1)[order], ends.unbind(1)[order], strict=True):
+        received.append(torch.addcmul(end, factor, received[-1]))
+    return torch.stack(received[:-1][order], dim=1)
+
+
+def _steps_per_chunk(length: int, states: int, device: str) -> int:
+    """All steps in one chunk where a single step is work enough; otherwise chunks, at most as many as their steps."""
+    wanted_chunks = STATES_PER_STEP.get(device, STATES_PER_STEP["cuda"]) / states
+    chunks = min(wanted_chunks, math.sqrt(length))
+    return length if chunks < 2 else math.ceil(length / chunks)
+
+
+class _Terms(NamedTuple):
+    """The inputs in the dtype of the sums and in the internal shapes."""
+
+    u: Tensor  # (batch, length, groups, width)
+    raw_delta: Tensor  # (batch, length, dim), before softplus
+    delta: Tensor  # (batch, length, groups, width)
+    A: Tensor  # (groups, N, width)
+    B: Tensor  # (batch, length, groups, N)
+    C: Tensor  # (batch, length, groups, N)
+    initial: Tensor  # (batch, groups, N, width)
+
+
+def _terms(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+) -> _Terms:
+    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    batch, _, dim = u.shape
+    groups, states = B.shape[2:]
+    split = (groups, dim // groups)
+    raw_delta = delta.to(dtype)
+    if delta_bias is not None:
+        raw_delta = raw_delta + delta_bias.to(dtype)
+    delta = F.softplus(raw_delta) if delta_softplus else raw_delta
+    if initial_state is None:
+        initial = u.new_zeros((batch, groups, states, dim // groups), dtype=dtype)
+    else:
+        initial = initial_state.to(dtype).unflatten(1, split).transpose(2, 3)
+    return _Terms(
+        u.to(dtype).unflatten(2, split),
+        raw_delta,
+        delta.unflatten(2, split),
+        A.to(dtype).unflatten(0, split).transpose(1, 2),
+        B.to(dtype),
+        C.to(dtype),
+        initial,
+    )
+
+
+def _decay(terms: _Terms) -> Tensor:
+    """Ā = exp(ΔA): (batch, length, groups, N, width)."""
+    return (terms.delta.unsqueeze(-2) * terms.A).exp_()
+
+
+def _states(terms: _Terms, decay: Tensor) -> Tensor:
+    """h: (batch, length, groups, N, width)."""
+    drive = (terms.delta * terms.u).unsqueeze(-2) * terms.B.unsqueeze(-1)
+    return linear_recurrence(decay, drive, terms.initial)
+
+
+def _grad_states(terms: _Terms, decay: Tensor, grad_out: Tensor, grad_last: Tensor) -> Tensor:
+    """g: (batch, length, groups, N, width), from ∂y (batch, length, groups, width) and the last state's gradient."""
+    decay_after = torch.cat((decay[:, 1:], torch.ones_like(decay[:, :1])), dim=1)
+    drive = terms.C.unsqueeze(-1) * grad_out.unsqueeze(-2)
+    return linear_recurrence(decay_after, drive, grad_last, reverse=True)
+
+
+def _grad_gate(grad_y: Tensor, z: Tensor | None, ungated) -> tuple[Tensor, Tensor | None]:
+    """Gradients of y before the gate y·SiLU(z), and of z; `ungated()` computes that y."""
+    if z is None:
+        return grad_y, None
+    z = z.to(grad_y.dtype)
+    sigmoid = torch.sigmoid(z)
+    return grad_y * z * sigmoid, grad_y * ungated() * sigmoid * (1 + z * (1 - sigmoid))
+
+
+def _ungated(terms: _Terms, states: Tensor, D: Tensor | None) -> Tensor:
+    """C·h + D u: (batch, length, dim)."""
+    y = _read_out(terms.C, states).flatten(2)
+    return y if D is None else torch.addcmul(y, terms.u.flatten(2), D.to(y.dtype))
+
+
+def _read_out(weights: Tensor, states: Tensor) -> Tensor:
+    """Sum over the N states: (..., N) and (..., N, width) -> (..., width)."""
+    return (weights.unsqueeze(-2) @ states).squeeze(-2)
+
+
+def _split_channels(state: Tensor, terms: _Terms) -> Tensor:
+    """(batch, dim, N) -> (batch, groups, N, width)."""
+    return state.to(terms.u.dtype).unflatten(1, terms.u.shape[2:]).transpose(2, 3)
+
+
+def _join_channels(state: Tensor) -> Tensor:
+    """(batch, groups, N, width) -> (batch, dim, N), a copy."""
+    return state.transpose(2, 3).flatten(1, 2).clone(memory_format=torch.contiguous_format)

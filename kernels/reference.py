@@ -1,0 +1,96 @@
+"""The oracle: the selective scan as its recurrence says it, one step at a time, in plain torch.
+
+Runs in float64 for float64 inputs, otherwise in float32; differentiable by autograd. Nothing optimised may import it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    delta_softplus: bool = False,
+    discretization: Literal["simplified", "zoh"] = "simplified",
+) -> tuple[Tensor, Tensor]:
+    """h_t = Ā_t h_{t-1} + B̄_t u_t and y_t = C_t·h_t + D u_t, then y_t SiLU(z_t) (Mamba, arXiv 2312.00752, eq. 2).
+
+    "simplified" takes Ā = exp(ΔA), B̄ = ΔB, as Mamba's code and the published MambaVision weights do; "zoh" is the
+    zero-order hold of the papers, B̄ = (ΔA)⁻¹(exp(ΔA) − I)ΔB, for an A without zeros.
+
+    Args:
+        u, delta, z: (batch, length, dim). A: (dim, N). D, delta_bias: (dim,). initial_state: (batch, dim, N).
+        B, C: (batch, length, groups, N) or (batch, length, N); each group serves dim / groups neighbouring channels.
+
+    Returns:
+        y (batch, length, dim) in u's dtype, and the last state (batch, dim, N) in the dtype of the sums.
+    """
+    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    batch, length, dim = u.shape
+    B, C = (_per_channel(t.to(dtype), dim) for t in (B, C))
+    delta, inputs, A = delta.to(dtype), u.to(dtype), A.to(dtype)
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)
+    if delta_softplus:
+        delta = F.softplus(delta)
+
+    state = u.new_zeros((batch, dim, A.shape[1]), dtype=dtype) if initial_state is None else initial_state.to(dtype)
+    outputs = []
+    for t in range(length):
+        step = delta[:, t, :, None]
+        delta_A = step * A
+        B_bar = (step if discretization == "simplified" else _zero_order_hold(delta_A, A)) * B[:, t]
+        state = torch.exp(delta_A) * state + B_bar * inputs[:, t, :, None]
+        outputs.append((state * C[:, t]).sum(-1))
+    y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(inputs)
+    if D is not None:
+        y = y + D.to(dtype) * inputs
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(u.dtype), state
+
+
+def lti_convolution(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """The scan with constant step, B and C, as the convolution y = u * K, K = (CB̄, CĀB̄, …, CĀ^(T-1)B̄).
+
+    Mamba (arXiv 2312.00752), eq. 3, with the simplified discretisation.
+
+    Args:
+        u: (batch, length, dim). delta: (dim,). A: (dim, N). B, C: (N,).
+
+    Returns:
+        y: (batch, length, dim).
+    """
+    length = u.shape[1]
+    steps = torch.arange(length, dtype=u.dtype, device=u.device)
+    delta_A = delta[:, None] * A
+    powers = torch.exp(steps[:, None, None] * delta_A)  # Āᵗ: (length, dim, N)
+    kernel = (C * powers * delta[:, None] * B).sum(-1)  # (length, dim)
+    padded = F.pad(u.transpose(1, 2), (length - 1, 0))
+    y = F.conv1d(padded, kernel.flip(0).t().unsqueeze(1), groups=u.shape[2])
+    return y.transpose(1, 2)
+
+
+def _per_channel(grouped: Tensor, dim: int) -> Tensor:
+    """(batch, length, [groups,] N) -> (batch, length, dim, N)."""
+    if grouped.dim() == 3:
+        grouped = grouped.unsqueeze(2)
+    return grouped.repeat_interleave(dim // grouped.shape[2], dim=2)
+
+
+def _zero_order_hold(delta_A: Tensor, A: Tensor) -> Tensor:
+    """(ΔA)⁻¹(exp(ΔA) − I)Δ for diagonal A, none of it zero."""
+    return torch.expm1(delta_A) / A

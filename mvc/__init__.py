@@ -1,0 +1,50 @@
+"""MambaVision in functional style, compiled by torch.compile in one graph and held against eager.
+
+Public names are loaded on first use: importing mvc imports neither torch's compiler nor triton.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvc.compile import compile_model as compile_model
+    from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
+    from mvc.functional import Features as Features
+    from mvc.kernels.scan import selective_scan as selective_scan
+    from mvc.model import MambaVision as MambaVision, create_model as create_model
+    from mvc.weights import load_weights as load_weights
+
+if __name__ != "mvc":
+    raise ImportError(f"import this package as mvc, not as {__name__}: a second copy would register every op twice")
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "create_model": "mvc.model",
+    "MambaVision": "mvc.model",
+    "compile_model": "mvc.compile",
+    "selective_scan": "mvc.kernels.scan",
+    "get_config": "mvc.config",
+    "MambaVisionConfig": "mvc.config",
+    "VARIANTS": "mvc.config",
+    "load_weights": "mvc.weights",
+    "Features": "mvc.functional",
+}
+
+# A wheel holds kernels/ and passes/ in this folder; in a checkout they lie beside it and are found through __path__.
+_root = Path(__file__).resolve().parents[1]
+_pyproject = _root / "pyproject.toml"
+if _pyproject.is_file() and 'name = "mvc-mambavision"' in _pyproject.read_text(encoding="utf-8"):
+    __path__.append(str(_root))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mvc' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PUBLIC[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _PUBLIC.keys())

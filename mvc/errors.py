@@ -1,0 +1,5 @@
+"""The one exception class that means "what the caller gave cannot be used"."""
+
+
+class UserError(ValueError):
+    """The message names the value seen and the remedy; command lines print it and exit with status 2."""

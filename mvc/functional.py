@@ -1,0 +1,259 @@
+"""MambaVision (arXiv 2407.08083) as pure functions of (params, x, config).
+
+`params` maps the published tensor names to tensors, buffers included; `name` is the prefix of the part that a function
+computes. Convolution stages are (batch, channels, height, width) in channels_last memory; from stage 3 on everything is
+(batch, length, channels), which is the same memory seen as tokens, so that no stage boundary moves data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+from torch.nn import functional as F
+
+from mvc.config import MIN_IMAGE_SIZE, MambaVisionConfig
+from mvc.kernels.scan import selective_scan
+
+Params = Mapping[str, Tensor]
+
+STEM_EPS = 1e-4
+EPS = 1e-5
+
+
+class Features(NamedTuple):
+    """What the backbone gives to a detector or a classifier."""
+
+    stages: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Maps (batch, dim·2^k, height/2^(k+2), width/2^(k+2)) for k = 0 to 3, sizes rounded up, before down-sampling."""
+    pooled: Tensor
+    """(batch, 8·dim): the last map, normalised and averaged."""
+
+
+def forward(params: Params, x: Tensor, config: MambaVisionConfig, *, training: bool = False) -> Tensor:
+    """Class scores (batch, num_classes) of images x (batch, in_chans, height, width); without a head, `pooled`.
+
+    In training, BatchNorm statistics in `params` are updated in place.
+
+    Raises:
+        ValueError: images below 32 x 32, or of another number of channels or dimensions.
+        TypeError: images of another dtype than the parameters, outside autocast.
+    """
+    pooled = forward_features(params, x, config, training=training).pooled
+    return linear(params, "head", pooled) if config.num_classes else pooled
+
+
+def forward_features(params: Params, x: Tensor, config: MambaVisionConfig, *, training: bool = False) -> Features:
+    """The four stage maps and the pooled vector of images x; raises as `forward` does."""
+    check_images(params, x, config)
+    rates = config.drop_path_rates()
+    x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last, in a form that vmap takes too
+    x = stem(params, "patch_embed.conv_down", x, training)
+    maps = []
+    for stage in range(4):
+        name = f"levels.{stage}"
+        run_stage = conv_stage if stage < 2 else token_stage
+        x = run_stage(params, name, x, config, stage, rates[stage], training)
+        maps.append(x)
+        if stage < 3:
+            x = F.conv2d(x, params[f"{name}.downsample.reduction.0.weight"], stride=2, padding=1)
+    pooled = batch_norm(params, "norm", x, EPS, training).mean((2, 3))
+    return Features(tuple(maps), pooled)
+
+
+def check_images(params: Params, x: Tensor, config: MambaVisionConfig) -> None:
+    """Raise what `forward` documents."""
+    if x.dim() != 4 or x.shape[1] != config.in_chans:
+        raise ValueError(f"images must be (batch, {config.in_chans}, height, width), got shape {tuple(x.shape)}")
+    if x.shape[2] < MIN_IMAGE_SIZE or x.shape[3] < MIN_IMAGE_SIZE:
+        raise ValueError(
+            f"images must be at least {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE}, got {x.shape[2]} x {x.shape[3]}"
+        )
+    wanted = params["patch_embed.conv_down.0.weight"].dtype
+    if x.dtype != wanted and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+        raise TypeError(f"images must have the parameters' dtype {wanted}, got {x.dtype}; convert one of them")
+
+
+def linear(params: Params, name: str, x: Tensor, *, bias_apart: bool = False) -> Tensor:
+    """x W^T + b. With `bias_apart`, for where a pointwise operation follows, compiled code adds b in that operation
+    (`addmm` on a CPU first writes b over the whole output)."""
+    weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
+    if bias_apart and bias is not None and torch.compiler.is_compiling():
+        return F.linear(x, weight) + bias
+    return F.linear(x, weight, bias)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU's tanh form. Compiled, it is written as x·σ(2√(2/π)(x + 0.044715x³)), the same function: on a CPU Inductor's
+    vectorised tanh takes three times as long as its exponential."""
+    if torch.compiler.is_compiling():
+        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    return F.gelu(x, approximate="tanh")
+
+
+def layer_norm(params: Params, name: str, x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], params[f"{name}.weight"], params[f"{name}.bias"], EPS)
+
+
+def batch_norm(params: Params, name: str, x: Tensor, eps: float, training: bool) -> Tensor:
+    """BatchNorm over (batch, channels, height, width), with the momentum of nn.BatchNorm2d."""
+    mean, variance = params[f"{name}.running_mean"], params[f"{name}.running_var"]
+    if training:
+        params[f"{name}.num_batches_tracked"].add_(1)
+    return F.batch_norm(
+        x, mean, variance, params[f"{name}.weight"], params[f"{name}.bias"], training=training, momentum=0.1, eps=eps
+    )
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: drop whole samples of a residual branch, and scale the others so that the mean stays."""
+    if not training or rate == 0.0:
+        return x
+    kept = torch.rand((x.shape[0],) + (1,) * (x.dim() - 1), device=x.device) >= rate
+    return x * kept.to(x.dtype) / (1 - rate)
+
+
+def stem(params: Params, name: str, x: Tensor, training: bool) -> Tensor:
+    """(batch, in_chans, H, W) -> (batch, dim, H/4, W/4)."""
+    for conv, norm in ((0, 1), (3, 4)):
+        x = F.conv2d(x, params[f"{name}.{conv}.weight"], stride=2, padding=1)
+        x = F.relu(batch_norm(params, f"{name}.{norm}", x, STEM_EPS, training))
+    return x
+
+
+def conv_stage(
+    params: Params, name: str, x: Tensor, config: MambaVisionConfig, stage: int, rates: list[float], training: bool
+) -> Tensor:
+    for block, rate in enumerate(rates):
+        x = conv_block(params, f"{name}.blocks.{block}", x, rate, training)
+    return x
+
+
+def conv_block(params: Params, name: str, x: Tensor, drop_path_rate: float, training: bool) -> Tensor:
+    """ẑ = GELU(BN(Conv3x3(z))), z = BN(Conv3x3(ẑ)) + z, with GELU's tanh form (paper, eq. 3)."""
+    y = F.conv2d(x, params[f"{name}.conv1.weight"], params[f"{name}.conv1.bias"], padding=1)
+    y = gelu_tanh(batch_norm(params, f"{name}.norm1", y, EPS, training))
+    y = F.conv2d(y, params[f"{name}.conv2.weight"], params[f"{name}.conv2.bias"], padding=1)
+    y = batch_norm(params, f"{name}.norm2", y, EPS, training)
+    return x + drop_path(y, drop_path_rate, training)
+
+
+def token_stage(
+    params: Params, name: str, x: Tensor, config: MambaVisionConfig, stage: int, rates: list[float], training: bool
+) -> Tensor:
+    """Blocks over the tokens of each window; (batch, channels, height, width) in and out."""
+    height, width = x.shape[2:]
+    window = config.window_sizes[stage - 2]
+    tokens, grid = window_partition(x.permute(0, 2, 3, 1), window)
+    for block, (kind, rate) in enumerate(zip(config.block_pattern(stage), rates, strict=True)):
+        tokens = token_block(params, f"{name}.blocks.{block}", tokens, config, stage, kind, rate, training)
+    return window_reverse(tokens, window, grid, height, width).permute(0, 3, 1, 2)
+
+
+def window_partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
+    """(batch, height, width, channels) -> (batch·rows·columns, window², channels) and the grid (rows, columns).
+
+    What the window does not divide is filled with zeros at the bottom and the right.
+    """
+    height, width, channels = x.shape[1:]
+    fill_height, fill_width = -height % window, -width % window
+    # A traced size of unknown value always pads, if by nothing, so that one graph serves every size.
+    if not guard_or_false(fill_height + fill_width == 0):
+        x = F.pad(x, (0, 0, 0, fill_width, 0, fill_height))
+    rows, columns = (height + fill_height) // window, (width + fill_width) // window
+    x = x.reshape(-1, rows, window, columns, window, channels).transpose(2, 3)
+    return x.reshape(-1, window * window, channels), (rows, columns)
+
+
+def window_reverse(tokens: Tensor, window: int, grid: tuple[int, int], height: int, width: int) -> Tensor:
+    """The inverse of `window_partition`: (batch, height, width, channels), the filled part cut off."""
+    rows, columns = grid
+    x = tokens.reshape(-1, rows, columns, window, window, tokens.shape[-1]).transpose(2, 3)
+    return x.reshape(-1, rows * window, columns * window, tokens.shape[-1])[:, :height, :width]
+
+
+def token_block(
+    params: Params,
+    name: str,
+    x: Tensor,
+    config: MambaVisionConfig,
+    stage: int,
+    kind: str,
+    drop_path_rate: float,
+    training: bool,
+) -> Tensor:
+    """x + γ₁·mixer(norm₁(x)), then x + γ₂·MLP(norm₂(x)) (paper, eq. 4); `kind` is "M" or "A"."""
+    y = layer_norm(params, f"{name}.norm1", x)
+    if kind == "M":
+        y = mixer(params, f"{name}.mixer", y, config)
+    else:
+        y = attention(params, f"{name}.mixer", y, config, config.num_heads[stage], training)
+    x = x + drop_path(layer_scale(params, f"{name}.gamma_1", y), drop_path_rate, training)
+    y = mlp(params, f"{name}.mlp", layer_norm(params, f"{name}.norm2", x), config, training)
+    return x + drop_path(layer_scale(params, f"{name}.gamma_2", y), drop_path_rate, training)
+
+
+def layer_scale(params: Params, name: str, x: Tensor) -> Tensor:
+    return x * params[name] if name in params else x
+
+
+def mlp(params: Params, name: str, x: Tensor, config: MambaVisionConfig, training: bool) -> Tensor:
+    x = F.gelu(linear(params, f"{name}.fc1", x, bias_apart=True))
+    x = linear(params, f"{name}.fc2", F.dropout(x, config.drop_rate, training), bias_apart=True)
+    return F.dropout(x, config.drop_rate, training)
+
+
+def attention(
+    params: Params, name: str, x: Tensor, config: MambaVisionConfig, num_heads: int, training: bool
+) -> Tensor:
+    """softmax(QKᵀ/√d)V over the tokens of a window, d the channels of a head (paper, eq. 7)."""
+    qkv = linear(params, f"{name}.qkv", x).unflatten(-1, (3, num_heads, -1))  # (batch, length, 3, heads, d)
+    q, k, v = qkv.transpose(1, 3).unbind(2)
+    x = F.scaled_dot_product_attention(q, k, v, dropout_p=config.attn_drop_rate if training else 0.0)
+    x = linear(params, f"{name}.proj", x.transpose(1, 2).flatten(2), bias_apart=True)
+    return F.dropout(x, config.drop_rate, training)
+
+
+def mixer(params: Params, name: str, x: Tensor, config: MambaVisionConfig) -> Tensor:
+    """The Mamba mixer (paper, eq. 6) in the form that `config.mixer` names.
+
+    One projection feeds both branches; their depthwise convolutions run as one over all its channels. The published
+    time step gets dt_proj's bias twice, in the projection and in the scan; here the scan adds both.
+    """
+    weights = [params[f"{name}.conv1d_{branch}.weight"] for branch in ("x", "z")[: 1 + config.two_branches]]
+    x = depthwise_conv(linear(params, f"{name}.in_proj", x), torch.cat(weights), causal=config.mixer == "causal")
+    x, *branch = F.silu(x).chunk(len(weights), dim=-1)
+
+    rank = params[f"{name}.dt_proj.weight"].shape[1]
+    dt, B, C = linear(params, f"{name}.x_proj", x).split((rank, config.d_state, config.d_state), dim=-1)
+    y = selective_scan(
+        x,
+        F.linear(dt, params[f"{name}.dt_proj.weight"]),
+        -torch.exp(params[f"{name}.A_log"].float()),
+        B,
+        C,
+        D=params[f"{name}.D"].float(),
+        delta_bias=2 * params[f"{name}.dt_proj.bias"].float(),
+        delta_softplus=True,
+    )
+    if config.mixer == "concat":
+        y = torch.cat((y, *branch), dim=-1)
+    elif config.mixer == "gated":
+        y = y * branch[0]
+    return linear(params, f"{name}.out_proj", y)
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, *, causal: bool) -> Tensor:
+    """Each channel of x (batch, length, channels) with its own taps, weight (channels, 1, taps), zeros beyond the ends.
+
+    Shifted multiply-adds: no transposition to a (batch, channels, length) layout, and Inductor fuses what follows.
+    """
+    length, taps = x.shape[1], weight.shape[-1]
+    before = taps - 1 if causal else (taps - 1) // 2
+    x = F.pad(x, (0, 0, before, taps - 1 - before))
+    shifted = (x[:, tap : tap + length] * weight[:, 0, tap] for tap in range(taps))
+    return sum(shifted, start=next(shifted))

@@ -1,0 +1,82 @@
+"""The `nn.Module` that holds MambaVision's tensors under their published names; `mvc.functional` computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mvc import functional
+from mvc.config import MambaVisionConfig, get_config
+from mvc.functional import Features
+from mvc.parameters import TensorSpec, initialize, tensor_specs
+
+
+class MambaVision(nn.Module):
+    """A shell around `mvc.functional`: parameters and buffers in, class scores out.
+
+    Modules below it hold tensors and compute nothing, so that `state_dict()` has the names of the published
+    checkpoints; hooks on them do not run.
+    """
+
+    def __init__(
+        self,
+        config: MambaVisionConfig,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        for name, spec in tensor_specs(config).items():
+            self._register(name, spec, device, dtype)
+        initialize(self.tensors(), config)
+
+    def _register(self, name: str, spec: TensorSpec, device, dtype) -> None:
+        layout = torch.channels_last if len(spec.shape) == 4 else torch.contiguous_format
+        tensor = torch.empty(spec.shape, device=device, dtype=spec.dtype or dtype, memory_format=layout)
+        *path, leaf = name.split(".")
+        owner = self
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        if spec.is_buffer:
+            owner.register_buffer(leaf, tensor)
+        else:
+            owner.register_parameter(leaf, nn.Parameter(tensor))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All parameters and buffers by name: the `params` of `mvc.functional`."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (batch, num_classes) of images (batch, in_chans, height, width), at least 32 x 32."""
+        return functional.forward(self.tensors(), x, self.config, training=self.training)
+
+    def forward_features(self, x: Tensor) -> Features:
+        """The four stage maps before down-sampling, and the pooled vector."""
+        return functional.forward_features(self.tensors(), x, self.config, training=self.training)
+
+    def extra_repr(self) -> str:
+        return f"{self.config.name}, {sum(p.numel() for p in self.parameters()):,} parameters"
+
+
+def create_model(
+    variant: str | MambaVisionConfig,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **changes: object,
+) -> MambaVision:
+    """A MambaVision with freshly initialised weights, in training mode as torch's own modules are.
+
+    Args:
+        variant: a name of `mvc.VARIANTS` in any letter case, or a configuration.
+        device: where the tensors are made; "meta" makes none.
+        dtype: of the parameters; A_log and D stay float32.
+        changes: fields of `MambaVisionConfig` to change, such as num_classes, in_chans or drop_path_rate.
+
+    Raises:
+        UserError: an unknown variant or field, or a value that cannot be used.
+    """
+    return MambaVision(get_config(variant, **changes), device=device, dtype=dtype)
