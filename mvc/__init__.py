@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mvc.compile import compile_model as compile_model
+    from mvc.compiler import compile_model as compile_model
     from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
     from mvc.functional import Features as Features
     from mvc.kernels.scan import selective_scan as selective_scan
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "create_model": "mvc.model",
     "MambaVision": "mvc.model",
-    "compile_model": "mvc.compile",
+    "compile_model": "mvc.compiler",
     "selective_scan": "mvc.kernels.scan",
     "get_config": "mvc.config",
     "MambaVisionConfig": "mvc.config",

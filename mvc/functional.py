@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import guard_or_false
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from mvc.config import MIN_IMAGE_SIZE, MambaVisionConfig
@@ -159,21 +159,40 @@ def window_partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
 
     What the window does not divide is filled with zeros at the bottom and the right.
     """
-    height, width, channels = x.shape[1:]
-    fill_height, fill_width = -height % window, -width % window
-    # A traced size of unknown value always pads, if by nothing, so that one graph serves every size.
-    if not guard_or_false(fill_height + fill_width == 0):
-        x = F.pad(x, (0, 0, 0, fill_width, 0, fill_height))
-    rows, columns = (height + fill_height) // window, (width + fill_width) // window
-    x = x.reshape(-1, rows, window, columns, window, channels).transpose(2, 3)
-    return x.reshape(-1, window * window, channels), (rows, columns)
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // window), -(-width // window)
+    x = pad(x, rows * window - height, columns * window - width)
+    x = x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
+    return x.reshape(batch * rows * columns, window * window, channels), (rows, columns)
+
+
+def pad(x: Tensor, bottom: int, right: int) -> Tensor:
+    """Zeros below and to the right of x (batch, height, width, channels); negative numbers cut off.
+
+    A size that is unknown while tracing is always padded, if by nothing, so that one graph serves every size; and
+    always by a copy, since whether a cut leaves memory contiguous would again depend on the size.
+    """
+    if statically_known_true(bottom == 0) and statically_known_true(right == 0):
+        return x
+    return F.pad(x, (0, 0, 0, right, 0, bottom))
+
+
+def token_counts(config: MambaVisionConfig, height: int, width: int) -> list[tuple[int, int]]:
+    """For stages 3 and 4, the tokens of a map and the tokens with the padding of its windows, which are computed on."""
+    counts = []
+    for stage, window in enumerate(config.window_sizes, start=2):
+        rows, columns = (math.ceil(size / 2 ** (stage + 2)) for size in (height, width))
+        counts.append((rows * columns, math.ceil(rows / window) * math.ceil(columns / window) * window**2))
+    return counts
 
 
 def window_reverse(tokens: Tensor, window: int, grid: tuple[int, int], height: int, width: int) -> Tensor:
     """The inverse of `window_partition`: (batch, height, width, channels), the filled part cut off."""
     rows, columns = grid
-    x = tokens.reshape(-1, rows, columns, window, window, tokens.shape[-1]).transpose(2, 3)
-    return x.reshape(-1, rows * window, columns * window, tokens.shape[-1])[:, :height, :width]
+    batch, channels = tokens.shape[0] // (rows * columns), tokens.shape[-1]
+    x = tokens.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
+    x = x.reshape(batch, rows * window, columns * window, channels)
+    return pad(x, height - rows * window, width - columns * window)
 
 
 def token_block(
@@ -233,11 +252,11 @@ def mixer(params: Params, name: str, x: Tensor, config: MambaVisionConfig) -> Te
     y = selective_scan(
         x,
         F.linear(dt, params[f"{name}.dt_proj.weight"]),
-        -torch.exp(params[f"{name}.A_log"].float()),
+        -torch.exp(wide(params[f"{name}.A_log"])),
         B,
         C,
-        D=params[f"{name}.D"].float(),
-        delta_bias=2 * params[f"{name}.dt_proj.bias"].float(),
+        D=wide(params[f"{name}.D"]),
+        delta_bias=2 * wide(params[f"{name}.dt_proj.bias"]),
         delta_softplus=True,
     )
     if config.mixer == "concat":
@@ -245,6 +264,11 @@ def mixer(params: Params, name: str, x: Tensor, config: MambaVisionConfig) -> Te
     elif config.mixer == "gated":
         y = y * branch[0]
     return linear(params, f"{name}.out_proj", y)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the dtype of the scan's sums: at least float32."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, *, causal: bool) -> Tensor:

@@ -1,0 +1,131 @@
+"""Measure MambaVision against eager, the machine's ceiling and, where timm is installed, Swin-T and ConvNeXt-T.
+
+Everything of one dtype is interleaved in one run, so that what drifts on a shared machine meets all alike.
+
+  python bench/model.py
+  python bench/model.py --variants T S --batch 16 --dtypes float32 bfloat16 --repeats 15 --json model.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from mvc import create_model, profiler, report
+from mvc.compile import DTYPES
+from mvc.compiler import check_against_eager, compile_model
+
+PEERS = {"Swin-T": "swin_tiny_patch4_window7_224", "ConvNeXt-T": "convnext_tiny"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", default=["T", "S"], metavar="V")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="interleaved rounds")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = {"environment": report.environment(device, profiler.load_average()), "batch": args.batch}
+    print(report.environment_line(facts["environment"]), facts["environment"]["date"], f"batch {args.batch}", "\n")
+    with torch.no_grad():
+        for dtype in args.dtypes:
+            facts[dtype] = measure(args.variants, DTYPES[dtype], args.batch, args.repeats, device)
+            print(table(dtype, facts[dtype]), "\n")
+    if args.json:
+        report.write_json(facts, args.json)
+    return 0
+
+
+def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Rates and ratios of every model, and the ceiling, in one interleaved run."""
+    torch.manual_seed(0)
+    x = torch.randn(batch, 3, 224, 224).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    ours = {f"MambaVision-{v}": create_model(v, dtype=dtype, device=device).eval() for v in variants}
+    models = {**ours, **peers(dtype, device)}
+    runs: dict[str, Callable[[], object]] = {}
+    flops = {}
+    for name, model in models.items():
+        torch.compiler.reset()
+        print(f"compiling {name} in {dtype} ...", file=sys.stderr)
+        compiled, _ = compile_model(model, x)
+        if not (check := check_against_eager(model, compiled, x)).passed:
+            raise SystemExit(f"{name}: compiled disagrees with eager, nothing is measured: {check}")
+        runs[f"{name} eager"] = bind(model, x)
+        runs[f"{name} compiled"] = bind(compiled, x)
+        flops[name] = profiler.count_flops(bind(model, x))
+    for name, model in ours.items():
+        runs[f"{name} scans"] = profiler.scan_replay(model, x)
+    first = next(iter(ours))
+    ceilings = profiler.ceilings(ours[first].config, x.shape, dtype=dtype, device=device, flops=flops[first])
+    runs |= {name: run for name, (run, _) in ceilings.items()}
+
+    print(f"measuring {rounds} rounds ...", file=sys.stderr)
+    timings = profiler.interleave(runs, rounds=rounds, device=device)
+    ceiling = max(work / timings[name].median for name, (_, work) in ceilings.items())
+    rows = {}
+    for name in models:
+        eager, compiled = timings[f"{name} eager"], timings[f"{name} compiled"]
+        scans = timings[f"{name} scans"].median if name in ours else 0.0
+        rows[name] = {
+            "eager_images_per_second": batch / eager.median,
+            "compiled_images_per_second": batch / compiled.median,
+            "speedup": eager.ratio_to(compiled),
+            "share_of_ceiling": flops[name] / (compiled.median - scans) / ceiling,
+            "scan_share": scans / compiled.median,
+        }
+    best = {name: min((timings[f"{name} {how}"] for how in ("eager", "compiled")), key=median) for name in models}
+    against = {
+        f"{our} over {peer}": best[peer].ratio_to(best[our]) for our in ours for peer in models if peer not in ours
+    }
+    return {"models": rows, "ceiling_flops": ceiling, "rounds": rounds, "ratios": against}
+
+
+def peers(dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
+    """The other backbones of about T's size, if timm is installed."""
+    try:
+        import timm
+    except ImportError:
+        print("timm is not installed: measuring without Swin-T and ConvNeXt-T", file=sys.stderr)
+        return {}
+    create = {name: timm.create_model(timm_name).eval() for name, timm_name in PEERS.items()}
+    return {name: m.to(device, dtype).to(memory_format=torch.channels_last) for name, m in create.items()}
+
+
+def bind(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+    return lambda: model(x)
+
+
+def median(timing: profiler.Timing) -> float:
+    return timing.median
+
+
+def table(dtype: str, facts: dict[str, Any]) -> str:
+    """Markdown, so that a README can quote it."""
+    rows = [
+        [
+            name,
+            f"{row['eager_images_per_second']:.1f}",
+            f"{row['compiled_images_per_second']:.1f}",
+            f"{row['speedup']:.2f}",
+            f"{row['share_of_ceiling']:.2f}",
+            f"{row['scan_share']:.0%}" if row["scan_share"] else "",
+        ]
+        for name, row in facts["models"].items()
+    ]
+    headers = [dtype, "eager images/s", "compiled images/s", "speed-up", "share of ceiling", "scans"]
+    lines = [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)]
+    lines += [f"{pair}: {ratio:.2f} (best of eager and compiled of each)" for pair, ratio in facts["ratios"].items()]
+    lines.append(f"ceiling {facts['ceiling_flops'] / 1e9:.0f} GFLOP/s; {facts['rounds']} interleaved rounds")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

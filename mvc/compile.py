@@ -1,0 +1,284 @@
+"""python -m mvc.compile: build MambaVision, compile it, hold it against eager, measure both and report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvc import profiler, report
+from mvc.compiler import BACKENDS, MODES, check_against_eager, compile_model, training_step
+from mvc.config import MIN_IMAGE_SIZE, VARIANTS
+from mvc.errors import UserError
+from mvc.functional import token_counts
+from mvc.image import load_image, preprocess, top_classes
+from mvc.model import MambaVision, create_model
+from mvc.weights import load_weights
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+EXAMPLES = """examples:
+  python -m mvc.compile --variant S
+  python -m mvc.compile --variant T --batch 16 --dtype bfloat16 --json t.json
+  python -m mvc.compile --variant S --weights hub:nvidia/MambaVision-S-1K --image cat.jpg
+  python -m mvc.compile --variant tiny --train --repeats 5
+
+exit status: 0 done, 1 compiled and eager disagree, 2 unusable input or machine, 130 interrupted"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        with _as_user_errors():
+            facts = run(args)
+            if args.json != "-":
+                print(report.table(facts))
+            if args.json:
+                report.write_json(facts, args.json)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0 if facts["check"]["passed"] else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mvc.compile",
+        description=__doc__.partition(": ")[2],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
+    add("--backend", choices=BACKENDS, default="inductor", help="eager runs the captured graph without a compiler")
+    add("--batch", type=_positive, default=8, metavar="N", help="images in a batch (default 8)")
+    add("--size", type=_size, metavar="HxW", help="image size, one number or HxW (default the variant's)")
+    add("--dtype", choices=DTYPES, default="float32", help="of parameters and input (default float32)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
+    add("--weights", metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
+    add("--image", metavar="PHOTO", help="run on this photograph and print its top five classes")
+    add("--mode", choices=MODES, default="default", help="Inductor's mode")
+    add("--dynamic", action="store_true", help="one graph for every batch size above 1; also tries batch N + 1")
+    add("--train", action="store_true", help="forward and backward, without drop path")
+    add("--repeats", type=_positive, default=10, metavar="N", help="timed rounds (default 10)")
+    add("--seed", type=int, default=0, metavar="N", help="of random weights and input (default 0)")
+    add("--json", metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
+    add("--quiet", action="store_true", help="no progress, only the table")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and (width or height).isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor HxW")
+    size = int(height), int(width or height)
+    if min(size) < MIN_IMAGE_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is below the least size, {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}")
+    return size
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Do what the command was asked for; the facts, as `mvc.report.FIELDS` documents them."""
+    progress = Progress(quiet=args.quiet)
+    device = _device(args.device)
+    if args.image and args.train:
+        raise UserError("--image shows classes, which --train does not compute; leave one of them out")
+    facts: dict[str, Any] = {
+        "schema": report.SCHEMA,
+        "environment": report.environment(device, profiler.load_average()),
+    }
+    progress.say(report.environment_line(facts["environment"]))
+
+    with progress.step("building the model"):
+        model = _build(args, device)
+        x = _input(args, model, device)
+    facts["model"] = _model_facts(args, model, x)
+    grad_mode = contextlib.nullcontext() if args.train else torch.no_grad()
+    with grad_mode, _empty_caches():
+        with progress.step(f"compiling with {args.backend}, cold"):
+            compiled, compilation = compile_model(
+                model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None
+            )
+        with progress.step("checking against eager"):
+            check = check_against_eager(model, compiled, x)
+        with progress.step(f"measuring {args.repeats} rounds"):
+            facts["timing"] = _measure(model, compiled, x, rounds=args.repeats, seed=args.seed)
+        if args.dynamic:
+            with progress.step(f"trying batch {args.batch + 1}"):
+                compiled(torch.cat((x, x[:1])))
+        facts["classes"] = top_classes(compiled(x)[0].float()) if args.image else None
+    facts["compile"] = {
+        "backend": compilation.backend,
+        "mode": compilation.mode,
+        "dynamic": args.dynamic,
+        "seconds": compilation.seconds,
+        "graphs": len(compilation.graphs),
+        "recompiles": compilation.recompiles,
+        "scans": compilation.scans,
+    }
+    facts["check"] = {**check._asdict(), "passed": check.passed}
+    return facts
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("--device cuda, but torch finds no CUDA device; use --device cpu, or a CUDA build of torch")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _build(args: argparse.Namespace, device: torch.device) -> MambaVision:
+    torch.manual_seed(args.seed)
+    changes = {"drop_path_rate": 0.0} if args.train else {}
+    model = create_model(args.variant, device=device, dtype=DTYPES[args.dtype], **changes).train(args.train)
+    if args.weights:
+        for note in load_weights(model, args.weights).notes:
+            print(note, file=sys.stderr)
+    return model
+
+
+def _input(args: argparse.Namespace, model: MambaVision, device: torch.device) -> Tensor:
+    """(batch, channels, height, width), channels_last: the photograph in every place, or noise."""
+    size = args.size or (model.config.image_size,) * 2
+    if args.image:
+        x = preprocess(load_image(args.image), model.config, size=size).expand(args.batch, -1, -1, -1)
+    else:
+        generator = torch.Generator().manual_seed(args.seed)
+        x = torch.randn(args.batch, model.config.in_chans, *size, generator=generator)
+    return x.to(device, DTYPES[args.dtype]).contiguous(memory_format=torch.channels_last)
+
+
+def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> dict[str, Any]:
+    height, width = x.shape[2:]
+    meta = create_model(model.config, device="meta").eval()
+    with torch.no_grad():
+        flops = profiler.count_flops(lambda: meta(x[:1].to("meta", torch.float32)))
+    return {
+        "variant": model.config.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "gmacs": flops / 2e9,
+        "batch": x.shape[0],
+        "height": height,
+        "width": width,
+        "dtype": args.dtype,
+        "training": args.train,
+        "weights": args.weights,
+        "padded_tokens": [padded / real for real, padded in token_counts(model.config, height, width)],
+    }
+
+
+def _measure(model: MambaVision, compiled: Any, x: Tensor, *, rounds: int, seed: int) -> dict[str, Any]:
+    """Time eager, compiled, the scans alone and the two ceilings, interleaved."""
+    step = training_step if model.training else (lambda run, x: run(x))
+    models = {"eager": lambda: step(model, x), "compiled": lambda: step(compiled, x)}
+    flops = profiler.count_flops(models["eager"])
+    ceilings = profiler.ceilings(model.config, x.shape, dtype=x.dtype, device=x.device, flops=flops)
+    runs = {**models, "scan": profiler.scan_replay(model, x), **{name: run for name, (run, _) in ceilings.items()}}
+    timings = profiler.interleave(runs, rounds=rounds, device=x.device, seed=seed)
+    ceiling = max(work / timings[name].median for name, (_, work) in ceilings.items())
+    facts: dict[str, Any] = {
+        name: {
+            "median_seconds": timing.median,
+            "p10_seconds": timing.percentile(0.1),
+            "p90_seconds": timing.percentile(0.9),
+        }
+        for name, timing in timings.items()
+    }
+    for name, run in models.items():
+        apart = timings[name].median - timings["scan"].median
+        facts[name]["images_per_second"] = x.shape[0] / timings[name].median
+        facts[name]["peak_memory_bytes"] = profiler.peak_memory(run, x.device)
+        facts[name]["share_of_ceiling"] = flops / apart / ceiling
+    return {
+        **facts,
+        "speedup": timings["eager"].ratio_to(timings["compiled"]),
+        "scan_share": timings["scan"].ratio_to(timings["compiled"]),
+        "ceiling_flops": ceiling,
+        "rounds": rounds,
+    }
+
+
+@contextlib.contextmanager
+def _empty_caches() -> Iterator[None]:
+    """Give Inductor and Triton empty caches, so that the compile time is a cold one, and remove them afterwards."""
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="mvc-compile-", ignore_cleanup_errors=True) as folder:
+        os.environ.update({name: os.path.join(folder, name) for name in names})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _as_user_errors() -> Iterator[None]:
+    """Turn what the machine lacks into one sentence with its remedy."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError("out of memory; use a smaller --batch or --size") from error
+    except RuntimeError as error:
+        text = str(error)
+        if "can't allocate memory" in text:
+            raise UserError("out of memory; use a smaller --batch or --size") from error
+        if "not implemented for" in text:
+            raise UserError(f"this device cannot run the chosen --dtype ({text}); use --dtype float32") from error
+        raise
+
+
+class Progress:
+    """Lines on standard error about what is being done; a long step says every ten seconds that it lives."""
+
+    INTERVAL = 10.0
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.say(f"{name} ...")
+        start, done = time.perf_counter(), threading.Event()
+
+        def live() -> None:
+            while not done.wait(self.INTERVAL):
+                self.say(f"{name} ... {time.perf_counter() - start:.0f} s")
+
+        thread = threading.Thread(target=live, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""`compile_model`: torch.compile in one graph with a record of what was compiled; and the check against eager."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from mvc import torch_private
+from mvc.errors import UserError
+from mvc.passes.fx_utils import op_counts
+
+BACKENDS = ("inductor", "eager")
+MODES = ("default", "reduce-overhead", "max-autotune")
+
+
+@dataclasses.dataclass
+class CompileReport:
+    """What `compile_model` did, and what its callable has compiled since.
+
+    Attributes:
+        backend, mode, dynamic: as they were asked for.
+        seconds: wall time of the first call: capture, compilation and one run.
+        graphs: for each graph captured so far, how often it calls each op. One after the first call: `fullgraph`
+            allows no graph break.
+    """
+
+    backend: str
+    mode: str
+    dynamic: bool | None
+    seconds: float = 0.0
+    graphs: list[Counter[str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def recompiles(self) -> int:
+        """Graphs beyond the first one."""
+        return max(len(self.graphs) - 1, 0)
+
+    @property
+    def scans(self) -> int:
+        """Calls of `mvc::selective_scan` in the first graph."""
+        return self.graphs[0]["mvc.selective_scan"] if self.graphs else 0
+
+
+def compile_model(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    backend: Literal["inductor", "eager"] = "inductor",
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "default",
+    dynamic: bool | None = None,
+) -> tuple[Callable[[Tensor], Tensor], CompileReport]:
+    """Compile a model in one graph, at once, for inputs like `example`.
+
+    The model's training flag and the grad mode at the time of the call decide what is compiled: under `torch.no_grad()`
+    inference alone, otherwise forward and backward.
+
+    Args:
+        model: a MambaVision, or any module of one tensor argument.
+        example: an input of the wanted shape, dtype and device.
+        backend: "inductor" generates code; "eager" runs the captured graph as it is, without a compiler.
+        mode: Inductor's mode, as of `torch.compile`.
+        dynamic: as of `torch.compile`; True for one graph that serves every batch size above 1.
+
+    Returns:
+        the compiled model, sharing the model's parameters, and the report.
+
+    Raises:
+        UserError: an unknown backend or mode, or no working C++ compiler where Inductor needs one.
+        torch._dynamo.exc.Unsupported: a model that cannot be captured in one graph.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+    if mode not in MODES:
+        raise UserError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
+    if backend == "inductor" and example.device.type == "cpu" and torch_private.cpp_compiler() is None:
+        raise UserError(
+            "Inductor needs a C++ compiler on a CPU and none works: install g++ or clang, or name one in the variable "
+            "CXX; the backend 'eager' needs none"
+        )
+    torch_private.warn_if_untested()
+    report = CompileReport(backend, mode, dynamic)
+    generate = torch_private.inductor(mode, dynamic) if backend == "inductor" else None
+
+    def record(graph_module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        report.graphs.append(op_counts(graph_module.graph))
+        return generate(graph_module, inputs) if generate else graph_module.forward
+
+    run = torch.compile(model, backend=record, fullgraph=True, dynamic=dynamic)
+
+    def compiled(x: Tensor) -> Tensor:
+        with torch_private.fewer_shape_guards() if dynamic else contextlib.nullcontext():
+            return run(x)
+
+    start = time.perf_counter()
+    try:
+        compiled(example)
+    except Exception as error:
+        if (reason := torch_private.compile_failure(error)) is None:
+            raise
+        raise UserError(f"compilation failed: {reason}; the backend 'eager' needs no compiler") from error
+    report.seconds = time.perf_counter() - start
+    return compiled, report
+
+
+def training_step(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Forward and backward of the mean square of the scores; gradients are added to the parameters' `grad`."""
+    loss = model(x).float().square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+class Check(NamedTuple):
+    """How far the compiled and the eager model are from an oracle of higher precision, in relative L2 norm."""
+
+    error: float
+    eager_error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def check_against_eager(model: nn.Module, compiled: Callable[[Tensor], Tensor], x: Tensor) -> Check:
+    """Compare scores, or in training mode the gradients of `training_step`, with an oracle on the same input.
+
+    The oracle is the eager model in float64 (float32 for half precision). The tolerance is an error budget: twice the
+    error that eager has in the model's own dtype, plus one rounding of that dtype.
+    """
+    oracle_dtype = torch.float64 if x.dtype == torch.float32 else torch.float32
+    oracle = copy.deepcopy(model).to(oracle_dtype)
+    if model.training:
+        expected, eager, actual = (
+            _gradients(module, run, x.to(dtype))
+            for module, run, dtype in (
+                (oracle, oracle, oracle_dtype),
+                (model, model, x.dtype),
+                (model, compiled, x.dtype),
+            )
+        )
+    else:
+        with torch.no_grad():
+            few = x[:2]  # samples are independent, and the oracle is slow
+            expected, eager, actual = oracle(few.to(oracle_dtype)), model(few), compiled(x)[:2]
+    eager_error, error = _distance(eager, expected), _distance(actual, expected)
+    return Check(error, eager_error, 2 * eager_error + torch.finfo(x.dtype).eps)
+
+
+def _gradients(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """All gradients of one training step as one vector, leaving the module without any."""
+    module.zero_grad()
+    training_step(run, x)
+    gradients = torch.cat([p.grad.flatten().double() for p in module.parameters() if p.grad is not None])
+    module.zero_grad()
+    return gradients
+
+
+def _distance(actual: Tensor, expected: Tensor) -> float:
+    expected = expected.double()
+    return ((actual.double() - expected).norm() / expected.norm()).item()

@@ -1,0 +1,163 @@
+"""The facts of one `python -m mvc.compile` run, as a table for people and as JSON for programs.
+
+`FIELDS` documents every key of the JSON; `SCHEMA` changes when a key changes its meaning or goes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from mvc import __version__, torch_private
+from mvc.errors import UserError
+
+SCHEMA = "mvc.compile/1"
+
+FIELDS = {
+    "schema": f'name and version of this format: "{SCHEMA}"',
+    "model.variant": "name of the variant",
+    "model.parameters": "number of parameters",
+    "model.gmacs": "10⁹ multiply-adds of one image's forward pass: convolutions, matrix products, attention",
+    "model.batch": "images in a batch",
+    "model.height": "pixels",
+    "model.width": "pixels",
+    "model.dtype": "of parameters and input",
+    "model.training": "true: forward and backward; false: forward alone",
+    "model.weights": "checkpoint, or null for random weights",
+    "model.padded_tokens": "for stages 3 and 4, tokens with window padding over tokens of the map",
+    "environment.date": "UTC, ISO 8601",
+    "environment.mvc": "version of this package",
+    "environment.torch": "version",
+    "environment.triton": "version, or null where it is not installed",
+    "environment.python": "version",
+    "environment.compiler": "the C++ compiler Inductor uses, or null",
+    "environment.platform": "operating system and processor architecture",
+    "environment.device": "kind and name of the device",
+    "environment.threads": "CPU threads torch uses",
+    "environment.load": "load average over the last minute, or null",
+    "compile.backend": "inductor or eager",
+    "compile.mode": "Inductor's mode",
+    "compile.dynamic": "whether one graph was asked to serve every batch size",
+    "compile.seconds": "first call with empty caches: capture, compilation and one run",
+    "compile.graphs": "graphs captured in the whole run",
+    "compile.recompiles": "graphs beyond the first",
+    "compile.scans": "calls of mvc::selective_scan in the first graph",
+    "check.error": "of compiled against the oracle, relative L2; gradients in training, scores otherwise",
+    "check.eager_error": "of eager against the oracle",
+    "check.tolerance": "twice eager's error plus one rounding of the dtype",
+    "check.passed": "whether error is within tolerance",
+    "timing.eager.median_seconds": "one batch; likewise for compiled, scan and the two ceilings",
+    "timing.eager.p10_seconds": "10 % of the rounds were faster",
+    "timing.eager.p90_seconds": "90 % of the rounds were faster",
+    "timing.eager.images_per_second": "batch over median",
+    "timing.eager.peak_memory_bytes": "CUDA: most that tensors took; CPU: most that the process had resident",
+    "timing.eager.share_of_ceiling": "the model's FLOP/s apart from the scan's own time, over the ceiling",
+    "timing.speedup": "median over the rounds of eager's time over compiled's",
+    "timing.scan_share": "the scan's time over compiled's",
+    "timing.ceiling_flops": "FLOP/s: the better of a large matrix product and a 3x3 convolution, same run",
+    "timing.rounds": "timed rounds, each running everything once in a random order",
+    "classes": "with --image: the five most probable classes as [name, probability]; otherwise null",
+}
+
+
+def environment(device: torch.device, load: float | None) -> dict[str, Any]:
+    """What the figures depend on besides the model."""
+    try:
+        import triton
+    except ImportError:
+        triton = None
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "mvc": __version__,
+        "torch": torch.__version__,
+        "triton": triton and triton.__version__,
+        "python": platform.python_version(),
+        "compiler": torch_private.cpp_compiler(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "load": load,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def environment_line(environment: dict[str, Any]) -> str:
+    compiler = environment["compiler"] or "no C++ compiler"
+    triton = f"triton {environment['triton']}" if environment["triton"] else "no triton"
+    return (
+        f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}, {triton}, {compiler}"
+    )
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The facts for people."""
+    timing, model, compiled, check = (facts[key] for key in ("timing", "model", "compile", "check"))
+    rows = []
+    for name in ("eager", "compiled"):
+        row = timing[name]
+        spread = f"{row['p10_seconds'] * 1e3:.1f} to {row['p90_seconds'] * 1e3:.1f}"
+        rows.append(
+            [
+                name,
+                f"{row['median_seconds'] * 1e3:.1f}",
+                spread,
+                f"{row['images_per_second']:.1f}",
+                f"{row['peak_memory_bytes'] / 2**20:.0f}",
+                f"{row['share_of_ceiling']:.0%}",
+            ]
+        )
+    headers = ["", "median ms", "10 to 90 % ms", "images/s", "peak MiB", "of ceiling¹"]
+    work = "forward and backward" if model["training"] else "inference"
+    padding = " and ".join(f"{ratio:.2f}" for ratio in model["padded_tokens"])
+    lines = [
+        f"MambaVision-{model['variant']}, {work}, batch {model['batch']}, {model['height']} x {model['width']}, "
+        f"{model['dtype']}: {model['parameters']:,} parameters, {model['gmacs']:.3f} GMACs an image",
+        environment_line(facts["environment"]),
+        f"compiled with {compiled['backend']} ({compiled['mode']}) in {compiled['seconds']:.1f} s: "
+        f"{compiled['graphs']} graph(s), {compiled['recompiles']} recompile(s), {compiled['scans']} scans",
+        f"check {'passed' if check['passed'] else 'FAILED'}: error {check['error']:.2e}, eager's own "
+        f"{check['eager_error']:.2e}, tolerance {check['tolerance']:.2e} (relative to a more precise oracle)",
+        tabulate(rows, headers=headers, disable_numparse=True, stralign="right"),
+        f"speed-up {timing['speedup']:.3f} (median of {timing['rounds']} interleaved rounds); the scans take "
+        f"{timing['scan_share']:.1%} of the compiled time",
+        f"window padding: {padding} times the tokens in stages 3 and 4",
+        f"¹ apart from the scans; the ceiling is {timing['ceiling_flops'] / 1e9:,.0f} GFLOP/s, the better of a large "
+        "matrix product and a 3x3 convolution in this run",
+    ]
+    if facts["classes"] is not None:
+        source = "of the photo" if model["weights"] else "of the photo, meaningless: the weights are random"
+        lines.append(f"classes {source}:")
+        lines.append(tabulate([[f"{p:.1%}", name] for name, p in facts["classes"]], tablefmt="plain"))
+    return "\n".join(lines)
+
+
+def write_json(facts: dict[str, Any], target: str) -> None:
+    """Write to a file, under another name first so that the file is whole or absent; "-" is standard output."""
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    if target == "-":
+        print(text, end="")
+        return
+    path = Path(target)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise UserError(f"cannot write --json {target}: {error.strerror}") from error

@@ -1,0 +1,99 @@
+"""The private torch API that `mvc` uses, in this one place, with the versions it was written for.
+
+`tests/test_torch_private.py` calls every function here and fails when torch changes what they rely on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import fx
+
+TESTED_VERSIONS = ("2.13", "2.14")
+
+Backend = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
+
+
+def warn_if_untested() -> None:
+    """One warning where torch is of another version than this module was tested with."""
+    if ".".join(torch.__version__.split(".")[:2]) not in TESTED_VERSIONS:
+        warnings.warn(
+            f"mvc was tested with torch {' and '.join(TESTED_VERSIONS)}; this is {torch.__version__}", stacklevel=2
+        )
+
+
+def inductor(mode: str, dynamic: bool | None) -> Backend:
+    """Inductor as a backend that can be wrapped; `torch.compile` takes no `mode` for a backend that is a callable."""
+    from torch._inductor import list_mode_options
+    from torch._inductor.compile_fx import compile_fx
+
+    patches = list_mode_options(mode, dynamic)
+    return lambda graph_module, inputs: compile_fx(graph_module, inputs, config_patches=patches)
+
+
+@contextlib.contextmanager
+def fewer_shape_guards() -> Iterator[None]:
+    """Trace dynamic shapes without two guards that would make further graphs for the same code.
+
+    Equal sizes in the example (a square image) are not taken to be equal always. And the choice of a convolution's
+    backend, whose C++ asks whether the batch is 16 or more before it looks at the kernel, which decides here, is made
+    without recording that question.
+    """
+    from torch.fx.experimental import _config
+    from torch.fx.experimental.symbolic_shapes import _suppress_guards
+
+    select = torch._C._select_conv_backend
+
+    def select_unguarded(x: torch.Tensor, weight: torch.Tensor, **options: Any) -> Any:
+        symbol = next((size for size in x.shape if isinstance(size, torch.SymInt)), None)
+        guards = contextlib.nullcontext() if symbol is None else _suppress_guards(symbol.node.shape_env)
+        with guards:
+            return select(x, weight, **options)
+
+    with _config.patch(use_duck_shape=False), mock.patch.object(torch._C, "_select_conv_backend", select_unguarded):
+        yield
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler that Inductor would call, or None where there is none that works."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return None
+
+
+def compile_failure(error: BaseException) -> str | None:
+    """One line on why Inductor could not build its code, or None for any other error."""
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import CppCompileError
+
+    if isinstance(error, BackendCompilerFailed):
+        cause = error.inner_exception
+        reason = "the C++ compiler failed" if isinstance(cause, CppCompileError) else type(cause).__name__
+        return f"{reason}: {next(iter(str(cause).strip().splitlines()), 'no message')}"
+    return None
+
+
+@contextlib.contextmanager
+def recorded_calls(op: torch._ops.OpOverload) -> Iterator[list[tuple[Any, ...]]]:
+    """The arguments of every call of an op within the block, in order."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    calls: list[tuple[Any, ...]] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is op:
+                calls.append(args)
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        yield calls

@@ -1,0 +1,100 @@
+"""The weights and images on which the golden figures in data/golden were computed, rebuilt from tensor names alone.
+
+The arithmetic must stay as it is: another order of the random draws makes other weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvc.model import MambaVision, create_model
+
+FOLDER = Path(__file__).parent / "data" / "golden"
+VARIANTS = ("T", "T2", "S", "B")
+SAMPLES = 256
+
+
+def spec(variant: str) -> dict[str, list[int]]:
+    """Names and shapes of the published checkpoint, in its order."""
+    return json.loads((FOLDER / f"official_{variant}.spec.json").read_text(encoding="utf-8"))
+
+
+def weights(variant: str) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.asarray(_tensor(name, shape))) for name, shape in spec(variant).items()}
+
+
+@functools.lru_cache(maxsize=1)
+def model(variant: str) -> MambaVision:
+    """The variant on its golden weights, in evaluation mode; tests must not change it."""
+    module = create_model(variant, device="meta").eval().requires_grad_(False)
+    module.load_state_dict(weights(variant), strict=True, assign=True)
+    return module.to(memory_format=torch.channels_last)
+
+
+def image(batch: int, height: int, width: int) -> Tensor:
+    """Standard normal, keyed by its shape."""
+    values = _rng(f"image-{batch}x{height}x{width}").normal(0.0, 1.0, (batch, 3, height, width))
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@functools.cache
+def figures(variant: str) -> dict[str, Tensor]:
+    """What the published model computed: arrays named as in data/README.md."""
+    with np.load(FOLDER / f"official_{variant}.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def cases() -> list[tuple[str, tuple[int, int, int]]]:
+    """Every variant with every (batch, height, width) that it has figures for."""
+    return [
+        (variant, tuple(map(int, match.groups())))
+        for variant in VARIANTS
+        for name in figures(variant)
+        if (match := re.fullmatch(r"logits_(\d+)x(\d+)x(\d+)", name))
+    ]
+
+
+def sampled(stage_map: Tensor) -> Tensor:
+    """The values of a feature map that the figures hold."""
+    return stage_map.flatten()[torch.from_numpy(np.linspace(0, stage_map.numel() - 1, SAMPLES).astype(np.int64))]
+
+
+def _rng(name: str) -> np.random.Generator:
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def _tensor(name: str, shape: list[int]) -> np.ndarray:
+    rng = _rng(name)
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return np.array(1, dtype=np.int64)
+    if leaf == "running_var":
+        values = rng.uniform(0.5, 1.5, shape)
+    elif leaf == "running_mean":
+        values = rng.normal(0.0, 0.1, shape)
+    elif leaf == "A_log":
+        values = np.log(np.arange(1, shape[1] + 1, dtype=np.float64))[None, :] + rng.normal(0.0, 0.2, shape)
+    elif leaf == "D":
+        values = rng.normal(1.0, 0.2, shape)
+    elif leaf.startswith("gamma"):
+        values = rng.uniform(0.2, 1.0, shape)
+    elif name.endswith("dt_proj.bias"):  # softplus of it is a step between 0.001 and 0.1
+        step = np.exp(rng.uniform(math.log(1e-3), math.log(1e-1), shape))
+        values = step + np.log(-np.expm1(-step))
+    elif leaf == "weight" and len(shape) == 1:  # a norm's scale
+        values = rng.uniform(0.5, 1.5, shape)
+    elif leaf == "bias":
+        values = rng.normal(0.0, 0.1, shape)
+    else:
+        values = rng.normal(0.0, 1.0, shape) / math.sqrt(int(np.prod(shape[1:])))
+    return values.astype(np.float32)

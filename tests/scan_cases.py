@@ -1,0 +1,119 @@
+"""Inputs for the scan's tests, and how far from the oracle a result may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from mvc.kernels.scan import selective_scan
+from torch import Tensor
+
+REQUIRED = ("u", "delta", "A", "B", "C")
+OPTIONAL = ("D", "z", "delta_bias", "initial_state")
+TENSORS = REQUIRED + OPTIONAL
+ALL_OPTIONS = (*OPTIONAL, "softplus")
+
+Inputs = dict[str, "Tensor | bool"]
+reference = partial(selective_scan, impl="reference", return_last_state=True)
+chunked = partial(selective_scan, impl="chunked", return_last_state=True)
+
+
+class Case(NamedTuple):
+    batch: int = 2
+    length: int = 7
+    dim: int = 6
+    states: int = 8
+    groups: int = 1
+    options: tuple[str, ...] = ALL_OPTIONS
+
+    def __str__(self) -> str:
+        sizes = f"B{self.batch}-L{self.length}-D{self.dim}-N{self.states}-G{self.groups}"
+        return sizes if self.options == ALL_OPTIONS else f"{sizes}-{'+'.join(self.options) or 'plain'}"
+
+
+def make_inputs(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> Inputs:
+    """The scan's tensors and `delta_softplus`; in float64 they hold float32 numbers, which a float32 run can take."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, length, dim, states, groups, options = case
+    softplus = "softplus" in options
+    shapes = {
+        "u": (batch, length, dim),
+        "delta": (batch, length, dim),
+        "A": (dim, states),
+        "B": (batch, length, groups, states),
+        "C": (batch, length, groups, states),
+        "D": (dim,),
+        "z": (batch, length, dim),
+        "delta_bias": (dim,),
+        "initial_state": (batch, dim, states),
+    }
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    tensors["A"] = -tensors["A"].exp()
+    if softplus:
+        tensors["delta"][:1, :1, :1] = 24.0  # softplus is linear above 20
+    else:
+        tensors["delta"], tensors["delta_bias"] = tensors["delta"].abs() / 4, tensors["delta_bias"].abs() / 4
+    kept = {name: tensor.to(dtype) for name, tensor in tensors.items() if name in REQUIRED or name in options}
+    return kept | {"delta_softplus": softplus}
+
+
+def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    return inputs | {name: function(tensor) for name, tensor in tensors_of(inputs).items()}
+
+
+def op_arguments(inputs: Inputs) -> tuple[Tensor | bool | None, ...]:
+    """The positional arguments of `torch.ops.mvc.selective_scan`."""
+    return (*(inputs.get(name) for name in TENSORS), inputs["delta_softplus"])
+
+
+def run(scan: Callable, inputs: Inputs, *, backward: bool = True) -> dict[str, Tensor]:
+    """y, the last state and the gradient of each tensor through both, for fixed random gradients of the outputs."""
+    leaves = {name: tensor.detach().requires_grad_(backward) for name, tensor in tensors_of(inputs).items()}
+    y, last_state = scan(**(inputs | leaves))
+    results = {"y": y.detach(), "last state": last_state.detach()}
+    if backward:
+        generator = torch.Generator().manual_seed(1)
+        outputs = [t for t in (y, last_state) if t.requires_grad]
+        grads = [torch.randn(t.shape, generator=generator).bfloat16().to(t) for t in (y, last_state)]
+        grads = [grad for t, grad in zip((y, last_state), grads, strict=True) if t.requires_grad]
+        gradients = torch.autograd.grad(outputs, leaves.values(), grads, allow_unused=True, materialize_grads=True)
+        results |= {f"gradient of {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
+    return results
+
+
+def largest(tensor: Tensor) -> float:
+    return tensor.abs().max().item() if tensor.numel() else 0.0
+
+
+def assert_within_budget(actual: Tensor, oracle: Tensor, baseline: Tensor, name: str) -> None:
+    """The largest error of `actual` is at most twice that of `baseline`, plus the rounding of the largest value.
+
+    `oracle` is the reference in float64. `baseline` is the reference run in the dtype of `actual`: its error is what
+    that arithmetic costs, and the factor two allows another order of the sums. The rounding, of max|oracle|, is one
+    eps of the dtype of `actual` and 16 eps of the sums' dtype (float32, or float64 for float64): where few numbers make
+    up a tensor, as in the gradient of A, the baseline's can happen to be almost exact. The float64 reference would be
+    its own oracle: there the baseline is the float32 run, and its error is scaled by the ratio of the two eps.
+    """
+    assert actual.shape == oracle.shape, f"{name}: shape {tuple(actual.shape)} instead of {tuple(oracle.shape)}"
+    eps = torch.finfo(actual.dtype).eps
+    scale = eps / torch.finfo(baseline.dtype).eps
+    rounding = eps + 16 * min(eps, torch.finfo(torch.float32).eps)
+    error = largest(actual.double() - oracle)
+    budget = 2 * scale * largest(baseline.double() - oracle) + rounding * largest(oracle)
+    assert error <= budget, f"{name}: error {error:.3g} is above the budget {budget:.3g}"
+
+
+def assert_scan_within_budget(inputs: Inputs, scan: Callable = chunked, *, backward: bool = True) -> None:
+    """`scan` on `inputs`, forward and backward, against the reference in float64."""
+    actual = run(scan, inputs, backward=backward)
+    oracle = run(reference, map_tensors(Tensor.double, inputs), backward=backward)
+    is_double = inputs["u"].dtype == torch.float64
+    baseline = run(reference, map_tensors(Tensor.float, inputs) if is_double else inputs, backward=backward)
+    for name in oracle:
+        assert_within_budget(actual[name], oracle[name], baseline[name], name)

@@ -1,0 +1,234 @@
+"""The chunked scan and its backward against the reference in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from mvc.kernels import chunked
+from scan_cases import (
+    ALL_OPTIONS,
+    OPTIONAL,
+    TENSORS,
+    Case,
+    Inputs,
+    assert_scan_within_budget,
+    assert_within_budget,
+    chunked as scan,
+    largest,
+    make_inputs,
+    map_tensors,
+    reference,
+    run,
+    tensors_of,
+)
+from torch import Tensor
+
+LENGTHS = (0, 1, 2, 7, 63, 196, 300)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+CASES = [
+    *(Case(batch=3, length=length, groups=groups) for length in LENGTHS for groups in (1, 2, 3)),
+    *(Case(batch, length, dim, states) for batch, length, dim, states in (
+        (9, 63, 1, 8), (5, 7, 5, 1), (3, 63, 5, 16), (1, 63, 80, 8), (2, 19, 33, 3),
+        (0, 7, 6, 8), (2, 7, 0, 8), (2, 7, 6, 0), (0, 0, 6, 8), (0, 0, 0, 8),
+    )),
+    Case(dim=3, groups=3),
+]  # fmt: skip
+OPTION_CASES = [
+    Case(batch=4, length=19, groups=2, options=options)
+    for count in range(len(ALL_OPTIONS) + 1)
+    for options in itertools.combinations(ALL_OPTIONS, count)
+]
+
+
+@pytest.fixture(params=["one-chunk", "chunks"])
+def chunking(request, monkeypatch):
+    """Every scan in one chunk, or (from length 4 on) in as many as are allowed."""
+    monkeypatch.setitem(chunked.STATES_PER_STEP, "cpu", 0 if request.param == "one-chunk" else 2**40)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sizes(case, dtype, chunking):
+    assert_scan_within_budget(make_inputs(case, dtype))
+
+
+@pytest.mark.parametrize("case", OPTION_CASES, ids=str)
+def test_options(case, chunking):
+    assert_scan_within_budget(make_inputs(case))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes(dtype, chunking):
+    inputs = make_inputs(Case(length=63, groups=2), dtype)
+    assert_scan_within_budget(inputs)
+    results = run(scan, inputs)
+    assert results["y"].dtype == dtype
+    assert results["last state"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    for name in tensors_of(inputs):
+        assert results[f"gradient of {name}"].dtype == dtype, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_model_dtypes(dtype, chunking):
+    """Activations in half precision, parameters and state in float32, as the model calls it under autocast."""
+    inputs = make_inputs(Case(length=63), dtype)
+    for name in ("A", "D", "delta_bias", "initial_state"):
+        inputs[name] = make_inputs(Case(length=63))[name]
+    assert_scan_within_budget(inputs)
+    results = run(scan, inputs)
+    for name, tensor in tensors_of(inputs).items():
+        assert results[f"gradient of {name}"].dtype == tensor.dtype, name
+
+
+def reversed_strides(tensor: Tensor) -> Tensor:
+    axes = tuple(reversed(range(tensor.dim())))
+    return tensor.permute(axes).contiguous().permute(axes)
+
+
+def halves(inputs: Inputs) -> Inputs:
+    """u beside z and B beside C, as one projection gives them."""
+    for left, right in (("u", "z"), ("B", "C")):
+        both = torch.cat((inputs[left], inputs[right]), dim=-1).chunk(2, dim=-1)
+        inputs = inputs | dict(zip((left, right), both, strict=True))
+    return inputs
+
+
+LAYOUTS = {
+    "channels-first": lambda inputs: map_tensors(lambda t: t.mT.contiguous().mT if t.dim() == 3 else t, inputs),
+    "permuted": lambda inputs: map_tensors(reversed_strides, inputs),
+    "halves": halves,
+    "batch-expanded": lambda inputs: map_tensors(lambda t: t[:1].expand(t.shape), inputs),
+    "all-expanded": lambda inputs: map_tensors(lambda t: t.flatten()[3].expand(t.shape), inputs),
+    "every-second": lambda inputs: map_tensors(lambda t: t.repeat_interleave(2, -1)[..., ::2], inputs),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides(layout, chunking):
+    inputs = LAYOUTS[layout](make_inputs(Case(length=63, groups=2)))
+    assert not inputs["u"].is_contiguous()
+    assert_scan_within_budget(inputs)
+    for name, result in run(scan, inputs).items():
+        assert result.is_contiguous(), name
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+def test_linear_recurrence_for_every_chunk_length(length, reverse, monkeypatch):
+    # Small integers and powers of two: every order of the sums is exact.
+    generator = torch.Generator().manual_seed(length)
+    decay = torch.tensor([0.0, 0.5, 1.0, -1.0])[torch.randint(4, (2, length, 3), generator=generator)]
+    drive = torch.randint(-8, 9, (2, length, 3), generator=generator).float()
+    initial = torch.randint(-8, 9, (2, 3), generator=generator).float()
+    expected, state = torch.empty_like(drive), initial
+    for t in reversed(range(length)) if reverse else range(length):
+        expected[:, t] = state = decay[:, t] * state + drive[:, t]
+    for steps in range(1, length + 2):
+        monkeypatch.setattr(chunked, "_steps_per_chunk", lambda *_, steps=steps: steps)
+        actual = chunked.linear_recurrence(decay, drive.clone(), initial, reverse=reverse)
+        assert torch.equal(actual, expected), f"{steps} steps per chunk"
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 100, 4096])
+@pytest.mark.parametrize("states", [1, 100, 10**7])
+def test_steps_per_chunk(length, states):
+    """Chunks hold every step; there are never more of them than steps in one."""
+    steps = chunked._steps_per_chunk(length, states, "cpu")
+    chunks = -(-length // steps) if length else 1
+    assert chunks <= max(steps, 1)
+    if states > chunked.STATES_PER_STEP["cpu"]:
+        assert steps == length
+    assert chunked._steps_per_chunk(length, states, "xpu") == chunked._steps_per_chunk(length, states, "cuda")
+
+
+def test_split_sequence_equals_the_whole(chunking):
+    inputs = make_inputs(Case(length=63, groups=2))
+    y, last_state = scan(**inputs)
+    state, parts = inputs["initial_state"], []
+    for start, stop in itertools.pairwise((0, 1, 1, 20, 63)):
+        part = {name: inputs[name][:, start:stop] for name in ("u", "delta", "B", "C", "z")}
+        y_part, state = scan(**(inputs | part | {"initial_state": state}))
+        parts.append(y_part)
+    oracle, baseline = run(reference, map_tensors(Tensor.double, inputs)), run(reference, inputs)
+    for name, whole, split in (("y", y, torch.cat(parts, dim=1)), ("last state", last_state, state)):
+        assert_within_budget(split, oracle[name], baseline[name], name)
+        assert_within_budget(split, whole.double(), baseline[name], f"{name} against the whole")
+
+
+def sample(inputs: Inputs, index: int) -> Inputs:
+    batched = ("u", "delta", "B", "C", "z", "initial_state")
+    return inputs | {name: inputs[name][index : index + 1] for name in batched}
+
+
+def test_samples_do_not_depend_on_their_batch(chunking):
+    inputs = make_inputs(Case(batch=5, length=63, groups=2))
+    together = run(scan, inputs)
+    for index in range(5):
+        alone = sample(inputs, index)
+        oracle, baseline = run(reference, map_tensors(Tensor.double, alone)), run(reference, alone)
+        for name in ("y", "last state"):
+            result = together[name][index : index + 1]
+            assert_within_budget(result, oracle[name], baseline[name], f"{name} of sample {index}")
+
+
+def test_same_bits_in_every_run(chunking):
+    inputs = make_inputs(Case(length=63, groups=2))
+    first, second = run(scan, inputs), run(scan, inputs)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.parametrize("largest_delta", [1.0, 1e4])
+@pytest.mark.parametrize("largest_A", [1e-4, 1.0, 1e4])
+def test_any_decay(largest_delta, largest_A, chunking):
+    inputs = make_inputs(Case(length=63, options=("initial_state",)))
+    inputs["delta"] = torch.logspace(-4, 0, 63)[:, None] * largest_delta * torch.ones_like(inputs["delta"])
+    inputs["A"] = torch.logspace(-2, 0, 8) * -largest_A * torch.ones_like(inputs["A"])
+    assert_scan_within_budget(inputs)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("name", [name for name in TENSORS if name != "A"])
+def test_largest_bfloat16_values(name, backward, chunking):
+    """What is finite in the oracle, and in the float32 recurrence, is finite here."""
+    inputs = make_inputs(Case(length=19, options=OPTIONAL), torch.bfloat16)
+    inputs = map_tensors(lambda t: t.clamp(-1, 1) / 16, inputs)
+    headroom = 2**9 if backward else 1  # gradients are sums over batch, length and states
+    inputs[name] = torch.full_like(inputs[name], torch.finfo(torch.bfloat16).max / headroom)
+    actual, baseline = run(scan, inputs, backward=backward), run(reference, inputs, backward=backward)
+    oracle = run(reference, map_tensors(Tensor.double, inputs), backward=backward)
+    assert oracle["y"].bfloat16().isfinite().all()
+    for result, tensor in actual.items():
+        expected = oracle[result].to(tensor.dtype).isfinite() & baseline[result].isfinite()
+        assert not (expected & ~tensor.isfinite()).any(), result
+
+
+def test_slow_decay_over_a_long_sequence(monkeypatch):
+    """The error of float32 is at most 1.5 times that of the sequential recurrence, plus one rounding."""
+    monkeypatch.setitem(chunked.STATES_PER_STEP, "cpu", 2**40)
+    inputs = make_inputs(Case(length=4096, dim=3, states=4, options=()))
+    inputs["delta"] = torch.full_like(inputs["delta"], 1e-4)
+    inputs["A"] = torch.full_like(inputs["A"], -1.0)
+    actual, baseline = run(scan, inputs), run(reference, inputs)
+    oracle = run(reference, map_tensors(Tensor.double, inputs))
+    for name, exact in oracle.items():
+        error, sequential = (largest(results[name].double() - exact) / largest(exact) for results in (actual, baseline))
+        assert error <= 1.5 * sequential + 1e-7, f"{name}: error {error:.3g}, sequentially {sequential:.3g}"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("case", [Case(length=63, groups=2), Case(4, 196, 160, 8)], ids=str)
+def test_cuda(case, precision):
+    """Float32 sums stay float32 when matrix products may take TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert_scan_within_budget(map_tensors(Tensor.cuda, make_inputs(case)))
+    finally:
+        torch.set_float32_matmul_precision(before)

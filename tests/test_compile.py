@@ -1,0 +1,240 @@
+"""python -m mvc.compile as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from golden import golden_state_dict
+from mvc import create_model, load_weights, report
+from mvc.compile import main
+from mvc.image import load_image, preprocess, top_classes
+from test_weights import save_published
+
+DATA = Path(__file__).parent / "data"
+PHOTO = DATA / "chelsea.png"
+QUICK = ["--variant", "tiny", "--batch", "2", "--size", "64", "--repeats", "2", "--backend", "eager"]
+
+
+def flattened(facts: dict, prefix: str = "") -> set[str]:
+    keys = set()
+    for key, value in facts.items():
+        keys |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+    return keys
+
+
+def documented() -> set[str]:
+    """The keys of `report.FIELDS`, which documents one of several alike timings."""
+    keys = set(report.FIELDS)
+    eager = {key.removeprefix("timing.eager.") for key in keys if key.startswith("timing.eager.")}
+    spread = {key for key in eager if key.endswith("_seconds")}
+    keys |= {f"timing.compiled.{key}" for key in eager}
+    return keys | {f"timing.{name}.{key}" for name in ("scan", "matrix product", "3x3 convolution") for key in spread}
+
+
+@pytest.fixture(scope="module")
+def inductor_run(tmp_path_factory):
+    """One cold run with Inductor: its exit status and facts."""
+    path = tmp_path_factory.mktemp("run") / "facts.json"
+    status = main(["--variant", "tiny", "--batch", "2", "--size", "64", "--repeats", "3", "--json", str(path)])
+    return status, json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_inductor_run_passes_in_one_graph(inductor_run):
+    status, facts = inductor_run
+    assert status == 0
+    assert facts["schema"] == report.SCHEMA
+    assert facts["check"]["passed"]
+    assert facts["compile"]["graphs"] == 1
+    assert facts["compile"]["recompiles"] == 0
+    assert facts["compile"]["scans"] == 2
+    assert facts["compile"]["seconds"] > 0
+    assert facts["model"]["parameters"] == sum(p.numel() for p in create_model("tiny").parameters())
+
+
+@pytest.mark.slow
+def test_json_is_documented(inductor_run):
+    assert flattened(inductor_run[1]) == documented()
+
+
+def test_table_says_what_was_measured(capsys):
+    assert main([*QUICK, "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for text in ("MambaVision-tiny, inference, batch 2, 64 x 64, float32", "check passed", "1 graph(s)", "speed-up"):
+        assert text in out
+
+
+def test_progress_tells_each_step(capsys):
+    assert main(QUICK) == 0
+    err = capsys.readouterr().err
+    for step in ("building the model", "compiling with eager", "checking against eager", "measuring 2 rounds"):
+        assert step in err
+
+
+def test_json_on_standard_output_is_alone_there(capsys):
+    assert main([*QUICK, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["variant"] == "tiny"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training(dtype, capsys):
+    assert main([*QUICK, "--train", "--dtype", dtype, "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["model"]["training"]
+    assert facts["check"]["passed"]
+    inference_flops = 2e9 * facts["model"]["gmacs"] * facts["model"]["batch"]
+    eager = facts["timing"]["eager"]
+    apart = eager["median_seconds"] - facts["timing"]["scan"]["median_seconds"]
+    flops = eager["share_of_ceiling"] * facts["timing"]["ceiling_flops"] * apart
+    assert flops == pytest.approx(3 * inference_flops, rel=0.1), "forward and backward are three times the forward"
+
+
+def test_dynamic_serves_another_batch_with_one_graph(capsys):
+    assert main([*QUICK, "--dynamic", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["compile"]["graphs"] == 1
+
+
+def test_failed_check_is_exit_status_1(monkeypatch, capsys):
+    compile_exactly = torch.compile
+
+    def compile_wrongly(model, **options):
+        compiled = compile_exactly(model, **options)
+        return lambda x: compiled(x) * (1 + 1e-4)
+
+    monkeypatch.setattr(torch, "compile", compile_wrongly)
+    assert main(QUICK) == 1
+    assert "check FAILED" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def published_t(tmp_path_factory):
+    """The golden T weights in a file of the published format."""
+    path = tmp_path_factory.mktemp("weights") / "mambavision_tiny_1k.pth.tar"
+    save_published(golden_state_dict("T"), path)
+    return path
+
+
+def test_photo_and_published_weights_give_eager_classes(published_t, capsys):
+    arguments = ["--variant", "T", "--backend", "eager", "--batch", "1", "--repeats", "1"]
+    assert main([*arguments, "--weights", str(published_t), "--image", str(PHOTO), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert "CC-BY-NC" in err
+    model = create_model("T").eval()
+    load_weights(model, published_t)
+    with torch.no_grad():
+        scores = model(preprocess(load_image(PHOTO), model.config))
+    classes = json.loads(out)["classes"]
+    assert [name for name, _ in classes] == [name for name, _ in top_classes(scores)]
+    assert [p for _, p in classes] == pytest.approx([p for _, p in top_classes(scores)], rel=1e-4)
+
+
+def test_photo_without_weights_says_that_they_are_random(capsys):
+    assert main([*QUICK, "--image", str(PHOTO)]) == 0
+    assert "the weights are random" in capsys.readouterr().out
+
+
+# Arguments in which {tmp} is a folder with notes.txt, no photograph, and cut.pth, a truncated checkpoint.
+ERRORS = {
+    "unknown variant": (["--variant", "Q"], "unknown variant 'Q'"),
+    "near variant": (["--variant", "L3-512"], "did you mean L3-512-21K"),
+    "missing image": (["--image", "{tmp}/no.png"], "no.png"),
+    "not an image": (["--image", "{tmp}/notes.txt"], "notes.txt"),
+    "missing weights": (["--weights", "{tmp}/no.pth"], "no.pth"),
+    "damaged weights": (["--weights", "{tmp}/cut.pth"], "cut.pth"),
+    "image and train": (["--image", str(PHOTO), "--train"], "--train"),
+    "json nowhere": (["--json", "{tmp}/no/facts.json"], "cannot write --json"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error_is_one_sentence_and_exit_status_2(case, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("no photograph")
+    checkpoint = tmp_path / "cut.pth"
+    torch.save(create_model("tiny").state_dict(), checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    arguments, fragment = ERRORS[case]
+    assert main([*QUICK, "--quiet", *(argument.format(tmp=tmp_path) for argument in arguments)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert fragment in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["--size", "16"], "below the least size"),
+        (["--size", "64x"], "neither a number of pixels nor HxW"),
+        (["--batch", "0"], "not a whole number of at least 1"),
+        (["--backend", "tvm"], "invalid choice: 'tvm'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_unusable_argument_is_named(arguments, fragment, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert fragment in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_no_gpu_is_one_sentence(capsys):
+    assert main([*QUICK, "--quiet", "--device", "cuda"]) == 2
+    assert "no CUDA device; use --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; use a smaller --batch"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "out of memory"),
+        (NotImplementedError("\"conv\" not implemented for 'Half'"), "use --dtype float32"),
+    ],
+    ids=["cuda", "cpu", "dtype"],
+)
+def test_what_the_machine_lacks_is_one_sentence(raised, sentence, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise raised
+
+    monkeypatch.setattr("mvc.compile.compile_model", fail)
+    assert main([*QUICK, "--quiet"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def command(*arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mvc.compile", "--variant", "tiny", "--size", "64", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=DATA.parents[1],
+        env={**os.environ, **environment},
+    )
+
+
+def test_no_compiler_is_one_sentence():
+    process = command("--quiet", "--device", "cpu", CXX="/nonexistent/g++")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert err.startswith("error: Inductor needs a C++ compiler")
+
+
+@pytest.mark.slow
+def test_interrupt_leaves_nothing_behind(tmp_path):
+    process = command(TMPDIR=str(tmp_path))
+    for line in process.stderr:
+        if line.startswith("compiling"):
+            break
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())

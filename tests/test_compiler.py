@@ -1,0 +1,95 @@
+"""compile_model and the check against eager."""
+
+import pytest
+import torch
+from mvc import compile_model, create_model
+from mvc.compiler import Check, check_against_eager, training_step
+from mvc.errors import UserError
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return create_model("tiny", drop_path_rate=0.0).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_report_of_one_graph(model, images):
+    with torch.no_grad():
+        compiled, report = compile_model(model, images, backend="eager")
+        torch.testing.assert_close(compiled(images), model(images))
+    assert len(report.graphs) == 1
+    assert report.recompiles == 0
+    assert report.scans == 2
+    assert report.seconds > 0
+
+
+def test_report_counts_later_recompiles(model, images):
+    with torch.no_grad():
+        compiled, report = compile_model(model, images, backend="eager")
+        compiled(images[:2])
+    assert report.recompiles == 1
+
+
+@pytest.mark.parametrize(("option", "value"), [("backend", "nvfuser"), ("mode", "fastest")])
+def test_unknown_option_is_named(model, images, option, value):
+    with pytest.raises(UserError, match=f"{option} is '{value}'; it must be one of"):
+        compile_model(model, images, **{option: value})
+
+
+def test_a_module_that_breaks_the_graph_is_refused(images):
+    class Breaks(torch.nn.Module):
+        def forward(self, x):
+            torch._dynamo.graph_break()
+            return x + 1
+
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        compile_model(Breaks(), images, backend="eager")
+
+
+def test_missing_compiler_is_one_sentence(model, images, monkeypatch):
+    monkeypatch.setattr("mvc.torch_private.cpp_compiler", lambda: None)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler.*install"):
+        compile_model(model, images)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_check_passes_for_eager_itself(images, dtype, training):
+    model = create_model("tiny", drop_path_rate=0.0, dtype=dtype).train(training)
+    check = check_against_eager(model, model, images.to(dtype))
+    assert check.passed
+    assert check.error == pytest.approx(check.eager_error, rel=1e-6)
+    assert 0 < check.eager_error < torch.finfo(dtype).eps * 100
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_check_catches_a_small_error(model, images, training):
+    model.train(training)
+    assert not check_against_eager(model, lambda x: model(x) * (1 + 1e-5), images).passed
+
+
+def test_nan_never_passes():
+    assert not Check(error=float("nan"), eager_error=1e-7, tolerance=3e-7).passed
+
+
+def test_check_leaves_the_model_as_it_was(model, images):
+    model.train()
+    check_against_eager(model, model, images)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_compiled_training_step_matches_eager_gradients(model, images):
+    model.train()
+    compiled, report = compile_model(model, images)
+    check = check_against_eager(model, compiled, images)
+    assert check.passed, check
+    assert report.recompiles == 0
+    training_step(compiled, images)
+    assert all(p.grad is not None for p in model.parameters())

@@ -1,0 +1,70 @@
+"""mvc → passes → kernels, never back, and no optimised scan imports the reference."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KERNELS = sorted((ROOT / "kernels").glob("*.py"))
+PASSES = sorted((ROOT / "passes").glob("*.py"))
+OPTIONAL_BACKENDS = {"triton"}  # imported on first use, inside a function
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module or member that the code imports, by its full name."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: import by the full name"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def of_file(path: Path) -> set[str]:
+    return imports(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_imports_are_found():
+    assert imports(ast.parse("import a.b\ndef f():\n  from mvc.kernels import reference as r")) == {
+        "a.b",
+        "mvc.kernels.reference",
+    }
+    assert KERNELS
+    assert PASSES
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_kernels_import_no_other_layer(path):
+    assert {name for name in of_file(path) if within(name, "mvc") and not within(name, "mvc.kernels")} == set()
+
+
+@pytest.mark.parametrize("path", PASSES, ids=lambda path: path.stem)
+def test_passes_import_kernels_at_most(path):
+    allowed = ("mvc.kernels", "mvc.passes")
+    assert {name for name in of_file(path) if within(name, "mvc") and not within(name, *allowed)} == set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mvc").rglob("*.py")) + KERNELS + PASSES, ids=lambda path: path.stem)
+def test_only_the_public_function_imports_the_reference(path):
+    users = {name for name in of_file(path) if within(name, "mvc.kernels.reference")}
+    assert not users or path == ROOT / "kernels" / "scan.py"
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_kernels_load_optional_backends_late(path):
+    """reference.py never; the others not when they are imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_import = imports(tree) if path.stem == "reference" else set()
+    for node in tree.body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            at_import |= imports(node)
+    assert {name for name in at_import if within(name, *OPTIONAL_BACKENDS)} == set()

@@ -1,0 +1,56 @@
+"""Each use of private torch API, called once: this fails loudly when torch changes it."""
+
+import pytest
+import torch
+from mvc import torch_private
+from mvc.kernels import torch_private as kernels_private
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_inductor_knows_the_modes(mode):
+    assert callable(torch_private.inductor(mode, None))
+
+
+def test_inductor_compiles_a_graph():
+    compiled = torch.compile(lambda x: x.sin() + 1, backend=torch_private.inductor("default", None))
+    x = torch.linspace(0, 1, 7)
+    torch.testing.assert_close(compiled(x), x.sin() + 1)
+
+
+def test_cpp_compiler_is_found():
+    assert torch_private.cpp_compiler()
+
+
+def test_compile_failure_names_the_cause():
+    def broken(graph_module, inputs):
+        raise RuntimeError("no such instruction\nmore")
+
+    with pytest.raises(Exception, match="no such instruction") as caught:
+        torch.compile(torch.sin, backend=broken)(torch.ones(2))
+    assert torch_private.compile_failure(caught.value) == "RuntimeError: no such instruction"
+    assert torch_private.compile_failure(ValueError("other")) is None
+
+
+def test_recorded_calls_sees_the_op():
+    with torch_private.recorded_calls(torch.ops.aten.mul.Tensor) as calls:
+        torch.ones(2) * torch.ones(2)
+        torch.ones(2) + 1
+    assert len(calls) == 1
+
+
+def test_this_torch_is_one_that_the_module_was_tested_with(recwarn):
+    torch_private.warn_if_untested()
+    assert not recwarn.list
+
+
+def test_another_torch_is_warned_of(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "9.9.0")
+    with pytest.warns(UserWarning, match=r"this is 9\.9\.0"):
+        torch_private.warn_if_untested()
+
+
+def test_functorch_is_noticed():
+    assert not kernels_private.under_functorch()
+    seen = []
+    torch.vmap(lambda x: (seen.append(kernels_private.under_functorch()), x)[1])(torch.ones(2))
+    assert seen == [True]
