@@ -64,12 +64,22 @@ def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 def _backward(ctx, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
-    gradients = torch.ops.mvc.selective_scan_backward(grad_y, grad_last_state, *inputs, ctx.delta_softplus)
+    run = _TransformableBackward.apply if under_functorch() else torch.ops.mvc.selective_scan_backward
+    gradients = run(grad_y, grad_last_state, *inputs, ctx.delta_softplus)
     present = (None if t is None else gradient for t, gradient in zip(inputs, gradients, strict=True))
     return *present, None
 
 
+def _no_setup(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    """A backward that only raises needs nothing saved."""
+
+
+def _no_second_derivative(ctx, *gradients: Tensor) -> None:
+    raise RuntimeError("mvc::selective_scan can be differentiated once, not twice; impl='reference' can be, twice too")
+
+
 torch.library.register_autograd("mvc::selective_scan", _backward, setup_context=_setup_context)
+torch.library.register_autograd("mvc::selective_scan_backward", _no_second_derivative, setup_context=_no_setup)
 
 
 def _fold_into_channels(tensor: Tensor | None, position: int, in_dim: int | None, size: int) -> Tensor | None:
@@ -114,17 +124,31 @@ def _selective_scan_backward_vmap(info, in_dims, *inputs):
     return tuple(unfolded), tuple(axis if there else None for axis, there in zip(CHANNEL_AXES, present, strict=True))
 
 
-class _TransformableScan(torch.autograd.Function):
-    """The op for torch.func's transforms, which refuse what `register_autograd` makes."""
+# torch.func's transforms refuse what `register_autograd` makes; under them these stand for the ops. Their forward takes
+# its arguments by name, since Dynamo cannot trace one that takes *arguments.
 
+
+class _TransformableScan(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
-        return torch.ops.mvc.selective_scan(*inputs)
+    def forward(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus):
+        return torch.ops.mvc.selective_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus)
 
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_backward)
+
+
+class _TransformableBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus):
+        inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus)
+        return torch.ops.mvc.selective_scan_backward(grad_y, grad_last_state, *inputs)
+
+    setup_context = staticmethod(_no_setup)
+    backward = staticmethod(_no_second_derivative)
 
 
 def selective_scan(*inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:

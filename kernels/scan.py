@@ -65,30 +65,30 @@ def selective_scan(
 
 def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
     """Raise what `selective_scan` documents."""
+    required = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
+    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
+    present = {**required, **{name: t for name, t in optional.items() if t is not None}}
+    for name, tensor in present.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if u.dim() != 3:
         raise ValueError(f"u must be (batch, length, dim), got shape {tuple(u.shape)}")
     if A.dim() != 2:
         raise ValueError(f"A must be (dim, N), got shape {tuple(A.shape)}")
     batch, length, dim = u.shape
     states = A.shape[1]
-    for name, tensor, shape in (
-        ("delta", delta, (batch, length, dim)),
-        ("A", A, (dim, states)),
-        ("D", D, (dim,)),
-        ("z", z, (batch, length, dim)),
-        ("delta_bias", delta_bias, (dim,)),
-        ("initial_state", initial_state, (batch, dim, states)),
-    ):
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} beside u {tuple(u.shape)}, got {tuple(tensor.shape)}")
-    for name, tensor in (("B", B), ("C", C)):
-        _check_grouped(name, tensor, u, states)
+    sequence = (batch, length, dim)
+    shapes = {"delta": sequence, "A": (dim, states), "D": (dim,), "z": sequence, "delta_bias": (dim,)}
+    shapes["initial_state"] = (batch, dim, states)
+    for name, shape in shapes.items():
+        if name in present and present[name].shape != shape:
+            seen = tuple(present[name].shape)
+            raise ValueError(f"{name} must have shape {shape} beside u {tuple(u.shape)}, got {seen}")
+    for name in ("B", "C"):
+        _check_grouped(name, present[name], u, states)
     if B.shape[2:-1] != C.shape[2:-1]:
         raise ValueError(f"B and C must have the same groups, got shapes {tuple(B.shape)} and {tuple(C.shape)}")
-    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    for name, tensor in (tensors | {"initial_state": initial_state}).items():
-        if tensor is None:
-            continue
+    for name, tensor in present.items():
         if tensor.dtype not in DTYPES:
             hint = "; complex states are not supported: use the real form" if tensor.dtype.is_complex else ""
             raise TypeError(f"{name} must be one of {', '.join(map(str, DTYPES))}, got {tensor.dtype}{hint}")

@@ -151,8 +151,7 @@ def _build(args: argparse.Namespace, device: torch.device) -> MambaVision:
     changes = {"drop_path_rate": 0.0} if args.train else {}
     model = create_model(args.variant, device=device, dtype=DTYPES[args.dtype], **changes).train(args.train)
     if args.weights:
-        for note in load_weights(model, args.weights).notes:
-            print(note, file=sys.stderr)
+        load_weights(model, args.weights)  # logs the licence and the like as warnings
     return model
 
 

@@ -90,8 +90,10 @@ def compile_model(
     generate = torch_private.inductor(mode, dynamic) if backend == "inductor" else None
 
     def record(graph_module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        report.graphs.append(op_counts(graph_module.graph))
-        return generate(graph_module, inputs) if generate else graph_module.forward
+        graph = op_counts(graph_module.graph)
+        code = generate(graph_module, inputs) if generate else graph_module.forward
+        report.graphs.append(graph)  # only now: Inductor can ask Dynamo to start this graph again
+        return code
 
     run = torch.compile(model, backend=record, fullgraph=True, dynamic=dynamic)
 

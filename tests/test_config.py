@@ -8,7 +8,7 @@ import pytest
 from mvc.config import PATTERN_PRESETS, VARIANTS, attention_pattern, get_config
 from mvc.errors import UserError
 
-# From the paper and the published checkpoints, typed apart from mvc/config.py: depths, heads, windows of stages 3 and 4,
+# From the paper and the published checkpoints, typed apart from the table: depths, heads, windows of stages 3 and 4,
 # dim, stem dim, drop path, layer scale, size, crop and its mode.
 PUBLISHED = {
     "T": ("1 3 8 4", "2 4 8 16", "14 7", 80, 32, 0.2, None, 224, 1.0, "center"),

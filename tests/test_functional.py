@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
+from mvc.kernels import reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvc import functional
 from mvc.config import MIXER_FORMS, get_config
-from mvc.kernels import reference
 from mvc.model import create_model
 
 CONFIG = get_config("tiny", layer_scale=0.5)

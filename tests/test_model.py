@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mvc.passes.fx_utils import op_counts
 from torch import Tensor, fx
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,7 +16,6 @@ from mvc.compiler import compile_model
 from mvc.config import MIXER_FORMS, PATTERN_PRESETS, VARIANTS, get_config
 from mvc.errors import UserError
 from mvc.model import MambaVision, create_model
-from mvc.passes.fx_utils import op_counts
 
 # 10⁹ multiply-adds of convolutions, matrix products and attention at the variant's own size. The published figures are
 # rounded and count attention differently (T 4.4, L3-512 489.1).
