@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 # A step of the recurrence should touch this many states, or the cost of starting an operation dominates.
 STATES_PER_STEP = {"cpu": 2**13, "cuda": 2**20}
+# So many states are held at once: on a CPU what its caches hold, elsewhere what memory can spare.
+STATES_PER_PIECE = {"cpu": 2**20, "cuda": 2**28}
 
 
 def selective_scan(
@@ -33,14 +35,42 @@ def selective_scan(
     initial_state: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y and the last state of `mvc.kernels.scan.selective_scan`; here B and C are (batch, length, groups, N)."""
+    """y and the last state of `mvc.kernels.scan.selective_scan`; here B and C are (batch, length, groups, N).
+
+    Runs piece by piece along the length, so that the states of a piece stay in the cache.
+    """
+    states_per_step = u.shape[0] * A.numel()
+    steps = max(1, _limit(STATES_PER_PIECE, u.device) // max(1, states_per_step))
+    outputs, state = [], initial_state
+    for piece in zip(*(_pieces(t, steps, u.shape[1]) for t in (u, delta, B, C, z)), strict=True):
+        y, state = _scan_piece(*piece, A, D, delta_bias, state, delta_softplus)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1).contiguous(), state
+
+
+def _pieces(tensor: Tensor | None, steps: int, length: int) -> tuple[Tensor | None, ...]:
+    """(batch, length, ...) in pieces of so many steps; one piece where there are none."""
+    return (None,) * max(1, math.ceil(length / steps)) if tensor is None else tensor.split(steps, dim=1)
+
+
+def _scan_piece(
+    u: Tensor,
+    delta: Tensor,
+    B: Tensor,
+    C: Tensor,
+    z: Tensor | None,
+    A: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
     terms = _terms(u, delta, A, B, C, delta_bias, initial_state, delta_softplus)
     states = _states(terms, _decay(terms))
     y = _ungated(terms, states, D)
     if z is not None:
         y = y * F.silu(z.to(y.dtype))
-    last = states[:, -1] if u.shape[1] else terms.initial
-    return y.to(u.dtype).contiguous(), _join_channels(last)
+    return y.to(u.dtype), _join_channels(states[:, -1] if u.shape[1] else terms.initial)
 
 
 def selective_scan_backward(
@@ -117,7 +147,7 @@ def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor, *, reverse:
     length = decay.shape[1]
     if drive.numel() == 0:
         return drive
-    steps = _steps_per_chunk(length, initial.numel(), decay.device.type)
+    steps = _steps_per_chunk(length, initial.numel(), decay.device)
     if steps >= length:
         return _run_steps(decay, drive, initial, reverse)
 
@@ -154,10 +184,13 @@ def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, reverse: bool) -> 
     return torch.stack(received[:-1][order], dim=1)
 
 
-def _steps_per_chunk(length: int, states: int, device: str) -> int:
+def _limit(limits: dict[str, int], device: torch.device) -> int:
+    return limits.get(device.type, limits["cuda"])
+
+
+def _steps_per_chunk(length: int, states: int, device: torch.device) -> int:
     """All steps in one chunk where a single step is work enough; otherwise chunks, at most as many as their steps."""
-    wanted_chunks = STATES_PER_STEP.get(device, STATES_PER_STEP["cuda"]) / states
-    chunks = min(wanted_chunks, math.sqrt(length))
+    chunks = min(_limit(STATES_PER_STEP, device) / states, math.sqrt(length))
     return length if chunks < 2 else math.ceil(length / chunks)
 
 

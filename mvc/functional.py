@@ -56,8 +56,10 @@ def forward_features(params: Params, x: Tensor, config: MambaVisionConfig, *, tr
     maps = []
     for stage in range(4):
         name = f"levels.{stage}"
-        run_stage = conv_stage if stage < 2 else token_stage
-        x = run_stage(params, name, x, config, stage, rates[stage], training)
+        if stage < 2:
+            x = conv_stage(params, name, x, rates[stage], training)
+        else:
+            x = token_stage(params, name, x, config, stage, rates[stage], training)
         maps.append(x)
         if stage < 3:
             x = F.conv2d(x, params[f"{name}.downsample.reduction.0.weight"], stride=2, padding=1)
@@ -125,9 +127,7 @@ def stem(params: Params, name: str, x: Tensor, training: bool) -> Tensor:
     return x
 
 
-def conv_stage(
-    params: Params, name: str, x: Tensor, config: MambaVisionConfig, stage: int, rates: list[float], training: bool
-) -> Tensor:
+def conv_stage(params: Params, name: str, x: Tensor, rates: list[float], training: bool) -> Tensor:
     for block, rate in enumerate(rates):
         x = conv_block(params, f"{name}.blocks.{block}", x, rate, training)
     return x

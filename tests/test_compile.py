@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from golden import golden_state_dict
+from test_weights import save_published
+
 from mvc import create_model, load_weights, report
 from mvc.compile import main
 from mvc.image import load_image, preprocess, top_classes
-from test_weights import save_published
 
 DATA = Path(__file__).parent / "data"
 PHOTO = DATA / "chelsea.png"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from mvc import compile_model, create_model
 from mvc.compiler import Check, check_against_eager, training_step
 from mvc.errors import UserError

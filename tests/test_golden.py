@@ -54,9 +54,7 @@ def test_eager(variant, size, layout):
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize(
-    ("variant", "size"), [case for case in CASES if case.values[0] in ("T", "S") and case.values[1][0] == 2]
-)
+@pytest.mark.parametrize(("variant", "size"), CASES)
 def test_compiled(variant, size, layout):
     """The layout of the image is all that differs between two cases, and the second compiles little anew."""
     torch._dynamo.reset()

@@ -293,6 +293,7 @@ def dynamic_graphs(model: MambaVision, sizes: list[tuple[int, int, int]], backen
     return len(report.graphs)
 
 
+@pytest.mark.slow
 def test_batches_share_a_graph_apart_from_one(tiny):
     batches = [2, 3, 8, 15, 16, 31, 32]
     assert dynamic_graphs(tiny, [(batch, 64, 96) for batch in batches]) == 1
@@ -315,6 +316,7 @@ def test_sizes_of_a_window_pattern_share_a_graph(tiny, heights, widths):
     assert dynamic_graphs(tiny, pairs(heights, widths)) == 1
 
 
+@pytest.mark.slow
 def test_window_patterns_have_a_graph_each_at_most(tiny):
     sizes = [size for heights in (SEVERAL, ONE) for widths in (SEVERAL, ONE) for size in pairs(heights, widths)[:2]]
     assert dynamic_graphs(tiny, sizes) <= 4

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+
 from mvc import create_model, profiler
 from mvc.profiler import Timing
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from mvc import torch_private
 from mvc.kernels import torch_private as kernels_private
+
+from mvc import torch_private
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
