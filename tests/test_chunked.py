@@ -43,10 +43,12 @@ OPTION_CASES = [
 ]
 
 
-@pytest.fixture(params=["one-chunk", "chunks"])
+@pytest.fixture(params=["one-chunk", "chunks", "pieces"])
 def chunking(request, monkeypatch):
-    """Every scan in one chunk, or (from length 4 on) in as many as are allowed."""
+    """Every scan in one chunk, or (from length 4 on) in as many as are allowed, or in pieces of few steps each."""
     monkeypatch.setitem(chunked.STATES_PER_STEP, "cpu", 0 if request.param == "one-chunk" else 2**40)
+    if request.param == "pieces":
+        monkeypatch.setitem(chunked.STATES_PER_PIECE, "cpu", 1000)
     return request.param
 
 
@@ -137,12 +139,13 @@ def test_linear_recurrence_for_every_chunk_length(length, reverse, monkeypatch):
 @pytest.mark.parametrize("states", [1, 100, 10**7])
 def test_steps_per_chunk(length, states):
     """Chunks hold every step; there are never more of them than steps in one."""
-    steps = chunked._steps_per_chunk(length, states, "cpu")
+    steps = chunked._steps_per_chunk(length, states, torch.device("cpu"))
     chunks = -(-length // steps) if length else 1
     assert chunks <= max(steps, 1)
     if states > chunked.STATES_PER_STEP["cpu"]:
         assert steps == length
-    assert chunked._steps_per_chunk(length, states, "xpu") == chunked._steps_per_chunk(length, states, "cuda")
+    elsewhere, cuda = (chunked._steps_per_chunk(length, states, torch.device(name)) for name in ("xpu", "cuda"))
+    assert elsewhere == cuda
 
 
 def test_split_sequence_equals_the_whole(chunking):
