@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from torch import Tensor, fx, nn
 from mvc import torch_private
 from mvc.errors import UserError
 from mvc.passes.fx_utils import op_counts
+
+_serial = itertools.count()
 
 BACKENDS = ("inductor", "eager")
 MODES = ("default", "reduce-overhead", "max-autotune")
@@ -95,7 +98,12 @@ def compile_model(
         report.graphs.append(graph)  # only now: Inductor can ask Dynamo to start this graph again
         return code
 
-    run = torch.compile(model, backend=record, fullgraph=True, dynamic=dynamic)
+    def forward(x: Tensor) -> Tensor:
+        return model(x)
+
+    # Dynamo counts graphs by code object, and remembers by its name which sizes varied: each model gets its own.
+    forward.__code__ = forward.__code__.replace(co_name=f"forward_{next(_serial)}")
+    run = torch.compile(forward, backend=record, fullgraph=True, dynamic=dynamic)
 
     def compiled(x: Tensor) -> Tensor:
         with torch_private.fewer_shape_guards() if dynamic else contextlib.nullcontext():

@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import golden
 import pytest
 import torch
-from golden import golden_state_dict
 from test_weights import save_published
 
 from mvc import create_model, load_weights, report
@@ -118,7 +118,7 @@ def test_failed_check_is_exit_status_1(monkeypatch, capsys):
 def published_t(tmp_path_factory):
     """The golden T weights in a file of the published format."""
     path = tmp_path_factory.mktemp("weights") / "mambavision_tiny_1k.pth.tar"
-    save_published(golden_state_dict("T"), path)
+    save_published(golden.weights("T"), path)
     return path
 
 

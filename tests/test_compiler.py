@@ -36,6 +36,16 @@ def test_report_counts_later_recompiles(model, images):
     assert report.recompiles == 1
 
 
+def test_models_in_one_process_do_not_share_dynamo_state():
+    """Neither its limit of graphs for one function nor what it learned about sizes that vary."""
+    for width in range(2, 2 + 2 * torch._dynamo.config.recompile_limit):
+        x = torch.ones(width, width)
+        compiled, report = compile_model(torch.nn.Linear(width, 1), x, backend="eager")
+        assert len(report.graphs) == 1
+        compiled(x[1:])
+        assert len(report.graphs) == 2, "a static graph was expected"
+
+
 @pytest.mark.parametrize(("option", "value"), [("backend", "nvfuser"), ("mode", "fastest")])
 def test_unknown_option_is_named(model, images, option, value):
     with pytest.raises(UserError, match=f"{option} is '{value}'; it must be one of"):
