@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvc import profiler, report
-from mvc.compiler import BACKENDS, MODES, check_against_eager, compile_model, training_step
+from mvc import profiler, report, torch_private
+from mvc.compiler import BACKENDS, MODES, check_against_eager, compile_model, training_step, worst
 from mvc.config import MIN_IMAGE_SIZE, VARIANTS
 from mvc.errors import UserError
 from mvc.functional import token_counts
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = _parser().parse_args(arguments)
     try:
-        with _as_user_errors():
+        with _as_user_errors(), _private_caches():
             facts = run(args)
             if args.json != "-":
                 print(report.table(facts))
@@ -64,25 +65,31 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
     add("--backend", choices=BACKENDS, default="inductor", help="eager runs the captured graph without a compiler")
-    add("--batch", type=_positive, default=8, metavar="N", help="images in a batch (default 8)")
+    add("--batch", type=positive, default=8, metavar="N", help="images in a batch (default 8)")
     add("--size", type=_size, metavar="HxW", help="image size, one number or HxW (default the variant's)")
     add("--dtype", choices=DTYPES, default="float32", help="of parameters and input (default float32)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
     add("--weights", metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
     add("--image", metavar="PHOTO", help="run on this photograph and print its top five classes")
     add("--mode", choices=MODES, default="default", help="Inductor's mode")
-    add("--dynamic", action="store_true", help="one graph for every batch size above 1; also tries batch N + 1")
+    add("--dynamic", action="store_true", help="one graph for every batch size above 1; batch N + 1 is checked too")
     add("--train", action="store_true", help="forward and backward, without drop path")
-    add("--repeats", type=_positive, default=10, metavar="N", help="timed rounds (default 10)")
-    add("--seed", type=int, default=0, metavar="N", help="of random weights and input (default 0)")
+    add("--repeats", type=positive, default=10, metavar="N", help="timed rounds (default 10)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of random weights and input (default 0)")
     add("--json", metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
     add("--quiet", action="store_true", help="no progress, only the table")
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
@@ -113,18 +120,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         x = _input(args, model, device)
     facts["model"] = _model_facts(args, model, x)
     grad_mode = contextlib.nullcontext() if args.train else torch.no_grad()
-    with grad_mode, _empty_caches():
+    with grad_mode:
         with progress.step(f"compiling with {args.backend}, cold"):
             compiled, compilation = compile_model(
                 model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None
             )
         with progress.step("checking against eager"):
             check = check_against_eager(model, compiled, x)
+        if args.dynamic:
+            with progress.step(f"checking batch {args.batch + 1} against eager"):
+                other = check_against_eager(model, compiled, torch.cat((x, x[:1])))
+            check = worst((check, other))
         with progress.step(f"measuring {args.repeats} rounds"):
             facts["timing"] = _measure(model, compiled, x, rounds=args.repeats, seed=args.seed)
-        if args.dynamic:
-            with progress.step(f"trying batch {args.batch + 1}"):
-                compiled(torch.cat((x, x[:1])))
         facts["classes"] = top_classes(compiled(x)[0].float()) if args.image else None
     facts["compile"] = {
         "backend": compilation.backend,
@@ -135,7 +143,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "recompiles": compilation.recompiles,
         "scans": compilation.scans,
     }
-    facts["check"] = {**check._asdict(), "passed": check.passed}
+    figures = {
+        name: value if math.isfinite(value) else None for name, value in check._asdict().items() if name != "tensor"
+    }
+    facts["check"] = {"tensor": check.tensor, **figures, "passed": check.passed}
     return facts
 
 
@@ -186,7 +197,7 @@ def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> dic
 
 
 def _measure(model: MambaVision, compiled: Any, x: Tensor, *, rounds: int, seed: int) -> dict[str, Any]:
-    """Time eager, compiled, the scans alone and the two ceilings, interleaved."""
+    """Time eager, compiled, the scans alone and the ceilings, interleaved."""
     step = training_step if model.training else (lambda run, x: run(x))
     models = {"eager": lambda: step(model, x), "compiled": lambda: step(compiled, x)}
     flops = profiler.count_flops(models["eager"])
@@ -203,10 +214,12 @@ def _measure(model: MambaVision, compiled: Any, x: Tensor, *, rounds: int, seed:
         for name, timing in timings.items()
     }
     for name, run in models.items():
-        apart = timings[name].median - timings["scan"].median
-        facts[name]["images_per_second"] = x.shape[0] / timings[name].median
+        median = timings[name].median
+        facts[name]["images_per_second"] = x.shape[0] / median
         facts[name]["peak_memory_bytes"] = profiler.peak_memory(run, x.device)
-        facts[name]["share_of_ceiling"] = flops / apart / ceiling
+        facts[name]["share_of_ceiling"] = profiler.share_of_ceiling(flops, median, ceiling)
+        apart = median - timings["scan"].median
+        facts[name]["share_apart_from_scan"] = profiler.share_of_ceiling(flops, apart, ceiling)
     return {
         **facts,
         "speedup": timings["eager"].ratio_to(timings["compiled"]),
@@ -217,12 +230,12 @@ def _measure(model: MambaVision, compiled: Any, x: Tensor, *, rounds: int, seed:
 
 
 @contextlib.contextmanager
-def _empty_caches() -> Iterator[None]:
-    """Give Inductor and Triton empty caches, so that the compile time is a cold one, and remove them afterwards."""
-    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+def _private_caches() -> Iterator[None]:
+    """Give Inductor, Triton and their compilers an empty folder, removed afterwards: the compile time is a cold one."""
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR")
     before = {name: os.environ.get(name) for name in names}
     with tempfile.TemporaryDirectory(prefix="mvc-compile-", ignore_cleanup_errors=True) as folder:
-        os.environ.update({name: os.path.join(folder, name) for name in names})
+        os.environ.update(dict.fromkeys(names, folder))
         try:
             yield
         finally:
@@ -238,11 +251,9 @@ def _as_user_errors() -> Iterator[None]:
     """Turn what the machine lacks into one sentence with its remedy."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError("out of memory; use a smaller --batch or --size") from error
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         text = str(error)
-        if "can't allocate memory" in text:
+        if torch_private.is_out_of_memory(error) or "Storage size calculation overflowed" in text:
             raise UserError("out of memory; use a smaller --batch or --size") from error
         if "not implemented for" in text:
             raise UserError(f"this device cannot run the chosen --dtype ({text}); use --dtype float32") from error

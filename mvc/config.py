@@ -78,31 +78,30 @@ class MambaVisionConfig:
 
     def __post_init__(self) -> None:
         for field in ("dim", "stem_dim", "d_state", "d_conv", "mlp_ratio", "in_chans"):
-            _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
-        _require(len(self.depths) == 4 and min(self.depths) >= 1, "depths", self.depths, "four numbers of at least 1")
-        _require(len(self.num_heads) == 4, "num_heads", self.num_heads, "four numbers")
-        _require(
-            len(self.window_sizes) == 2 and min(self.window_sizes) >= 1,
-            "window_sizes",
-            self.window_sizes,
-            "two numbers of at least 1, for stages 3 and 4",
-        )
-        _require(self.num_classes >= 0, "num_classes", self.num_classes, "0 (no head) or more")
+            self._require(_whole(getattr(self, field), 1), field, "a whole number of at least 1")
+        self._require(_whole(self.image_size, MIN_IMAGE_SIZE), "image_size", f"a whole number from {MIN_IMAGE_SIZE}")
+        self._require(_whole(self.num_classes, 0), "num_classes", "a whole number, 0 for no head")
+        for field, length in {"depths": 4, "num_heads": 4, "window_sizes": 2}.items():
+            value = getattr(self, field)
+            fits = isinstance(value, tuple) and len(value) == length and all(_whole(entry, 1) for entry in value)
+            self._require(fits, field, f"a tuple of {length} whole numbers of at least 1")
         for field in ("drop_path_rate", "drop_rate", "attn_drop_rate"):
-            _require(0.0 <= getattr(self, field) < 1.0, field, getattr(self, field), "at least 0 and below 1")
-        _require(self.mixer in MIXER_FORMS, "mixer", self.mixer, f"one of {', '.join(MIXER_FORMS)}")
-        _require(0.0 < self.crop <= 1.0, "crop", self.crop, "above 0 and at most 1")
-        _require(self.crop_mode in CROP_MODES, "crop_mode", self.crop_mode, f"one of {', '.join(CROP_MODES)}")
+            value = getattr(self, field)
+            self._require(isinstance(value, (int, float)) and 0 <= value < 1, field, "a number from 0 to below 1")
+        crop = self.crop
+        self._require(isinstance(crop, (int, float)) and 0 < crop <= 1, "crop", "a number above 0 and at most 1")
+        self._require(self.crop_mode in CROP_MODES, "crop_mode", f"one of {', '.join(CROP_MODES)}")
+        self._require(self.mixer in MIXER_FORMS, "mixer", f"one of {', '.join(MIXER_FORMS)}")
+        pair = (self.attention, self.attention) if isinstance(self.attention, str) else self.attention
+        fits = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(choice, str) for choice in pair)
+        self._require(fits, "attention", "a string, or a tuple of two for stages 3 and 4")
         for stage in (2, 3):
             self.block_pattern(stage)
             channels, heads = self.channels(stage), self.num_heads[stage]
-            _require(
-                heads >= 1 and channels % heads == 0,
-                "num_heads",
-                self.num_heads,
-                f"a divisor of stage {stage + 1}'s {channels} channels",
-            )
-            _require(channels % 2 == 0, "dim", self.dim, "such that stages 3 and 4 have an even number of channels")
+            self._require(channels % heads == 0, "num_heads", f"a divisor of stage {stage + 1}'s {channels} channels")
+
+    def _require(self, holds: bool, field: str, wanted: str) -> None:
+        _require(holds, field, getattr(self, field), wanted)
 
     def channels(self, stage: int) -> int:
         """Channels of stage 0 to 3."""
@@ -134,6 +133,10 @@ class MambaVisionConfig:
             [self.drop_path_rate * (first[stage] + block) / last for block in range(self.depths[stage])]
             for stage in range(4)
         ]
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _require(holds: bool, field: str, value: object, wanted: str) -> None:

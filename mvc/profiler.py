@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import resource
 import statistics
 import sys
 import time
@@ -86,6 +85,8 @@ def peak_memory(run: Run, device: torch.device) -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")  # 5: reset VmHWM
     except OSError:
+        import resource  # Unix alone
+
         run()
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -104,30 +105,41 @@ def count_flops(run: Run) -> int:
 def ceilings(
     config: MambaVisionConfig, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device, flops: int
 ) -> dict[str, tuple[Run, int]]:
-    """What the machine's libraries reach: a large matrix product, and a 3x3 convolution at the shapes of stage 2.
+    """What the machine's libraries reach: a large matrix product, and the 3x3 convolutions of stages 1 and 2.
 
     Each is repeated to about a fifth of the model's `flops`, so that it is timed over a comparable span.
 
     Returns:
         by name, a callable and its floating-point operations.
     """
-    size = 8192 if device.type == "cuda" else 2048
+    largest = 8192 if device.type == "cuda" else 2048
+    size = min(largest, max(256, int((0.1 * flops) ** (1 / 3))))  # size³ multiply-adds are 0.2 flops
     left, right = torch.randn(2, size, size, dtype=dtype, device=device)
-    batch, _, height, width = shape
-    channels = config.channels(1)
-    x = torch.randn(batch, math.ceil(height / 8), math.ceil(width / 8), channels, dtype=dtype, device=device)
-    x = x.permute(0, 3, 1, 2)
-    kernel = torch.randn(channels, channels, 3, 3, dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    singles = {
-        "matrix product": lambda: left @ right,
-        "3x3 convolution": lambda: F.conv2d(x, kernel, padding=1),
-    }
+    singles: dict[str, Run] = {"matrix_product": lambda: left @ right}
+    for stage in (0, 1):
+        singles[f"convolution_stage_{stage + 1}"] = _convolution(config, shape, stage, dtype, device)
     repeated = {}
     for name, single in singles.items():
         work = count_flops(single)
         times = max(1, round(0.2 * flops / work))
         repeated[name] = (_repeat(single, times), work * times)
     return repeated
+
+
+def _convolution(
+    config: MambaVisionConfig, shape: tuple[int, ...], stage: int, dtype: torch.dtype, device: torch.device
+) -> Run:
+    """A 3x3 convolution as the blocks of stage 0 or 1 have it, channels_last."""
+    batch, channels = shape[0], config.channels(stage)
+    height, width = (math.ceil(size / 2 ** (stage + 2)) for size in shape[2:])
+    x = torch.randn(batch, height, width, channels, dtype=dtype, device=device).permute(0, 3, 1, 2)
+    kernel = torch.randn(channels, channels, 3, 3, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    return lambda: F.conv2d(x, kernel, padding=1)
+
+
+def share_of_ceiling(flops: int, seconds: float, ceiling: float) -> float | None:
+    """Rate over ceiling, or None for a time that is not positive: what was subtracted from it was no smaller."""
+    return flops / seconds / ceiling if seconds > 0 else None
 
 
 def _repeat(run: Run, times: int) -> Run:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,9 @@ import torch
 from torch import fx
 
 TESTED_VERSIONS = ("2.13", "2.14")
+
+_patching = threading.RLock()
+_select_conv_backend = torch._C._select_conv_backend
 
 Backend = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
 
@@ -42,20 +46,19 @@ def fewer_shape_guards() -> Iterator[None]:
 
     Equal sizes in the example (a square image) are not taken to be equal always. And the choice of a convolution's
     backend, whose C++ asks whether the batch is 16 or more before it looks at the kernel, which decides here, is made
-    without recording that question.
+    without recording that question. One thread at a time: torch is patched meanwhile.
     """
     from torch.fx.experimental import _config
     from torch.fx.experimental.symbolic_shapes import _suppress_guards
-
-    select = torch._C._select_conv_backend
 
     def select_unguarded(x: torch.Tensor, weight: torch.Tensor, **options: Any) -> Any:
         symbol = next((size for size in x.shape if isinstance(size, torch.SymInt)), None)
         guards = contextlib.nullcontext() if symbol is None else _suppress_guards(symbol.node.shape_env)
         with guards:
-            return select(x, weight, **options)
+            return _select_conv_backend(x, weight, **options)
 
-    with _config.patch(use_duck_shape=False), mock.patch.object(torch._C, "_select_conv_backend", select_unguarded):
+    patched = mock.patch.object(torch._C, "_select_conv_backend", select_unguarded)
+    with _patching, _config.patch(use_duck_shape=False), patched:
         yield
 
 
@@ -75,11 +78,17 @@ def compile_failure(error: BaseException) -> str | None:
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import CppCompileError
 
-    if isinstance(error, BackendCompilerFailed):
+    if isinstance(error, BackendCompilerFailed) and not is_out_of_memory(error.inner_exception):
         cause = error.inner_exception
         reason = "the C++ compiler failed" if isinstance(cause, CppCompileError) else type(cause).__name__
         return f"{reason}: {next(iter(str(cause).strip().splitlines()), 'no message')}"
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host had too little memory, also while compiling."""
+    error = getattr(error, "inner_exception", error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import torch
 from torch import fx
 
 
@@ -14,7 +15,6 @@ def op_counts(graph: fx.Graph) -> Counter[str]:
 
 def _op_name(target: object) -> str:
     packet = getattr(target, "overloadpacket", target)
-    name = getattr(packet, "_qualified_op_name", None)
-    if name is not None:
-        return name.replace("::", ".")
+    if isinstance(packet, torch._ops.OpOverloadPacket):
+        return str(packet)
     return f"{getattr(target, '__module__', None)}.{getattr(target, '__qualname__', target)}"

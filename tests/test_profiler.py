@@ -51,11 +51,16 @@ def test_flops_of_a_matrix_product():
 def test_ceilings_count_their_own_work():
     model = create_model("tiny", device="meta")
     meta = torch.device("meta")
-    ceilings = profiler.ceilings(model.config, (2, 3, 64, 64), dtype=torch.float32, device=meta, flops=10**11)
-    assert set(ceilings) == {"matrix product", "3x3 convolution"}
+    ceilings = profiler.ceilings(model.config, (2, 3, 64, 64), dtype=torch.float32, device=meta, flops=10**12)
+    assert set(ceilings) == {"matrix_product", "convolution_stage_1", "convolution_stage_2"}
     for name, (run, work) in ceilings.items():
         assert profiler.count_flops(run) == work, name
-        assert work == pytest.approx(0.2 * 10**11, rel=0.1), name
+        assert work == pytest.approx(0.2 * 10**12, rel=0.1), name
+
+
+def test_share_of_ceiling():
+    assert profiler.share_of_ceiling(100, 2.0, 200.0) == 0.25
+    assert profiler.share_of_ceiling(100, -1.0, 200.0) is None
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])

@@ -32,6 +32,46 @@ def test_compile_failure_names_the_cause():
     assert torch_private.compile_failure(ValueError("other")) is None
 
 
+def test_fewer_shape_guards_lets_square_and_large_batches_share_a_graph():
+    graphs = []
+    weight = torch.randn(4, 3, 3, 3)
+
+    def record(graph_module, inputs):
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    run = torch.compile(lambda x: torch.nn.functional.conv2d(x, weight), backend=record, dynamic=True)
+    select = torch._C._select_conv_backend
+    with torch_private.fewer_shape_guards():
+        for shape in ((2, 3, 8, 8), (20, 3, 8, 9)):
+            run(torch.ones(shape))
+    assert len(graphs) == 1
+    assert torch._C._select_conv_backend is select, "torch is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("something else"), False),
+    ],
+    ids=["host", "cuda", "cpu", "other"],
+)
+def test_out_of_memory_is_told_apart_also_while_compiling(error, expected):
+    assert torch_private.is_out_of_memory(error) is expected
+
+    def broken(graph_module, inputs):
+        raise error
+
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - torch wraps some and not others
+        torch.compile(lambda x: x + 1, backend=broken)(torch.ones(2))
+    assert torch_private.is_out_of_memory(caught.value) is expected
+    if expected:
+        assert torch_private.compile_failure(caught.value) is None
+
+
 def test_recorded_calls_sees_the_op():
     with torch_private.recorded_calls(torch.ops.aten.mul.Tensor) as calls:
         torch.ones(2) * torch.ones(2)
