@@ -40,8 +40,8 @@ def selective_scan(
         delta_softplus: apply softplus to the (biased) delta.
         initial_state: (batch, dim, N), the state before the first step; zero by default.
         return_last_state: also return the state after the last step, (batch, dim, N) in the dtype of the sums.
-        impl: "reference" runs step by step in plain torch; "chunked" is linear-time and vectorised. By default the
-            best for the device.
+        impl: "reference" runs step by step in plain torch; "chunked", which None stands for, is linear-time and
+            vectorised.
 
     Returns:
         y (batch, length, dim) in u's dtype, or (y, last state).

@@ -81,17 +81,7 @@ def compile_model(
         UserError: an unknown backend or mode, or no working C++ compiler where Inductor needs one.
         torch._dynamo.exc.Unsupported: a model that cannot be captured in one graph.
     """
-    if backend not in BACKENDS:
-        raise UserError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
-    if mode not in MODES:
-        raise UserError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
-    if backend == "eager" and mode != "default":
-        raise UserError(f"mode is {mode!r}, which is Inductor's; leave it out with the backend 'eager'")
-    if backend == "inductor" and example.device.type == "cpu" and torch_private.cpp_compiler() is None:
-        raise UserError(
-            "Inductor needs a C++ compiler on a CPU and none works: install g++ or clang, or name one in the variable "
-            "CXX; the backend 'eager' needs none"
-        )
+    _check_options(backend, mode, example.device)
     torch_private.warn_if_untested()
     report = CompileReport(backend, mode, dynamic)
     generate = torch_private.inductor(mode, dynamic) if backend == "inductor" else None
@@ -108,19 +98,7 @@ def compile_model(
     # Dynamo counts graphs by code object, and remembers by its name which sizes varied: each model gets its own.
     forward.__code__ = forward.__code__.replace(co_name=f"forward_{next(_serial)}")
     run = torch.compile(forward, backend=record, fullgraph=True, dynamic=dynamic)
-
-    seen: set[tuple[object, ...]] = set()
-
-    def compiled_dynamic(x: Tensor) -> Tensor:
-        kind = (x.shape, x.stride(), x.dtype, model.training, torch.is_grad_enabled())
-        if kind in seen:
-            return run(x)
-        with torch_private.fewer_shape_guards():  # this call may trace
-            y = run(x)
-        seen.add(kind)
-        return y
-
-    compiled = compiled_dynamic if dynamic else run
+    compiled = _with_fewer_guards(run, model) if dynamic else run
     start = time.perf_counter()
     try:
         compiled(example)
@@ -130,6 +108,37 @@ def compile_model(
         raise UserError(f"compilation failed: {reason}; the backend 'eager' needs no compiler") from error
     report.seconds = time.perf_counter() - start
     return compiled, report
+
+
+def _check_options(backend: str, mode: str, device: torch.device) -> None:
+    """Raise the UserErrors of `compile_model`."""
+    if backend not in BACKENDS:
+        raise UserError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+    if mode not in MODES:
+        raise UserError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
+    if backend == "eager" and mode != "default":
+        raise UserError(f"mode is {mode!r}, which is Inductor's; leave it out with the backend 'eager'")
+    if backend == "inductor" and device.type == "cpu" and torch_private.cpp_compiler() is None:
+        raise UserError(
+            "Inductor needs a C++ compiler on a CPU and none works: install g++ or clang, or name one in the variable "
+            "CXX; the backend 'eager' needs none"
+        )
+
+
+def _with_fewer_guards(run: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """`run`, tracing under `fewer_shape_guards`; inputs of a kind seen before need no tracing and go straight in."""
+    seen: set[tuple[object, ...]] = set()
+
+    def compiled(x: Tensor) -> Tensor:
+        kind = (x.shape, x.stride(), x.dtype, model.training, torch.is_grad_enabled())
+        if kind in seen:
+            return run(x)
+        with torch_private.fewer_shape_guards():
+            y = run(x)
+        seen.add(kind)
+        return y
+
+    return compiled
 
 
 def training_step(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

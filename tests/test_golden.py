@@ -82,12 +82,15 @@ def load_in_bfloat16(variant: str) -> MambaVision:
 
 
 @torch.no_grad()
-def test_bfloat16_errs_as_rounding_does():
+@pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_bfloat16_errs_as_rounding_does(how):
     """Against the golden float32 figures, bf16 errs at most twice as much as float32 arithmetic on the same rounded
     weights and image with every result rounded once, plus one rounding."""
     variant, size = "T", (1, 256, 192)
     model, x = load_in_bfloat16(variant), golden.image(*size).bfloat16()
-    errors = relative_errors(variant, size, *everything(model, x))
+    torch._dynamo.reset()
+    run = torch.compile(everything, fullgraph=True) if how == "compiled" else everything
+    errors = relative_errors(variant, size, *run(model, x))
     model.float()
     with RoundToBFloat16():
         rounded = everything(model, x.float())

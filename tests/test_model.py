@@ -62,7 +62,7 @@ def test_options():
     model = create_model("TINY", num_classes=7, in_chans=1, drop_path_rate=0.4).eval()
     assert model.config == get_config("tiny", num_classes=7, in_chans=1, drop_path_rate=0.4)
     assert model(images(channels=1)).shape == (2, 7)
-    assert create_model(model.config).config is not None
+    assert create_model(model.config).config == model.config
     with pytest.raises(UserError, match="'drop_path'"):
         create_model("tiny", drop_path=0.4)
 
