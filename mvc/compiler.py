@@ -72,7 +72,9 @@ def compile_model(
         example: an input of the wanted shape, dtype and device.
         backend: "inductor" generates code; "eager" runs the captured graph as it is, without a compiler.
         mode: Inductor's mode, as of `torch.compile`.
-        dynamic: as of `torch.compile`; True for one graph that serves every batch size above 1.
+        dynamic: as of `torch.compile`. True: one graph serves every batch size above 1, and in inference every image
+            size of one pattern of one against several windows per axis; in training the image size is the example's,
+            and Inductor may need a further graph for other batches.
 
     Returns:
         the compiled model, sharing the model's parameters, and the report.
@@ -97,8 +99,11 @@ def compile_model(
 
     # Dynamo counts graphs by code object, and remembers by its name which sizes varied: each model gets its own.
     forward.__code__ = forward.__code__.replace(co_name=f"forward_{next(_serial)}")
+    if dynamic and model.training:
+        # Inductor fails on training graphs of unknown height and width (it compares symbolic strides).
+        example, dynamic = torch_private.with_dynamic_batch(example), None
     run = torch.compile(forward, backend=record, fullgraph=True, dynamic=dynamic)
-    compiled = _with_fewer_guards(run, model) if dynamic else run
+    compiled = _with_fewer_guards(run, model) if report.dynamic else run
     start = time.perf_counter()
     try:
         compiled(example)

@@ -62,6 +62,14 @@ def fewer_shape_guards() -> Iterator[None]:
         yield
 
 
+def with_dynamic_batch(x: torch.Tensor) -> torch.Tensor:
+    """x, marked so that the graph traced for it serves every batch size above 1."""
+    marked = x.detach()
+    if x.shape[0] > 1:  # a batch of 1 always has its own graph
+        torch._dynamo.mark_dynamic(marked, 0)
+    return marked
+
+
 def cpp_compiler() -> str | None:
     """The C++ compiler that Inductor would call, or None where there is none that works."""
     from torch._inductor.cpp_builder import get_cpp_compiler

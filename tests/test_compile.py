@@ -112,8 +112,9 @@ def test_driver_version(answers, monkeypatch):
     assert report._driver() == ("580.65" if answers else None)
 
 
-def test_dynamic_serves_another_batch_with_one_graph(capsys):
-    assert main([*QUICK, "--dynamic", "--json", "-"]) == 0
+@pytest.mark.parametrize("more", [[], ["--train"]], ids=["inference", "training"])
+def test_dynamic_serves_another_batch_with_one_graph(more, capsys):
+    assert main([*QUICK, *more, "--dynamic", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["compile"]["graphs"] == 1
 
 

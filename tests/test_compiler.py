@@ -129,6 +129,16 @@ def test_check_leaves_the_model_as_it_was(model, images):
 
 
 @pytest.mark.slow
+def test_compiled_training_serves_other_batches(model, images):
+    """With one more graph at most: Inductor's reductions ask whether the batch is above 4."""
+    model.train()
+    compiled, report = compile_model(model, images, dynamic=True)
+    for batch in (images[:2], torch.cat([images] * 6)):
+        assert check_against_eager(model, compiled, batch).passed
+    assert report.recompiles <= 1
+
+
+@pytest.mark.slow
 def test_compiled_training_step_matches_eager_gradients(model, images):
     model.train()
     compiled, report = compile_model(model, images)
