@@ -77,7 +77,7 @@ def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, de
 
     print(f"measuring {rounds} rounds ...", file=sys.stderr)
     timings = profiler.interleave(runs, rounds=rounds, device=device)
-    ceiling = max(work / timings[name].median for name, (_, work) in ceilings.items())
+    ceiling = profiler.best_rate(ceilings, timings)
     rows = {}
     for name in models:
         eager, compiled = timings[f"{name} eager"], timings[f"{name} compiled"]

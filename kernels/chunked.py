@@ -97,14 +97,15 @@ def selective_scan_backward(
     states = _states(terms, decay)
     grad_y, grad_z = _grad_gate(grad_y.to(decay.dtype), z, lambda: _ungated(terms, states, D))
     grad_out = grad_y.unflatten(2, terms.u.shape[2:])
-    grad_states = _grad_states(terms, decay, grad_out, _split_channels(grad_last_state, terms))
+    grad_last = _split_channels(grad_last_state.to(decay.dtype), terms.u.shape[2:])
+    grad_states = _grad_states(terms, decay, grad_out, grad_last)
 
     grad_drive = _read_out(terms.B, grad_states)  # of Δu
     grad_B = (grad_states @ (terms.delta * terms.u).unsqueeze(-1)).squeeze(-1)
     grad_C = (states @ grad_out.unsqueeze(-1)).squeeze(-1)
     before = torch.cat((terms.initial.unsqueeze(1), states), dim=1)  # before[:, t] is h_{t-1}; one longer than length
     carried = grad_states.mul_(decay)  # Ā_t g_t: of h_{t-1}
-    grad_initial = carried[:, 0] if u.shape[1] else _split_channels(grad_last_state, terms)
+    grad_initial = carried[:, 0] if u.shape[1] else grad_last
     grad_initial = _join_channels(grad_initial)  # a copy: the next line reuses the memory
     grad_delta_A = carried.mul_(before[:, :-1])
 
@@ -227,7 +228,7 @@ def _terms(
     if initial_state is None:
         initial = u.new_zeros((batch, groups, states, dim // groups), dtype=dtype)
     else:
-        initial = initial_state.to(dtype).unflatten(1, split).transpose(2, 3)
+        initial = _split_channels(initial_state.to(dtype), split)
     return _Terms(
         u.to(dtype).unflatten(2, split),
         raw_delta,
@@ -277,9 +278,9 @@ def _read_out(weights: Tensor, states: Tensor) -> Tensor:
     return (weights.unsqueeze(-2) @ states).squeeze(-2)
 
 
-def _split_channels(state: Tensor, terms: _Terms) -> Tensor:
-    """(batch, dim, N) -> (batch, groups, N, width)."""
-    return state.to(terms.u.dtype).unflatten(1, terms.u.shape[2:]).transpose(2, 3)
+def _split_channels(state: Tensor, split: tuple[int, int]) -> Tensor:
+    """(batch, dim, N) -> (batch, groups, N, width), `split` being (groups, width)."""
+    return state.unflatten(1, split).transpose(2, 3)
 
 
 def _join_channels(state: Tensor) -> Tensor:

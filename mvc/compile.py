@@ -204,7 +204,7 @@ def _measure(model: MambaVision, compiled: Any, x: Tensor, *, rounds: int, seed:
     ceilings = profiler.ceilings(model.config, x.shape, dtype=x.dtype, device=x.device, flops=flops)
     runs = {**models, "scan": profiler.scan_replay(model, x), **{name: run for name, (run, _) in ceilings.items()}}
     timings = profiler.interleave(runs, rounds=rounds, device=x.device, seed=seed)
-    ceiling = max(work / timings[name].median for name, (_, work) in ceilings.items())
+    ceiling = profiler.best_rate(ceilings, timings)
     facts: dict[str, Any] = {
         name: {
             "median_seconds": timing.median,

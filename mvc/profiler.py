@@ -126,6 +126,11 @@ def ceilings(
     return repeated
 
 
+def best_rate(ceilings: Mapping[str, tuple[Run, int]], timings: Mapping[str, Timing]) -> float:
+    """The ceiling: the highest FLOP/s among `ceilings`, by their median times."""
+    return max(work / timings[name].median for name, (_, work) in ceilings.items())
+
+
 def _convolution(
     config: MambaVisionConfig, shape: tuple[int, ...], stage: int, dtype: torch.dtype, device: torch.device
 ) -> Run:
