@@ -2,7 +2,8 @@
 
 Two levels: the steps of a chunk run in order, all chunks at once, each from a zero state; then the carries run from
 chunk to chunk; then every step receives what its chunk started with. Only decays exp(ΔA) are ever multiplied: no
-positive sum is exponentiated, so nothing overflows however fast a state decays.
+positive sum is exponentiated, so nothing overflows however fast a state decays. A reset is a decay of zero; it cannot
+clear a state that is already infinite or NaN.
 
 Internally a tensor of states is (batch, length, groups, N, width) with width = dim / groups: the channels, the longest
 axis, are contiguous, and every broadcast runs along them.
@@ -33,24 +34,32 @@ def selective_scan(
     z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y and the last state of `mvc.kernels.scan.selective_scan`; here B and C are (batch, length, groups, N).
+    """y and the last state of `mvc.kernels.scan.selective_scan`; B and C are (batch, length, groups, N) or (dim, N).
 
     Runs piece by piece along the length, so that the states of a piece stay in the cache.
     """
     states_per_step = u.shape[0] * A.numel()
     steps = max(1, _limit(STATES_PER_PIECE, u.device) // max(1, states_per_step))
+    if reset is not None:
+        reset = reset.unsqueeze(2)
+    order = _order(reverse)
+    pieces = list(zip(*(_pieces(t, steps, u.shape[1]) for t in (u, delta, B, C, z, reset)), strict=True))
     outputs, state = [], initial_state
-    for piece in zip(*(_pieces(t, steps, u.shape[1]) for t in (u, delta, B, C, z)), strict=True):
-        y, state = _scan_piece(*piece, A, D, delta_bias, state, delta_softplus)
+    for piece in pieces[order]:
+        y, state = _scan_piece(*piece, A, D, delta_bias, state, delta_softplus, reverse)
         outputs.append(y)
-    return torch.cat(outputs, dim=1).contiguous(), state
+    return torch.cat(outputs[order], dim=1).contiguous(), state
 
 
 def _pieces(tensor: Tensor | None, steps: int, length: int) -> tuple[Tensor | None, ...]:
-    """(batch, length, ...) in pieces of so many steps; one piece where there are none."""
-    return (None,) * max(1, math.ceil(length / steps)) if tensor is None else tensor.split(steps, dim=1)
+    """(batch, length, ...) in pieces of so many steps, one where there are none; what has no length, once for each."""
+    if tensor is None or tensor.dim() == 2:
+        return (tensor,) * max(1, math.ceil(length / steps))
+    return tensor.split(steps, dim=1)
 
 
 def _scan_piece(
@@ -59,18 +68,20 @@ def _scan_piece(
     B: Tensor,
     C: Tensor,
     z: Tensor | None,
+    reset: Tensor | None,
     A: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, delta_softplus)
-    states = _states(terms, _decay(terms))
+    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, reset, delta_softplus)
+    states = _states(terms, _decay(terms), reverse)
     y = _ungated(terms, states, D)
     if z is not None:
         y = y * F.silu(z.to(y.dtype))
-    return y.to(u.dtype), _join_channels(states[:, -1] if u.shape[1] else terms.initial)
+    return y.to(u.dtype), _join_channels(states[:, 0 if reverse else -1] if u.shape[1] else terms.initial)
 
 
 def selective_scan_backward(
@@ -85,29 +96,33 @@ def selective_scan_backward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    reset: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state, in their dtypes; None for an absent input.
 
     The states are computed again rather than kept. Their gradient g_t = C_t ∂y_t + Ā_{t+1} g_{t+1} is the same
-    recurrence run from the end.
+    recurrence run from the other end.
     """
-    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, delta_softplus)
+    if reset is not None:
+        reset = reset.unsqueeze(2)
+    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, reset, delta_softplus)
     decay = _decay(terms)
-    states = _states(terms, decay)
+    states = _states(terms, decay, reverse)
     grad_y, grad_z = _grad_gate(grad_y.to(decay.dtype), z, lambda: _ungated(terms, states, D))
     grad_out = grad_y.unflatten(2, terms.u.shape[2:])
     grad_last = _split_channels(grad_last_state.to(decay.dtype), terms.u.shape[2:])
-    grad_states = _grad_states(terms, decay, grad_out, grad_last)
+    grad_states = _grad_states(terms, decay, grad_out, grad_last, reverse)
 
     grad_drive = _read_out(terms.B, grad_states)  # of Δu
-    grad_B = (grad_states @ (terms.delta * terms.u).unsqueeze(-1)).squeeze(-1)
-    grad_C = (states @ grad_out.unsqueeze(-1)).squeeze(-1)
-    before = torch.cat((terms.initial.unsqueeze(1), states), dim=1)  # before[:, t] is h_{t-1}; one longer than length
+    grad_B = _grad_weights(grad_states, terms.delta * terms.u, B)
+    grad_C = _grad_weights(states, grad_out, C)
+    before = _shifted(states, terms.initial, reverse)  # h_{t-1}
     carried = grad_states.mul_(decay)  # Ā_t g_t: of h_{t-1}
-    grad_initial = carried[:, 0] if u.shape[1] else grad_last
+    grad_initial = carried[:, -1 if reverse else 0] if u.shape[1] else grad_last
     grad_initial = _join_channels(grad_initial)  # a copy: the next line reuses the memory
-    grad_delta_A = carried.mul_(before[:, :-1])
+    grad_delta_A = carried.mul_(before)
 
     grad_u = grad_drive * terms.delta
     grad_delta = grad_drive * terms.u + (grad_delta_A * terms.A).sum(-2)
@@ -202,9 +217,10 @@ class _Terms(NamedTuple):
     raw_delta: Tensor  # (batch, length, dim), before softplus
     delta: Tensor  # (batch, length, groups, width)
     A: Tensor  # (groups, N, width)
-    B: Tensor  # (batch, length, groups, N)
-    C: Tensor  # (batch, length, groups, N)
+    B: Tensor  # (batch, length, groups, N, 1), or (groups, N, width) where it is constant
+    C: Tensor  # like B
     initial: Tensor  # (batch, groups, N, width)
+    reset: Tensor | None  # (batch, length, 1, 1, 1)
 
 
 def _terms(
@@ -215,47 +231,63 @@ def _terms(
     C: Tensor,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    reset: Tensor | None,
     delta_softplus: bool,
 ) -> _Terms:
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     batch, _, dim = u.shape
-    groups, states = B.shape[2:]
+    groups = next((t.shape[2] for t in (B, C) if t.dim() == 4), 1)
     split = (groups, dim // groups)
     raw_delta = delta.to(dtype)
     if delta_bias is not None:
         raw_delta = raw_delta + delta_bias.to(dtype)
     delta = F.softplus(raw_delta) if delta_softplus else raw_delta
     if initial_state is None:
-        initial = u.new_zeros((batch, groups, states, dim // groups), dtype=dtype)
+        initial = u.new_zeros((batch, groups, A.shape[1], dim // groups), dtype=dtype)
     else:
         initial = _split_channels(initial_state.to(dtype), split)
     return _Terms(
         u.to(dtype).unflatten(2, split),
         raw_delta,
         delta.unflatten(2, split),
-        A.to(dtype).unflatten(0, split).transpose(1, 2),
-        B.to(dtype),
-        C.to(dtype),
+        _per_group(A.to(dtype), split),
+        *(_per_group(t.to(dtype), split) if t.dim() == 2 else t.to(dtype).unsqueeze(-1) for t in (B, C)),
         initial,
+        None if reset is None else reset[..., None, None],
     )
 
 
 def _decay(terms: _Terms) -> Tensor:
-    """Ā = exp(ΔA): (batch, length, groups, N, width)."""
-    return (terms.delta.unsqueeze(-2) * terms.A).exp_()
+    """Ā = exp(ΔA), zero at a reset: (batch, length, groups, N, width)."""
+    decay = (terms.delta.unsqueeze(-2) * terms.A).exp_()
+    return decay if terms.reset is None else decay.masked_fill_(terms.reset, 0.0)
 
 
-def _states(terms: _Terms, decay: Tensor) -> Tensor:
+def _states(terms: _Terms, decay: Tensor, reverse: bool) -> Tensor:
     """h: (batch, length, groups, N, width)."""
-    drive = (terms.delta * terms.u).unsqueeze(-2) * terms.B.unsqueeze(-1)
-    return linear_recurrence(decay, drive, terms.initial)
+    drive = (terms.delta * terms.u).unsqueeze(-2) * terms.B
+    return linear_recurrence(decay, drive, terms.initial, reverse=reverse)
 
 
-def _grad_states(terms: _Terms, decay: Tensor, grad_out: Tensor, grad_last: Tensor) -> Tensor:
+def _grad_states(terms: _Terms, decay: Tensor, grad_out: Tensor, grad_last: Tensor, reverse: bool) -> Tensor:
     """g: (batch, length, groups, N, width), from ∂y (batch, length, groups, width) and the last state's gradient."""
-    decay_after = torch.cat((decay[:, 1:], torch.ones_like(decay[:, :1])), dim=1)
-    drive = terms.C.unsqueeze(-1) * grad_out.unsqueeze(-2)
-    return linear_recurrence(decay_after, drive, grad_last, reverse=True)
+    decay_after = _shifted(decay, torch.ones_like(grad_last), not reverse)
+    drive = terms.C * grad_out.unsqueeze(-2)
+    return linear_recurrence(decay_after, drive, grad_last, reverse=not reverse)
+
+
+def _shifted(values: Tensor, first: Tensor, reverse: bool) -> Tensor:
+    """At each step the value (batch, length, ...) of the step that is run before it; `first` where there is none."""
+    if reverse:
+        return torch.cat((values[:, 1:], first.unsqueeze(1)), dim=1)[:, : values.shape[1]]
+    return torch.cat((first.unsqueeze(1), values[:, :-1]), dim=1)[:, : values.shape[1]]
+
+
+def _grad_weights(states: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of B or C, `weights`, from a tensor of states and one of channels (batch, length, groups, width)."""
+    if weights.dim() == 2:
+        return _join_channels((states * inputs.unsqueeze(-2)).sum((0, 1)).unsqueeze(0)).squeeze(0)
+    return (states @ inputs.unsqueeze(-1)).squeeze(-1)
 
 
 def _grad_gate(grad_y: Tensor, z: Tensor | None, ungated) -> tuple[Tensor, Tensor | None]:
@@ -274,8 +306,13 @@ def _ungated(terms: _Terms, states: Tensor, D: Tensor | None) -> Tensor:
 
 
 def _read_out(weights: Tensor, states: Tensor) -> Tensor:
-    """Sum over the N states: (..., N) and (..., N, width) -> (..., width)."""
-    return (weights.unsqueeze(-2) @ states).squeeze(-2)
+    """Sum over the N states: (..., N, 1) or (groups, N, width), and (..., N, width) -> (..., width)."""
+    return (weights * states).sum(-2) if weights.dim() == 3 else (weights.mT @ states).squeeze(-2)
+
+
+def _per_group(weights: Tensor, split: tuple[int, int]) -> Tensor:
+    """(dim, N) -> (groups, N, width), `split` being (groups, width)."""
+    return weights.unflatten(0, split).transpose(1, 2)
 
 
 def _split_channels(state: Tensor, split: tuple[int, int]) -> Tensor:

@@ -23,7 +23,9 @@ def selective_scan(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
     delta_softplus: bool = False,
+    reverse: bool = False,
     discretization: Literal["simplified", "zoh"] = "simplified",
 ) -> tuple[Tensor, Tensor]:
     """h_t = Ā_t h_{t-1} + B̄_t u_t and y_t = C_t·h_t + D u_t, then y_t SiLU(z_t) (Mamba, arXiv 2312.00752, eq. 2).
@@ -33,14 +35,16 @@ def selective_scan(
 
     Args:
         u, delta, z: (batch, length, dim). A: (dim, N). D, delta_bias: (dim,). initial_state: (batch, dim, N).
-        B, C: (batch, length, groups, N) or (batch, length, N); each group serves dim / groups neighbouring channels.
+        B, C: (batch, length, groups, N), each group serving dim / groups neighbouring channels, or constant (dim, N).
+        reset: (batch, length), true where the state is set to zero before the step.
+        reverse: run from the last step to the first.
 
     Returns:
         y (batch, length, dim) in u's dtype, and the last state (batch, dim, N) in the dtype of the sums.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     batch, length, dim = u.shape
-    B, C = (_per_channel(t.to(dtype), dim) for t in (B, C))
+    B, C = (_per_channel(t.to(dtype), u) for t in (B, C))
     delta, inputs, A = delta.to(dtype), u.to(dtype), A.to(dtype)
     if delta_bias is not None:
         delta = delta + delta_bias.to(dtype)
@@ -49,12 +53,16 @@ def selective_scan(
 
     state = u.new_zeros((batch, dim, A.shape[1]), dtype=dtype) if initial_state is None else initial_state.to(dtype)
     outputs = []
-    for t in range(length):
+    for t in reversed(range(length)) if reverse else range(length):
         step = delta[:, t, :, None]
         delta_A = step * A
+        if reset is not None:
+            state = torch.where(reset[:, t, None, None], 0.0, state)
         B_bar = (step if discretization == "simplified" else _zero_order_hold(delta_A, A)) * B[:, t]
         state = torch.exp(delta_A) * state + B_bar * inputs[:, t, :, None]
         outputs.append((state * C[:, t]).sum(-1))
+    if reverse:
+        outputs.reverse()
     y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(inputs)
     if D is not None:
         y = y + D.to(dtype) * inputs
@@ -84,11 +92,11 @@ def lti_convolution(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -
     return y.transpose(1, 2)
 
 
-def _per_channel(grouped: Tensor, dim: int) -> Tensor:
-    """(batch, length, [groups,] N) -> (batch, length, dim, N)."""
-    if grouped.dim() == 3:
-        grouped = grouped.unsqueeze(2)
-    return grouped.repeat_interleave(dim // grouped.shape[2], dim=2)
+def _per_channel(weights: Tensor, u: Tensor) -> Tensor:
+    """(batch, length, groups, N) or (dim, N) -> (batch, length, dim, N)."""
+    if weights.dim() == 2:
+        return weights.expand(*u.shape[:2], *weights.shape)
+    return weights.repeat_interleave(u.shape[2] // weights.shape[2], dim=2)
 
 
 def _zero_order_hold(delta_A: Tensor, A: Tensor) -> Tensor:

@@ -6,10 +6,17 @@ from typing import Literal
 
 import torch
 from mvc.kernels import ops, reference
+from mvc.kernels.checks import check_inputs
+from mvc.kernels.rules import selective_scan as call_op
 from torch import Tensor
 
-IMPLEMENTATIONS = ("reference", "chunked")
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+IMPLEMENTATIONS = ("reference", "chunked", "cpp", "triton")
+OPS = {
+    None: "selective_scan",
+    "chunked": "selective_scan_chunked",
+    "cpp": "selective_scan_cpu",
+    "triton": "selective_scan_triton",
+}
 
 
 def selective_scan(
@@ -25,7 +32,9 @@ def selective_scan(
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
-    impl: Literal["reference", "chunked"] | None = None,
+    reverse: bool = False,
+    reset: Tensor | None = None,
+    impl: Literal["reference", "chunked", "cpp", "triton"] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba's selective scan (arXiv 2312.00752, algorithm 2) over (batch, length, dim) tensors of any strides.
 
@@ -33,77 +42,95 @@ def selective_scan(
     y_t = C_t·h_t + D u_t, then y_t SiLU(z_t). States and sums are float32, or float64 for a float64 u.
 
     Args:
-        u, delta, z: (batch, length, dim), floating point.
-        A: (dim, N), real; negative for a state that decays.
-        B, C: (batch, length, N), or (batch, length, groups, N) where each group serves dim / groups channels.
-        D, delta_bias: (dim,).
+        u, delta, z: (batch, length, dim), float32, float16 or bfloat16. A (batch, dim, length) tensor passed transposed
+            is not copied.
+        A: (dim, N), float32 and real, N from 1 to 256; negative for a state that decays.
+        B, C: (batch, length, N), or (batch, length, groups, N) where each group serves dim / groups channels, or
+            constant (dim, N); dtypes as u's.
+        D, delta_bias: (dim,); dtypes as u's.
         delta_softplus: apply softplus to the (biased) delta.
-        initial_state: (batch, dim, N), the state before the first step; zero by default.
+        initial_state: (batch, dim, N), float32, the state before the first step; zero by default.
         return_last_state: also return the state after the last step, (batch, dim, N) in the dtype of the sums.
-        impl: "reference" runs step by step in plain torch; "chunked", which None stands for, is linear-time and
-            vectorised.
+        reverse: run from the last step to the first; the last state is then the one after step 0.
+        reset: (batch, length), bool; the state is set to zero before each true step, in the order in which they run,
+            so that packed sequences do not see each other (`reset_from_cu_seqlens`).
+        impl: None takes the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
+            time, both in plain torch on any device, and take float64 throughout too; "cpp" runs on a CPU, built on
+            first use; "triton" on a GPU.
 
     Returns:
-        y (batch, length, dim) in u's dtype, or (y, last state).
+        y (batch, length, dim) in u's dtype, or (y, last state). Under autocast u, delta, B, C and z take its dtype.
 
     Raises:
         TypeError: a tensor argument of a dtype that cannot be used.
-        ValueError: a shape or device that does not fit, or an unknown `impl`.
+        ValueError: a shape, device or N that does not fit, an unknown `impl`, or one that cannot run here.
     """
-    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    if impl not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"impl is {impl!r}; it must be None or one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
+    _check_types(*tensors)
+    check_inputs(*tensors)
+    _check_impl(impl, u)
     B, C = (t.unsqueeze(2) if t.dim() == 3 else t for t in (B, C))
-    inputs = (u, delta, A, B, C)
-    options = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
     if impl == "reference":
-        y, last_state = reference.selective_scan(*inputs, **options, delta_softplus=delta_softplus)
+        options = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
+        flags = {"delta_softplus": delta_softplus, "reverse": reverse}
+        y, last_state = reference.selective_scan(u, delta, A, B, C, **options, **flags)
     else:
-        y, last_state = ops.selective_scan(*inputs, *options.values(), delta_softplus)
+        inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse)
+        y, last_state = call_op(OPS[impl], *inputs)
     return (y, last_state) if return_last_state else y
 
 
-def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
-    """Raise what `selective_scan` documents."""
+def reset_from_cu_seqlens(cu_seqlens: Tensor, length: int, *, reverse: bool = False) -> Tensor:
+    """`reset` for sequences packed one after the other into a batch of one.
+
+    Args:
+        cu_seqlens: (sequences + 1,), integer: where each sequence starts, and the end of the last, which is `length`.
+        length: steps in all.
+        reverse: whether the scan runs from the last step to the first.
+
+    Returns:
+        (1, length), bool, true at the step of each sequence that runs first.
+
+    Raises:
+        TypeError: `cu_seqlens` is not an integer tensor. ValueError: it has not one axis.
+    """
+    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        seen = cu_seqlens.dtype if isinstance(cu_seqlens, Tensor) else type(cu_seqlens).__name__
+        raise TypeError(f"cu_seqlens must be an int32 or int64 tensor, got {seen}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
+        raise ValueError(f"cu_seqlens must be (sequences + 1,), got shape {tuple(cu_seqlens.shape)}")
+    # One place more than steps: an empty sequence may start after the last step, or end before the first.
+    steps = cu_seqlens.new_zeros((1, length + 1), dtype=torch.bool)
+    if reverse:
+        return steps.index_fill(1, cu_seqlens[1:].long(), True)[:, 1:]
+    return steps.index_fill(1, cu_seqlens[:-1].long(), True)[:, :length]
+
+
+def _check_types(u, delta, A, B, C, D, z, delta_bias, initial_state, reset) -> None:
     required = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
-    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
-    present = {**required, **{name: t for name, t in optional.items() if t is not None}}
-    for name, tensor in present.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    if u.dim() != 3:
-        raise ValueError(f"u must be (batch, length, dim), got shape {tuple(u.shape)}")
-    if A.dim() != 2:
-        raise ValueError(f"A must be (dim, N), got shape {tuple(A.shape)}")
-    batch, length, dim = u.shape
-    states = A.shape[1]
-    sequence = (batch, length, dim)
-    shapes = {"delta": sequence, "A": (dim, states), "D": (dim,), "z": sequence, "delta_bias": (dim,)}
-    shapes["initial_state"] = (batch, dim, states)
-    for name, shape in shapes.items():
-        if name in present and present[name].shape != shape:
-            seen = tuple(present[name].shape)
-            raise ValueError(f"{name} must have shape {shape} beside u {tuple(u.shape)}, got {seen}")
-    for name in ("B", "C"):
-        _check_grouped(name, present[name], u, states)
-    if B.shape[2:-1] != C.shape[2:-1]:
-        raise ValueError(f"B and C must have the same groups, got shapes {tuple(B.shape)} and {tuple(C.shape)}")
-    for name, tensor in present.items():
-        if tensor.dtype not in DTYPES:
-            hint = "; complex states are not supported: use the real form" if tensor.dtype.is_complex else ""
-            raise TypeError(f"{name} must be one of {', '.join(map(str, DTYPES))}, got {tensor.dtype}{hint}")
-        if tensor.device != u.device:
-            raise ValueError(f"{name} must be on u's device {u.device}, got {tensor.device}")
+    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
+    for name, value in {**required, **{name: t for name, t in optional.items() if t is not None}}.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
-def _check_grouped(name: str, tensor: Tensor, u: Tensor, states: int) -> None:
-    batch, length, dim = u.shape
-    fits = tensor.dim() in (3, 4) and tensor.shape[:2] == (batch, length) and tensor.shape[-1] == states
-    groups = tensor.shape[2] if fits and tensor.dim() == 4 else 1
-    if not fits:
-        raise ValueError(
-            f"{name} must be (batch, length, N) or (batch, length, groups, N) with batch {batch}, length {length} and "
-            f"N {states}, got shape {tuple(tensor.shape)}"
-        )
-    if groups == 0 or dim % groups:
-        raise ValueError(f"{name} has {groups} groups; their number must divide u's dim {dim}")
+def _check_impl(impl: str | None, u: Tensor) -> None:
+    if impl is not None and impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl is {impl!r}; it must be None or one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+    if impl in ("cpp", "triton"):
+        if u.dtype == torch.float64:
+            raise TypeError(f"u is torch.float64, which impl={impl!r} does not take; use 'chunked' or 'reference'")
+        if not _loaded(impl):
+            raise ValueError(f"impl={impl!r} is not available here; leave it out, or use 'chunked'")
+    if impl == "cpp" and u.device.type not in ("cpu", "meta"):
+        raise ValueError(f"impl='cpp' runs on a CPU, u is on {u.device}; leave impl out for the best for a device")
+
+
+@torch.compiler.assume_constant_result
+def _loaded(impl: str) -> bool:
+    """Whether the implementation's op is there; builds or imports it when first asked."""
+    if impl == "triton":
+        return ops.triton_available()
+    from mvc.kernels import cpu_scan
+
+    return cpu_scan.available()

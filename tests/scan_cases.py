@@ -11,9 +11,10 @@ from mvc.kernels.scan import selective_scan
 from torch import Tensor
 
 REQUIRED = ("u", "delta", "A", "B", "C")
-OPTIONAL = ("D", "z", "delta_bias", "initial_state")
+OPTIONAL = ("D", "z", "delta_bias", "initial_state", "reset")
 TENSORS = REQUIRED + OPTIONAL
-ALL_OPTIONS = (*OPTIONAL, "softplus")
+DIFFERENTIABLE = TENSORS[:-1]
+ALL_OPTIONS = (*OPTIONAL, "softplus")  # and "reverse", "constant_B", "constant_C"
 
 Inputs = dict[str, "Tensor | bool"]
 reference = partial(selective_scan, impl="reference", return_last_state=True)
@@ -32,9 +33,15 @@ class Case(NamedTuple):
         sizes = f"B{self.batch}-L{self.length}-D{self.dim}-N{self.states}-G{self.groups}"
         return sizes if self.options == ALL_OPTIONS else f"{sizes}-{'+'.join(self.options) or 'plain'}"
 
+    def plus(self, *options: str) -> Case:
+        return self._replace(options=(*self.options, *options))
+
 
 def make_inputs(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> Inputs:
-    """The scan's tensors and `delta_softplus`; in float64 they hold float32 numbers, which a float32 run can take."""
+    """The scan's tensors and flags; in float64 they hold float32 numbers, which a float32 run can take.
+
+    A and initial_state are never below float32, whatever `dtype` is.
+    """
     generator = torch.Generator().manual_seed(seed)
     batch, length, dim, states, groups, options = case
     softplus = "softplus" in options
@@ -42,8 +49,8 @@ def make_inputs(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -
         "u": (batch, length, dim),
         "delta": (batch, length, dim),
         "A": (dim, states),
-        "B": (batch, length, groups, states),
-        "C": (batch, length, groups, states),
+        "B": (dim, states) if "constant_B" in options else (batch, length, groups, states),
+        "C": (dim, states) if "constant_C" in options else (batch, length, groups, states),
         "D": (dim,),
         "z": (batch, length, dim),
         "delta_bias": (dim,),
@@ -55,8 +62,12 @@ def make_inputs(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -
         tensors["delta"][:1, :1, :1] = 24.0  # softplus is linear above 20
     else:
         tensors["delta"], tensors["delta_bias"] = tensors["delta"].abs() / 4, tensors["delta_bias"].abs() / 4
-    kept = {name: tensor.to(dtype) for name, tensor in tensors.items() if name in REQUIRED or name in options}
-    return kept | {"delta_softplus": softplus}
+    wide = torch.promote_types(dtype, torch.float32)
+    dtypes = {"A": wide, "initial_state": wide}
+    tensors = {name: tensor.to(dtypes.get(name, dtype)) for name, tensor in tensors.items()}
+    tensors["reset"] = torch.rand((batch, length), generator=generator) < 0.25
+    kept = {name: tensor for name, tensor in tensors.items() if name in REQUIRED or name in options}
+    return kept | {"delta_softplus": softplus, "reverse": "reverse" in options}
 
 
 def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
@@ -64,17 +75,19 @@ def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
-    return inputs | {name: function(tensor) for name, tensor in tensors_of(inputs).items()}
+    """The function of every tensor but reset."""
+    return inputs | {name: function(t) for name, t in tensors_of(inputs).items() if name in DIFFERENTIABLE}
 
 
 def op_arguments(inputs: Inputs) -> tuple[Tensor | bool | None, ...]:
     """The positional arguments of `torch.ops.mvc.selective_scan`."""
-    return (*(inputs.get(name) for name in TENSORS), inputs["delta_softplus"])
+    return (*(inputs.get(name) for name in TENSORS), inputs["delta_softplus"], inputs["reverse"])
 
 
 def run(scan: Callable, inputs: Inputs, *, backward: bool = True) -> dict[str, Tensor]:
     """y, the last state and the gradient of each tensor through both, for fixed random gradients of the outputs."""
-    leaves = {name: tensor.detach().requires_grad_(backward) for name, tensor in tensors_of(inputs).items()}
+    leaves = {name: tensor.detach() for name, tensor in tensors_of(inputs).items() if name in DIFFERENTIABLE}
+    leaves = {name: tensor.requires_grad_(backward) for name, tensor in leaves.items()}
     y, last_state = scan(**(inputs | leaves))
     results = {"y": y.detach(), "last state": last_state.detach()}
     if backward:

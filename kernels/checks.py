@@ -1,0 +1,84 @@
+"""What the scan's arguments must be, and the sentences that say so."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SEQUENCE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+STATE_DTYPES = (torch.float32,)
+MAX_STATES = 256
+
+
+def check_inputs(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+) -> None:
+    """Raise TypeError for a dtype and ValueError for a shape or device that the scan cannot use."""
+    present = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z}
+    present |= {"delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
+    present = {name: tensor for name, tensor in present.items() if tensor is not None}
+    _check_shapes(present)
+    for name, tensor in present.items():
+        _check_dtype(name, tensor.dtype, u.dtype)
+        if tensor.device != u.device:
+            raise ValueError(f"{name} must be on u's device {u.device}, got {tensor.device}")
+
+
+def _check_shapes(present: dict[str, Tensor]) -> None:
+    u, A = present["u"], present["A"]
+    if u.dim() != 3:
+        raise ValueError(f"u must be (batch, length, dim), got shape {tuple(u.shape)}")
+    if A.dim() != 2:
+        raise ValueError(f"A must be (dim, N), got shape {tuple(A.shape)}")
+    batch, length, dim = u.shape
+    states = A.shape[1]
+    sequence = (batch, length, dim)
+    shapes = {"delta": sequence, "A": (dim, states), "D": (dim,), "z": sequence, "delta_bias": (dim,)}
+    shapes |= {"initial_state": (batch, dim, states), "reset": (batch, length)}
+    for name, shape in shapes.items():
+        if name in present and present[name].shape != shape:
+            seen = tuple(present[name].shape)
+            raise ValueError(f"{name} must have shape {shape} beside u {tuple(u.shape)}, got {seen}")
+    if not 1 <= states <= MAX_STATES:
+        raise ValueError(f"A has {states} states (its second axis); N must be from 1 to {MAX_STATES}")
+    B, C = (_check_weights(name, present[name], u, states) for name in ("B", "C"))
+    if B is not None and C is not None and B != C:
+        raise ValueError(f"B and C must have the same number of groups, got {B} and {C}")
+
+
+def _check_weights(name: str, weights: Tensor, u: Tensor, states: int) -> int | None:
+    """The groups of B or C; None where it is constant."""
+    batch, length, dim = u.shape
+    if weights.shape == (dim, states):
+        return None
+    if weights.dim() not in (3, 4) or weights.shape[:2] != (batch, length) or weights.shape[-1] != states:
+        raise ValueError(
+            f"{name} must be (batch, length, N), (batch, length, groups, N) or constant (dim, N) with batch {batch}, "
+            f"length {length}, dim {dim} and N {states}, got shape {tuple(weights.shape)}"
+        )
+    groups = weights.shape[2] if weights.dim() == 4 else 1
+    if groups == 0 or dim % groups:
+        raise ValueError(f"{name} has {groups} groups; their number must divide u's dim {dim}")
+    return groups
+
+
+def _check_dtype(name: str, dtype: torch.dtype, of_u: torch.dtype) -> None:
+    if name == "reset":
+        allowed = (torch.bool,)
+    else:
+        allowed = STATE_DTYPES if name in ("A", "initial_state") else SEQUENCE_DTYPES
+        if name == "u" or of_u == torch.float64:
+            allowed += (torch.float64,)
+    if dtype not in allowed:
+        beside = "" if name in ("u", "reset") else f" beside a {of_u} u"
+        hint = "; complex states are not supported: use the real form" if dtype.is_complex else ""
+        raise TypeError(f"{name} must be {' or '.join(map(str, allowed))}{beside}, got {dtype}{hint}")
