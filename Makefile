@@ -3,6 +3,7 @@
 # make test-cpu-torch  the quick tests on the oldest torch supported, a CPU build without triton
 # make lint            ruff's checks and formatting
 # make bench           measure against other models; ARGS as above
+# make bench-scan      measure the selective scan against other scans
 # Each makes the virtual environment that it needs.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ TORCH_CPU_INDEX ?=
 PIP_INSTALL = PIP_CONSTRAINT=constraints.txt $(@D)/bin/python -m pip install
 PINS = pyproject.toml constraints.txt Makefile
 
-.PHONY: compile test test-cpu-torch lint bench
+.PHONY: compile test test-cpu-torch lint bench bench-scan
 
 compile: .venv/installed
 	.venv/bin/python -m mvc.compile --variant S $(ARGS)
@@ -33,8 +34,11 @@ lint: .venv/installed-ruff
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
-bench: .venv/installed-test
+bench: .venv/installed-bench
 	.venv/bin/python bench/model.py $(ARGS)
+
+bench-scan: .venv/installed-bench
+	.venv/bin/python bench/scan.py $(ARGS)
 
 .venv/installed: $(PINS) | .venv/bin/python
 	$(PIP_INSTALL) $(TORCH) --editable '.[image]'
@@ -42,6 +46,10 @@ bench: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(PIP_INSTALL) $(TORCH) --editable '.[test]'
+	touch $@
+
+.venv/installed-bench: .venv/installed-test
+	$(PIP_INSTALL) $(TORCH) --editable '.[bench]'
 	touch $@
 
 .venv/installed-ruff: $(PINS) | .venv/bin/python

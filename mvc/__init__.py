@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from mvc.compiler import compile_model as compile_model
     from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
     from mvc.functional import Features as Features
-    from mvc.kernels.scan import selective_scan as selective_scan
+    from mvc.kernels.scan import (
+        reset_from_cu_seqlens as reset_from_cu_seqlens,
+        selective_scan as selective_scan,
+    )
     from mvc.model import MambaVision as MambaVision, create_model as create_model
     from mvc.weights import load_weights as load_weights
 
@@ -25,6 +28,7 @@ _PUBLIC = {
     "MambaVision": "mvc.model",
     "compile_model": "mvc.compiler",
     "selective_scan": "mvc.kernels.scan",
+    "reset_from_cu_seqlens": "mvc.kernels.scan",
     "get_config": "mvc.config",
     "MambaVisionConfig": "mvc.config",
     "VARIANTS": "mvc.config",

@@ -1,0 +1,215 @@
+"""Measure the selective scan against other scans, the vector exponential, its own length and its threads.
+
+What is compared runs interleaved on the same data. Refused while tests/test_cpu_scan.py fails.
+
+  python bench/scan.py
+  python bench/scan.py --rounds 15 --json scan.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mvc.kernels.scan import selective_scan
+from peers import installed
+from tabulate import tabulate
+from torch import Tensor
+
+from mvc import profiler, report
+from mvc.compile import positive
+
+ROOT = Path(__file__).parents[1]
+TENSORS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+Runs = dict[str, Callable[[], object]]
+
+
+class Shape(NamedTuple):
+    batch: int
+    length: int
+    dim: int
+    states: int = 8
+
+    def __str__(self) -> str:
+        return f"({self.batch}, {self.dim}, {self.length}) N {self.states}"
+
+
+WINDOWS, SEQUENCE = Shape(16, 196, 160), Shape(1, 2048, 1536)  # MambaVision-T's stage 3; a language model's
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="interleaved rounds")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
+    args = parser.parse_args()
+    tests = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/test_cpu_scan.py"]
+    if subprocess.run(tests, cwd=ROOT).returncode:
+        print("error: tests/test_cpu_scan.py fails, so nothing is measured", file=sys.stderr)
+        return 1
+    environment = report.environment(torch.device("cpu"), profiler.load_average()) | {"commit": commit()}
+    print(report.environment_line(environment), environment["date"], environment["commit"], "\n")
+    rows = []
+    for row in measure(args.rounds):
+        rows.append({**row, **environment, "threads": row["threads"]})
+        print(f"measured {row['name']}", file=sys.stderr)
+    print(table(rows))
+    if args.json:
+        report.write_json({"rows": rows, "rounds": args.rounds}, args.json)
+    return 0
+
+
+def commit() -> str:
+    """The checkout's commit, with a + where files differ from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, text=True
+    )
+    return described.stdout.strip() or "unknown"
+
+
+def measure(rounds: int) -> Iterator[dict[str, Any]]:
+    yield memory(Shape(1, 8192, 1536, 16))
+    for shape in (WINDOWS, SEQUENCE):
+        yield from inference(shape, rounds)
+    for shape in (WINDOWS, SEQUENCE):
+        yield from training(shape, rounds)
+    yield exponentials(Shape(1, 2048, 1536, 16), rounds)
+    yield linearity(256, rounds)
+    for dim in (64, 16):
+        yield threads(Shape(1, 8192, dim), rounds)
+
+
+def inputs(shape: Shape) -> dict[str, Tensor]:
+    """Tensors of the published initialisation's sizes, (batch, length, dim)."""
+    generator = torch.Generator().manual_seed(0)
+    batch, length, dim, states = shape
+    u, delta = torch.randn(2, batch, length, dim, generator=generator)
+    B, C = torch.randn(2, batch, length, states, generator=generator)
+    A = -torch.arange(1.0, states + 1).repeat(dim, 1)
+    D, bias = torch.ones(dim), torch.full((dim,), -4.6)  # steps of about 0.01
+    return dict(zip(TENSORS, (u, delta, A, B, C, D, bias), strict=True))
+
+
+def ours(tensors: Mapping[str, Tensor]) -> Tensor:
+    return selective_scan(**tensors, delta_softplus=True)
+
+
+def turned(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The same numbers as the peers want them: (batch, dim, length), contiguous."""
+    return tuple(t.mT.contiguous() if t.dim() == 3 else t for t in tensors.values())
+
+
+def inference(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
+    """The forward against every peer, each in its own layout."""
+    tensors = inputs(shape)
+    given = turned(tensors)
+    runs: Runs = {"ours": lambda: ours(tensors)}
+    for name, scan in installed().items():
+        runs[name] = lambda scan=scan: scan(*given)
+    with torch.no_grad():
+        must_agree(runs)
+        timings = timed(runs, rounds)
+    for name in runs.keys() - {"ours"}:
+        yield row(f"{shape} forward, against {name}", timings["ours"], timings[name])
+
+
+def training(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
+    """Forward and backward against autograd through the peers, and against the forward alone."""
+    tensors = {name: t.requires_grad_() for name, t in inputs(shape).items()}
+    leaves = tuple(t.detach().requires_grad_() for t in turned(tensors))
+    peers = installed()
+    peers.pop("transformers associative_scan", None)  # torch cannot differentiate it in compiled code
+    runs: Runs = {"ours": lambda: torch.autograd.grad(ours(tensors).sum(), tuple(tensors.values()))}
+    for name, scan in peers.items():
+        runs[name] = lambda scan=scan: torch.autograd.grad(scan(*leaves).sum(), leaves)
+    timings = timed({**runs, "forward": lambda: ours(tensors).detach()}, rounds)
+    for name in peers:
+        yield row(f"{shape} forward and backward, against {name}", timings["ours"], timings[name])
+    yield row(f"{shape} forward and backward over forward", timings["forward"], timings["ours"])
+
+
+def linearity(dim: int, rounds: int) -> dict[str, Any]:
+    """Time of 65,536 steps over that of 1,024, divided by 64."""
+    short, long = (inputs(Shape(1, length, dim)) for length in (1024, 65536))
+    with torch.no_grad():
+        timings = timed({"short": lambda: [ours(short) for _ in range(8)], "long": lambda: ours(long)}, rounds)
+    result = row(f"(1, {dim}, L) N 8: L 65,536 over 64 times L 1,024", timings["short"], timings["long"])
+    return result | {"ratio": result["ratio"] / 8}
+
+
+def threads(shape: Shape, rounds: int) -> dict[str, Any]:
+    """One thread over two."""
+    tensors = inputs(shape)
+
+    def run(count: int) -> Callable[[], object]:
+        def with_threads() -> None:
+            torch.set_num_threads(count)
+            for _ in range(4):
+                ours(tensors)
+
+        return with_threads
+
+    before = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            timings = timed({"two": run(2), "one": run(1)}, rounds)
+    finally:
+        torch.set_num_threads(before)
+    return row(f"{shape}: 2 threads against 1", timings["two"], timings["one"]) | {"threads": 2}
+
+
+def memory(shape: Shape) -> dict[str, Any]:
+    """What a forward needs beyond its inputs, over the size of y."""
+    tensors = inputs(shape)
+    with torch.no_grad():
+        ours(inputs(shape._replace(length=64)))  # loads the library, starts its threads
+        before = profiler.peak_memory(lambda: None, torch.device("cpu"))
+        extra = profiler.peak_memory(lambda: ours(tensors), torch.device("cpu")) - before
+    ratio = extra / (tensors["u"].numel() * 4)
+    return {"name": f"{shape}: extra peak memory over y", "ratio": ratio, "threads": torch.get_num_threads()}
+
+
+def timed(runs: Runs, rounds: int) -> dict[str, profiler.Timing]:
+    return profiler.interleave(runs, rounds=rounds, warmup=1, device=torch.device("cpu"))
+
+
+def row(name: str, one: profiler.Timing, other: profiler.Timing) -> dict[str, Any]:
+    """`ratio`: how many times as long the other takes."""
+    figures = {"name": name, "ratio": other.ratio_to(one), "threads": torch.get_num_threads()}
+    for prefix, timing in (("", one), ("other_", other)):
+        figures |= {f"{prefix}p{share}_seconds": timing.percentile(share / 100) for share in (10, 50, 90)}
+    return figures
+
+
+def must_agree(runs: Runs) -> None:
+    """Peers compute (batch, dim, length); all must give what ours gives."""
+    expected = runs["ours"]()
+    for name, run in runs.items():
+        actual = expected if name == "ours" else run().mT
+        error = (actual - expected).abs().max() / expected.abs().max()
+        if not error < 1e-4:
+            raise SystemExit(
+                f"error: {name} differs from ours by {error:.2g} of the largest value: nothing is measured"
+            )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, so that a README can quote it."""
+
+    def span(row: dict[str, Any], prefix: str) -> str:
+        if f"{prefix}p50_seconds" not in row:
+            return ""
+        low, middle, high = (row[f"{prefix}p{share}_seconds"] * 1e3 for share in (10, 50, 90))
+        return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+    cells = [[row["name"], span(row, ""), span(row, "other_"), f"{row['ratio']:.2f}"] for row in rows]
+    headers = ["float32", "ms (10 to 90 %)", "the other's", "ratio"]
+    return tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

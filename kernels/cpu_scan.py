@@ -1,0 +1,141 @@
+"""Builds the C++ scan, once for each machine and torch, and loads it: `mvc::selective_scan_cpu`."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from mvc.kernels.rules import register_rules
+
+OP = "selective_scan_cpu"
+SOURCES = Path(__file__).parent / "csrc"
+# What at::vec needs to give vectors of the processor's width; on others than x86 the compiler's default has it.
+VECTOR_FLAGS = {
+    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"],
+    "AVX2": ["-mavx2", "-mfma", "-mf16c"],
+}
+# Runs in a process of its own, so that torch's build state and PATH here stay as they are.
+BUILD = "import json, sys; from torch.utils.cpp_extension import load; load(**json.loads(sys.argv[1]))"
+
+_loading = threading.Lock()
+
+
+class BuildError(RuntimeError):
+    """The library could not be built; the message says why in one line."""
+
+
+@functools.cache
+def available() -> bool:
+    """Whether `mvc::selective_scan_cpu` can be called; loads it when first asked, warns once where that fails."""
+    try:
+        load()
+    except (BuildError, OSError) as error:
+        why = f"the C++ scan cannot be used ({error}); the chunked scan runs in its place, correct but slower"
+        warnings.warn(why, stacklevel=2)
+        return False
+    return True
+
+
+def load() -> None:
+    """Define `mvc::selective_scan_cpu` and its backward in this process, with all that its Python users need.
+
+    Raises:
+        BuildError: there is no library yet and it cannot be built. OSError: it cannot be loaded.
+    """
+    with _loading:
+        _load_once()
+
+
+@functools.cache
+def _load_once() -> None:
+    if not hasattr(torch.ops.mvc, OP):  # someone may have loaded the file already
+        torch.ops.load_library(library_path())
+    register_rules(OP)
+
+
+def library_path() -> Path:
+    """The shared library's file, built if it is not there yet.
+
+    It lies in $MVC_CACHE_DIR, by default $XDG_CACHE_HOME/mvc or ~/.cache/mvc, and needs torch alone: a process that
+    loads it with `torch.ops.load_library` can call the ops, or run an AOTInductor package that does.
+
+    Raises:
+        BuildError: there is none yet and it cannot be built.
+    """
+    folder = _cache_folder()
+    path = folder / f"selective_scan-{_key()}.so"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # released by the system when its holder dies
+            if not path.exists():
+                _build(path)
+    except OSError as error:
+        raise BuildError(f"the cache {folder} cannot be written: {error}; set MVC_CACHE_DIR") from error
+    return path
+
+
+def _cache_folder() -> Path:
+    if own := os.environ.get("MVC_CACHE_DIR"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvc"
+
+
+def _flags() -> list[str]:
+    capability = torch.backends.cpu.get_cpu_capability()
+    defines = [f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"]
+    return ["-O3", "-fopenmp", "-ffp-contract=off", *defines, *VECTOR_FLAGS.get(capability, [])]
+
+
+def _key() -> str:
+    """What decides whether a library fits: its sources, torch, and the flags with the processor's capability."""
+    digest = hashlib.sha256(json.dumps([_flags(), torch.__version__]).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(path: Path) -> None:
+    """Build in a folder beside `path`, then rename: whoever is killed leaves no half-written library."""
+    import ninja
+
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        raise BuildError(f"there is no C++ compiler {compiler!r}; install g++ or clang, or set CXX")
+    for stale in path.parent.glob(f"{path.stem}-build-*"):  # of builders that were killed: the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)
+    print("mvc: building the C++ scan, once (less than a minute) ...", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-build-") as folder:
+        options = {
+            "name": path.stem.replace("-", "_"),
+            "sources": [str(SOURCES / "selective_scan.cpp")],
+            "extra_cflags": _flags(),
+            "extra_ldflags": ["-fopenmp"],
+            "build_directory": folder,
+            "is_python_module": False,
+        }
+        environment = {**os.environ, "PATH": os.pathsep.join((ninja.BIN_DIR, os.environ.get("PATH", "")))}
+        command = [sys.executable, "-c", BUILD, json.dumps(options)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        built = Path(folder) / f"{options['name']}.so"
+        if done.returncode or not built.exists():
+            raise BuildError(f"its build failed: {_cause(done.stdout + done.stderr)}")
+        built.replace(path)
+
+
+def _cause(output: str) -> str:
+    """The line of a failed build that says most."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")
