@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from mvc.kernels.rules import register_rules
+from mvc.kernels.rules import register_fakes, register_rules
 
 OP = "selective_scan_cpu"
 SOURCES = Path(__file__).parent / "csrc"
@@ -61,6 +61,7 @@ def load() -> None:
 def _load_once() -> None:
     if not hasattr(torch.ops.mvc, OP):  # someone may have loaded the file already
         torch.ops.load_library(library_path())
+    register_fakes(OP)
     register_rules(OP)
 
 

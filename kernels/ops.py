@@ -18,7 +18,7 @@ if __name__ != "mvc.kernels.ops":
     raise ImportError(f"import this module as mvc.kernels.ops, not as {__name__}: it would register its ops twice")
 
 from mvc.kernels import chunked
-from mvc.kernels.rules import DIFFERENTIABLE, check, op, register_rules
+from mvc.kernels.rules import DIFFERENTIABLE, check, op, register_fakes, register_rules
 
 SCHEMA = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
@@ -84,9 +84,11 @@ torch.library.impl("mvc::selective_scan", "default", _run_chunked)
 torch.library.impl("mvc::selective_scan_backward", "default", _run_chunked_backward)
 torch.library.impl("mvc::selective_scan", ("cpu", "cuda"), _run_fastest)
 torch.library.impl("mvc::selective_scan_backward", ("cpu", "cuda"), _run_fastest_backward)
+register_fakes("selective_scan")
 register_rules("selective_scan")
 
 _define("selective_scan_chunked")
 torch.library.impl("mvc::selective_scan_chunked", "default", _run_chunked)
 torch.library.impl("mvc::selective_scan_chunked_backward", "default", _run_chunked_backward)
+register_fakes("selective_scan_chunked")
 register_rules("selective_scan_chunked")

@@ -91,11 +91,15 @@ def _flops_backward(grad_y_shape, grad_last_state_shape, u_shape, delta_shape, A
     return 19 * u_shape[0] * u_shape[1] * A_shape[0] * A_shape[1]
 
 
+def register_fakes(name: str) -> None:
+    """Shapes of `mvc::{name}` and its backward, for an op that torch cannot trace through."""
+    torch.library.register_fake(f"mvc::{name}", _fake)
+    torch.library.register_fake(f"mvc::{name}_backward", _fake_backward)
+
+
 def register_rules(name: str) -> None:
     """Give the defined op `mvc::{name}` and its backward what every implementation shares."""
     forward, backward = f"mvc::{name}", f"mvc::{name}_backward"
-    torch.library.register_fake(forward, _fake)
-    torch.library.register_fake(backward, _fake_backward)
     setup_context = functools.partial(_setup_context, name=name)
     torch.library.register_autograd(forward, _backward, setup_context=setup_context)
     torch.library.register_autograd(backward, _no_second_derivative, setup_context=_no_setup)
