@@ -115,7 +115,7 @@ def _along_length(t: Tensor | None, wide: int) -> bool:
 
 def _from_state(t: Tensor | None, first: int) -> Tensor | None:
     """`t`, whose last axis counts states, from state `first` on."""
-    return None if t is None else t[..., first:]
+    return t if t is None or first == 0 else t[..., first:]
 
 
 def _chunk_states(

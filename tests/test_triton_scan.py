@@ -1,0 +1,144 @@
+"""The Triton scan under Triton's interpreter, on a CPU, and on a GPU where there is one, against the float64 reference.
+
+Whether kernels are interpreted is decided when triton is imported, so this file runs itself in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from mvc.kernels.checks import SEQUENCE_DTYPES
+from mvc.kernels.ops import triton_available
+from mvc.kernels.rules import op
+from scan_cases import ALL_OPTIONS, Case, Inputs, assert_scan_within_budget, make_inputs, op_arguments, run
+from torch import Tensor
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def by_channel(inputs: Inputs) -> Inputs:
+    return inputs
+
+
+def by_length(inputs: Inputs) -> Inputs:
+    """Sequences whose length is contiguous."""
+    return inputs | {name: inputs[name].mT.contiguous().mT for name in ("u", "delta", "z") if name in inputs}
+
+
+class Run(NamedTuple):
+    case: Case
+    dtype: torch.dtype = torch.float32
+    layout: Callable[[Inputs], Inputs] = by_channel
+    shortest_chunk: int | None = None  # None: the launcher's own, so that these short sequences run in one piece
+
+    def __str__(self) -> str:
+        chunks = "" if self.shortest_chunk is None else f"-chunks{self.shortest_chunk}"
+        return f"{self.case}-{str(self.dtype)[6:]}-{self.layout.__name__}{chunks}"
+
+
+SMALL = Case(batch=1, length=7, dim=5, states=3)
+LONG = SMALL._replace(length=21, dim=3, states=2)
+RUNS = {
+    str(each): each
+    for each in (
+        *(Run(SMALL._replace(options=(name,))) for name in (*ALL_OPTIONS, "reverse", "constant_B", "constant_C")),
+        Run(SMALL._replace(options=())),
+        *(Run(SMALL, dtype, layout) for dtype in SEQUENCE_DTYPES for layout in (by_channel, by_length)),
+        Run(SMALL._replace(length=8), layout=by_length),
+        Run(SMALL.plus("reverse"), layout=by_length),
+        Run(SMALL._replace(length=8).plus("reverse"), layout=by_length),
+        Run(SMALL._replace(dim=6, groups=2).plus("constant_B")),
+        Run(SMALL._replace(dim=6, groups=3).plus("constant_C", "reverse")),
+        Run(SMALL.plus("constant_B", "constant_C")),
+        Run(SMALL._replace(batch=2, dim=33)),
+        *(Run(SMALL._replace(length=3, dim=2, states=states)) for states in (1, 8, 16, 20, 33)),
+        Run(SMALL._replace(length=3, dim=2, states=20, options=("z", "D", "softplus"))),
+        Run(LONG, shortest_chunk=4),
+        Run(LONG.plus("reverse"), layout=by_length, shortest_chunk=8),
+        Run(LONG._replace(options=("z", "initial_state"), states=10).plus("constant_C"), shortest_chunk=8),
+        *(Run(SMALL._replace(**{size: 0})) for size in ("batch", "length", "dim")),
+    )
+}  # fmt: skip
+
+
+def triton_scan(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
+    assert triton_available()  # registers the op
+    return op("selective_scan_triton")(*op_arguments(inputs))
+
+
+def interpret(each: Run) -> None:
+    from mvc.kernels import triton_scan as launcher
+
+    before = launcher.SHORTEST_CHUNK
+    launcher.SHORTEST_CHUNK = each.shortest_chunk or before
+    try:
+        inputs = each.layout(make_inputs(each.case, each.dtype))
+        assert_scan_within_budget(inputs, triton_scan)
+        first, second = (run(triton_scan, inputs) for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first), "two runs differ"
+    finally:
+        launcher.SHORTEST_CHUNK = before
+
+
+def main() -> None:
+    """Run every case; print what went wrong in each, or null, as JSON."""
+
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
+    results = {}
+    for name, each in RUNS.items():
+        try:
+            interpret(each)
+            results[name] = None
+        except Exception as error:
+            results[name] = f"{type(error).__name__}: {error}"
+    print(json.dumps(results))
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, str | None]:
+    root = Path(__file__).parents[1]
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
+    }
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_triton
+@pytest.mark.parametrize("name", RUNS)
+def test_interpreted(name, interpreted):
+    assert interpreted[name] is None
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("each", RUNS.values(), ids=str)
+def test_on_a_gpu(each):
+    inputs = each.layout(make_inputs(each.case, each.dtype))
+    inputs = {name: value.cuda() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+    assert_scan_within_budget(inputs, triton_scan)
+
+
+@needs_triton
+def test_float64_is_refused():
+
+    with pytest.raises(TypeError, match="float64"):
+        triton_scan(**make_inputs(SMALL, torch.float64))
+
+
+if __name__ == "__main__":
+    main()
