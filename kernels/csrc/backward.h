@@ -2,279 +2,346 @@
 // from checkpoints at the tiles' starts.
 #pragma once
 
+#include <optional>
+
 #include "forward.h"
 
 namespace mvc {
 
 template <typename T>
 struct Gradients {
-  Sequence<T> u, delta, z;             // z.data may be null
-  float *A, *B, *C;                    // partial sums, see `backward`
-  float *D, *delta_bias;               // [batch][segment][channel]
-  float* initial_state;                // (batch, dim, N)
+  Sequence<T> u, delta, z;  // z.data may be null
+  float *A, *D, *delta_bias;  // [batch][segment], to be summed
+  float *B, *C;               // [batch][step][group][state], or, constant, as A
+  float *shared_B, *shared_C;  // [range - 1][batch][step][state], see `slab`
+  float* initial_state;       // (batch, dim, N)
 };
 
-// Where the partial sums of a group's B and C go, when several ranges share the group.
-struct Partials {
-  const Sizes& sizes;
-  int64_t blocks_per_range, count;
-  Partials(const Sizes& sizes, const Plan& plan) : sizes(sizes), blocks_per_range(plan.blocks_per_range), count(1) {
-    for (int64_t group = 0; group < sizes.groups && sizes.blocks() > 0; ++group)
-      count = std::max(count, (last_block(group) / blocks_per_range) - first_range(group) + 1);
-  }
-  int64_t last_block(int64_t group) const { return (group + 1) * sizes.blocks_per_group() - 1; }
-  int64_t first_range(int64_t group) const { return group * sizes.blocks_per_group() / blocks_per_range; }
-  // [partial][batch][step][group][state]
-  int64_t offset(int64_t block, int64_t b, int64_t t, int64_t group) const {
-    const int64_t partial = block / blocks_per_range - first_range(group);
-    return (((partial * sizes.batch + b) * sizes.length + t) * sizes.groups + group) * sizes.states;
-  }
-};
+// As many ranges as keep the parts of B's and C's gradients that `add_shared` adds up within the size of u.
+inline int64_t max_ranges(const Sizes& sizes, int64_t element_size) {
+  return std::min(sizes.blocks(), 1 + sizes.dim * element_size / (2 * sizes.states * int64_t{sizeof(float)}));
+}
+
+// A range whose first group began in the range before it has a slab of its own for that group's sums; all others go where
+// the result is.
+inline bool shares_first_group(const Sizes& sizes, const Plan& plan, int64_t range) {
+  return range * plan.blocks_per_range % sizes.blocks_per_group() != 0;
+}
+
+inline void add_shared(const Plan& plan, const float* shared, float* sums) {
+  const Sizes& sizes = plan.sizes;
+  const int64_t rows = sizes.batch * sizes.length, N = sizes.states;
+  at::parallel_for(0, rows, 1 + (1 << 14) / (plan.ranges * N), [&](int64_t begin, int64_t end) {
+    for (int64_t range = 1; range < plan.ranges; ++range) {
+      if (!shares_first_group(sizes, plan, range)) continue;
+      const int64_t group = Block(sizes, range * plan.blocks_per_range).group;
+      for (int64_t row = begin; row < end; ++row)
+        for (int64_t n = 0; n < N; ++n)
+          sums[(row * sizes.groups + group) * N + n] += shared[((range - 1) * rows + row) * N + n];
+    }
+  });
+}
 
 inline float sum_lanes(Vec v) {
   return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, v);
 }
 
-// A range with what the adjoint needs besides the inputs.
 template <typename T>
 struct AdjointRange : Range<T> {
   const Sequence<const T> grad_y;
-  std::vector<float> given;      // ∂y as it came, [step][channel]
-  std::vector<float> gated;      // ∂y before the gate
-  std::vector<float> decays;     // [step][state][channel]
-  std::vector<float> states;     // after each step, [step + 1][state][channel]
-  std::vector<float> ungated;    // y before the gate
-  std::vector<float> grad_u, grad_delta, grad_z;
-  std::vector<float> grad_B, grad_C;  // of the staged group, [step][state][channel]
-  std::vector<float> sums;            // over the range's steps, [block][state + state + state + 2][channel]
+  Buffer given{kTile * W}, gated{kTile * W};           // ∂y as it came, and before the gate
+  Buffer grad_drive{kTile * W}, grad_delta{kTile * W}, grad_u{kTile * W}, grad_z{kTile * W};
+  Buffer states{4 * (kTile + 1) * W}, decays{4 * kTile * W};  // of a group of states, as `run_states` keeps them
+  Buffer grad_B, grad_C;                               // of the staged group, [state][step][channel]
+  Buffer sum_A, sum_B, sum_C, sum_D, sum_bias;         // over the task's steps; sum_B and sum_C where constant
 
-  AdjointRange(const Inputs<T>& in, const Sequence<const T>& grad_y, const Task& task)
-      : Range<T>(in, task), grad_y(grad_y) {
-    const int64_t tile = in.sizes.tile_size(), size = tile * in.sizes.states;
-    for (auto* buffer : {&given, &gated, &ungated, &grad_u, &grad_delta, &grad_z}) buffer->resize(tile);
-    for (auto* buffer : {&decays, &grad_B, &grad_C}) buffer->resize(size);
-    states.resize(size + in.sizes.block_states());
-    sums.assign((task.last_block - task.first_block) * sum_size(), 0.f);
-  }
+  AdjointRange(const Inputs<T>& in, const Parameters& parameters, const Sequence<const T>& grad_y, const Task& task)
+      : Range<T>(in, parameters, task),
+        grad_y(grad_y),
+        grad_B(kTile * in.sizes.block_states()),
+        grad_C(kTile * in.sizes.block_states()),
+        sum_A(task.blocks() * in.sizes.block_states(), 0.f),
+        sum_B(in.B.constant ? task.blocks() * in.sizes.block_states() : 0, 0.f),
+        sum_C(in.C.constant ? task.blocks() * in.sizes.block_states() : 0, 0.f),
+        sum_D(task.blocks() * W, 0.f),
+        sum_bias(task.blocks() * W, 0.f) {}
 
-  int64_t sum_size() const { return 3 * this->in.sizes.block_states() + 2 * W; }
-  float* sum_A(int64_t i) { return &sums[i * sum_size()]; }
-  float* sum_B(int64_t i) { return sum_A(i) + this->in.sizes.block_states(); }
-  float* sum_C(int64_t i) { return sum_B(i) + this->in.sizes.block_states(); }
-  float* sum_D(int64_t i) { return sum_C(i) + this->in.sizes.block_states(); }
-  float* sum_bias(int64_t i) { return sum_D(i) + W; }
-
-  void load(int64_t t, int64_t steps, const Block& block) {
-    Range<T>::load(t, steps, block);
-    stage(grad_y, this->b, t, block, steps, given.data());
-    for (int64_t s = 0; s < steps; ++s) {
-      Vec value = Vec::loadu(&given[s * W]);
-      if (this->in.z.data != nullptr) {
-        const Vec z = Vec::loadu(&this->tile.z[s * W]);
-        value = value * (z * sigmoid(z));
-      }
-      value.store(&gated[s * W]);
+  // Stages block i with what the adjoint needs besides.
+  void load_adjoint(int64_t t, int64_t i) {
+    const Block block(this->in.sizes, this->task.first_block + i);
+    const bool gate = this->in.z.data != nullptr;
+    const int64_t steps = this->tile.steps;
+    this->load(t, i);
+    stage(grad_y, this->task.b, t, block, steps, gate ? given : gated);
+    if (!gate) return;
+    stage(this->in.z, this->task.b, t, block, steps, this->tile.z);
+    for (int64_t k = 0; k < steps * W; k += W) {
+      const Vec z = Vec::loadu(this->tile.z + k);
+      (Vec::loadu(given + k) * (z * sigmoid(z))).store(gated + k);
     }
   }
 };
 
-// States and decays of a tile from `states[0]`, and y before D and the gate.
-template <bool constant_B, bool constant_C, typename T>
-void recompute(AdjointRange<T>& range, int64_t steps, const float* A, const float* B, const float* C) {
-  const int64_t N = range.in.sizes.states;
-  for (int64_t s = 0; s < steps; ++s) {
-    const float* before = &range.states[s * N * W];
-    float *after = &range.states[(s + 1) * N * W], *decays = &range.decays[s * N * W];
-    const Vec delta = Vec::loadu(&range.tile.delta[s * W]), drive = delta * Vec::loadu(&range.tile.u[s * W]);
-    Vec y(0.f);
-    for (int64_t n = 0; n < N; ++n) {
-      const Vec decay = exp(delta * Vec::loadu(A + n * W));
-      const Vec input = drive * weight<constant_B>(B, s, n, N);
-      const Vec state = range.reset[s] ? input : at::vec::fmadd(decay, Vec::loadu(before + n * W), input);
-      decay.store(decays + n * W);
-      state.store(after + n * W);
-      y = at::vec::fmadd(weight<constant_C>(C, s, n, N), state, y);
-    }
-    y.store(&range.ungated[s * W]);
-  }
+// States and decays of K states over a staged tile, from h, as `run_states` keeps them; and the ungated y if asked for.
+template <int K, bool constant_B, bool constant_C, typename T>
+void recompute(AdjointRange<T>& range, int64_t n, float* h) {
+  if (range.in.z.data != nullptr)
+    run_states<K, constant_B, constant_C, true, true>(range.tile, n, h, range.states, range.decays);
+  else
+    run_states<K, constant_B, false, false, true>(range.tile, n, h, range.states, range.decays);
 }
 
-// The adjoint of a tile, from its last step to its first; g [state][channel] is the gradient that later steps send to the
+// The adjoint of K states over a tile, from its last step to its first; g [state][channel] is what later steps send to the
 // state after its last step, and becomes what it sends to the state before its first.
-template <bool constant_B, bool constant_C, typename T>
-void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t steps, float* g) {
-  const int64_t N = range.in.sizes.states;
-  const float *A = range.A_of(i), *B = range.B(i), *C = range.C(i);
-  float* sum_A = range.sum_A(i);
-  for (int64_t s = steps; s-- > 0;) {
-    const Vec delta = Vec::loadu(&range.tile.delta[s * W]), u = Vec::loadu(&range.tile.u[s * W]), drive = delta * u;
-    const Vec grad = Vec::loadu(&range.gated[s * W]);
-    const float *before = &range.states[s * N * W], *after = before + N * W, *decays = &range.decays[s * N * W];
-    float* grad_B = constant_B ? range.sum_B(i) : &range.grad_B[s * N * W];
-    float* grad_C = constant_C ? range.sum_C(i) : &range.grad_C[s * N * W];
-    Vec grad_drive(0.f), grad_delta(0.f);
-    for (int64_t n = 0; n < N; ++n) {
-      const int64_t k = n * W;
-      const Vec of_state = at::vec::fmadd(weight<constant_C>(C, s, n, N), grad, Vec::loadu(g + k));
-      at::vec::fmadd(of_state, drive, Vec::loadu(grad_B + k)).store(grad_B + k);
-      at::vec::fmadd(Vec::loadu(after + k), grad, Vec::loadu(grad_C + k)).store(grad_C + k);
-      grad_drive = at::vec::fmadd(of_state, weight<constant_B>(B, s, n, N), grad_drive);
-      if (range.reset[s]) {
-        Vec(0.f).store(g + k);
+template <int K, bool constant_B, bool constant_C, typename T>
+void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t n, float* __restrict__ g) {
+  const Tile& tile = range.tile;
+  const StepWeights<K, constant_B> B(tile.B, n, tile.states);
+  const StepWeights<K, constant_C> C(tile.C, n, tile.states);
+  const int64_t of_block = (i * tile.states + n) * W;
+  const float *__restrict__ A = tile.A + n * W, *__restrict__ states = range.states, *__restrict__ decays = range.decays;
+  const float *__restrict__ deltas = tile.delta, *__restrict__ drives = tile.drive, *__restrict__ grads = range.gated;
+  float *__restrict__ grad_B = range.grad_B + n * kTile * W, *__restrict__ grad_C = range.grad_C + n * kTile * W;
+  float *__restrict__ grad_drives = range.grad_drive, *__restrict__ grad_deltas = range.grad_delta;
+  const bool* reset = tile.reset;
+  Vec sent[K], sum_A[K], sum_B[constant_B ? K : 1], sum_C[constant_C ? K : 1];
+  for (int k = 0; k < K; ++k) {
+    sent[k] = Vec::loadu(g + (n + k) * W);
+    sum_A[k] = Vec::loadu(range.sum_A + of_block + k * W);
+    if constexpr (constant_B) sum_B[k] = Vec::loadu(range.sum_B + of_block + k * W);
+    if constexpr (constant_C) sum_C[k] = Vec::loadu(range.sum_C + of_block + k * W);
+  }
+  for (int64_t s = tile.steps; s-- > 0;) {
+    const Vec delta = Vec::loadu(deltas + s * W), drive = Vec::loadu(drives + s * W), grad = Vec::loadu(grads + s * W);
+    Vec grad_drive = Vec::loadu(grad_drives + s * W), grad_delta = Vec::loadu(grad_deltas + s * W);
+    const bool cleared = reset != nullptr && reset[s];
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) {
+      const Vec before = Vec::loadu(states + (k * (kTile + 1) + s) * W);
+      const Vec after = Vec::loadu(states + (k * (kTile + 1) + s + 1) * W);
+      const Vec of_state = at::vec::fmadd(C.at(s, k), grad, sent[k]);
+      const int64_t place = (k * kTile + s) * W;
+      if constexpr (constant_B)
+        sum_B[k] = at::vec::fmadd(of_state, drive, sum_B[k]);
+      else
+        at::vec::fmadd(of_state, drive, Vec::loadu(grad_B + place)).store(grad_B + place);
+      if constexpr (constant_C)
+        sum_C[k] = at::vec::fmadd(after, grad, sum_C[k]);
+      else
+        at::vec::fmadd(after, grad, Vec::loadu(grad_C + place)).store(grad_C + place);
+      grad_drive = at::vec::fmadd(of_state, B.at(s, k), grad_drive);
+      sent[k] = of_state * Vec::loadu(decays + place);
+      if (cleared) {
+        sent[k] = Vec(0.f);
         continue;
       }
-      const Vec carried = of_state * Vec::loadu(decays + k), of_delta_A = carried * Vec::loadu(before + k);
-      carried.store(g + k);
-      at::vec::fmadd(of_delta_A, delta, Vec::loadu(sum_A + k)).store(sum_A + k);
-      grad_delta = at::vec::fmadd(of_delta_A, Vec::loadu(A + k), grad_delta);
+      const Vec of_exponent = sent[k] * before;  // of Δ A
+      sum_A[k] = at::vec::fmadd(of_exponent, delta, sum_A[k]);
+      grad_delta = at::vec::fmadd(of_exponent, Vec::loadu(A + k * W), grad_delta);
     }
-    (grad_drive * delta).store(&range.grad_u[s * W]);
-    at::vec::fmadd(grad_drive, u, grad_delta).store(&range.grad_delta[s * W]);
+    grad_drive.store(grad_drives + s * W);
+    grad_delta.store(grad_deltas + s * W);
+  }
+  for (int k = 0; k < K; ++k) {
+    sent[k].store(g + (n + k) * W);
+    sum_A[k].store(range.sum_A + of_block + k * W);
+    if constexpr (constant_B) sum_B[k].store(range.sum_B + of_block + k * W);
+    if constexpr (constant_C) sum_C[k].store(range.sum_C + of_block + k * W);
   }
 }
 
-// What D, the gate and softplus add to a tile's gradients.
+// From the gradients of Δu and, over ln 2, of Δ in the exponents: those of u, delta and z, with D, gate and softplus.
 template <typename T>
-void finish_adjoint(AdjointRange<T>& range, int64_t i, const Block& block, int64_t steps) {
+void finish_adjoint(AdjointRange<T>& range, int64_t i) {
   const Inputs<T>& in = range.in;
-  float channels[W];
-  stage_channels(in.D, block, channels);
-  const Vec D = Vec::loadu(channels);
-  Vec sum_D = Vec::loadu(range.sum_D(i)), sum_bias = Vec::loadu(range.sum_bias(i));
-  for (int64_t s = 0; s < steps; ++s) {
-    const int64_t k = s * W;
-    const Vec u = Vec::loadu(&range.tile.u[k]), grad = Vec::loadu(&range.gated[k]);
-    if (in.D != nullptr) at::vec::fmadd(D, grad, Vec::loadu(&range.grad_u[k])).store(&range.grad_u[k]);
+  const Tile& tile = range.tile;
+  const Vec D = Vec::loadu(range.parameters.D + (range.task.first_block + i) * W);
+  Vec sum_D = Vec::loadu(range.sum_D + i * W), sum_bias = Vec::loadu(range.sum_bias + i * W);
+  for (int64_t k = 0; k < tile.steps * W; k += W) {
+    const Vec u = Vec::loadu(tile.u + k), grad = Vec::loadu(range.gated + k), of_drive = Vec::loadu(range.grad_drive + k);
+    Vec grad_u = of_drive * Vec::loadu(tile.delta + k);
+    if (in.D != nullptr) grad_u = at::vec::fmadd(D, grad, grad_u);
+    Vec grad_delta = at::vec::fmadd(Vec::loadu(range.grad_delta + k), Vec(kLn2), of_drive * u);
+    if (in.softplus) grad_delta = grad_delta * sigmoid(Vec::loadu(tile.raw_delta + k));
+    grad_u.store(range.grad_u + k);
+    grad_delta.store(range.grad_delta + k);
     sum_D = at::vec::fmadd(grad, u, sum_D);
-    Vec grad_delta = Vec::loadu(&range.grad_delta[k]);
-    if (in.softplus) {
-      const Vec raw = Vec::loadu(&range.tile.raw_delta[k]);
-      grad_delta = grad_delta * Vec::blendv(sigmoid(raw), Vec(1.f), raw > Vec(20.f));
-    }
-    grad_delta.store(&range.grad_delta[k]);
     sum_bias = sum_bias + grad_delta;
-    if (in.z.data != nullptr) {
-      const Vec z = Vec::loadu(&range.tile.z[k]), gate = sigmoid(z);
-      const Vec y = at::vec::fmadd(D, u, Vec::loadu(&range.ungated[k]));
-      const Vec slope = gate * at::vec::fmadd(z, Vec(1.f) - gate, Vec(1.f));
-      (Vec::loadu(&range.given[k]) * y * slope).store(&range.grad_z[k]);
-    }
+    if (in.z.data == nullptr) continue;
+    const Vec z = Vec::loadu(tile.z + k), gate = sigmoid(z);
+    const Vec slope = gate * at::vec::fmadd(z, Vec(1.f) - gate, Vec(1.f));
+    (Vec::loadu(range.given + k) * Vec::loadu(tile.y + k) * slope).store(range.grad_z + k);
   }
-  sum_D.store(range.sum_D(i));
-  sum_bias.store(range.sum_bias(i));
+  sum_D.store(range.sum_D + i * W);
+  sum_bias.store(range.sum_bias + i * W);
 }
 
-// Over a range: end states from a zero state into h, the decay into P, and into G what the outputs send to
-// the state before its first step: Σ_t P_t C_t ∂y_t with P_t the decay up to t.
+// Sums of a group's channels over a tile, for B or C.
 template <typename T>
-void summarize_adjoint(AdjointRange<T>& range, float* h, float* P, float* G) {
+void write_weights(AdjointRange<T>& range, const Plan& plan, int64_t t, int64_t group, const float* sums, float* whole,
+                   float* shared) {
   const Sizes& sizes = range.in.sizes;
-  const int64_t blocks = range.last_block - range.first_block, size = sizes.block_states(), N = sizes.states;
-  std::fill(P, P + blocks * size, 1.f);
-  for (int64_t t = range.from; t < range.to; t += kTile) {
-    const int64_t steps = std::min(kTile, range.to - t);
-    range.start_tile(t, steps);
-    for (int64_t i = 0; i < blocks; ++i) {
-      range.load(t, steps, Block(sizes, range.first_block + i));
-      std::copy(h + i * size, h + (i + 1) * size, range.states.data());
-      range.with_constants([&](auto B_constant, auto C_constant) {
-        recompute<B_constant, C_constant>(range, steps, range.A_of(i), range.B(i), range.C(i));
-        for (int64_t s = 0; s < steps; ++s)
-          for (int64_t n = 0; n < N; ++n) {
-            const int64_t k = i * size + n * W;
-            const Vec decay = range.reset[s] ? Vec(0.f) : Vec::loadu(&range.decays[(s * N + n) * W]);
-            const Vec product = Vec::loadu(P + k) * decay;
-            const Vec sent = weight<C_constant>(range.C(i), s, n, N) * Vec::loadu(&range.gated[s * W]);
-            product.store(P + k);
-            at::vec::fmadd(product, sent, Vec::loadu(G + k)).store(G + k);
-          }
-      });
-      std::copy_n(&range.states[steps * size], size, h + i * size);
-    }
+  const Task& task = range.task;
+  const int64_t N = sizes.states, rows = sizes.batch * sizes.length;
+  const bool in_slab = shares_first_group(sizes, plan, task.range) && group == Block(sizes, task.first_block).group;
+  for (int64_t s = 0; s < range.tile.steps; ++s) {
+    const int64_t row = task.b * sizes.length + range.in.position(t + s);
+    float* to = in_slab ? shared + ((task.range - 1) * rows + row) * N : whole + (row * sizes.groups + group) * N;
+    for (int64_t n = 0; n < N; ++n) to[n] = sum_lanes(Vec::loadu(sums + (n * kTile + s) * W));
   }
 }
 
-// A range for good: h are the states before its first step; g the gradients that later steps send to those after its
+// The adjoint of block i over the tile at t: from the states before it and what later steps send, in h and g.
+template <typename T>
+void adjoint_of_block(AdjointRange<T>& range, const Gradients<T>& out, int64_t t, int64_t i, float* h, float* g) {
+  const Tile& tile = range.tile;
+  const int64_t b = range.task.b;
+  const Block block(range.in.sizes, range.task.first_block + i);
+  if (block.group != range.staged_group)
+    range.grad_B.fill(0.f), range.grad_C.fill(0.f);
+  range.load_adjoint(t, i);
+  range.grad_drive.fill(0.f), range.grad_delta.fill(0.f);
+  range.with_constants([&](auto constant_B, auto constant_C) {
+    for_each_group_of_states(tile.states, [&](auto K, int64_t n) {
+      constexpr bool of_B = decltype(constant_B)::value, of_C = decltype(constant_C)::value;
+      recompute<K, of_B, of_C>(range, n, h);
+      run_adjoint<K, of_B, of_C>(range, i, n, g);
+    });
+  });
+  finish_adjoint(range, i);
+  unstage(range.grad_u, out.u, b, t, block, tile.steps);
+  unstage(range.grad_delta, out.delta, b, t, block, tile.steps);
+  if (out.z.data != nullptr) unstage(range.grad_z, out.z, b, t, block, tile.steps);
+}
+
+// The gradients of a task. h: the states before its first step; g: the gradients that later steps send to those after its
 // last, which become those sent to h.
 template <typename T>
-void backward_range(AdjointRange<T>& range, const Gradients<T>& out, const Partials& partials, float* h, float* g) {
+void run_adjoint_task(AdjointRange<T>& range, const Plan& plan, const Gradients<T>& out, float* h, float* g) {
   const Sizes& sizes = range.in.sizes;
-  const int64_t blocks = range.last_block - range.first_block, size = sizes.block_states(), N = sizes.states;
-  const int64_t tiles = (range.to - range.from + kTile - 1) / kTile;
-  std::vector<float> checkpoints(tiles * blocks * size);
+  const Task& task = range.task;
+  const int64_t blocks = task.blocks(), size = sizes.block_states(), tiles = at::divup(task.to - task.from, kTile);
+  Buffer checkpoints(tiles * blocks * size);
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    std::copy_n(h, blocks * size, &checkpoints[tile * blocks * size]);
+    std::copy_n(h, blocks * size, checkpoints + tile * blocks * size);
     if (tile + 1 == tiles) break;
-    range.start_tile(range.from + tile * kTile, kTile);
+    range.start_tile(task.from + tile * kTile);
     for (int64_t i = 0; i < blocks; ++i) {
-      range.Range<T>::load(range.from + tile * kTile, kTile, Block(sizes, range.first_block + i));
-      range.template run<false>(i, kTile, h + i * size, nullptr);
+      range.load(task.from + tile * kTile, i);
+      range.template run<false>(h + i * size);
     }
   }
   for (int64_t tile = tiles; tile-- > 0;) {
-    const int64_t t = range.from + tile * kTile, steps = std::min(kTile, range.to - t);
-    range.start_tile(t, steps);
+    const int64_t t = task.from + tile * kTile;
+    range.start_tile(t);
     for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t index = range.first_block + i;
-      const Block block(sizes, index);
-      if (block.group != range.staged_group)
-        for (auto* sums : {&range.grad_B, &range.grad_C}) std::fill_n(sums->data(), steps * size, 0.f);
-      range.load(t, steps, block);
-      std::copy_n(&checkpoints[(tile * blocks + i) * size], size, range.states.data());
-      range.with_constants([&](auto B_constant, auto C_constant) {
-        recompute<B_constant, C_constant>(range, steps, range.A_of(i), range.B(i), range.C(i));
-        run_adjoint<B_constant, C_constant>(range, i, steps, g + i * size);
-      });
-      finish_adjoint(range, i, block, steps);
-      unstage(range.grad_u.data(), out.u, range.b, t, block, steps);
-      unstage(range.grad_delta.data(), out.delta, range.b, t, block, steps);
-      if (out.z.data != nullptr) unstage(range.grad_z.data(), out.z, range.b, t, block, steps);
-      const bool group_ends = i + 1 == blocks || Block(sizes, index + 1).group != block.group;
-      if (!group_ends) continue;
-      for (int64_t s = 0; s < steps; ++s) {
-        const int64_t offset = partials.offset(index, range.b, range.in.position(t + s), block.group);
-        for (int64_t n = 0; n < N; ++n) {
-          if (!range.in.B.constant) out.B[offset + n] = sum_lanes(Vec::loadu(&range.grad_B[(s * N + n) * W]));
-          if (!range.in.C.constant) out.C[offset + n] = sum_lanes(Vec::loadu(&range.grad_C[(s * N + n) * W]));
-        }
-      }
+      const int64_t group = Block(sizes, task.first_block + i).group;
+      adjoint_of_block(range, out, t, i, checkpoints + (tile * blocks + i) * size, g + i * size);
+      if (i + 1 < blocks && Block(sizes, task.first_block + i + 1).group == group) continue;
+      if (!range.in.B.constant) write_weights(range, plan, t, group, range.grad_B, out.B, out.shared_B);
+      if (!range.in.C.constant) write_weights(range, plan, t, group, range.grad_C, out.C, out.shared_C);
     }
   }
 }
 
-// Partial sums of A, of constant B and C, of D and delta_bias are [batch][segment]; those of B and C as `Partials` has them.
+// The sums of a task over its steps, into the rows of its batch element and segment.
+template <typename T>
+void write_sums(const AdjointRange<T>& range, const Plan& plan, const Gradients<T>& out) {
+  const Task& task = range.task;
+  const Sizes& sizes = plan.sizes;
+  const int64_t row = task.b * plan.segments + task.segment, of_states = row * sizes.dim * sizes.states;
+  range.write_states(range.sum_A, out.A + of_states);
+  if (range.in.B.constant) range.write_states(range.sum_B, out.B + of_states);
+  if (range.in.C.constant) range.write_states(range.sum_C, out.C + of_states);
+  for (int64_t i = 0; i < task.blocks(); ++i) {
+    const Block block(sizes, task.first_block + i);
+    std::copy_n(range.sum_D + i * W, block.channels, out.D + row * sizes.dim + block.first);
+    std::copy_n(range.sum_bias + i * W, block.channels, out.delta_bias + row * sizes.dim + block.first);
+  }
+}
+
+// Over a tile of one block: the states h, the decay since the task's first step, and in G what the outputs send to the
+// state before that step, Σ decay_t C_t ∂y_t; steps from `live` on send nothing across a reset.
+template <bool constant_B, bool constant_C, typename T>
+void summarize_tile(AdjointRange<T>& range, int64_t live, float* h, float* decay, float* G) {
+  const Tile& tile = range.tile;
+  for (int64_t n = 0; n < tile.states; ++n) {
+    const StepWeights<1, constant_C> C(tile.C, n, tile.states);
+    recompute<1, constant_B, constant_C>(range, n, h);
+    Vec product = Vec::loadu(decay + n * W), sum = Vec::loadu(G + n * W);
+    for (int64_t s = 0; s < live; ++s) {
+      product = product * Vec::loadu(range.decays + s * W);
+      sum = at::vec::fmadd(product, C.at(s, 0) * Vec::loadu(range.gated + s * W), sum);
+    }
+    product.store(decay + n * W);
+    sum.store(G + n * W);
+  }
+}
+
+// Of a task by itself, (dim, N) each: where the states end that start from zero, the decay over it unless it resets, and
+// what its outputs send to the state before its first step.
+template <typename T>
+void summarize_adjoint_task(AdjointRange<T>& range, float* ends, float* decay, float* sent) {
+  const int64_t blocks = range.task.blocks(), size = range.in.sizes.block_states();
+  Buffer h(blocks * size, 0.f), product(blocks * size, 1.f), G(blocks * size, 0.f);
+  const int64_t reset = range.in.first_reset(range.task.b, range.task.from, range.task.to);
+  range.for_each_tile([&](int64_t t) {
+    const int64_t live = std::clamp<int64_t>(reset - t, 0, range.tile.steps);
+    for (int64_t i = 0; i < blocks; ++i) {
+      range.load_adjoint(t, i);
+      range.with_constants([&](auto constant_B, auto constant_C) {
+        constexpr bool of_B = decltype(constant_B)::value, of_C = decltype(constant_C)::value;
+        summarize_tile<of_B, of_C>(range, live, h + i * size, product + i * size, G + i * size);
+      });
+    }
+  });
+  range.write_states(h, ends);
+  range.write_states(product, decay);
+  range.write_states(G, sent);
+}
+
 template <typename T>
 void backward(const Inputs<T>& in, const Sequence<const T>& grad_y, const float* grad_last_state, const Plan& plan,
               const Gradients<T>& out) {
   const Sizes& sizes = in.sizes;
-  const Partials partials(sizes, plan);
-  const int64_t spare = plan.segments > 1 ? plan.segments : 0;
-  SegmentStates h(sizes, plan.segments), g(sizes, plan.segments), P(sizes, spare);
-  if (plan.segments > 1) {
-    plan.for_each_task(sizes, 0, plan.segments, [&](const Task& task) {
-      AdjointRange<T> range(in, grad_y, task);
-      float *states = h.at(task.b, task.segment, task.first_block);
-      summarize_adjoint(range, states, P.at(task.b, task.segment, task.first_block),
-                        g.at(task.b, task.segment, task.first_block));
+  const Parameters parameters(in);
+  const int64_t size = sizes.dim * sizes.states, last = plan.segments - 1;
+  std::optional<SegmentStates> ends, sent;
+  auto before = [&](int64_t b, int64_t segment) -> const float* {
+    const float* initial = in.initial_state == nullptr ? nullptr : in.initial_state + b * size;
+    return segment == 0 ? initial : ends->at(b, segment - 1);
+  };
+  auto after = [&](int64_t b, int64_t segment) -> const float* {
+    return segment == last ? grad_last_state + b * size : sent->at(b, segment + 1);
+  };
+  if (last > 0) {
+    SegmentStates decay(plan);
+    ends.emplace(plan), sent.emplace(plan);
+    plan.for_each_task(0, plan.segments, [&](const Task& task) {
+      AdjointRange<T> range(in, parameters, grad_y, task);
+      const int64_t b = task.b, segment = task.segment;
+      summarize_adjoint_task(range, ends->at(b, segment), decay.at(b, segment), sent->at(b, segment));
     });
-  }
-  start_from(h, P, in.initial_state, false);
-  start_from(g, P, grad_last_state, true);
-  plan.for_each_task(sizes, 0, plan.segments, [&](const Task& task) {
-    AdjointRange<T> range(in, grad_y, task);
-    backward_range(range, out, partials, h.at(task.b, task.segment, task.first_block),
-                   g.at(task.b, task.segment, task.first_block));
-    const int64_t row = task.b * plan.segments + task.segment, of_states = row * sizes.dim * sizes.states;
-    for (int64_t i = 0; i < task.last_block - task.first_block; ++i) {
-      const Block block(sizes, task.first_block + i);
-      unstage_states(range.sum_A(i), block, sizes.states, out.A + of_states);
-      if (in.B.constant) unstage_states(range.sum_B(i), block, sizes.states, out.B + of_states);
-      if (in.C.constant) unstage_states(range.sum_C(i), block, sizes.states, out.C + of_states);
-      std::copy_n(range.sum_D(i), block.channels, out.D + row * sizes.dim + block.first);
-      std::copy_n(range.sum_bias(i), block.channels, out.delta_bias + row * sizes.dim + block.first);
+    for (int64_t b = 0; b < sizes.batch; ++b) {
+      auto join = [&](SegmentStates& own, int64_t segment, const float* neighbour) {
+        const auto [from, to] = plan.steps_of(segment);
+        if (in.first_reset(b, from, to) == to) own.add_carried(b, segment, decay, neighbour);
+      };
+      for (int64_t segment = 0; segment <= last; ++segment) join(*ends, segment, before(b, segment));
+      for (int64_t segment = last; segment >= 0; --segment) join(*sent, segment, after(b, segment));
     }
+  }
+  plan.for_each_task(0, plan.segments, [&](const Task& task) {
+    AdjointRange<T> range(in, parameters, grad_y, task);
+    Buffer h(task.blocks() * sizes.block_states()), g(task.blocks() * sizes.block_states());
+    range.read_states(before(task.b, task.segment), h);
+    range.read_states(after(task.b, task.segment), g);
+    run_adjoint_task(range, plan, out, h, g);
+    write_sums(range, plan, out);
+    range.write_states(g, task.segment == 0 ? out.initial_state + task.b * size : nullptr);
   });
-  store_states(g, 0, out.initial_state);
+  if (!in.B.constant) add_shared(plan, out.shared_B, out.B);
+  if (!in.C.constant) add_shared(plan, out.shared_C, out.C);
 }
 
 }  // namespace mvc

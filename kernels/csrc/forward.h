@@ -1,79 +1,142 @@
 // h_t = exp(Δ_t A) h_{t-1} + Δ_t u_t B_t, y_t = C_t·h_t + D u_t, then y_t SiLU(z_t).
 #pragma once
 
-#include "selective_scan.h"
+#include "tiles.h"
 
 namespace mvc {
 
-// The recurrence over a staged tile: h [state][channel] goes from before its first step to after its last.
-template <bool constant_B, bool constant_C, bool read_out>
-void run_steps(int64_t steps, int64_t states, const Tile& tile, const float* __restrict__ A, const float* __restrict__ B, const float* __restrict__ C,
-               const bool* reset, float* __restrict__ h, float* __restrict__ y) {
-  for (int64_t s = 0; s < steps; ++s) {
-    if (reset[s]) std::fill(h, h + states * W, 0.f);
-    const Vec delta = Vec::loadu(&tile.delta[s * W]), drive = delta * Vec::loadu(&tile.u[s * W]);
+// Calls `function(K, n)`, K a compile-time constant, for K states from n on at a time.
+template <typename Function>
+void for_each_group_of_states(int64_t states, Function function) {
+  int64_t n = 0;
+  for (; n + 4 <= states; n += 4) function(std::integral_constant<int, 4>{}, n);
+  for (; n < states; ++n) function(std::integral_constant<int, 1>{}, n);
+}
+
+// B or C for K states: [step][state], or, where constant, [state][channel].
+template <int K, bool constant>
+class StepWeights {
+ public:
+  StepWeights(const float* data, int64_t n, int64_t states) : data_(data + n), states_(states) {
+    if constexpr (constant)
+      for (int k = 0; k < K; ++k) fixed_[k] = Vec::loadu(data + (n + k) * W);
+  }
+  Vec at(int64_t s, int k) const {
+    if constexpr (constant)
+      return fixed_[k];
+    else
+      return Vec(data_[s * states_ + k]);
+  }
+
+ private:
+  const float* data_;
+  int64_t states_;
+  Vec fixed_[constant ? K : 1];
+};
+
+// A staged tile of one block.
+struct Tile {
+  Buffer u{kTile * W}, raw_delta{kTile * W}, delta{kTile * W}, drive{kTile * W}, z{kTile * W};  // raw: before softplus
+  Buffer y{kTile * W};  // before the gate
+  const float *A, *B, *C;  // of the block (A and constant B and C) or of the steps
+  const bool* reset;       // null where no step of the tile resets
+  int64_t steps, states;
+};
+
+// K states from n on over a tile: h [state][channel] goes from before its first step to after its last. `read_out` adds
+// C·h to y. `keep` writes all states [k][step + 1][channel], from those before the first step on, and decays [k][step][channel].
+template <int K, bool constant_B, bool constant_C, bool read_out, bool keep>
+void run_states(const Tile& tile, int64_t n, float* __restrict__ h, float* __restrict__ states, float* __restrict__ decays) {
+  const StepWeights<K, constant_B> B(tile.B, n, tile.states);
+  const StepWeights<K, constant_C> C(tile.C, n, tile.states);
+  const float* __restrict__ A = tile.A + n * W;
+  const float *__restrict__ deltas = tile.delta, *__restrict__ drives = tile.drive;
+  float* __restrict__ y = tile.y;
+  const bool* reset = tile.reset;
+  Vec state[K];
+  for (int k = 0; k < K; ++k) {
+    state[k] = Vec::loadu(h + (n + k) * W);
+    if constexpr (keep) state[k].store(states + k * (kTile + 1) * W);
+  }
+  for (int64_t s = 0; s < tile.steps; ++s) {
+    if (reset != nullptr && reset[s])
+      for (int k = 0; k < K; ++k) state[k] = Vec(0.f);
+    const Vec delta = Vec::loadu(deltas + s * W), drive = Vec::loadu(drives + s * W);
     Vec sum(0.f);
+    if constexpr (read_out) sum = Vec::loadu(y + s * W);
 #pragma GCC unroll 4
-    for (int64_t n = 0; n < states; ++n) {
-      const Vec decay = exp(delta * Vec::loadu(A + n * W));
-      const Vec state = at::vec::fmadd(decay, Vec::loadu(h + n * W), drive * weight<constant_B>(B, s, n, states));
-      state.store(h + n * W);
-      if constexpr (read_out) sum = at::vec::fmadd(weight<constant_C>(C, s, n, states), state, sum);
+    for (int k = 0; k < K; ++k) {
+      const Vec decay = exp2(delta * Vec::loadu(A + k * W));
+      state[k] = at::vec::fmadd(decay, state[k], drive * B.at(s, k));
+      if constexpr (read_out) sum = at::vec::fmadd(C.at(s, k), state[k], sum);
+      if constexpr (keep) {
+        decay.store(decays + (k * kTile + s) * W);
+        state[k].store(states + (k * (kTile + 1) + s + 1) * W);
+      }
     }
     if constexpr (read_out) sum.store(y + s * W);
   }
+  for (int k = 0; k < K; ++k) state[k].store(h + (n + k) * W);
 }
 
-// What a range of blocks needs while it runs over a stretch of the length.
+// What a task needs while it runs.
 template <typename T>
 struct Range {
   const Inputs<T>& in;
-  const int64_t b, first_block, last_block, from, to;  // blocks and steps
+  const Parameters& parameters;
+  const Task& task;
   Tile tile;
-  std::vector<float> A, constant_B, constant_C;  // [block][state][channel]
-  std::vector<float> step_B, step_C;             // [step][state] of `staged_group`
-  bool reset[kTile];
+  Buffer step_B, step_C;  // [step][state] of `staged_group`
   int64_t staged_group = -1;
+  bool resets[kTile];
 
-  Range(const Inputs<T>& in, const Task& task)
+  Range(const Inputs<T>& in, const Parameters& parameters, const Task& task)
       : in(in),
-        b(task.b),
-        first_block(task.first_block),
-        last_block(task.last_block),
-        from(task.from),
-        to(task.to),
-        tile(in.sizes) {
-    const int64_t states = in.sizes.states, size = in.sizes.block_states(), blocks = last_block - first_block;
-    A.resize(blocks * size);
-    constant_B.resize(in.B.constant ? blocks * size : 0);
-    constant_C.resize(in.C.constant ? blocks * size : 0);
-    step_B.resize(in.B.constant ? 0 : kTile * states);
-    step_C.resize(in.C.constant ? 0 : kTile * states);
-    for (int64_t i = 0; i < blocks; ++i) {
-      const Block block(in.sizes, first_block + i);
-      stage_states(in.A, block, states, &A[i * size]);
-      if (in.B.constant) stage_constant(in.B.data, in.B.group, in.B.state, block, states, &constant_B[i * size]);
-      if (in.C.constant) stage_constant(in.C.data, in.C.group, in.C.state, block, states, &constant_C[i * size]);
-    }
+        parameters(parameters),
+        task(task),
+        step_B(in.B.constant ? 0 : kTile * in.sizes.states),
+        step_C(in.C.constant ? 0 : kTile * in.sizes.states) {
+    tile.states = in.sizes.states;
   }
 
-  void start_tile(int64_t t, int64_t steps) {
+  // `run(t)` for the first step t of each tile, from the first tile on.
+  template <typename Run>
+  void for_each_tile(Run run) {
+    for (int64_t t = task.from; t < task.to; t += kTile) start_tile(t), run(t);
+  }
+
+  void start_tile(int64_t t) {
     staged_group = -1;
-    for (int64_t s = 0; s < steps; ++s) reset[s] = in.reset.data != nullptr && *in.reset.at(b, t + s, 0);
+    tile.steps = std::min(kTile, task.to - t);
+    bool any = false;
+    for (int64_t s = 0; s < tile.steps; ++s) any |= resets[s] = in.resets(task.b, t + s);
+    tile.reset = any ? resets : nullptr;
   }
 
-  void load(int64_t t, int64_t steps, const Block& block) {
+  // Stages block i of the range: all that the states and the ungated output need.
+  void load(int64_t t, int64_t i) {
+    const int64_t index = task.first_block + i, states = in.sizes.states, size = in.sizes.block_states();
+    const Block block(in.sizes, index);
     if (block.group != staged_group) {
-      if (!in.B.constant) stage(in.B, b, t, block.group, steps, in.sizes.states, step_B.data());
-      if (!in.C.constant) stage(in.C, b, t, block.group, steps, in.sizes.states, step_C.data());
+      if (!in.B.constant) stage(in.B, task.b, t, block.group, tile.steps, states, step_B);
+      if (!in.C.constant) stage(in.C, task.b, t, block.group, tile.steps, states, step_C);
       staged_group = block.group;
     }
-    tile.load(in, b, t, block, steps);
+    tile.A = parameters.A + index * size;
+    tile.B = in.B.constant ? parameters.B + index * size : step_B;
+    tile.C = in.C.constant ? parameters.C + index * size : step_C;
+    stage(in.u, task.b, t, block, tile.steps, tile.u);
+    stage(in.delta, task.b, t, block, tile.steps, tile.raw_delta);
+    const Vec bias = Vec::loadu(parameters.delta_bias + index * W), D = Vec::loadu(parameters.D + index * W);
+    for (int64_t k = 0; k < tile.steps * W; k += W) {
+      const Vec u = Vec::loadu(tile.u + k), raw = Vec::loadu(tile.raw_delta + k) + bias;
+      const Vec delta = in.softplus ? softplus(raw) : raw;
+      raw.store(tile.raw_delta + k);
+      delta.store(tile.delta + k);
+      (delta * u).store(tile.drive + k);
+      (in.D == nullptr ? Vec(0.f) : D * u).store(tile.y + k);
+    }
   }
-
-  const float* B(int64_t i) const { return in.B.constant ? &constant_B[i * in.sizes.block_states()] : step_B.data(); }
-  const float* C(int64_t i) const { return in.C.constant ? &constant_C[i * in.sizes.block_states()] : step_C.data(); }
-  const float* A_of(int64_t i) const { return &A[i * in.sizes.block_states()]; }
 
   // `function(constant_B, constant_C)` with both as compile-time constants.
   template <typename Function>
@@ -84,144 +147,114 @@ struct Range {
       in.C.constant ? function(std::false_type{}, std::true_type{}) : function(std::false_type{}, std::false_type{});
   }
 
+  // Runs the staged tile.
   template <bool read_out>
-  void run(int64_t i, int64_t steps, float* h, float* y) const {
-    with_constants([&](auto B_constant, auto C_constant) {
-      run_steps<B_constant, C_constant, read_out>(steps, in.sizes.states, tile, A_of(i), B(i), C(i), reset, h, y);
+  void run(float* h) const {
+    with_constants([&](auto constant_B, auto constant_C) {
+      for_each_group_of_states(tile.states, [&](auto K, int64_t n) {
+        constexpr bool of_C = read_out && decltype(constant_C)::value;
+        run_states<K, decltype(constant_B)::value, of_C, read_out, false>(tile, n, h, nullptr, nullptr);
+      });
     });
   }
+
+  // The states of the task's blocks [block][state][channel] from (dim, N), zeros where that is null, and to it.
+  void read_states(const float* from, float* h) const {
+    const int64_t size = in.sizes.block_states();
+    if (from == nullptr) std::fill(h, h + task.blocks() * size, 0.f);
+    for (int64_t i = 0; from != nullptr && i < task.blocks(); ++i)
+      stage_states(from, in.sizes.states, 1, Block(in.sizes, task.first_block + i), in.sizes.states, h + i * size);
+  }
+  void write_states(const float* h, float* to) const {
+    for (int64_t i = 0; to != nullptr && i < task.blocks(); ++i)
+      unstage_states(h + i * in.sizes.block_states(), Block(in.sizes, task.first_block + i), in.sizes.states, to);
+  }
 };
 
-// D u and the gate, in place.
 template <typename T>
-void finish(const Inputs<T>& in, const Tile& tile, const Block& block, int64_t steps, float* y) {
-  float channels[W];
-  stage_channels(in.D, block, channels);
-  const Vec D = Vec::loadu(channels);
-  for (int64_t s = 0; s < steps; ++s) {
-    Vec value = Vec::loadu(y + s * W);
-    if (in.D != nullptr) value = at::vec::fmadd(D, Vec::loadu(&tile.u[s * W]), value);
-    if (in.z.data != nullptr) {
-      const Vec z = Vec::loadu(&tile.z[s * W]);
-      value = value * (z * sigmoid(z));
-    }
-    value.store(y + s * W);
+void gate_output(Range<T>& range, int64_t t, const Block& block) {
+  const Tile& tile = range.tile;
+  if (range.in.z.data == nullptr) return;
+  stage(range.in.z, range.task.b, t, block, tile.steps, tile.z);
+  for (int64_t k = 0; k < tile.steps * W; k += W) {
+    const Vec z = Vec::loadu(tile.z + k);
+    (Vec::loadu(tile.y + k) * (z * sigmoid(z))).store(tile.y + k);
   }
 }
 
-// Runs a range; h holds its blocks' states, [block][state][channel].
+// y of a task, from the states `first` to the states `last`, both (dim, N) or null.
 template <typename T>
-void forward_range(Range<T>& range, const Sequence<T>& y, float* h) {
-  const Sizes& sizes = range.in.sizes;
-  std::vector<float> out(sizes.tile_size());
-  for (int64_t t = range.from; t < range.to; t += kTile) {
-    const int64_t steps = std::min(kTile, range.to - t);
-    range.start_tile(t, steps);
-    for (int64_t i = 0; i < range.last_block - range.first_block; ++i) {
-      const Block block(sizes, range.first_block + i);
-      range.load(t, steps, block);
-      range.template run<true>(i, steps, h + i * sizes.block_states(), out.data());
-      finish(range.in, range.tile, block, steps, out.data());
-      unstage(out.data(), y, range.b, t, block, steps);
+void run_task(Range<T>& range, const Sequence<T>& y, const float* first, float* last) {
+  const Task& task = range.task;
+  const int64_t size = range.in.sizes.block_states();
+  Buffer h(task.blocks() * size);
+  range.read_states(first, h);
+  range.for_each_tile([&](int64_t t) {
+    for (int64_t i = 0; i < task.blocks(); ++i) {
+      const Block block(range.in.sizes, task.first_block + i);
+      for (int64_t s = 0; s < range.tile.steps; ++s) __builtin_prefetch(y.at(task.b, t + s, block.first), 1);
+      range.load(t, i);
+      range.template run<true>(h + i * size);
+      gate_output(range, t, block);
+      unstage(range.tile.y, y, task.b, t, block, range.tile.steps);
     }
-  }
+  });
+  range.write_states(h, last);
 }
 
-// The end states of a range from a zero state into h, and the decay over it into P.
+// Where a task's states end when they start from zero, and the decay over it, both (dim, N).
 template <typename T>
-void summarize_range(Range<T>& range, float* h, float* P) {
-  const Sizes& sizes = range.in.sizes;
-  const int64_t blocks = range.last_block - range.first_block, size = sizes.block_states();
-  std::vector<float> total(blocks * W, 0.f);  // ΣΔ
-  bool cleared = false;
-  for (int64_t t = range.from; t < range.to; t += kTile) {
-    const int64_t steps = std::min(kTile, range.to - t);
-    range.start_tile(t, steps);
-    cleared = cleared || std::any_of(range.reset, range.reset + steps, [](bool reset) { return reset; });
+void summarize_task(Range<T>& range, float* ends, float* decay) {
+  const int64_t size = range.in.sizes.block_states(), blocks = range.task.blocks();
+  Buffer h(blocks * size, 0.f), total(blocks * W, 0.f);  // ΣΔ
+  range.for_each_tile([&](int64_t t) {
     for (int64_t i = 0; i < blocks; ++i) {
-      range.load(t, steps, Block(sizes, range.first_block + i));
-      range.template run<false>(i, steps, h + i * size, nullptr);
+      range.load(t, i);
+      range.template run<false>(h + i * size);
       Vec sum(0.f);
-      for (int64_t s = 0; s < steps; ++s) sum = sum + Vec::loadu(&range.tile.delta[s * W]);
-      (Vec::loadu(&total[i * W]) + sum).store(&total[i * W]);
+      for (int64_t s = 0; s < range.tile.steps; ++s) sum = sum + Vec::loadu(range.tile.delta + s * W);
+      (Vec::loadu(total + i * W) + sum).store(total + i * W);
     }
-  }
+  });
+  range.write_states(h, ends);
   for (int64_t i = 0; i < blocks; ++i)
-    for (int64_t n = 0; n < sizes.states; ++n) {
-      const Vec decay = exp(Vec::loadu(&total[i * W]) * Vec::loadu(range.A_of(i) + n * W));
-      (cleared ? Vec(0.f) : decay).store(P + i * size + n * W);
-    }
-}
-
-// States of every batch element, block and segment: [batch][block][segment][state][channel] would scatter a range, so
-// the segment comes before the block.
-struct SegmentStates {
-  const Sizes& sizes;
-  const int64_t segments;
-  std::vector<float> data;
-  SegmentStates(const Sizes& sizes, int64_t segments)
-      : sizes(sizes), segments(segments), data(sizes.batch * segments * sizes.blocks() * sizes.block_states(), 0.f) {}
-  float* at(int64_t b, int64_t segment, int64_t block) {
-    return data.data() + ((b * segments + segment) * sizes.blocks() + block) * sizes.block_states();
-  }
-};
-
-// Turns what each segment adds by itself into what it starts from, x_{s+1} = P_s x_s + own_s; x_0 is `first`, (batch, dim,
-// N), or zero where it is null. `from_last` runs over the segments from the last to the first.
-inline void start_from(SegmentStates& own, SegmentStates& P, const float* first, bool from_last) {
-  const Sizes& sizes = own.sizes;
-  const int64_t size = sizes.blocks() * sizes.block_states();
-  at::parallel_for(0, sizes.batch, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> carry(size);
-    for (int64_t b = begin; b < end; ++b) {
-      std::fill(carry.begin(), carry.end(), 0.f);
-      for (int64_t i = 0; first != nullptr && i < sizes.blocks(); ++i)
-        stage_states(first + b * sizes.dim * sizes.states, Block(sizes, i), sizes.states, &carry[i * sizes.block_states()]);
-      for (int64_t s = 0; s < own.segments; ++s) {
-        const int64_t segment = from_last ? own.segments - 1 - s : s;
-        float* place = own.at(b, segment, 0);
-        const float* decay = s + 1 < own.segments ? P.at(b, segment, 0) : nullptr;
-        for (int64_t k = 0; k < size; ++k) {
-          const float alone = std::exchange(place[k], carry[k]);
-          if (decay != nullptr) carry[k] = decay[k] == 0.f ? alone : decay[k] * carry[k] + alone;
-        }
-      }
-    }
-  });
-}
-
-inline void store_states(SegmentStates& from, int64_t segment, float* to) {
-  const Sizes& sizes = from.sizes;
-  at::parallel_for(0, sizes.batch, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b)
-      for (int64_t i = 0; i < sizes.blocks(); ++i)
-        unstage_states(from.at(b, segment, i), Block(sizes, i), sizes.states, to + b * sizes.dim * sizes.states);
-  });
+    for (int64_t k = i * size; k < (i + 1) * size; k += W)
+      exp2(Vec::loadu(total + i * W) * Vec::loadu(range.parameters.A + range.task.first_block * size + k)).store(h + k);
+  range.write_states(h, decay);
 }
 
 template <typename T>
 void forward(const Inputs<T>& in, const Sequence<T>& y, float* last_state) {
   const Sizes& sizes = in.sizes;
-  const Plan plan(sizes);
-  SegmentStates h(sizes, plan.segments), P(sizes, plan.segments > 1 ? plan.segments : 0);
-  start_from(h, P, in.initial_state, false);
-  if (plan.segments > 1) {
-    // Segment 0 runs for good at once; of the others but the last, this pass only finds where they end.
-    plan.for_each_task(sizes, 0, plan.segments - 1, [&](const Task& task) {
-      Range<T> range(in, task);
-      float* states = h.at(task.b, task.segment, task.first_block);
-      if (task.segment == 0)
-        forward_range(range, y, states);
-      else
-        summarize_range(range, states, P.at(task.b, task.segment, task.first_block));
+  const Plan plan(sizes, sizes.blocks(), 1);
+  const Parameters parameters(in);
+  const int64_t size = sizes.dim * sizes.states, last = plan.segments - 1;
+  auto initial = [&](int64_t b) { return in.initial_state == nullptr ? nullptr : in.initial_state + b * size; };
+  if (last == 0) {
+    plan.for_each_task(0, 1, [&](const Task& task) {
+      Range<T> range(in, parameters, task);
+      run_task(range, y, initial(task.b), last_state + task.b * size);
     });
-    start_from(h, P, nullptr, false);
+    return;
   }
-  plan.for_each_task(sizes, plan.segments > 1 ? 1 : 0, plan.segments, [&](const Task& task) {
-    Range<T> range(in, task);
-    forward_range(range, y, h.at(task.b, task.segment, task.first_block));
+  // The first segment runs for good at once; of the others but the last, this pass only finds where they end.
+  SegmentStates ends(plan), decay(plan);
+  plan.for_each_task(0, last, [&](const Task& task) {
+    Range<T> range(in, parameters, task);
+    if (task.segment == 0)
+      run_task(range, y, initial(task.b), ends.at(task.b, 0));
+    else
+      summarize_task(range, ends.at(task.b, task.segment), decay.at(task.b, task.segment));
   });
-  store_states(h, plan.segments - 1, last_state);
+  for (int64_t b = 0; b < sizes.batch; ++b)
+    for (int64_t segment = 1; segment < last; ++segment) {
+      const auto [from, to] = plan.steps_of(segment);
+      if (in.first_reset(b, from, to) == to) ends.add_carried(b, segment, decay, ends.at(b, segment - 1));
+    }
+  plan.for_each_task(1, plan.segments, [&](const Task& task) {
+    Range<T> range(in, parameters, task);
+    run_task(range, y, ends.at(task.b, task.segment - 1), task.segment == last ? last_state + task.b * size : nullptr);
+  });
 }
 
 }  // namespace mvc

@@ -177,17 +177,18 @@ NineTensors selective_scan_backward(const Tensor& grad_y, const Tensor& grad_las
     return {zeros(u), zeros(delta), zeros(A), zeros(B), zeros(C), zeros_if(D), zeros_if(z), zeros_if(delta_bias),
             if_given(grad_last_state.clone(), initial_state)};
   }
-  const Plan plan(sizes);
-  const int64_t rows = sizes.batch * plan.segments, partials = Partials(sizes, plan).count;
+  const Plan plan(sizes, max_ranges(sizes, c10::elementSize(args.dtype)), 0);
+  const int64_t rows = sizes.batch * plan.segments;
   const Tensor grad_out = grad_y.to(args.dtype), grad_last = grad_last_state.to(at::kFloat).contiguous();
   auto sequence = [&] { return at::empty(u.sizes(), u.options().dtype(args.dtype)); };
   auto weights = [&](const Tensor& t) {
     if (t.dim() == 2) return at::empty({rows, sizes.dim, sizes.states}, floats);
-    const std::vector<int64_t> shape{partials, sizes.batch, sizes.length, sizes.groups, sizes.states};
-    return partials > 1 ? at::zeros(shape, floats) : at::empty(shape, floats);
+    return at::empty({sizes.batch, sizes.length, sizes.groups, sizes.states}, floats);
   };
+  auto shared = [&] { return at::empty({plan.ranges - 1, sizes.batch, sizes.length, sizes.states}, floats); };
   const Tensor grad_u = sequence(), grad_delta = sequence(), grad_z = z ? sequence() : Tensor();
   const Tensor grad_A = at::empty({rows, sizes.dim, sizes.states}, floats), grad_B = weights(B), grad_C = weights(C);
+  const Tensor shared_B = shared(), shared_C = shared();
   const Tensor grad_D = at::empty({rows, sizes.dim}, floats), grad_bias = at::empty({rows, sizes.dim}, floats);
   const Tensor grad_initial = at::empty(state_shape, floats);
   DISPATCH(args.dtype, [&] {
@@ -198,12 +199,15 @@ NineTensors selective_scan_backward(const Tensor& grad_y, const Tensor& grad_las
     out.A = grad_A.mutable_data_ptr<float>();
     out.B = grad_B.mutable_data_ptr<float>();
     out.C = grad_C.mutable_data_ptr<float>();
+    out.shared_B = shared_B.mutable_data_ptr<float>();
+    out.shared_C = shared_C.mutable_data_ptr<float>();
     out.D = grad_D.mutable_data_ptr<float>();
     out.delta_bias = grad_bias.mutable_data_ptr<float>();
     out.initial_state = grad_initial.mutable_data_ptr<float>();
     backward(args.inputs<scalar_t>(), args.as_sequence<const scalar_t>(grad_out), grad_last.const_data_ptr<float>(), plan, out);
   });
-  return {like(grad_u, u), like(grad_delta, delta), grad_A.sum(0), like(grad_B.sum(0), B), like(grad_C.sum(0), C),
+  auto summed = [](const Tensor& sums, const Tensor& input) { return input.dim() == 2 ? sums.sum(0) : sums; };
+  return {like(grad_u, u), like(grad_delta, delta), grad_A.sum(0), like(summed(grad_B, B), B), like(summed(grad_C, C), C),
           if_given(grad_D.sum(0), D), z ? like(grad_z, *z) : at::empty({0}, grad_y.options()),
           if_given(grad_bias.sum(0), delta_bias), if_given(grad_initial, initial_state)};
 }
