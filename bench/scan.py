@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
 from peers import installed
 from tabulate import tabulate
@@ -130,6 +132,28 @@ def training(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
     for name in peers:
         yield row(f"{shape} forward and backward, against {name}", timings["ours"], timings[name])
     yield row(f"{shape} forward and backward over forward", timings["forward"], timings["ours"])
+
+
+def exponentials(shape: Shape, rounds: int) -> dict[str, Any]:
+    """Exponentials a second of a forward without softplus (one a step, channel and state) over a plain loop's."""
+    plain_loop = exponential_loop()
+    tensors = {name: t for name, t in inputs(shape).items() if name != "delta_bias"}
+    tensors["delta"] = tensors["delta"].abs() / 100
+    count = tensors["u"].numel() * shape.states
+    threads = torch.get_num_threads()
+    with torch.no_grad():
+        runs: Runs = {"scan": lambda: selective_scan(**tensors), "loop": lambda: plain_loop(count // threads)}
+        timings = timed(runs, rounds)
+    return row(f"{shape}: exponentials a second over those of a plain loop", timings["scan"], timings["loop"])
+
+
+def exponential_loop() -> Callable[[int], None]:
+    """Runs so many exponentials on each thread: bench/exp_rate.cpp, built as the scan is."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "exp_rate.so"
+        cpu_scan.compile_library(ROOT / "bench" / "exp_rate.cpp", library)
+        torch.ops.load_library(library)
+    return torch.ops.mvc_bench.exponentials
 
 
 def linearity(dim: int, rounds: int) -> dict[str, Any]:

@@ -109,20 +109,31 @@ def _key() -> str:
 
 
 def _build(path: Path) -> None:
-    """Build in a folder beside `path`, then rename: whoever is killed leaves no half-written library."""
+    for stale in path.parent.glob(f"{path.stem}-build-*"):  # of builders that were killed: the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)
+    print("mvc: building the C++ scan, once (less than a minute) ...", file=sys.stderr, flush=True)
+    compile_library(SOURCES / "selective_scan.cpp", path)
+
+
+def compile_library(source: Path, path: Path) -> None:
+    """Compile `source` for this processor as the scan is, its headers at hand, into the shared library `path`.
+
+    It is built in a folder beside `path` and then renamed: whoever is killed leaves no half-written library.
+
+    Raises:
+        BuildError: there is no compiler, or it fails.
+    """
     import ninja
 
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
         raise BuildError(f"there is no C++ compiler {compiler!r}; install g++ or clang, or set CXX")
-    for stale in path.parent.glob(f"{path.stem}-build-*"):  # of builders that were killed: the lock is ours
-        shutil.rmtree(stale, ignore_errors=True)
-    print("mvc: building the C++ scan, once (less than a minute) ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-build-") as folder:
         options = {
-            "name": path.stem.replace("-", "_"),
-            "sources": [str(SOURCES / "selective_scan.cpp")],
+            "name": "library",
+            "sources": [str(source)],
             "extra_cflags": _flags(),
+            "extra_include_paths": [str(SOURCES)],
             "extra_ldflags": ["-fopenmp"],
             "build_directory": folder,
             "is_python_module": False,
@@ -130,7 +141,7 @@ def _build(path: Path) -> None:
         environment = {**os.environ, "PATH": os.pathsep.join((ninja.BIN_DIR, os.environ.get("PATH", "")))}
         command = [sys.executable, "-c", BUILD, json.dumps(options)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        built = Path(folder) / f"{options['name']}.so"
+        built = Path(folder) / "library.so"
         if done.returncode or not built.exists():
             raise BuildError(f"its build failed: {_cause(done.stdout + done.stderr)}")
         built.replace(path)
