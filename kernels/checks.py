@@ -41,6 +41,8 @@ def _check_shapes(present: dict[str, Tensor]) -> None:
         raise ValueError(f"A must be (dim, N), got shape {tuple(A.shape)}")
     batch, length, dim = u.shape
     states = A.shape[1]
+    if not 1 <= states <= MAX_STATES:
+        raise ValueError(f"A has {states} states (its second axis); N must be from 1 to {MAX_STATES}")
     sequence = (batch, length, dim)
     shapes = {"delta": sequence, "A": (dim, states), "D": (dim,), "z": sequence, "delta_bias": (dim,)}
     shapes |= {"initial_state": (batch, dim, states), "reset": (batch, length)}
@@ -48,8 +50,6 @@ def _check_shapes(present: dict[str, Tensor]) -> None:
         if name in present and present[name].shape != shape:
             seen = tuple(present[name].shape)
             raise ValueError(f"{name} must have shape {shape} beside u {tuple(u.shape)}, got {seen}")
-    if not 1 <= states <= MAX_STATES:
-        raise ValueError(f"A has {states} states (its second axis); N must be from 1 to {MAX_STATES}")
     B, C = (_check_weights(name, present[name], u, states) for name in ("B", "C"))
     if B is not None and C is not None and B != C:
         raise ValueError(f"B and C must have the same number of groups, got {B} and {C}")
@@ -58,7 +58,7 @@ def _check_shapes(present: dict[str, Tensor]) -> None:
 def _check_weights(name: str, weights: Tensor, u: Tensor, states: int) -> int | None:
     """The groups of B or C; None where it is constant."""
     batch, length, dim = u.shape
-    if weights.shape == (dim, states):
+    if weights.dim() == 2 and weights.shape == (dim, states):  # rank first: no guard on batch where it is unknown
         return None
     if weights.dim() not in (3, 4) or weights.shape[:2] != (batch, length) or weights.shape[-1] != states:
         raise ValueError(

@@ -18,7 +18,7 @@ if __name__ != "mvc.kernels.ops":
     raise ImportError(f"import this module as mvc.kernels.ops, not as {__name__}: it would register its ops twice")
 
 from mvc.kernels import chunked
-from mvc.kernels.rules import DIFFERENTIABLE, check, op, register_fakes, register_rules
+from mvc.kernels.rules import DIFFERENTIABLE, check, check_backward, op, register_fakes, register_rules
 
 SCHEMA = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
@@ -44,6 +44,7 @@ def _run_chunked(u: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tens
 
 
 def _run_chunked_backward(grad_y: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, ...]:
+    check_backward(grad_y, *inputs[:-2])
     with torch.autocast(grad_y.device.type, enabled=False):
         gradients = chunked.selective_scan_backward(grad_y, *inputs)
     return tuple(grad_y.new_empty(0) if gradient is None else gradient for gradient in gradients)

@@ -51,7 +51,10 @@ def selective_scan(
     if delta_softplus:
         delta = F.softplus(delta)
 
-    state = u.new_zeros((batch, dim, A.shape[1]), dtype=dtype) if initial_state is None else initial_state.to(dtype)
+    if initial_state is None:
+        state = u.new_zeros((batch, dim, A.shape[1]), dtype=dtype)
+    else:
+        state = initial_state.to(dtype, copy=True)  # it is the last state where there are no steps
     outputs = []
     for t in reversed(range(length)) if reverse else range(length):
         step = delta[:, t, :, None]

@@ -28,6 +28,14 @@ def check(*tensors: Tensor | None) -> None:
             raise ValueError(f"{name} needs an axis of groups in the op: pass {name}.unsqueeze(2)")
 
 
+def check_backward(grad_y: Tensor, grad_last_state: Tensor, u: Tensor, delta: Tensor, A: Tensor, *others) -> None:
+    check(u, delta, A, *others)
+    shapes = {"grad_y": (grad_y, u.shape), "grad_last_state": (grad_last_state, (u.shape[0], *A.shape))}
+    for name, (gradient, shape) in shapes.items():
+        if gradient.shape != shape:
+            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(gradient.shape)}")
+
+
 def _fake(u: Tensor, delta: Tensor, A: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
     # Checks nothing: to compare sizes that are unknown while tracing would make guards of them.
     batch, _, dim = u.shape
@@ -65,17 +73,19 @@ def _no_second_derivative(ctx, *gradients: Tensor) -> None:
     raise RuntimeError("mvc::selective_scan can be differentiated once, not twice; impl='reference' can be, twice too")
 
 
+def lowered_by_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """u, delta, B, C and z in autocast's dtype where it is on; A, D, delta_bias and the states stay as they are."""
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
 def _autocast(name: str, device: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """u, delta, B, C and z take autocast's dtype; A, D, delta_bias and the states stay as they are."""
-
-    def lowered(tensor: Tensor | None) -> Tensor | None:
-        keep = tensor is None or tensor.dtype == torch.float64
-        return tensor if keep else tensor.to(torch.get_autocast_dtype(device))
-
     def run(u, delta, A, B, C, D, z, *others):
-        sequences = [lowered(t) for t in (u, delta, B, C, z)]
+        u, delta, B, C, z = lowered_by_autocast(u, delta, B, C, z)
         with torch.autocast(device, enabled=False):
-            u, delta, B, C, z = sequences
             return op(name)(u, delta, A, B, C, D, z, *others)
 
     return run

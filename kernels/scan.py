@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from mvc.kernels import ops, reference
 from mvc.kernels.checks import check_inputs
-from mvc.kernels.rules import selective_scan as call_op
+from mvc.kernels.rules import lowered_by_autocast, selective_scan as call_op
 from torch import Tensor
 
 IMPLEMENTATIONS = ("reference", "chunked", "cpp", "triton")
@@ -71,6 +71,7 @@ def selective_scan(
     _check_impl(impl, u)
     B, C = (t.unsqueeze(2) if t.dim() == 3 else t for t in (B, C))
     if impl == "reference":
+        u, delta, B, C, z = lowered_by_autocast(u, delta, B, C, z)
         options = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
         flags = {"delta_softplus": delta_softplus, "reverse": reverse}
         y, last_state = reference.selective_scan(u, delta, A, B, C, **options, **flags)
@@ -124,6 +125,8 @@ def _check_impl(impl: str | None, u: Tensor) -> None:
             raise ValueError(f"impl={impl!r} is not available here; leave it out, or use 'chunked'")
     if impl == "cpp" and u.device.type not in ("cpu", "meta"):
         raise ValueError(f"impl='cpp' runs on a CPU, u is on {u.device}; leave impl out for the best for a device")
+    if impl == "triton" and u.device.type == "cpu":
+        raise ValueError("impl='triton' runs on a GPU, u is on cpu; leave impl out for the best for a device")
 
 
 @torch.compiler.assume_constant_result

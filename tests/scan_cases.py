@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import pytest
 import torch
+from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
 from torch import Tensor
 
@@ -14,11 +16,24 @@ REQUIRED = ("u", "delta", "A", "B", "C")
 OPTIONAL = ("D", "z", "delta_bias", "initial_state", "reset")
 TENSORS = REQUIRED + OPTIONAL
 DIFFERENTIABLE = TENSORS[:-1]
-ALL_OPTIONS = (*OPTIONAL, "softplus")  # and "reverse", "constant_B", "constant_C"
+ALL_OPTIONS = (*OPTIONAL, "softplus")
+FORMS = ("reverse", "constant_B", "constant_C")  # the options that replace something
+CPU_IMPLEMENTATIONS = ("reference", "chunked", "cpp")
 
 Inputs = dict[str, "Tensor | bool"]
 reference = partial(selective_scan, impl="reference", return_last_state=True)
 chunked = partial(selective_scan, impl="chunked", return_last_state=True)
+
+
+def implementation(impl: str | None) -> Callable:
+    """The public function with `impl`; skips the test where that cannot run."""
+    require_cpp(impl == "cpp")
+    return partial(selective_scan, impl=impl, return_last_state=True)
+
+
+def require_cpp(needed: bool = True) -> None:
+    if needed and not cpu_scan.available():
+        pytest.skip("the C++ scan cannot be built or loaded here")
 
 
 class Case(NamedTuple):
@@ -122,11 +137,13 @@ def assert_within_budget(actual: Tensor, oracle: Tensor, baseline: Tensor, name:
     assert error <= budget, f"{name}: error {error:.3g} is above the budget {budget:.3g}"
 
 
-def assert_scan_within_budget(inputs: Inputs, scan: Callable = chunked, *, backward: bool = True) -> None:
-    """`scan` on `inputs`, forward and backward, against the reference in float64."""
+def assert_scan_within_budget(
+    inputs: Inputs, scan: Callable = chunked, *, backward: bool = True, oracle_scan: Callable = reference
+) -> None:
+    """`scan` on `inputs`, forward and backward, against the reference, or what was made of it, in float64."""
     actual = run(scan, inputs, backward=backward)
-    oracle = run(reference, map_tensors(Tensor.double, inputs), backward=backward)
+    oracle = run(oracle_scan, map_tensors(Tensor.double, inputs), backward=backward)
     is_double = inputs["u"].dtype == torch.float64
-    baseline = run(reference, map_tensors(Tensor.float, inputs) if is_double else inputs, backward=backward)
+    baseline = run(oracle_scan, map_tensors(Tensor.float, inputs) if is_double else inputs, backward=backward)
     for name in oracle:
         assert_within_budget(actual[name], oracle[name], baseline[name], name)

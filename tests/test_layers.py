@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 KERNELS = sorted((ROOT / "kernels").glob("*.py"))
 PASSES = sorted((ROOT / "passes").glob("*.py"))
-OPTIONAL_BACKENDS = {"triton"}  # imported on first use, inside a function
+MVC = sorted((ROOT / "mvc").rglob("*.py"))
+TRITON = [path for path in KERNELS if path.stem.startswith("triton_")]
+# Imported on first use, inside a function.
+BACKENDS = ("triton", "torch.utils.cpp_extension", "mvc.kernels.cpu_scan", *(f"mvc.kernels.{p.stem}" for p in TRITON))
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -53,18 +58,31 @@ def test_passes_import_kernels_at_most(path):
     assert {name for name in of_file(path) if within(name, "mvc") and not within(name, *allowed)} == set()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "mvc").rglob("*.py")) + KERNELS + PASSES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MVC + KERNELS + PASSES, ids=lambda path: path.stem)
 def test_only_the_public_function_imports_the_reference(path):
     users = {name for name in of_file(path) if within(name, "mvc.kernels.reference")}
     assert not users or path == ROOT / "kernels" / "scan.py"
 
 
-@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
-def test_kernels_load_optional_backends_late(path):
-    """reference.py never; the others not when they are imported."""
+@pytest.mark.parametrize("path", [path for path in MVC + KERNELS + PASSES if path not in TRITON], ids=lambda p: p.stem)
+def test_backends_are_loaded_late(path):
+    """reference.py never; others but the backends' own modules not when they are imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     at_import = imports(tree) if path.stem == "reference" else set()
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             at_import |= imports(node)
-    assert {name for name in at_import if within(name, *OPTIONAL_BACKENDS)} == set()
+    assert {name for name in at_import if within(name, *BACKENDS)} == set()
+
+
+def test_the_ops_load_without_a_backend():
+    """Registering, and running what needs none, works where none can be imported."""
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({BACKENDS!r})
+import mvc, mvc.kernels.ops, mvc.kernels.scan, torch
+u, A, B = torch.ones(1, 3, 2, dtype=torch.float64), torch.ones(2, 4), torch.ones(1, 3, 4)
+mvc.kernels.scan.selective_scan(u, u, A, B, B)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

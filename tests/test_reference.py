@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from mvc.kernels.reference import lti_convolution, selective_scan
-from scan_cases import Case, Inputs, make_inputs, map_tensors, op_arguments, tensors_of
+from scan_cases import DIFFERENTIABLE, FORMS, Case, Inputs, make_inputs, map_tensors, tensors_of
 
 # A float64 sum of some ten terms of the tests' sizes (up to 1e2) may differ in its last bits.
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-12}
@@ -16,23 +16,33 @@ FLOAT64 = {"rtol": 1e-12, "atol": 1e-12}
 def scalar_scan(inputs: Inputs, discretization: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence in Python's floats, one number at a time."""
     given = {name: tensor.tolist() for name, tensor in tensors_of(inputs).items()}
-    u, delta, A, B, C = (given[name] for name in ("u", "delta", "A", "B", "C"))
+    u, delta, A = (given[name] for name in ("u", "delta", "A"))
     batch, length, dim = inputs["u"].shape
-    states, groups = inputs["A"].shape[1], inputs["B"].shape[2]
+    states = inputs["A"].shape[1]
+    order = range(length - 1, -1, -1) if inputs["reverse"] else range(length)
+
+    def weights(name: str, b: int, t: int, d: int) -> list[float]:
+        if inputs[name].dim() == 2:
+            return given[name][d]
+        of_groups = given[name][b][t]
+        return of_groups[d // (dim // len(of_groups))]
+
     y = torch.zeros(batch, length, dim, dtype=torch.float64)
     last = torch.zeros(batch, dim, states, dtype=torch.float64)
     for b in range(batch):
         for d in range(dim):
-            group = d // (dim // groups)
             h = list(given["initial_state"][b][d]) if "initial_state" in given else [0.0] * states
-            for t in range(length):
+            for t in order:
+                if "reset" in given and given["reset"][b][t]:
+                    h = [0.0] * states
+                B, C = weights("B", b, t, d), weights("C", b, t, d)
                 step = delta[b][t][d] + (given["delta_bias"][d] if "delta_bias" in given else 0.0)
                 if inputs["delta_softplus"]:
                     step = math.log1p(math.exp(step)) if step <= 20 else step
                 for n in range(states):
                     held = math.expm1(step * A[d][n]) / A[d][n] if discretization == "zoh" else step
-                    h[n] = math.exp(step * A[d][n]) * h[n] + held * B[b][t][group][n] * u[b][t][d]
-                out = sum(C[b][t][group][n] * h[n] for n in range(states))
+                    h[n] = math.exp(step * A[d][n]) * h[n] + held * B[n] * u[b][t][d]
+                out = sum(C[n] * h[n] for n in range(states))
                 out += given["D"][d] * u[b][t][d] if "D" in given else 0.0
                 if "z" in given:
                     out *= given["z"][b][t][d] / (1 + math.exp(-given["z"][b][t][d]))
@@ -51,8 +61,15 @@ def scalar_scan(inputs: Inputs, discretization: str) -> tuple[torch.Tensor, torc
         Case(length=5, states=3, options=()),
         Case(length=5, states=3, options=("softplus",)),
         Case(length=5, states=3, options=("delta_bias",)),
+        Case(length=5, states=3, options=("reset",)),
+        Case(length=5, states=3, options=("reset", "reverse", "initial_state")),
+        Case(length=5, states=3, groups=2).plus("reverse"),
+        Case(length=5, states=3, groups=2).plus("constant_B"),
+        Case(length=5, states=3, groups=3).plus("constant_C"),
+        Case(length=5, states=3, options=FORMS),
         Case(batch=1, length=1, dim=1, states=1),
         Case(length=0),
+        Case(length=0).plus("reverse"),
     ],
     ids=str,
 )
@@ -104,13 +121,6 @@ def test_convolution_kernel():
     torch.testing.assert_close(y.flatten().tolist(), expected, **FLOAT64)
 
 
-def test_B_and_C_without_groups():
-    inputs = make_inputs(Case())
-    y, _ = selective_scan(**inputs)
-    y_flat, _ = selective_scan(**(inputs | {name: inputs[name].squeeze(2) for name in ("B", "C")}))
-    assert torch.equal(y_flat, y)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("length", [0, 5])
 def test_dtypes(dtype, length):
@@ -129,12 +139,37 @@ def test_half_precision_rounds_only_the_output(dtype):
 
 
 @pytest.mark.parametrize("discretization", ["simplified", "zoh"])
-def test_gradients(discretization):
-    inputs = make_inputs(Case(batch=1, length=4, dim=2, states=2, groups=2), torch.float64)
-    leaves = [tensor.requires_grad_() for tensor in op_arguments(inputs)[:-1]]
+@pytest.mark.parametrize("forms", [(), ("reverse",), ("constant_B",), FORMS], ids="+".join)
+def test_gradients(forms, discretization):
+    case = Case(batch=1, length=4, dim=2, states=2, groups=2).plus(*forms)
+    inputs = make_inputs(case, torch.float64)
+    inputs["reset"] = torch.tensor([[False, False, True, False]])
+    leaves = {name: inputs[name].requires_grad_() for name in DIFFERENTIABLE}
 
-    def scan(u, delta, A, B, C, D, z, delta_bias, initial_state):
-        options = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
-        return selective_scan(u, delta, A, B, C, **options, delta_softplus=True, discretization=discretization)
+    def scan(*tensors):
+        given = inputs | dict(zip(leaves, tensors, strict=True))
+        return selective_scan(**given, discretization=discretization)
 
-    assert torch.autograd.gradcheck(scan, leaves)
+    assert torch.autograd.gradcheck(scan, tuple(leaves.values()))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_nothing_passes_a_reset(reverse):
+    """Not the state, not an infinite one, not a gradient."""
+    inputs = make_inputs(Case(batch=1, options=("initial_state",)), torch.float64) | {"reverse": reverse}
+    inputs["initial_state"].fill_(math.inf)
+    first = -1 if reverse else 0
+    reset = torch.zeros(1, 7, dtype=torch.bool)
+    reset[0, first] = True
+    inputs["u"].requires_grad_()
+    y, last_state = selective_scan(**inputs, reset=reset)
+    fresh, fresh_last = selective_scan(**(inputs | {"initial_state": None}))
+    assert torch.equal(y, fresh)
+    assert torch.equal(last_state, fresh_last)
+    reset[0, 3] = True
+    y, _ = selective_scan(**inputs, reset=reset)
+    before = slice(4, None) if reverse else slice(0, 3)
+    after = 0 if reverse else -1
+    (gradient,) = torch.autograd.grad(y[:, after].sum(), inputs["u"])
+    assert gradient[:, after].ne(0).all()
+    assert gradient[:, before].eq(0).all()
