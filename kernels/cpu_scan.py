@@ -97,7 +97,8 @@ def _cache_folder() -> Path:
 def _flags() -> list[str]:
     capability = torch.backends.cpu.get_cpu_capability()
     defines = [f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"]
-    return ["-O3", "-fopenmp", "-ffp-contract=off", *defines, *VECTOR_FLAGS.get(capability, [])]
+    common = ["-O3", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden"]
+    return [*common, *defines, *VECTOR_FLAGS.get(capability, [])]
 
 
 def _key() -> str:
@@ -134,7 +135,7 @@ def compile_library(source: Path, path: Path) -> None:
             "sources": [str(source)],
             "extra_cflags": _flags(),
             "extra_include_paths": [str(SOURCES)],
-            "extra_ldflags": ["-fopenmp"],
+            "extra_ldflags": ["-fopenmp", "-Wl,--as-needed"],  # not libtorch_python, which torch adds
             "build_directory": folder,
             "is_python_module": False,
         }

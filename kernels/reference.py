@@ -56,14 +56,16 @@ def selective_scan(
     else:
         state = initial_state.to(dtype, copy=True)  # it is the last state where there are no steps
     outputs = []
+    # Unbound, not indexed: the gradient of an index is a tensor as large as all the steps.
+    deltas, Bs, Cs, us = (tensor.unbind(1) for tensor in (delta, B, C, inputs))
     for t in reversed(range(length)) if reverse else range(length):
-        step = delta[:, t, :, None]
+        step = deltas[t].unsqueeze(-1)
         delta_A = step * A
         if reset is not None:
             state = torch.where(reset[:, t, None, None], 0.0, state)
-        B_bar = (step if discretization == "simplified" else _zero_order_hold(delta_A, A)) * B[:, t]
-        state = torch.exp(delta_A) * state + B_bar * inputs[:, t, :, None]
-        outputs.append((state * C[:, t]).sum(-1))
+        B_bar = (step if discretization == "simplified" else _zero_order_hold(delta_A, A)) * Bs[t]
+        state = torch.exp(delta_A) * state + B_bar * us[t].unsqueeze(-1)
+        outputs.append((state * Cs[t]).sum(-1))
     if reverse:
         outputs.reverse()
     y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(inputs)

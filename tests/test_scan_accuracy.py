@@ -8,10 +8,21 @@ import math
 import pytest
 import torch
 from mvc.kernels.checks import SEQUENCE_DTYPES
-from scan_cases import DIFFERENTIABLE, Case, Inputs, implementation, largest, make_inputs, map_tensors, reference, run
+from scan_cases import (
+    DIFFERENTIABLE,
+    FORMS,
+    Case,
+    Inputs,
+    implementation,
+    largest,
+    make_inputs,
+    map_tensors,
+    reference,
+    run,
+)
 from torch import Tensor
 
-LONG = Case(batch=1, length=4096, dim=32, states=16, options=("D", "z"))
+LONG = Case(batch=1, length=4096, dim=32, states=16, options=("D", "z", "delta_bias", "initial_state"))
 BFLOAT16_MAX = torch.finfo(torch.bfloat16).max
 
 
@@ -25,33 +36,26 @@ def log_uniform(low: float, high: float, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape).uniform_(math.log(low), math.log(high), generator=generator).exp()
 
 
-def published_initialisation() -> Inputs:
-    inputs = make_inputs(LONG)
-    inputs["A"] = -torch.arange(1.0, LONG.states + 1).expand(LONG.dim, -1)
-    inputs["delta"] = log_uniform(1e-3, 1e-1, inputs["delta"].shape)
-    return inputs
+def long_inputs(*forms: str, A: Tensor, delta: tuple[float, float]) -> Inputs:
+    """Steps log-uniform within `delta`; a bias of zero, for its gradient."""
+    inputs = make_inputs(LONG.plus(*forms))
+    steps = log_uniform(*delta, inputs["delta"].shape)
+    return inputs | {"A": A, "delta": steps, "delta_bias": torch.zeros(LONG.dim)}
 
 
-def small_steps() -> Inputs:
-    inputs = published_initialisation()
-    inputs["delta"] = log_uniform(0.9e-3, 1.1e-3, inputs["delta"].shape)
-    return inputs
-
-
-def slow_decay() -> Inputs:
-    """|ΔA| about 1e-4: a bias of the exponential near 1 would add up over thousands of steps."""
-    inputs = make_inputs(LONG)
-    inputs["delta"] = log_uniform(0.5e-2, 2e-2, inputs["delta"].shape)
-    inputs["A"] = -log_uniform(0.5e-2, 2e-2, inputs["A"].shape)
-    return inputs
-
-
-FAMILIES = {family.__name__: family for family in (published_initialisation, small_steps, slow_decay)}
+PUBLISHED_A = -torch.arange(1.0, LONG.states + 1).repeat(LONG.dim, 1)
+FAMILIES = {
+    "published initialisation": long_inputs(A=PUBLISHED_A, delta=(1e-3, 1e-1)),
+    "the same, constant and reverse": long_inputs(*FORMS, A=PUBLISHED_A, delta=(1e-3, 1e-1)),
+    "small steps": long_inputs(A=PUBLISHED_A, delta=(0.9e-3, 1.1e-3)),
+    # |ΔA| about 1e-4: a bias of the exponential near 1 would add up over thousands of steps.
+    "slow decay": long_inputs(A=-log_uniform(0.5e-2, 2e-2, PUBLISHED_A.shape), delta=(0.5e-2, 2e-2)),
+}
 
 
 @functools.cache
 def oracle_and_sequential(family: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    inputs = FAMILIES[family]()
+    inputs = FAMILIES[family]
     return run(reference, map_tensors(Tensor.double, inputs)), run(reference, inputs)
 
 
@@ -62,7 +66,7 @@ def test_float32_over_4096_steps(family, scan):
     One bound for both implementations: chunked must be as exact as C++.
     """
     oracle, sequential = oracle_and_sequential(family)
-    actual = run(scan, FAMILIES[family]())
+    actual = run(scan, FAMILIES[family])
     above = {}
     for name, exact in oracle.items():
         error, of_sequential = (
@@ -88,7 +92,7 @@ def test_any_decay_is_finite(dtype, largest_A, largest_delta, scan):
 def test_largest_bfloat16_values(name, backward, scan):
     inputs = make_inputs(Case(length=19, dim=33), torch.bfloat16) | {"delta_softplus": False}
     inputs = map_tensors(lambda tensor: tensor.clamp(-1, 1) / 16, inputs)
-    inputs["delta"] = inputs["delta"].abs()
+    inputs |= {name: inputs[name].abs() for name in ("delta", "delta_bias")}  # a negative step would be growth
     headroom = 2**9 if backward else 1  # gradients are sums over batch, length and states
     inputs[name] = torch.full_like(inputs[name], BFLOAT16_MAX / headroom)
     assert_finite_where_the_oracle_is(inputs, scan, backward=backward)

@@ -49,15 +49,20 @@ inline float sum_lanes(Vec v) {
 template <typename T>
 struct AdjointRange : Range<T> {
   const Sequence<const T> grad_y;
-  Buffer given{kTile * W}, gated{kTile * W};           // ∂y as it came, and before the gate
-  Buffer grad_drive{kTile * W}, grad_delta{kTile * W}, grad_u{kTile * W}, grad_z{kTile * W};
+  Rows given;                                   // ∂y as it came
+  Buffer gated, grad_drive, grad_delta;         // ∂y before the gate; gradients of Δu and of ΔA / ln 2 over A
+  Buffer staged_grad;
   Buffer states{4 * (kTile + 1) * W}, decays{4 * kTile * W};  // of a group of states, as `run_states` keeps them
-  Buffer grad_B, grad_C;                               // of the staged group, [state][step][channel]
-  Buffer sum_A, sum_B, sum_C, sum_D, sum_bias;         // over the task's steps; sum_B and sum_C where constant
+  Buffer grad_B, grad_C;                        // of the tile's group, [state][step][channel]
+  Buffer sum_A, sum_B, sum_C, sum_D, sum_bias;  // over the task's steps; sum_B and sum_C where constant
 
   AdjointRange(const Inputs<T>& in, const Parameters& parameters, const Sequence<const T>& grad_y, const Task& task)
       : Range<T>(in, parameters, task),
         grad_y(grad_y),
+        gated(kStrip * kTile * W),
+        grad_drive(kStrip * kTile * W),
+        grad_delta(kStrip * kTile * W),
+        staged_grad(kStrip * kTile * W),
         grad_B(kTile * in.sizes.block_states()),
         grad_C(kTile * in.sizes.block_states()),
         sum_A(task.blocks() * in.sizes.block_states(), 0.f),
@@ -66,19 +71,21 @@ struct AdjointRange : Range<T> {
         sum_D(task.blocks() * W, 0.f),
         sum_bias(task.blocks() * W, 0.f) {}
 
-  // Stages block i with what the adjoint needs besides.
-  void load_adjoint(int64_t t, int64_t i) {
-    const Block block(this->in.sizes, this->task.first_block + i);
+  // Stages what the adjoint of the strip needs besides.
+  void load_adjoint() {
+    const Sizes& sizes = this->in.sizes;
+    const Strip strip = this->strip;
     const bool gate = this->in.z.data != nullptr;
-    const int64_t steps = this->tile.steps;
-    this->load(t, i);
-    stage(grad_y, this->task.b, t, block, steps, gate ? given : gated);
-    if (!gate) return;
-    stage(this->in.z, this->task.b, t, block, steps, this->tile.z);
-    for (int64_t k = 0; k < steps * W; k += W) {
-      const Vec z = Vec::loadu(this->tile.z + k);
-      (Vec::loadu(given + k) * (z * sigmoid(z))).store(gated + k);
-    }
+    const Rows of_y = given = read_rows(grad_y, sizes, strip, staged_grad);
+    if (gate) this->z = read_rows(this->in.z, sizes, strip, this->staged_z);
+    const Rows z = this->z;
+    float* __restrict__ to = gated;
+    for (int64_t s = 0; s < strip.steps; ++s)
+      for (int64_t j = 0; j < strip.blocks; ++j) {
+        const Vec value = of_y.at(j, s);
+        (gate ? value * (z.at(j, s) * sigmoid(z.at(j, s))) : value).store(to + (j * kTile + s) * W);
+      }
+    grad_drive.fill(0.f), grad_delta.fill(0.f);
   }
 };
 
@@ -91,32 +98,31 @@ void recompute(AdjointRange<T>& range, int64_t n, float* h) {
     run_states<K, constant_B, false, false, true>(range.tile, n, h, range.states, range.decays);
 }
 
-// The adjoint of K states over a tile, from its last step to its first; g [state][channel] is what later steps send to the
+// The adjoint of K states of block j of the strip from i on, over a tile from its last step to its first; g [state][channel] is what later steps send to the
 // state after its last step, and becomes what it sends to the state before its first.
 template <int K, bool constant_B, bool constant_C, typename T>
-void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t n, float* __restrict__ g) {
+void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t j, int64_t n, float* __restrict__ g) {
   const Tile& tile = range.tile;
-  const StepWeights<K, constant_B> B(tile.B, n, tile.states);
-  const StepWeights<K, constant_C> C(tile.C, n, tile.states);
-  const int64_t of_block = (i * tile.states + n) * W;
+  const StepWeights<K, constant_B> B(tile.B, n);
+  const StepWeights<K, constant_C> C(tile.C, n);
+  const int64_t of_block = ((i + j) * tile.states + n) * W, of_strip = j * kTile * W;
   const float *__restrict__ A = tile.A + n * W, *__restrict__ states = range.states, *__restrict__ decays = range.decays;
-  const float *__restrict__ deltas = tile.delta, *__restrict__ drives = tile.drive, *__restrict__ grads = range.gated;
+  const float *__restrict__ deltas = tile.delta, *__restrict__ drives = tile.drive, *__restrict__ grads = range.gated + of_strip;
   float *__restrict__ grad_B = range.grad_B + n * kTile * W, *__restrict__ grad_C = range.grad_C + n * kTile * W;
-  float *__restrict__ grad_drives = range.grad_drive, *__restrict__ grad_deltas = range.grad_delta;
+  float *__restrict__ grad_drives = range.grad_drive + of_strip, *__restrict__ grad_deltas = range.grad_delta + of_strip;
   const bool* reset = tile.reset;
   Vec sent[K], sum_A[K], sum_B[constant_B ? K : 1], sum_C[constant_C ? K : 1];
-  for (int k = 0; k < K; ++k) {
+  unrolled<K>([&](auto k) {
     sent[k] = Vec::loadu(g + (n + k) * W);
     sum_A[k] = Vec::loadu(range.sum_A + of_block + k * W);
     if constexpr (constant_B) sum_B[k] = Vec::loadu(range.sum_B + of_block + k * W);
     if constexpr (constant_C) sum_C[k] = Vec::loadu(range.sum_C + of_block + k * W);
-  }
+  });
   for (int64_t s = tile.steps; s-- > 0;) {
     const Vec delta = Vec::loadu(deltas + s * W), drive = Vec::loadu(drives + s * W), grad = Vec::loadu(grads + s * W);
     Vec grad_drive = Vec::loadu(grad_drives + s * W), grad_delta = Vec::loadu(grad_deltas + s * W);
     const bool cleared = reset != nullptr && reset[s];
-#pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) {
+    unrolled<K>([&](auto k) {
       const Vec before = Vec::loadu(states + (k * (kTile + 1) + s) * W);
       const Vec after = Vec::loadu(states + (k * (kTile + 1) + s + 1) * W);
       const Vec of_state = at::vec::fmadd(C.at(s, k), grad, sent[k]);
@@ -133,47 +139,52 @@ void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t n, float* __restrict
       sent[k] = of_state * Vec::loadu(decays + place);
       if (cleared) {
         sent[k] = Vec(0.f);
-        continue;
+        return;
       }
       const Vec of_exponent = sent[k] * before;  // of Δ A
       sum_A[k] = at::vec::fmadd(of_exponent, delta, sum_A[k]);
       grad_delta = at::vec::fmadd(of_exponent, Vec::loadu(A + k * W), grad_delta);
-    }
+    });
     grad_drive.store(grad_drives + s * W);
     grad_delta.store(grad_deltas + s * W);
   }
-  for (int k = 0; k < K; ++k) {
+  unrolled<K>([&](auto k) {
     sent[k].store(g + (n + k) * W);
     sum_A[k].store(range.sum_A + of_block + k * W);
     if constexpr (constant_B) sum_B[k].store(range.sum_B + of_block + k * W);
     if constexpr (constant_C) sum_C[k].store(range.sum_C + of_block + k * W);
-  }
+  });
 }
 
-// From the gradients of Δu and, over ln 2, of Δ in the exponents: those of u, delta and z, with D, gate and softplus.
+// The strip's gradients of u, delta and z, with D, gate and softplus, and what they add to the sums.
 template <typename T>
-void finish_adjoint(AdjointRange<T>& range, int64_t i) {
+void finish_adjoint(AdjointRange<T>& range, const Gradients<T>& out, int64_t i) {
   const Inputs<T>& in = range.in;
-  const Tile& tile = range.tile;
-  const Vec D = Vec::loadu(range.parameters.D + (range.task.first_block + i) * W);
-  Vec sum_D = Vec::loadu(range.sum_D + i * W), sum_bias = Vec::loadu(range.sum_bias + i * W);
-  for (int64_t k = 0; k < tile.steps * W; k += W) {
-    const Vec u = Vec::loadu(tile.u + k), grad = Vec::loadu(range.gated + k), of_drive = Vec::loadu(range.grad_drive + k);
-    Vec grad_u = of_drive * Vec::loadu(tile.delta + k);
-    if (in.D != nullptr) grad_u = at::vec::fmadd(D, grad, grad_u);
-    Vec grad_delta = at::vec::fmadd(Vec::loadu(range.grad_delta + k), Vec(kLn2), of_drive * u);
-    if (in.softplus) grad_delta = grad_delta * sigmoid(Vec::loadu(tile.raw_delta + k));
-    grad_u.store(range.grad_u + k);
-    grad_delta.store(range.grad_delta + k);
-    sum_D = at::vec::fmadd(grad, u, sum_D);
-    sum_bias = sum_bias + grad_delta;
-    if (in.z.data == nullptr) continue;
-    const Vec z = Vec::loadu(tile.z + k), gate = sigmoid(z);
-    const Vec slope = gate * at::vec::fmadd(z, Vec(1.f) - gate, Vec(1.f));
-    (Vec::loadu(range.given + k) * Vec::loadu(tile.y + k) * slope).store(range.grad_z + k);
-  }
-  sum_D.store(range.sum_D + i * W);
-  sum_bias.store(range.sum_bias + i * W);
+  const Strip strip = range.strip;
+  const Rows u = range.u, raw_delta = range.raw_delta, z = range.z, given = range.given;
+  const float *delta = range.delta, *gated = range.gated, *of_drive = range.grad_drive, *of_exponent = range.grad_delta;
+  const float *y = range.y, *D = range.parameters.D + strip.first_block * W;
+  const float* bias = range.parameters.delta_bias + strip.first_block * W;
+  float *sum_D = range.sum_D + i * W, *sum_bias = range.sum_bias + i * W;
+  const bool with_D = in.D != nullptr, with_softplus = in.softplus;
+  auto add = [](float* to, Vec value) { (Vec::loadu(to) + value).store(to); };
+  auto at = [](const float* data, int64_t j, int64_t s) { return Vec::loadu(data + (j * kTile + s) * W); };
+  write_rows(out.u, in.sizes, strip, [&](int64_t j, int64_t s) {
+    const Vec grad = at(gated, j, s), grad_u = at(of_drive, j, s) * at(delta, j, s);
+    add(sum_D + j * W, grad * u.at(j, s));
+    return with_D ? at::vec::fmadd(Vec::loadu(D + j * W), grad, grad_u) : grad_u;
+  });
+  write_rows(out.delta, in.sizes, strip, [&](int64_t j, int64_t s) {
+    Vec grad_delta = at::vec::fmadd(at(of_exponent, j, s), Vec(kLn2), at(of_drive, j, s) * u.at(j, s));
+    if (with_softplus) grad_delta = grad_delta * sigmoid(raw_delta.at(j, s) + Vec::loadu(bias + j * W));
+    add(sum_bias + j * W, grad_delta);
+    return grad_delta;
+  });
+  if (in.z.data == nullptr) return;
+  write_rows(out.z, in.sizes, strip, [&](int64_t j, int64_t s) {
+    const Vec gate = sigmoid(z.at(j, s));
+    return given.at(j, s) * at(y, j, s) * (gate * at::vec::fmadd(z.at(j, s), Vec(1.f) - gate, Vec(1.f)));
+  });
 }
 
 // Sums of a group's channels over a tile, for B or C.
@@ -191,27 +202,21 @@ void write_weights(AdjointRange<T>& range, const Plan& plan, int64_t t, int64_t 
   }
 }
 
-// The adjoint of block i over the tile at t: from the states before it and what later steps send, in h and g.
+// The adjoint of block j of the strip from i on: from the states before the tile and what later steps send, in h and g.
 template <typename T>
-void adjoint_of_block(AdjointRange<T>& range, const Gradients<T>& out, int64_t t, int64_t i, float* h, float* g) {
-  const Tile& tile = range.tile;
-  const int64_t b = range.task.b;
-  const Block block(range.in.sizes, range.task.first_block + i);
-  if (block.group != range.staged_group)
-    range.grad_B.fill(0.f), range.grad_C.fill(0.f);
-  range.load_adjoint(t, i);
-  range.grad_drive.fill(0.f), range.grad_delta.fill(0.f);
+void adjoint_of_block(AdjointRange<T>& range, int64_t i, int64_t j, float* h, float* g) {
+  const int64_t previous = range.group;
+  range.select(j);
+  if (range.group != previous) range.grad_B.fill(0.f), range.grad_C.fill(0.f);
+  range.fetch(range.grad_y, range.next, j);
+  range.fetch(range.in.z, range.next, j);
   range.with_constants([&](auto constant_B, auto constant_C) {
-    for_each_group_of_states(tile.states, [&](auto K, int64_t n) {
+    for_each_group_of_states(range.tile.states, [&](auto K, int64_t n) {
       constexpr bool of_B = decltype(constant_B)::value, of_C = decltype(constant_C)::value;
       recompute<K, of_B, of_C>(range, n, h);
-      run_adjoint<K, of_B, of_C>(range, i, n, g);
+      run_adjoint<K, of_B, of_C>(range, i, j, n, g);
     });
   });
-  finish_adjoint(range, i);
-  unstage(range.grad_u, out.u, b, t, block, tile.steps);
-  unstage(range.grad_delta, out.delta, b, t, block, tile.steps);
-  if (out.z.data != nullptr) unstage(range.grad_z, out.z, b, t, block, tile.steps);
 }
 
 // The gradients of a task. h: the states before its first step; g: the gradients that later steps send to those after its
@@ -223,24 +228,28 @@ void run_adjoint_task(AdjointRange<T>& range, const Plan& plan, const Gradients<
   const int64_t blocks = task.blocks(), size = sizes.block_states(), tiles = at::divup(task.to - task.from, kTile);
   Buffer checkpoints(tiles * blocks * size);
   for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t t = task.from + tile * kTile;
     std::copy_n(h, blocks * size, checkpoints + tile * blocks * size);
     if (tile + 1 == tiles) break;
-    range.start_tile(task.from + tile * kTile);
-    for (int64_t i = 0; i < blocks; ++i) {
-      range.load(task.from + tile * kTile, i);
-      range.template run<false>(h + i * size);
-    }
+    range.for_each_strip(t, t + kTile, [&](int64_t i) {
+      for (int64_t j = 0; j < range.strip.blocks; ++j) {
+        range.select(j);
+        range.template run<false>(h + (i + j) * size);
+      }
+    });
   }
   for (int64_t tile = tiles; tile-- > 0;) {
     const int64_t t = task.from + tile * kTile;
-    range.start_tile(t);
-    for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t group = Block(sizes, task.first_block + i).group;
-      adjoint_of_block(range, out, t, i, checkpoints + (tile * blocks + i) * size, g + i * size);
-      if (i + 1 < blocks && Block(sizes, task.first_block + i + 1).group == group) continue;
-      if (!range.in.B.constant) write_weights(range, plan, t, group, range.grad_B, out.B, out.shared_B);
-      if (!range.in.C.constant) write_weights(range, plan, t, group, range.grad_C, out.C, out.shared_C);
-    }
+    range.for_each_strip(t, t - kTile >= task.from ? t - kTile : -1, [&](int64_t i) {
+      range.load_adjoint();
+      for (int64_t j = 0; j < range.strip.blocks; ++j) {
+        adjoint_of_block(range, i, j, checkpoints + (tile * blocks + i + j) * size, g + (i + j) * size);
+        if (i + j + 1 < blocks && Block(sizes, task.first_block + i + j + 1).group == range.group) continue;
+        if (!range.in.B.constant) write_weights(range, plan, t, range.group, range.grad_B, out.B, out.shared_B);
+        if (!range.in.C.constant) write_weights(range, plan, t, range.group, range.grad_C, out.C, out.shared_C);
+      }
+      finish_adjoint(range, out, i);
+    });
   }
 }
 
@@ -260,18 +269,18 @@ void write_sums(const AdjointRange<T>& range, const Plan& plan, const Gradients<
   }
 }
 
-// Over a tile of one block: the states h, the decay since the task's first step, and in G what the outputs send to the
+// Over a tile of block j of the strip: the states h, the decay since the task's first step, and in G what the outputs send to the
 // state before that step, Σ decay_t C_t ∂y_t; steps from `live` on send nothing across a reset.
 template <bool constant_B, bool constant_C, typename T>
-void summarize_tile(AdjointRange<T>& range, int64_t live, float* h, float* decay, float* G) {
+void summarize_tile(AdjointRange<T>& range, int64_t j, int64_t live, float* h, float* decay, float* G) {
   const Tile& tile = range.tile;
   for (int64_t n = 0; n < tile.states; ++n) {
-    const StepWeights<1, constant_C> C(tile.C, n, tile.states);
+    const StepWeights<1, constant_C> C(tile.C, n);
     recompute<1, constant_B, constant_C>(range, n, h);
     Vec product = Vec::loadu(decay + n * W), sum = Vec::loadu(G + n * W);
     for (int64_t s = 0; s < live; ++s) {
       product = product * Vec::loadu(range.decays + s * W);
-      sum = at::vec::fmadd(product, C.at(s, 0) * Vec::loadu(range.gated + s * W), sum);
+      sum = at::vec::fmadd(product, C.at(s, 0) * Vec::loadu(range.gated + (j * kTile + s) * W), sum);
     }
     product.store(decay + n * W);
     sum.store(G + n * W);
@@ -285,13 +294,15 @@ void summarize_adjoint_task(AdjointRange<T>& range, float* ends, float* decay, f
   const int64_t blocks = range.task.blocks(), size = range.in.sizes.block_states();
   Buffer h(blocks * size, 0.f), product(blocks * size, 1.f), G(blocks * size, 0.f);
   const int64_t reset = range.in.first_reset(range.task.b, range.task.from, range.task.to);
-  range.for_each_tile([&](int64_t t) {
-    const int64_t live = std::clamp<int64_t>(reset - t, 0, range.tile.steps);
-    for (int64_t i = 0; i < blocks; ++i) {
-      range.load_adjoint(t, i);
+  range.for_each_strip([&](int64_t i) {
+    const int64_t live = std::clamp<int64_t>(reset - range.strip.t, 0, range.strip.steps);
+    range.load_adjoint();
+    for (int64_t j = 0; j < range.strip.blocks; ++j) {
+      const int64_t k = (i + j) * size;
+      range.select(j);
       range.with_constants([&](auto constant_B, auto constant_C) {
         constexpr bool of_B = decltype(constant_B)::value, of_C = decltype(constant_C)::value;
-        summarize_tile<of_B, of_C>(range, live, h + i * size, product + i * size, G + i * size);
+        summarize_tile<of_B, of_C>(range, j, live, h + k, product + k, G + k);
       });
     }
   });

@@ -13,59 +13,74 @@ void for_each_group_of_states(int64_t states, Function function) {
   for (; n < states; ++n) function(std::integral_constant<int, 1>{}, n);
 }
 
-// B or C for K states: [step][state], or, where constant, [state][channel].
+// `function(k)` for k from 0 to K - 1, each a compile-time constant, so that arrays over k stay in registers.
+template <int K, typename Function>
+inline void unrolled(Function function) {
+  [&]<int... k>(std::integer_sequence<int, k...>) { (function(std::integral_constant<int, k>{}), ...); }
+  (std::make_integer_sequence<int, K>{});
+}
+
+// B or C for K states from n on.
 template <int K, bool constant>
 class StepWeights {
  public:
-  StepWeights(const float* data, int64_t n, int64_t states) : data_(data + n), states_(states) {
-    if constexpr (constant)
-      for (int k = 0; k < K; ++k) fixed_[k] = Vec::loadu(data + (n + k) * W);
+  StepWeights(const TileWeights& weights, int64_t n) : data_(weights.data + n), step_(weights.step) {
+    if constexpr (constant) unrolled<K>([&](auto k) { fixed_[k] = Vec::loadu(weights.data + (n + k) * W); });
   }
   Vec at(int64_t s, int k) const {
     if constexpr (constant)
       return fixed_[k];
     else
-      return Vec(data_[s * states_ + k]);
+      return Vec(data_[s * step_ + k]);
   }
 
  private:
   const float* data_;
-  int64_t states_;
+  int64_t step_;
   Vec fixed_[constant ? K : 1];
 };
 
-// A staged tile of one block.
+// A staged tile of one block; [step][channel] where nothing else is said.
 struct Tile {
-  Buffer u{kTile * W}, raw_delta{kTile * W}, delta{kTile * W}, drive{kTile * W}, z{kTile * W};  // raw: before softplus
-  Buffer y{kTile * W};  // before the gate
-  const float *A, *B, *C;  // of the block (A and constant B and C) or of the steps
-  const bool* reset;       // null where no step of the tile resets
+  const float *delta, *drive;  // Δ, Δu
+  float* y;                    // before the gate
+  const float* A;              // [state][channel], over ln 2
+  TileWeights B, C;
+  const bool* reset;           // null where no step of the tile resets
   int64_t steps, states;
+  Ahead ahead[4];  // what to fetch meanwhile, `aheads` of them
+  int64_t aheads;
+
+  // What the states from n on fetch: each group of four some, so that there is time; nothing new where all is done.
+  std::pair<Ahead, Ahead> ahead_of_group(int64_t n) const {
+    auto pick = [&](int64_t i) { return i < aheads ? ahead[i] : Ahead{reinterpret_cast<const char*>(delta), 0, 0}; };
+    return {pick(n / 4), pick(n / 4 + std::max<int64_t>(states / 4, 1))};
+  }
 };
 
 // K states from n on over a tile: h [state][channel] goes from before its first step to after its last. `read_out` adds
 // C·h to y. `keep` writes all states [k][step + 1][channel], from those before the first step on, and decays [k][step][channel].
 template <int K, bool constant_B, bool constant_C, bool read_out, bool keep>
 void run_states(const Tile& tile, int64_t n, float* __restrict__ h, float* __restrict__ states, float* __restrict__ decays) {
-  const StepWeights<K, constant_B> B(tile.B, n, tile.states);
-  const StepWeights<K, constant_C> C(tile.C, n, tile.states);
+  const StepWeights<K, constant_B> B(tile.B, n);
+  const StepWeights<K, constant_C> C(tile.C, n);
   const float* __restrict__ A = tile.A + n * W;
   const float *__restrict__ deltas = tile.delta, *__restrict__ drives = tile.drive;
   float* __restrict__ y = tile.y;
   const bool* reset = tile.reset;
+  const auto [ahead, further_ahead] = tile.ahead_of_group(n);
   Vec state[K];
-  for (int k = 0; k < K; ++k) {
+  unrolled<K>([&](auto k) {
     state[k] = Vec::loadu(h + (n + k) * W);
     if constexpr (keep) state[k].store(states + k * (kTile + 1) * W);
-  }
+  });
   for (int64_t s = 0; s < tile.steps; ++s) {
-    if (reset != nullptr && reset[s])
-      for (int k = 0; k < K; ++k) state[k] = Vec(0.f);
+    if (reset != nullptr && reset[s]) unrolled<K>([&](auto k) { state[k] = Vec(0.f); });
+    ahead.fetch(s), further_ahead.fetch(s);
     const Vec delta = Vec::loadu(deltas + s * W), drive = Vec::loadu(drives + s * W);
     Vec sum(0.f);
     if constexpr (read_out) sum = Vec::loadu(y + s * W);
-#pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) {
+    unrolled<K>([&](auto k) {
       const Vec decay = exp2(delta * Vec::loadu(A + k * W));
       state[k] = at::vec::fmadd(decay, state[k], drive * B.at(s, k));
       if constexpr (read_out) sum = at::vec::fmadd(C.at(s, k), state[k], sum);
@@ -73,69 +88,116 @@ void run_states(const Tile& tile, int64_t n, float* __restrict__ h, float* __res
         decay.store(decays + (k * kTile + s) * W);
         state[k].store(states + (k * (kTile + 1) + s + 1) * W);
       }
-    }
+    });
     if constexpr (read_out) sum.store(y + s * W);
   }
-  for (int k = 0; k < K; ++k) state[k].store(h + (n + k) * W);
+  unrolled<K>([&](auto k) { state[k].store(h + (n + k) * W); });
 }
 
-// What a task needs while it runs.
+// What a task needs while it runs: a tile of a strip of its blocks, staged.
 template <typename T>
 struct Range {
   const Inputs<T>& in;
   const Parameters& parameters;
   const Task& task;
-  Tile tile;
-  Buffer step_B, step_C;  // [step][state] of `staged_group`
-  int64_t staged_group = -1;
+  Strip strip, next;               // next.blocks is 0 after the last
+  Tile tile;                       // of one block of the strip
+  Rows u, raw_delta, z;            // raw: before the bias and softplus
+  Buffer delta, drive, y;          // [block][step][channel]
+  Buffer staged_u, staged_delta, staged_z;
+  Buffer staged_B, staged_C;       // [step][state]
+  int64_t group = -1;              // whose B and C the tile has
   bool resets[kTile];
 
   Range(const Inputs<T>& in, const Parameters& parameters, const Task& task)
       : in(in),
         parameters(parameters),
         task(task),
-        step_B(in.B.constant ? 0 : kTile * in.sizes.states),
-        step_C(in.C.constant ? 0 : kTile * in.sizes.states) {
+        delta(kStrip * kTile * W),
+        drive(kStrip * kTile * W),
+        y(kStrip * kTile * W),
+        staged_u(kStrip * kTile * W),
+        staged_delta(kStrip * kTile * W),
+        staged_z(kStrip * kTile * W),
+        staged_B(in.B.constant ? 0 : kTile * in.sizes.states),
+        staged_C(in.C.constant ? 0 : kTile * in.sizes.states) {
     tile.states = in.sizes.states;
   }
 
-  // `run(t)` for the first step t of each tile, from the first tile on.
+  // `run(i)` for each strip of the tile at t, staged, i its first block's place in the task. `next_t` is the tile after it,
+  // or negative.
   template <typename Run>
-  void for_each_tile(Run run) {
-    for (int64_t t = task.from; t < task.to; t += kTile) start_tile(t), run(t);
-  }
-
-  void start_tile(int64_t t) {
-    staged_group = -1;
+  void for_each_strip(int64_t t, int64_t next_t, Run run) {
+    group = -1;
     tile.steps = std::min(kTile, task.to - t);
     bool any = false;
     for (int64_t s = 0; s < tile.steps; ++s) any |= resets[s] = in.resets(task.b, t + s);
     tile.reset = any ? resets : nullptr;
+    for (int64_t i = 0; i < task.blocks(); i += kStrip) {
+      strip = strip_at(t, i);
+      next = i + kStrip < task.blocks() ? strip_at(t, i + kStrip) : next_t >= 0 ? strip_at(next_t, 0) : Strip{};
+      load();
+      run(i);
+    }
   }
 
-  // Stages block i of the range: all that the states and the ungated output need.
-  void load(int64_t t, int64_t i) {
-    const int64_t index = task.first_block + i, states = in.sizes.states, size = in.sizes.block_states();
-    const Block block(in.sizes, index);
-    if (block.group != staged_group) {
-      if (!in.B.constant) stage(in.B, task.b, t, block.group, tile.steps, states, step_B);
-      if (!in.C.constant) stage(in.C, task.b, t, block.group, tile.steps, states, step_C);
-      staged_group = block.group;
-    }
+  // The same for each tile in turn.
+  template <typename Run>
+  void for_each_strip(Run run) {
+    for (int64_t t = task.from; t < task.to; t += kTile)
+      for_each_strip(t, t + kTile < task.to ? t + kTile : -1, run);
+  }
+
+  Strip strip_at(int64_t t, int64_t i) const {
+    const int64_t blocks = std::min(kStrip, task.blocks() - i), steps = std::min(kTile, task.to - t);
+    return {task.b, t, steps, task.first_block + i, blocks, in.sizes.width() % W == 0};
+  }
+
+  // Stages the strip: all that the states and the ungated output need.
+  void load() {
+    u = read_rows(in.u, in.sizes, strip, staged_u);
+    raw_delta = read_rows(in.delta, in.sizes, strip, staged_delta);
+    const float *biases = parameters.delta_bias + strip.first_block * W, *Ds = parameters.D + strip.first_block * W;
+    float *__restrict__ deltas = delta, *__restrict__ drives = drive, *__restrict__ ys = y;
+    const Rows of_u = u, of_delta = raw_delta;
+    const Strip strip = this->strip;
+    const bool with_softplus = in.softplus, with_D = in.D != nullptr;
+    for (int64_t s = 0; s < strip.steps; ++s)
+      for (int64_t j = 0; j < strip.blocks; ++j) {
+        const int64_t k = (j * kTile + s) * W;
+        const Vec value = of_u.at(j, s), raw = of_delta.at(j, s) + Vec::loadu(biases + j * W);
+        const Vec step = with_softplus ? softplus(raw) : raw;
+        step.store(deltas + k);
+        (step * value).store(drives + k);
+        (with_D ? value * Vec::loadu(Ds + j * W) : Vec(0.f)).store(ys + k);
+      }
+  }
+
+  // Fetches block j of `of` while the selected block is computed.
+  template <typename U>
+  void fetch(const Sequence<U>& of, const Strip& strip, int64_t j) {
+    if (of.data != nullptr && j < strip.blocks && tile.aheads < 4) tile.ahead[tile.aheads++] = Ahead::of(of, in.sizes, strip, j);
+  }
+
+  // Makes block j of the strip the tile's, and fetches that of the next.
+  void select(int64_t j) {
+    const int64_t index = strip.first_block + j, states = in.sizes.states, size = in.sizes.block_states();
+    const int64_t previous = std::exchange(group, Block(in.sizes, index).group);
+    if (in.B.constant)
+      tile.B = {parameters.B + index * size, 0};
+    else if (group != previous)
+      tile.B = read_weights(in.B, task.b, strip.t, group, strip.steps, states, staged_B);
+    if (in.C.constant)
+      tile.C = {parameters.C + index * size, 0};
+    else if (group != previous)
+      tile.C = read_weights(in.C, task.b, strip.t, group, strip.steps, states, staged_C);
+    tile.delta = delta + j * kTile * W;
+    tile.drive = drive + j * kTile * W;
+    tile.y = y + j * kTile * W;
     tile.A = parameters.A + index * size;
-    tile.B = in.B.constant ? parameters.B + index * size : step_B;
-    tile.C = in.C.constant ? parameters.C + index * size : step_C;
-    stage(in.u, task.b, t, block, tile.steps, tile.u);
-    stage(in.delta, task.b, t, block, tile.steps, tile.raw_delta);
-    const Vec bias = Vec::loadu(parameters.delta_bias + index * W), D = Vec::loadu(parameters.D + index * W);
-    for (int64_t k = 0; k < tile.steps * W; k += W) {
-      const Vec u = Vec::loadu(tile.u + k), raw = Vec::loadu(tile.raw_delta + k) + bias;
-      const Vec delta = in.softplus ? softplus(raw) : raw;
-      raw.store(tile.raw_delta + k);
-      delta.store(tile.delta + k);
-      (delta * u).store(tile.drive + k);
-      (in.D == nullptr ? Vec(0.f) : D * u).store(tile.y + k);
-    }
+    tile.aheads = 0;
+    fetch(in.u, next, j);
+    fetch(in.delta, next, j);
   }
 
   // `function(constant_B, constant_C)` with both as compile-time constants.
@@ -171,15 +233,16 @@ struct Range {
   }
 };
 
+// The strip's y, with the gate.
 template <typename T>
-void gate_output(Range<T>& range, int64_t t, const Block& block) {
-  const Tile& tile = range.tile;
-  if (range.in.z.data == nullptr) return;
-  stage(range.in.z, range.task.b, t, block, tile.steps, tile.z);
-  for (int64_t k = 0; k < tile.steps * W; k += W) {
-    const Vec z = Vec::loadu(tile.z + k);
-    (Vec::loadu(tile.y + k) * (z * sigmoid(z))).store(tile.y + k);
-  }
+void write_output(Range<T>& range, const Sequence<T>& y) {
+  const float* ungated = range.y;
+  auto output = [&](int64_t j, int64_t s) { return Vec::loadu(ungated + (j * kTile + s) * W); };
+  if (range.in.z.data == nullptr) return write_rows(y, range.in.sizes, range.strip, output);
+  const Rows z = range.z = read_rows(range.in.z, range.in.sizes, range.strip, range.staged_z);
+  write_rows(y, range.in.sizes, range.strip, [&](int64_t j, int64_t s) {
+    return output(j, s) * (z.at(j, s) * sigmoid(z.at(j, s)));
+  });
 }
 
 // y of a task, from the states `first` to the states `last`, both (dim, N) or null.
@@ -189,15 +252,14 @@ void run_task(Range<T>& range, const Sequence<T>& y, const float* first, float* 
   const int64_t size = range.in.sizes.block_states();
   Buffer h(task.blocks() * size);
   range.read_states(first, h);
-  range.for_each_tile([&](int64_t t) {
-    for (int64_t i = 0; i < task.blocks(); ++i) {
-      const Block block(range.in.sizes, task.first_block + i);
-      for (int64_t s = 0; s < range.tile.steps; ++s) __builtin_prefetch(y.at(task.b, t + s, block.first), 1);
-      range.load(t, i);
-      range.template run<true>(h + i * size);
-      gate_output(range, t, block);
-      unstage(range.tile.y, y, task.b, t, block, range.tile.steps);
+  range.for_each_strip([&](int64_t i) {
+    for (int64_t j = 0; j < range.strip.blocks; ++j) {
+      range.select(j);
+      range.fetch(y, range.strip, j);
+      range.fetch(range.in.z, range.strip, j);
+      range.template run<true>(h + (i + j) * size);
     }
+    write_output(range, y);
   });
   range.write_states(h, last);
 }
@@ -205,21 +267,22 @@ void run_task(Range<T>& range, const Sequence<T>& y, const float* first, float* 
 // Where a task's states end when they start from zero, and the decay over it, both (dim, N).
 template <typename T>
 void summarize_task(Range<T>& range, float* ends, float* decay) {
-  const int64_t size = range.in.sizes.block_states(), blocks = range.task.blocks();
+  const Task& task = range.task;
+  const int64_t size = range.in.sizes.block_states(), blocks = task.blocks();
   Buffer h(blocks * size, 0.f), total(blocks * W, 0.f);  // ΣΔ
-  range.for_each_tile([&](int64_t t) {
-    for (int64_t i = 0; i < blocks; ++i) {
-      range.load(t, i);
-      range.template run<false>(h + i * size);
-      Vec sum(0.f);
-      for (int64_t s = 0; s < range.tile.steps; ++s) sum = sum + Vec::loadu(range.tile.delta + s * W);
-      (Vec::loadu(total + i * W) + sum).store(total + i * W);
+  range.for_each_strip([&](int64_t i) {
+    for (int64_t j = 0; j < range.strip.blocks; ++j) {
+      range.select(j);
+      range.template run<false>(h + (i + j) * size);
+      Vec sum = Vec::loadu(total + (i + j) * W);
+      for (int64_t s = 0; s < range.strip.steps; ++s) sum = sum + Vec::loadu(range.tile.delta + s * W);
+      sum.store(total + (i + j) * W);
     }
   });
   range.write_states(h, ends);
   for (int64_t i = 0; i < blocks; ++i)
     for (int64_t k = i * size; k < (i + 1) * size; k += W)
-      exp2(Vec::loadu(total + i * W) * Vec::loadu(range.parameters.A + range.task.first_block * size + k)).store(h + k);
+      exp2(Vec::loadu(total + i * W) * Vec::loadu(range.parameters.A + task.first_block * size + k)).store(h + k);
   range.write_states(h, decay);
 }
 

@@ -17,7 +17,8 @@
 
 namespace mvc {
 
-constexpr int64_t kTile = 32;             // steps staged at a time
+constexpr int64_t kTile = 32;               // steps staged at a time
+constexpr int64_t kStrip = 16;               // blocks staged at a time: rows of a few cache lines
 constexpr int64_t kMinSegment = 8 * kTile;  // steps for which a task of its own pays
 
 // Floats from a cache line's start on, uninitialised unless filled.
@@ -122,54 +123,106 @@ void stage_transposed(const T* source, const Sequence<const T>& from, int64_t ch
   for (int64_t c = 0; c < channels; ++c) {
     const T* row = source + c * from.channel - (down ? steps - 1 : 0);
     int64_t s = 0;
-    for (; s + W <= steps; s += W) {
-      __builtin_prefetch(row + s + W * from.channel);  // of the next block
-      load_floats(row + s).store(&rows[c * kTile + first + s]);
-    }
+    for (; s + W <= steps; s += W) load_floats(row + s).store(&rows[c * kTile + first + s]);
     for (; s < steps; ++s) rows[c * kTile + first + s] = static_cast<float>(row[s]);
   }
   for (int64_t m = first / W * W; m < first + steps; m += W)
     at::vec::transpose_mxn<float, W, W>(&rows[m], kTile, to + (down ? kTile - 1 - m : m) * W, down ? -W : W);
 }
 
-// Reads `steps` steps of a block as float [step][channel], zeros in the lanes beyond its channels.
+// Where a strip's blocks lie: `full` ones side by side, or any.
+struct Strip {
+  int64_t b, t, steps, first_block, blocks;
+  bool full;
+};
+
+// A strip of u, delta, z or ∂y as floats: in place where it can be read there, else staged, [block][step][channel].
+struct Rows {
+  const float* data = nullptr;
+  int64_t block = 0, step = 0;
+  Vec at(int64_t j, int64_t s) const { return Vec::loadu(data + j * block + s * step); }
+};
+
+// Reads a strip, by way of `staged` where need be, with zeros in the lanes beyond a block's channels.
 template <typename T>
-void stage(const Sequence<const T>& from, int64_t b, int64_t t, const Block& block, int64_t steps, float* to) {
-  const T* source = from.at(b, t, block.first);
-  if (from.channel == 1 && block.channels == W) {
-    for (int64_t s = 0; s < steps; ++s) {
-      __builtin_prefetch(source + s * from.step + W);  // of the next block; rows may lie pages apart
-      load_floats(source + s * from.step).store(to + s * W);
+Rows read_rows(const Sequence<const T>& from, const Sizes& sizes, const Strip& strip, float* staged) {
+  const T* source = from.at(strip.b, strip.t, Block(sizes, strip.first_block).first);
+  const Rows rows{staged, kTile * W, W};
+  if (strip.full && from.channel == 1) {
+    if constexpr (std::is_same_v<T, float>) return {source, W, from.step};
+    for (int64_t s = 0; s < strip.steps; ++s)
+      for (int64_t j = 0; j < strip.blocks; ++j)
+        load_floats(source + s * from.step + j * W).store(staged + (j * kTile + s) * W);
+    return rows;
+  }
+  for (int64_t j = 0; j < strip.blocks; ++j, staged += kTile * W) {
+    const Block block(sizes, strip.first_block + j);
+    const T* source = from.at(strip.b, strip.t, block.first);
+    if (from.step == 1 || from.step == -1) {
+      stage_transposed(source, from, block.channels, strip.steps, staged);
+      continue;
     }
-  } else if (from.step == 1 || from.step == -1) {
-    stage_transposed(source, from, block.channels, steps, to);
-  } else {
-    std::fill(to, to + steps * W, 0.f);
-    for (int64_t s = 0; s < steps; ++s)
+    std::fill_n(staged, strip.steps * W, 0.f);
+    for (int64_t s = 0; s < strip.steps; ++s)
       for (int64_t c = 0; c < block.channels; ++c)
-        to[s * W + c] = static_cast<float>(source[s * from.step + c * from.channel]);
+        staged[s * W + c] = static_cast<float>(source[s * from.step + c * from.channel]);
+  }
+  return rows;
+}
+
+// Where the lines of a block's steps lie, to be brought into the cache one by one while something else is computed: its rows
+// may lie pages apart, which the processor does not foresee, and all at once they would wait for each other.
+struct Ahead {
+  const char* data;
+  int64_t row, jump;  // bytes to the next row; and after W rows, where rows are channels, to the lines beside them
+
+  template <typename T>
+  static Ahead of(const Sequence<T>& tensor, const Sizes& sizes, const Strip& strip, int64_t j) {
+    const int64_t channel = Block(sizes, strip.first_block + j).first, size = sizeof(T);
+    auto at = [&](int64_t t) { return reinterpret_cast<const char*>(tensor.at(strip.b, t, channel)); };
+    if (tensor.channel == 1) return {at(strip.t), tensor.step * size, 0};
+    const int64_t row = tensor.channel * size;
+    return {at(tensor.step < 0 ? strip.t + strip.steps - 1 : strip.t), row, 64 - W * row};
+  }
+  C10_ALWAYS_INLINE void fetch(int64_t s) const { __builtin_prefetch(data + s * row + s / W * jump, 0, 2); }
+};
+
+// Writes `values(j, s)` for every block and step of a strip to a tensor whose channels are side by side.
+template <typename T, typename Values>
+void write_rows(const Sequence<T>& to, const Sizes& sizes, const Strip& strip, Values values) {
+  T* target = to.at(strip.b, strip.t, Block(sizes, strip.first_block).first);
+  if (strip.full) {
+    for (int64_t s = 0; s < strip.steps; ++s, target += to.step)
+      for (int64_t j = 0; j < strip.blocks; ++j) store_floats(values(j, s), target + j * W);
+    return;
+  }
+  for (int64_t j = 0; j < strip.blocks; ++j) {
+    const Block block(sizes, strip.first_block + j);
+    for (int64_t s = 0; s < strip.steps; ++s) {
+      float lanes[W];
+      values(j, s).store(lanes);
+      for (int64_t c = 0; c < block.channels; ++c) *to.at(strip.b, strip.t + s, block.first + c) = static_cast<T>(lanes[c]);
+    }
   }
 }
 
-// Writes a block's steps to a tensor whose channels are side by side.
-template <typename T>
-void unstage(const float* from, const Sequence<T>& to, int64_t b, int64_t t, const Block& block, int64_t steps) {
-  for (int64_t s = 0; s < steps; ++s) {
-    T* target = to.at(b, t + s, block.first);
-    if (block.channels == W)
-      store_floats(Vec::loadu(from + s * W), target);
-    else
-      for (int64_t c = 0; c < block.channels; ++c) target[c] = static_cast<T>(from[s * W + c]);
-  }
-}
+// B or C of a block as floats: [step][state] with `step` floats from step to step, or [state][channel] where constant.
+struct TileWeights {
+  const float* data;
+  int64_t step;
+};
 
-// Reads B or C of one group as float [step][state].
+// Reads B or C of one group, by way of `staged` [step][state] where it cannot be read in place.
 template <typename T>
-void stage(const Weights<const T>& from, int64_t b, int64_t t, int64_t group, int64_t steps, int64_t states, float* to) {
+TileWeights read_weights(const Weights<const T>& from, int64_t b, int64_t t, int64_t group, int64_t steps, int64_t states,
+                         float* staged) {
   const T* source = from.data + b * from.batch + t * from.step + group * from.group;
+  if constexpr (std::is_same_v<T, float>)
+    if (from.state == 1) return {source, from.step};
   for (int64_t s = 0; s < steps; ++s)
     for (int64_t n = 0; n < states; ++n)
-      to[s * states + n] = static_cast<float>(source[s * from.step + n * from.state]);
+      staged[s * states + n] = static_cast<float>(source[s * from.step + n * from.state]);
+  return {staged, states};
 }
 
 // Reads (dim, N) as [state][channel] of a block.

@@ -24,11 +24,7 @@ inline Vec polynomial(Vec x, float first, Floats... others) {
 
 // 2^r for |r| ≤ 1/2; relative error of the polynomial 2e-9, and exactly 1 at 0, where decays multiply up.
 inline Vec exp2_of_fraction(Vec r) {
-  const Vec square = r * r;  // pairs of coefficients, since the latency of a chain would be felt
-  const Vec high = at::vec::fmadd(Vec(1.5353362e-4f), r, Vec(1.3398875e-3f));
-  const Vec middle = at::vec::fmadd(Vec(9.6184369e-3f), r, Vec(5.5503324e-2f));
-  const Vec low = at::vec::fmadd(Vec(2.4022648e-1f), r, Vec(kLn2));
-  return at::vec::fmadd(at::vec::fmadd(at::vec::fmadd(high, square, middle), square, low), r, Vec(1.f));
+  return polynomial(r, 1.f, kLn2, 0.24022648f, 0.055503324f, 0.0096184369f, 0.0013398875f, 0.00015353362f);
 }
 
 // 2^x to a unit in the last place, 0 where it underflows, NaN for NaN.
