@@ -125,6 +125,8 @@ def training(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
     leaves = tuple(t.detach().requires_grad_() for t in turned(tensors))
     peers = installed()
     peers.pop("transformers associative_scan", None)  # torch cannot differentiate it in compiled code
+    if shape == SEQUENCE:
+        peers.pop("mamba-ssm reference")  # minutes
     runs: Runs = {"ours": lambda: torch.autograd.grad(ours(tensors).sum(), tuple(tensors.values()))}
     for name, scan in peers.items():
         runs[name] = lambda scan=scan: torch.autograd.grad(scan(*leaves).sum(), leaves)
