@@ -13,6 +13,7 @@ from scan_cases import (
     FORMS,
     Case,
     Inputs,
+    assert_scan_within_budget,
     implementation,
     largest,
     make_inputs,
@@ -46,7 +47,6 @@ def long_inputs(*forms: str, A: Tensor, delta: tuple[float, float]) -> Inputs:
 PUBLISHED_A = -torch.arange(1.0, LONG.states + 1).repeat(LONG.dim, 1)
 FAMILIES = {
     "published initialisation": long_inputs(A=PUBLISHED_A, delta=(1e-3, 1e-1)),
-    "the same, constant and reverse": long_inputs(*FORMS, A=PUBLISHED_A, delta=(1e-3, 1e-1)),
     "small steps": long_inputs(A=PUBLISHED_A, delta=(0.9e-3, 1.1e-3)),
     # |ΔA| about 1e-4: a bias of the exponential near 1 would add up over thousands of steps.
     "slow decay": long_inputs(A=-log_uniform(0.5e-2, 2e-2, PUBLISHED_A.shape), delta=(0.5e-2, 2e-2)),
@@ -75,6 +75,10 @@ def test_float32_over_4096_steps(family, scan):
         if not error <= 1.5 * of_sequential + 1e-7:
             above[name] = f"error {error:.3g}, sequentially {of_sequential:.3g}"
     assert not above
+
+
+def test_constant_and_reverse_over_4096_steps(scan):
+    assert_scan_within_budget(long_inputs(*FORMS, A=PUBLISHED_A, delta=(1e-3, 1e-1)), scan)
 
 
 @pytest.mark.parametrize("largest_delta", [1e-4, 1.0, 1e4])

@@ -42,6 +42,23 @@ inline void add_shared(const Plan& plan, const float* shared, float* sums) {
   });
 }
 
+inline void add_to(float* sum, Vec values) { (Vec::loadu(sum) + values).store(sum); }
+
+// Sums of many tiles' sums, in Kahan's way: what rounding takes from one addition, the next gives back.
+class LongSums {
+ public:
+  explicit LongSums(int64_t size) : sums_(size, 0.f), lost_(size, 0.f) {}
+  operator const float*() const { return sums_; }
+  void add(int64_t k, Vec values) {
+    const Vec before = Vec::loadu(sums_ + k), addend = values - Vec::loadu(lost_ + k), sum = before + addend;
+    ((sum - before) - addend).store(lost_ + k);
+    sum.store(sums_ + k);
+  }
+
+ private:
+  Buffer sums_, lost_;
+};
+
 inline float sum_lanes(Vec v) {
   return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, v);
 }
@@ -54,7 +71,8 @@ struct AdjointRange : Range<T> {
   Buffer staged_grad;
   Buffer states{4 * (kTile + 1) * W}, decays{4 * kTile * W};  // of a group of states, as `run_states` keeps them
   Buffer grad_B, grad_C;                        // of the tile's group, [state][step][channel]
-  Buffer sum_A, sum_B, sum_C, sum_D, sum_bias;  // over the task's steps; sum_B and sum_C where constant
+  Buffer tile_D{kStrip * W}, tile_bias{kStrip * W};  // sums over the tile's steps
+  LongSums sum_A, sum_B, sum_C, sum_D, sum_bias;     // over the task's; sum_B and sum_C where constant
 
   AdjointRange(const Inputs<T>& in, const Parameters& parameters, const Sequence<const T>& grad_y, const Task& task)
       : Range<T>(in, parameters, task),
@@ -65,11 +83,11 @@ struct AdjointRange : Range<T> {
         staged_grad(kStrip * kTile * W),
         grad_B(kTile * in.sizes.block_states()),
         grad_C(kTile * in.sizes.block_states()),
-        sum_A(task.blocks() * in.sizes.block_states(), 0.f),
-        sum_B(in.B.constant ? task.blocks() * in.sizes.block_states() : 0, 0.f),
-        sum_C(in.C.constant ? task.blocks() * in.sizes.block_states() : 0, 0.f),
-        sum_D(task.blocks() * W, 0.f),
-        sum_bias(task.blocks() * W, 0.f) {}
+        sum_A(task.blocks() * in.sizes.block_states()),
+        sum_B(in.B.constant ? task.blocks() * in.sizes.block_states() : 0),
+        sum_C(in.C.constant ? task.blocks() * in.sizes.block_states() : 0),
+        sum_D(task.blocks() * W),
+        sum_bias(task.blocks() * W) {}
 
   // Stages what the adjoint of the strip needs besides.
   void load_adjoint() {
@@ -86,6 +104,7 @@ struct AdjointRange : Range<T> {
         (gate ? value * (z.at(j, s) * sigmoid(z.at(j, s))) : value).store(to + (j * kTile + s) * W);
       }
     grad_drive.fill(0.f), grad_delta.fill(0.f);
+    tile_D.fill(0.f), tile_bias.fill(0.f);
   }
 };
 
@@ -114,9 +133,9 @@ void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t j, int64_t n, float*
   Vec sent[K], sum_A[K], sum_B[constant_B ? K : 1], sum_C[constant_C ? K : 1];
   unrolled<K>([&](auto k) {
     sent[k] = Vec::loadu(g + (n + k) * W);
-    sum_A[k] = Vec::loadu(range.sum_A + of_block + k * W);
-    if constexpr (constant_B) sum_B[k] = Vec::loadu(range.sum_B + of_block + k * W);
-    if constexpr (constant_C) sum_C[k] = Vec::loadu(range.sum_C + of_block + k * W);
+    sum_A[k] = Vec(0.f);
+    if constexpr (constant_B) sum_B[k] = Vec(0.f);
+    if constexpr (constant_C) sum_C[k] = Vec(0.f);
   });
   for (int64_t s = tile.steps; s-- > 0;) {
     const Vec delta = Vec::loadu(deltas + s * W), drive = Vec::loadu(drives + s * W), grad = Vec::loadu(grads + s * W);
@@ -150,9 +169,9 @@ void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t j, int64_t n, float*
   }
   unrolled<K>([&](auto k) {
     sent[k].store(g + (n + k) * W);
-    sum_A[k].store(range.sum_A + of_block + k * W);
-    if constexpr (constant_B) sum_B[k].store(range.sum_B + of_block + k * W);
-    if constexpr (constant_C) sum_C[k].store(range.sum_C + of_block + k * W);
+    range.sum_A.add(of_block + k * W, sum_A[k]);
+    if constexpr (constant_B) range.sum_B.add(of_block + k * W, sum_B[k]);
+    if constexpr (constant_C) range.sum_C.add(of_block + k * W, sum_C[k]);
   });
 }
 
@@ -165,21 +184,24 @@ void finish_adjoint(AdjointRange<T>& range, const Gradients<T>& out, int64_t i) 
   const float *delta = range.delta, *gated = range.gated, *of_drive = range.grad_drive, *of_exponent = range.grad_delta;
   const float *y = range.y, *D = range.parameters.D + strip.first_block * W;
   const float* bias = range.parameters.delta_bias + strip.first_block * W;
-  float *sum_D = range.sum_D + i * W, *sum_bias = range.sum_bias + i * W;
+  float *tile_D = range.tile_D, *tile_bias = range.tile_bias;
   const bool with_D = in.D != nullptr, with_softplus = in.softplus;
-  auto add = [](float* to, Vec value) { (Vec::loadu(to) + value).store(to); };
   auto at = [](const float* data, int64_t j, int64_t s) { return Vec::loadu(data + (j * kTile + s) * W); };
   write_rows(out.u, in.sizes, strip, [&](int64_t j, int64_t s) {
     const Vec grad = at(gated, j, s), grad_u = at(of_drive, j, s) * at(delta, j, s);
-    add(sum_D + j * W, grad * u.at(j, s));
+    add_to(tile_D + j * W, grad * u.at(j, s));
     return with_D ? at::vec::fmadd(Vec::loadu(D + j * W), grad, grad_u) : grad_u;
   });
   write_rows(out.delta, in.sizes, strip, [&](int64_t j, int64_t s) {
     Vec grad_delta = at::vec::fmadd(at(of_exponent, j, s), Vec(kLn2), at(of_drive, j, s) * u.at(j, s));
     if (with_softplus) grad_delta = grad_delta * sigmoid(raw_delta.at(j, s) + Vec::loadu(bias + j * W));
-    add(sum_bias + j * W, grad_delta);
+    add_to(tile_bias + j * W, grad_delta);
     return grad_delta;
   });
+  for (int64_t k = 0; k < strip.blocks * W; k += W) {
+    range.sum_D.add(i * W + k, Vec::loadu(tile_D + k));
+    range.sum_bias.add(i * W + k, Vec::loadu(tile_bias + k));
+  }
   if (in.z.data == nullptr) return;
   write_rows(out.z, in.sizes, strip, [&](int64_t j, int64_t s) {
     const Vec gate = sigmoid(z.at(j, s));
