@@ -1,11 +1,17 @@
-"""Questions about FX graphs."""
+"""Questions about FX graphs, and how nodes are inserted into them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
+
+FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<code>.*)')
 
 
 def op_counts(graph: fx.Graph) -> Counter[str]:
@@ -18,3 +24,45 @@ def _op_name(target: object) -> str:
     if isinstance(packet, torch._ops.OpOverloadPacket):
         return str(packet)
     return f"{getattr(target, '__module__', None)}.{getattr(target, '__qualname__', target)}"
+
+
+def source_line(node: fx.Node) -> str:
+    """The line of the user's program that the node comes from, as "file.py:12: code", or "" where it is not known."""
+    frames = list(FRAME.finditer(node.meta.get("stack_trace") or ""))
+    if not frames:
+        return ""
+    return "{file}:{line}: {code}".format(**frames[-1].groupdict())
+
+
+def value(node: fx.Node) -> Any:
+    """The fake tensor (or tuple, number, ...) that Dynamo, or `insert`, computed for the node; None where unknown."""
+    return node.meta.get("example_value")
+
+
+def shape(node: fx.Node) -> torch.Size | None:
+    """The shape of a node that is a tensor; None for others."""
+    fake = value(node)
+    return fake.shape if isinstance(fake, torch.Tensor) else None
+
+
+def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -> fx.Node:
+    """A call at the graph's insertion point, its example value computed from those of its arguments.
+
+    A string is the name of a tensor method. The source line is that of the first argument that has one.
+    """
+    op = "call_method" if isinstance(target, str) else "call_function"
+    node = graph.create_node(op, target, args, kwargs)
+    fakes = map_arg((args, kwargs), value)
+    mode = _fake_mode(node.all_input_nodes)
+    with mode if mode is not None else torch.device("meta"):
+        call = getattr(fakes[0][0], target) if op == "call_method" else target
+        rest = fakes[0][1:] if op == "call_method" else fakes[0]
+        node.meta["example_value"] = call(*rest, **fakes[1])
+    traces = (n.meta.get("stack_trace") for n in node.all_input_nodes)
+    node.meta["stack_trace"] = next((trace for trace in traces if trace), None)
+    return node
+
+
+def _fake_mode(nodes: list[fx.Node]) -> torch._subclasses.FakeTensorMode | None:
+    fakes = (value(node) for node in nodes)
+    return next((fake.fake_mode for fake in fakes if isinstance(fake, torch._subclasses.FakeTensor)), None)

@@ -1,0 +1,68 @@
+"""What a pass is: a rewrite of Dynamo's graph in place, with its count of matches and its near misses."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import hashlib
+import inspect
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from torch import fx
+
+from mvc.passes.fx_utils import source_line
+
+
+class NearMiss(NamedTuple):
+    """Code that looks like what a pass rewrites, and why it was left alone."""
+
+    node: str
+    reason: str
+    source: str  # "file.py:12: code" of the user's program, or "" where it is not known
+
+    @classmethod
+    def at(cls, node: fx.Node, reason: str) -> NearMiss:
+        return cls(node.name, reason, source_line(node))
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one run of a pass did."""
+
+    matches: int = 0
+    near_misses: list[NearMiss] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(abc.ABC):
+    """A rewrite of a graph of torch calls as Dynamo writes it: functions, operators and methods, before autograd.
+
+    A subclass is a frozen dataclass whose fields are its options. It must keep what the graph computes, keep
+    `meta["example_value"]` on the nodes that it inserts (`fx_utils.insert` does), create no new aliasing between
+    inputs and outputs, and mutate no input.
+    """
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        """Rewrite the graph in place; dead nodes may be left behind, the pipeline removes them."""
+
+    def uuid(self) -> str:
+        """A digest of the sources and options: equal digests make equal rewrites."""
+        own = inspect.getsourcefile(type(self))
+        digest = hashlib.sha256(_shared_sources())
+        digest.update(Path(own).read_bytes() if own else inspect.getsource(type(self)).encode())
+        digest.update(repr(self).encode())
+        return digest.hexdigest()
+
+
+@functools.cache
+def _shared_sources() -> bytes:
+    """Digest of every file in `mvc.passes`: passes share what they know of graphs."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.digest()
