@@ -43,7 +43,8 @@ def _run_chunked(u: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tens
         return chunked.selective_scan(u, *inputs)
 
 
-def _run_chunked_backward(grad_y: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, ...]:
+def run_chunked_backward(grad_y: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, ...]:
+    """The backward ops in torch's own operations; an empty tensor for each input that is absent."""
     check_backward(grad_y, *inputs[:-2])
     with torch.autocast(grad_y.device.type, enabled=False):
         gradients = chunked.selective_scan_backward(grad_y, *inputs)
@@ -82,7 +83,7 @@ def _run_fastest_backward(grad_y: Tensor, grad_last_state: Tensor, u: Tensor, *i
 
 _define("selective_scan")
 torch.library.impl("mvc::selective_scan", "default", _run_chunked)
-torch.library.impl("mvc::selective_scan_backward", "default", _run_chunked_backward)
+torch.library.impl("mvc::selective_scan_backward", "default", run_chunked_backward)
 torch.library.impl("mvc::selective_scan", ("cpu", "cuda"), _run_fastest)
 torch.library.impl("mvc::selective_scan_backward", ("cpu", "cuda"), _run_fastest_backward)
 register_fakes("selective_scan")
@@ -90,6 +91,6 @@ register_rules("selective_scan")
 
 _define("selective_scan_chunked")
 torch.library.impl("mvc::selective_scan_chunked", "default", _run_chunked)
-torch.library.impl("mvc::selective_scan_chunked_backward", "default", _run_chunked_backward)
+torch.library.impl("mvc::selective_scan_chunked_backward", "default", run_chunked_backward)
 register_fakes("selective_scan_chunked")
 register_rules("selective_scan_chunked")

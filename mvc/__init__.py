@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mvc.compiler import compile_model as compile_model
     from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
+    from mvc.explain import explain as explain
     from mvc.functional import Features as Features
     from mvc.kernels.scan import (
         reset_from_cu_seqlens as reset_from_cu_seqlens,
@@ -27,6 +28,7 @@ _PUBLIC = {
     "create_model": "mvc.model",
     "MambaVision": "mvc.model",
     "compile_model": "mvc.compiler",
+    "explain": "mvc.explain",
     "selective_scan": "mvc.kernels.scan",
     "reset_from_cu_seqlens": "mvc.kernels.scan",
     "get_config": "mvc.config",

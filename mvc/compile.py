@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from mvc import profiler, report, torch_private
-from mvc.compiler import BACKENDS, MODES, check_against_eager, compile_model, training_step, worst
+from mvc.backend import IMPLEMENTATIONS, MODES
+from mvc.compiler import BACKENDS, check_against_eager, compile_model, training_step, worst
 from mvc.config import MIN_IMAGE_SIZE, VARIANTS
 from mvc.errors import UserError
+from mvc.explain import Explanation
 from mvc.functional import token_counts
 from mvc.image import load_image, preprocess, top_classes
 from mvc.model import MambaVision, create_model
@@ -32,6 +34,7 @@ EXAMPLES = """examples:
   python -m mvc.compile --variant T --batch 16 --dtype bfloat16 --json t.json
   python -m mvc.compile --variant S --weights hub:nvidia/MambaVision-S-1K --image cat.jpg
   python -m mvc.compile --variant tiny --train --repeats 5
+  python -m mvc.compile --variant T --frozen --explain --dump graphs
 
 exit status: 0 done, 1 compiled and eager disagree, 2 unusable input or machine, 130 interrupted"""
 
@@ -41,9 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         with _as_user_errors(), _private_caches():
-            facts = run(args)
+            facts, explanation = run(args)
             if args.json != "-":
                 print(report.table(facts))
+                if args.explain:
+                    print(explanation)
             if args.json:
                 report.write_json(facts, args.json)
     except UserError as error:
@@ -64,7 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
-    add("--backend", choices=BACKENDS, default="inductor", help="eager runs the captured graph without a compiler")
+    backends = "mvc: the passes, then Inductor (default); inductor: no passes; eager: the captured graph as it is"
+    add("--backend", choices=BACKENDS, default="mvc", help=backends)
+    add("--passes", default="all", metavar="NAMES", help="all (default), none, or names with commas between them")
+    add("--impl", choices=IMPLEMENTATIONS[1:], help="what the scans run on (default what suits the device)")
+    add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
+    add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
+    add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
+    add("--dump", metavar="DIR", help="write the readable graph before and after each pass that fired")
     add("--batch", type=positive, default=8, metavar="N", help="images in a batch (default 8)")
     add("--size", type=_size, metavar="HxW", help="image size, one number or HxW (default the variant's)")
     add("--dtype", choices=DTYPES, default="float32", help="of parameters and input (default float32)")
@@ -103,8 +115,8 @@ def _size(text: str) -> tuple[int, int]:
     return size
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Do what the command was asked for; the facts, as `mvc.report.FIELDS` documents them."""
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
+    """Do what the command was asked for; the facts, as `mvc.report.FIELDS` documents them, and what the passes did."""
     progress = Progress(quiet=args.quiet)
     device = _device(args.device)
     if args.image and args.train:
@@ -123,7 +135,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with grad_mode:
         with progress.step(f"compiling with {args.backend}, cold"):
             compiled, compilation = compile_model(
-                model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None
+                model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None, options=_options(args)
             )
         with progress.step("checking against eager"):
             check = check_against_eager(model, compiled, x)
@@ -143,11 +155,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "recompiles": compilation.recompiles,
         "scans": compilation.scans,
     }
+    facts["explanation"] = compilation.explanation.as_dict() if args.explain else None
     figures = {
         name: value if math.isfinite(value) else None for name, value in check._asdict().items() if name != "tensor"
     }
     facts["check"] = {"tensor": check.tensor, **figures, "passed": check.passed}
-    return facts
+    return facts, compilation.explanation
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of the backend "mvc" that were asked for."""
+    names = [name.strip() for name in args.passes.split(",")]
+    passes = args.passes if args.passes in ("all", "none") else names
+    asked = {"passes": passes, "impl": args.impl, "frozen": args.frozen, "verify": args.verify, "dump": args.dump}
+    usual = {"passes": "all", "impl": None, "frozen": False, "verify": False, "dump": None}
+    return {key: value for key, value in asked.items() if value != usual[key]}
 
 
 def _device(name: str) -> torch.device:

@@ -9,20 +9,21 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from mvc import torch_private
+from mvc.backend import GraphReport, Options
 from mvc.errors import UserError
+from mvc.explain import Explanation, Recorder
 from mvc.passes.fx_utils import op_counts
 
 _serial = itertools.count()
 
-BACKENDS = ("inductor", "eager")
-MODES = ("default", "reduce-overhead", "max-autotune")
+BACKENDS = ("mvc", "inductor", "eager")
 
 
 @dataclasses.dataclass
@@ -31,16 +32,21 @@ class CompileReport:
 
     Attributes:
         backend, mode, dynamic: as they were asked for.
+        explanation: what the passes did to each graph captured so far, and what the code of the first call runs.
         seconds: wall time of the first call: capture, compilation and one run.
-        graphs: for each graph captured so far, how often it calls each op. One after the first call: `fullgraph`
-            allows no graph break.
     """
 
     backend: str
     mode: str
     dynamic: bool | None
+    explanation: Explanation = dataclasses.field(default_factory=Explanation)
     seconds: float = 0.0
-    graphs: list[Counter[str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def graphs(self) -> list[Counter[str]]:
+        """For each graph captured so far, how often it calls each op, passes included. One after the first call:
+        `fullgraph` allows no graph break."""
+        return [report.after for report in self.explanation.graphs]
 
     @property
     def recompiles(self) -> int:
@@ -49,17 +55,19 @@ class CompileReport:
 
     @property
     def scans(self) -> int:
-        """Calls of `mvc::selective_scan` in the first graph."""
-        return self.graphs[0]["mvc.selective_scan"] if self.graphs else 0
+        """Selective scans in the first graph, whichever implementation they were lowered to."""
+        calls = self.graphs[0] if self.graphs else Counter()
+        return sum(count for name, count in calls.items() if name.startswith("mvc.selective_scan"))
 
 
 def compile_model(
     model: nn.Module,
     example: Tensor,
     *,
-    backend: Literal["inductor", "eager"] = "inductor",
-    mode: Literal["default", "reduce-overhead", "max-autotune"] = "default",
+    backend: Literal["mvc", "inductor", "eager"] = "mvc",
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default",
     dynamic: bool | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Callable[[Tensor], Tensor], CompileReport]:
     """Compile a model in one graph, at once, for inputs like `example`.
 
@@ -70,29 +78,29 @@ def compile_model(
     Args:
         model: a MambaVision, or any module of one tensor argument.
         example: an input of the wanted shape, dtype and device.
-        backend: "inductor" generates code; "eager" runs the captured graph as it is, without a compiler.
+        backend: "mvc" runs the passes and generates code with Inductor, "inductor" is Inductor alone; "eager" runs the
+            captured graph as it is, without a compiler.
         mode: Inductor's mode, as of `torch.compile`.
         dynamic: as of `torch.compile`. True: one graph serves every batch size above 1, and in inference every image
             size of one pattern of one against several windows per axis; in training the image size is the example's,
             and Inductor may need a further graph for other batches.
+        options: of the backend "mvc" (`mvc.backend.Options`) and of Inductor.
 
     Returns:
         the compiled model, sharing the model's parameters, and the report.
 
     Raises:
-        UserError: an unknown backend or mode, or no working C++ compiler where Inductor needs one.
+        UserError: an unknown backend, mode or option, or no working C++ compiler where Inductor needs one.
         torch._dynamo.exc.Unsupported: a model that cannot be captured in one graph.
     """
-    _check_options(backend, mode, example.device)
-    torch_private.warn_if_untested()
-    report = CompileReport(backend, mode, dynamic)
-    generate = torch_private.inductor(mode, dynamic) if backend == "inductor" else None
+    parsed = _options(backend, mode, options, example.device)
+    recorder = Recorder(parsed)
+    report = CompileReport(backend, mode, dynamic, recorder.explanation)
 
-    def record(graph_module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        graph = op_counts(graph_module.graph)
-        code = generate(graph_module, inputs) if generate else graph_module.forward
-        report.graphs.append(graph)  # only now: Inductor can ask Dynamo to start this graph again
-        return code
+    def run_captured(graph_module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        calls = op_counts(graph_module.graph)
+        report.explanation.graphs.append(GraphReport(calls, calls, []))
+        return graph_module.forward
 
     def forward(x: Tensor) -> Tensor:
         return model(x)
@@ -102,11 +110,13 @@ def compile_model(
     if dynamic and model.training:
         # Inductor fails on training graphs of unknown height and width (it compares symbolic strides).
         example, dynamic = torch_private.with_dynamic_batch(example), None
-    run = torch.compile(forward, backend=record, fullgraph=True, dynamic=dynamic)
+    generate = run_captured if backend == "eager" else recorder
+    run = torch.compile(forward, backend=generate, fullgraph=True, dynamic=dynamic)
     compiled = _with_fewer_guards(run, model) if report.dynamic else run
     start = time.perf_counter()
     try:
-        compiled(example)
+        with recorder.generated_code():
+            compiled(example)
     except Exception as error:
         if (reason := torch_private.compile_failure(error)) is None:
             raise
@@ -115,19 +125,24 @@ def compile_model(
     return compiled, report
 
 
-def _check_options(backend: str, mode: str, device: torch.device) -> None:
-    """Raise the UserErrors of `compile_model`."""
+def _options(backend: str, mode: str, options: Mapping[str, Any] | None, device: torch.device) -> Options:
+    """The backend's options; the UserErrors of `compile_model`."""
     if backend not in BACKENDS:
         raise UserError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
-    if mode not in MODES:
-        raise UserError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
-    if backend == "eager" and mode != "default":
-        raise UserError(f"mode is {mode!r}, which is Inductor's; leave it out with the backend 'eager'")
-    if backend == "inductor" and device.type == "cpu" and torch_private.cpp_compiler() is None:
+    if backend == "eager" and (mode != "default" or options):
+        seen = f"mode is {mode!r}" if mode != "default" else f"options is {options!r}"
+        raise UserError(f"{seen}, which is for a compiler; leave it out with the backend 'eager'")
+    parsed = Options.parse(options, mode)
+    if backend == "inductor":
+        if parsed != Options(mode=mode, inductor=parsed.inductor):
+            raise UserError(f"options is {options!r}, some of it for the backend 'mvc'; 'inductor' runs no passes")
+        parsed = dataclasses.replace(parsed, passes="none")
+    if backend != "eager" and device.type == "cpu" and torch_private.cpp_compiler() is None:
         raise UserError(
             "Inductor needs a C++ compiler on a CPU and none works: install g++ or clang, or name one in the variable "
             "CXX; the backend 'eager' needs none"
         )
+    return parsed
 
 
 def _with_fewer_guards(run: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -44,13 +44,13 @@ FIELDS = {
     "environment.driver": "version of the NVIDIA driver, or null",
     "environment.threads": "CPU threads torch uses",
     "environment.load": "load average over the last minute, or null",
-    "compile.backend": "inductor or eager",
+    "compile.backend": "mvc, inductor or eager",
     "compile.mode": "Inductor's mode",
     "compile.dynamic": "whether one graph was asked to serve every batch size",
     "compile.seconds": "first call with empty caches: capture, compilation and one run",
     "compile.graphs": "graphs captured in the whole run",
     "compile.recompiles": "graphs beyond the first",
-    "compile.scans": "calls of mvc::selective_scan in the first graph",
+    "compile.scans": "selective scans in the first graph, behind the passes",
     "check.tensor": "scores; in training the parameter whose gradient is nearest to its tolerance or furthest beyond",
     "check.error": "of compiled against the oracle there, relative L2; null if not finite",
     "check.eager_error": "of eager against the oracle there; null if not finite",
@@ -79,6 +79,7 @@ FIELDS = {
     "timing.scan_share": "the scan's time over compiled's",
     "timing.ceiling_flops": "FLOP/s: the best of a large matrix product and the two 3x3 convolutions, same run",
     "timing.rounds": "timed rounds, each running everything once in a random order",
+    "explanation": "with --explain: each pass, its matches and near misses, and the launches of the code; otherwise null",
     "classes": "with --image: the five most probable classes as [name, probability]; otherwise null",
 }
 

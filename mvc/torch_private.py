@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -31,13 +32,64 @@ def warn_if_untested() -> None:
         )
 
 
-def inductor(mode: str, dynamic: bool | None) -> Backend:
-    """Inductor as a backend that can be wrapped; `torch.compile` takes no `mode` for a backend that is a callable."""
+def mode_options(mode: str, dynamic: bool | None = None) -> dict[str, Any]:
+    """The options that a mode of `torch.compile` stands for."""
     from torch._inductor import list_mode_options
-    from torch._inductor.compile_fx import compile_fx
 
-    patches = list_mode_options(mode, dynamic)
-    return lambda graph_module, inputs: compile_fx(graph_module, inputs, config_patches=patches)
+    return list_mode_options(mode, dynamic)
+
+
+@functools.cache
+def inductor_options() -> frozenset[str]:
+    """Names of everything in Inductor's configuration."""
+    from torch._inductor import config
+
+    return frozenset(config.get_config_copy())
+
+
+def inductor(
+    graph_module: fx.GraphModule,
+    inputs: Sequence[Any],
+    options: Mapping[str, Any],
+    *,
+    decompositions: Mapping[torch._ops.OpOverload, Callable] | None = None,
+    cache_tag: str = "",
+) -> Callable[..., Any]:
+    """What Inductor makes of one graph of Dynamo's.
+
+    Args:
+        options: of Inductor's configuration, for this graph alone.
+        decompositions: of ops that Inductor shall see as torch's own, beside the usual ones.
+        cache_tag: becomes part of the key of every cache of compiled code.
+    """
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.decomposition import select_decomp_table
+
+    # Read inside: the options decide which of the usual ones apply.
+    with torch._inductor.config.patch(dict(options)):
+        table = {**select_decomp_table(), **decompositions} if decompositions else None
+    tags = filter(None, (torch.compiler.config.cache_key_tag, cache_tag))
+    with torch.compiler.config.patch(cache_key_tag="/".join(tags)):
+        return compile_fx(graph_module, inputs, config_patches=dict(options), decompositions=table)
+
+
+@contextlib.contextmanager
+def generated_code(observe: Callable[[str, int | None], None]) -> Iterator[None]:
+    """Call `observe` with the source of each wrapper that Inductor writes or takes from its cache within the block, and
+    the bytes that it reads and writes, None for cached code. One thread at a time: torch is patched meanwhile."""
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.virtualized import V
+
+    outer = GraphLowering.save_output_code
+
+    def save(code: str) -> None:
+        graph = V.graph
+        observe(code, graph.count_bytes()[0] if isinstance(graph, GraphLowering) else None)
+        if outer is not None:
+            outer(code)
+
+    with _patching, mock.patch.object(GraphLowering, "save_output_code", save):
+        yield
 
 
 @contextlib.contextmanager

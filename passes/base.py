@@ -7,12 +7,12 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import os
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from torch import fx
-
 from mvc.passes.fx_utils import source_line
+from torch import fx
 
 
 class NearMiss(NamedTuple):
@@ -45,18 +45,22 @@ class Pass(abc.ABC):
     """
 
     name: ClassVar[str]
+    needs_frozen: ClassVar[bool] = False  # whether it pays only where parameters stay as they are
 
     @abc.abstractmethod
     def __call__(self, graph: fx.Graph) -> Outcome:
         """Rewrite the graph in place; dead nodes may be left behind, the pipeline removes them."""
 
     def uuid(self) -> str:
-        """A digest of the sources and options: equal digests make equal rewrites."""
-        own = inspect.getsourcefile(type(self))
-        digest = hashlib.sha256(_shared_sources())
-        digest.update(Path(own).read_bytes() if own else inspect.getsource(type(self)).encode())
-        digest.update(repr(self).encode())
-        return digest.hexdigest()
+        """A digest of the sources and options: equal digests make equal rewrites.
+
+        For a class whose source is not in a file it differs each time, so that no cached code is ever taken.
+        """
+        try:
+            own = Path(inspect.getsourcefile(type(self))).read_bytes()
+        except (TypeError, OSError):
+            own = os.urandom(16)
+        return hashlib.sha256(_shared_sources() + own + repr(self).encode()).hexdigest()
 
 
 @functools.cache

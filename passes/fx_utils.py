@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from mvc.passes import torch_private
 from torch import fx
 from torch.fx.node import map_arg
 
@@ -15,15 +16,15 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<c
 
 
 def op_counts(graph: fx.Graph) -> Counter[str]:
-    """How often the graph calls each function or op, by name: `mvc.selective_scan` for every overload of that op."""
-    return Counter(_op_name(node.target) for node in graph.nodes if node.op == "call_function")
+    """How often the graph calls each function, method or op, by name: "add", or "mvc.selective_scan" for an op."""
+    return Counter(_op_name(node.target) for node in graph.nodes if node.op in ("call_function", "call_method"))
 
 
 def _op_name(target: object) -> str:
     packet = getattr(target, "overloadpacket", target)
     if isinstance(packet, torch._ops.OpOverloadPacket):
         return str(packet)
-    return f"{getattr(target, '__module__', None)}.{getattr(target, '__qualname__', target)}"
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
 def source_line(node: fx.Node) -> str:
@@ -53,16 +54,10 @@ def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -
     op = "call_method" if isinstance(target, str) else "call_function"
     node = graph.create_node(op, target, args, kwargs)
     fakes = map_arg((args, kwargs), value)
-    mode = _fake_mode(node.all_input_nodes)
-    with mode if mode is not None else torch.device("meta"):
+    with torch_private.fake_mode(map(value, node.all_input_nodes)):
         call = getattr(fakes[0][0], target) if op == "call_method" else target
         rest = fakes[0][1:] if op == "call_method" else fakes[0]
         node.meta["example_value"] = call(*rest, **fakes[1])
     traces = (n.meta.get("stack_trace") for n in node.all_input_nodes)
     node.meta["stack_trace"] = next((trace for trace in traces if trace), None)
     return node
-
-
-def _fake_mode(nodes: list[fx.Node]) -> torch._subclasses.FakeTensorMode | None:
-    fakes = (value(node) for node in nodes)
-    return next((fake.fake_mode for fake in fakes if isinstance(fake, torch._subclasses.FakeTensor)), None)

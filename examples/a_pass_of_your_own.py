@@ -1,0 +1,49 @@
+"""A pass of your own: x · sigmoid(x) becomes one call of SiLU. Run: python examples/a_pass_of_your_own.py"""
+
+import dataclasses
+
+import torch
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.fx_utils import insert
+from mvc.passes.torch_ops import call
+from torch import fx
+from torch.nn import functional as F
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseSilu(Pass):
+    """Before: `mul(x, sigmoid(x))`. After: `silu(x)`."""
+
+    name = "fuse_silu"
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        outcome = Outcome()
+        for node in list(graph.nodes):
+            product = call(node)  # one name for x * y, torch.mul(x, y) and x.mul(y)
+            if product is None or product.name != "mul":
+                continue
+            for x, gate in (node.args, node.args[::-1]):
+                sigmoid = call(gate) if isinstance(gate, fx.Node) else None
+                if sigmoid is None or sigmoid.name != "sigmoid":
+                    continue
+                if sigmoid.args["input"] is not x:
+                    outcome.near_misses.append(NearMiss.at(node, "the sigmoid is of another tensor"))
+                    continue
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(insert(graph, F.silu, x))
+                outcome.matches += 1
+                break
+        return outcome  # the pipeline removes the product and the sigmoid, which nobody uses now
+
+
+def model(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(x) + y * x.sigmoid()
+
+
+if __name__ == "__main__":
+    import mvc
+
+    x, y = torch.randn(2, 1000)
+    print(mvc.explain(model, x, y, options={"passes": [FuseSilu()]}))
+    compiled = torch.compile(model, backend="mvc", options={"passes": ["lower_scan", FuseSilu()]})
+    torch.testing.assert_close(compiled(x, y), model(x, y))

@@ -1,0 +1,180 @@
+"""`torch.compile(model, backend="mvc")`: the passes over Dynamo's graph, then Inductor.
+
+Registered under the entry point `torch_dynamo_backends`, so that torch finds it without an import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from mvc import torch_private
+from mvc.errors import UserError
+from mvc.passes import pipeline
+from mvc.passes.base import Pass
+from mvc.passes.dump import GraphDump
+from mvc.passes.fx_utils import op_counts
+from mvc.passes.lower_scan import decompositions
+from mvc.passes.pipeline import PASSES, PassRecord
+from mvc.passes.verify import Verifier
+
+log = logging.getLogger("mvc")
+
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+IMPLEMENTATIONS = (None, "triton", "cpp", "chunked", "reference")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `torch.compile(..., backend="mvc", options={...})` takes, beside Inductor's own options.
+
+    Attributes:
+        passes: "all", "none", or the passes to run: names in `mvc.passes.pipeline.PASSES`, in any order, and `Pass`
+            objects of your own, which run ahead of the lowering in the order given.
+        impl: what scans run on: "triton", "cpp", "chunked" or "reference"; None takes what suits the device.
+        verify: run the graph before and after each pass on the example inputs and raise when outputs or gradients
+            differ by more than the dtype's budget.
+        frozen: inference alone: compute what depends on parameters once. A parameter changed in place, or by
+            `load_state_dict`, takes effect at the next call.
+        strict: raise what a pass raises, where otherwise the pass is skipped with a warning.
+        dump: folder for the readable graph before and after each pass that fired.
+        mode: Inductor's mode; torch.compile takes none beside `options`.
+        inductor: options of `torch._inductor.config`, which any other key of `options` becomes.
+    """
+
+    passes: Literal["all", "none"] | Sequence[str | Pass] = "all"
+    impl: Literal["triton", "cpp", "chunked", "reference"] | None = None
+    verify: bool = False
+    frozen: bool = False
+    strict: bool = False
+    dump: str | Path | None = None
+    mode: str = "default"
+    inductor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Options:
+        """The options of one `torch.compile` call.
+
+        Raises:
+            UserError: an unknown key, or a value that cannot be used.
+        """
+        own = {field.name for field in dataclasses.fields(cls)} - {"inductor"}
+        given = {"mode": mode or "default", **(options or {})}
+        inductor = {key.replace("-", "_"): value for key, value in given.items() if key not in own}
+        parsed = cls(**{key: value for key, value in given.items() if key in own}, inductor=inductor)
+        parsed._check()
+        return parsed
+
+    def _check(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        if self.impl not in IMPLEMENTATIONS:
+            raise UserError(f"impl is {self.impl!r}; it must be one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+        for name in ("verify", "frozen", "strict"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        known = torch_private.inductor_options()
+        own = [field.name for field in dataclasses.fields(self)]
+        for key in self.inductor:
+            if key not in known:
+                close = difflib.get_close_matches(key, [*own, *known], n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise UserError(f"options has {key!r}, which neither mvc nor Inductor knows{hint}")
+        self.build_passes(inference=True)
+
+    def build_passes(self, *, inference: bool) -> list[Pass]:
+        """The passes to run, in order.
+
+        Raises:
+            UserError: a name that no pass has.
+        """
+        chosen = self.passes
+        if chosen in ("all", "none"):
+            names, own = (list(PASSES) if chosen == "all" else []), []
+        elif isinstance(chosen, str):
+            raise UserError(f"passes is {chosen!r}; it must be 'all', 'none' or a list of {', '.join(PASSES)}")
+        else:
+            names = [each for each in chosen if isinstance(each, str)]
+            own = [each for each in chosen if not isinstance(each, str)]
+        unknown = [*(name for name in names if name not in PASSES), *(p for p in own if not isinstance(p, Pass))]
+        if unknown:
+            raise UserError(f"passes has {unknown[0]!r}; it must hold passes, or names among {', '.join(PASSES)}")
+        return pipeline.build(names, own, impl=self.impl, frozen=self.frozen and inference)
+
+
+@dataclasses.dataclass
+class GraphReport:
+    """What the backend did with one graph of Dynamo's.
+
+    Attributes:
+        before, after: how often the graph calls each op, ahead of the passes and behind them.
+        passes: one record for each pass and graph, in order.
+    """
+
+    before: Counter[str]
+    after: Counter[str]
+    passes: list[PassRecord]
+
+
+def mvc(
+    graph_module: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The backend: what `torch.compile(model, backend="mvc", mode=..., options=...)` calls for each graph.
+
+    Raises:
+        UserError: options that cannot be used, see `Options`.
+    """
+    return compile_graph(graph_module, example_inputs, Options.parse(options, mode))[0]
+
+
+def compile_graph(
+    graph_module: fx.GraphModule, example_inputs: Sequence[Any], options: Options
+) -> tuple[Callable[..., Any], GraphReport]:
+    """Run the passes over one graph of Dynamo's and hand it to Inductor.
+
+    Returns:
+        the compiled function, which takes the graph's inputs, and what the passes did.
+    """
+    torch_private.warn_if_untested()
+    before = op_counts(graph_module.graph)
+    inference = not torch.is_grad_enabled()
+    passes = options.build_passes(inference=inference)
+    observers = []
+    if options.verify:
+        observers.append(Verifier(graph_module, example_inputs))
+    if options.dump is not None:
+        observers.append(GraphDump(Path(options.dump)))
+    records = pipeline.run(passes, graph_module, strict=options.strict, observers=observers)
+    for record in records:
+        _log(record)
+    report = GraphReport(before, op_counts(graph_module.graph), records)
+    patches = {**torch_private.mode_options(options.mode), **options.inductor}
+    table = decompositions() if any(name.startswith("mvc.selective_scan_chunked") for name in report.after) else None
+    generate = functools.partial(
+        torch_private.inductor, options=patches, decompositions=table, cache_tag=pipeline.digest(passes)
+    )
+    if options.frozen and inference:
+        return freeze(graph_module, example_inputs, compile=generate), report
+    return generate(graph_module, example_inputs), report
+
+
+def _log(record: PassRecord) -> None:
+    if record.error is not None:
+        log.warning("pass %s failed and was skipped: %s", record.name, record.error)
+    for miss in record.near_misses:
+        log.info("pass %s left %s alone: %s (%s)", record.name, miss.node, miss.reason, miss.source)
+    if record.fired:
+        log.info("pass %s: %d matches in %.2f s", record.name, record.matches, record.seconds)

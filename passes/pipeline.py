@@ -1,0 +1,135 @@
+"""Runs passes over a graph in order: clean-up, bookkeeping, and a graph restored whole when a pass fails."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.lower_scan import Implementation, LowerScan
+from mvc.passes.torch_ops import call
+from torch import fx
+
+# In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, and last they are
+# given to an implementation.
+PASSES: dict[str, type[Pass]] = {each.name: each for each in (LowerScan,)}
+
+Observer = Callable[["PassRecord", fx.GraphModule, fx.GraphModule], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class PassRecord:
+    """What one pass did to one graph."""
+
+    name: str
+    region: str  # "" for the outermost graph, else the name of the compile region
+    matches: int
+    near_misses: tuple[NearMiss, ...]
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    error: str | None = None  # what the pass raised; the graph is then as it was before
+
+    @property
+    def fired(self) -> bool:
+        return self.error is None and self.matches > 0
+
+
+def run(
+    passes: Sequence[Pass], module: fx.GraphModule, *, strict: bool = False, observers: Sequence[Observer] = ()
+) -> list[PassRecord]:
+    """Rewrite the module's graph, and those of the compile regions that it calls, by each pass in order.
+
+    Args:
+        strict: raise what a pass raises; otherwise it is recorded and the graph restored.
+        observers: called for every pass that fired, with its record and the region before and after.
+    """
+    records = []
+    for name, region in _regions(module).items():
+        kept = copy.deepcopy(region.graph)  # copied again only when a pass has changed something
+        for each in passes:
+            record = _run_one(each, name, region, kept, strict)
+            records.append(record)
+            if record.fired:
+                region.recompile()
+                for observer in observers:
+                    observer(record, fx.GraphModule(region, kept), region)
+                kept = copy.deepcopy(region.graph)
+    return records
+
+
+def build(
+    names: Sequence[str], own: Sequence[Pass] = (), *, impl: Implementation | None = None, frozen: bool = False
+) -> list[Pass]:
+    """The named passes in the order of `PASSES`, with passes of the caller's own ahead of the lowering.
+
+    Args:
+        impl: what scans are lowered to.
+        frozen: parameters do not change from call to call; passes that need this are left out otherwise.
+    """
+    options = {"impl": impl}
+    chosen = [each for name, each in PASSES.items() if name in names and (frozen or not each.needs_frozen)]
+    built = []
+    for each in chosen:
+        fields = {field.name for field in dataclasses.fields(each)}
+        built.append(each(**{key: value for key, value in options.items() if key in fields}))
+    lowering = [each for each in built if isinstance(each, LowerScan)]
+    return [*(each for each in built if each not in lowering), *own, *lowering]
+
+
+def digest(passes: Sequence[Pass]) -> str:
+    """Of the passes' uuids, in order: what compiled code depends on besides its graph. Empty for no passes."""
+    if not passes:
+        return ""
+    return hashlib.sha256("".join(each.uuid() for each in passes).encode()).hexdigest()
+
+
+def _regions(module: fx.GraphModule) -> dict[str, fx.GraphModule]:
+    """By name, the bodies of `torch.compiler.nested_compile_region` that the module calls, then itself as ""."""
+    calls = module.graph.find_nodes(op="call_function", target=torch.ops.higher_order.invoke_subgraph)
+    found: dict[str, fx.GraphModule] = {}
+    for name in dict.fromkeys(node.args[0].target for node in calls):
+        inner = _regions(getattr(module, name))
+        found.update({f"{name}.{deeper}".rstrip("."): body for deeper, body in inner.items()})
+    return {**found, "": module}
+
+
+def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, strict: bool) -> PassRecord:
+    before, start = len(kept.nodes), time.perf_counter()
+    outcome, error = Outcome(), None
+    try:
+        outcome = each(module.graph)
+        if outcome.matches:
+            remove_dead_code(module.graph)
+            module.graph.lint()
+    except Exception as failure:
+        if strict:
+            raise
+        error = f"{type(failure).__name__}: {failure}"
+        module.graph = copy.deepcopy(kept)
+        outcome = Outcome()
+    seconds = time.perf_counter() - start
+    after = len(module.graph.nodes)
+    return PassRecord(each.name, name, outcome.matches, tuple(outcome.near_misses), before, after, seconds, error)
+
+
+def remove_dead_code(graph: fx.Graph) -> None:
+    """Erase calls without users that cannot have an effect: torch's own clean-up takes in-place calls for pure."""
+    for node in reversed(graph.nodes):
+        if not node.users and _is_pure(node):
+            graph.erase_node(node)
+
+
+def _is_pure(node: fx.Node) -> bool:
+    if node.op == "get_attr":
+        return True
+    if isinstance(node.target, torch._ops.OpOverload):
+        return not node.is_impure()
+    known = call(node)
+    if known is None or known.name == "setitem":
+        return False
+    return not known.name.endswith("_") and not known.args.get("inplace") and "out" not in known.args

@@ -1,0 +1,53 @@
+"""Passes and graphs for the tests of what runs passes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.torch_ops import name_of
+from torch import fx
+
+
+def capture(function, *inputs) -> tuple[fx.GraphModule, list]:
+    """Dynamo's graph of a function, and the inputs that it passes to a backend."""
+    captured = []
+
+    def backend(graph_module, example_inputs):
+        captured.append((graph_module, example_inputs))
+        return graph_module.forward
+
+    torch.compiler.reset()
+    torch.compile(function, backend=backend, fullgraph=True)(*inputs)
+    return captured[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Replace(Pass):
+    """Every call of one name becomes a call of another function."""
+
+    name = "replace"
+    old: str = "sin"
+    new: str = "cos"
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        outcome = Outcome()
+        for node in graph.nodes:
+            if node.op == "call_function" and node.target is getattr(torch, self.old):
+                node.target = getattr(torch, self.new)
+                outcome.matches += 1
+            elif name_of(node) == "exp":
+                outcome.near_misses.append(NearMiss.at(node, "an exponential"))
+        return outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class Break(Pass):
+    """Fails half-way through."""
+
+    name = "break"
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        next(node for node in graph.nodes if node.op == "call_function").target = torch.tan
+        raise RuntimeError("half-way")
