@@ -21,7 +21,7 @@ from torch.nn import functional as F
 # A step of the recurrence should touch this many states, or the cost of starting an operation dominates.
 STATES_PER_STEP = {"cpu": 2**13, "cuda": 2**20}
 # So many states are held at once: on a CPU what its caches hold, elsewhere what memory can spare.
-STATES_PER_PIECE = {"cpu": 2**20, "cuda": 2**28}
+STATES_PER_PIECE = {"cpu": 2**19, "cuda": 2**28}
 
 
 def selective_scan(
@@ -119,10 +119,10 @@ def selective_scan_backward(
     grad_B = _grad_weights(grad_states, terms.delta * terms.u, B)
     grad_C = _grad_weights(states, grad_out, C)
     before = _shifted(states, terms.initial, reverse)  # h_{t-1}
-    carried = grad_states.mul_(decay)  # Ā_t g_t: of h_{t-1}
+    carried = grad_states * decay  # Ā_t g_t: of h_{t-1}
     grad_initial = carried[:, -1 if reverse else 0] if u.shape[1] else grad_last
-    grad_initial = _join_channels(grad_initial)  # a copy: the next line reuses the memory
-    grad_delta_A = carried.mul_(before)
+    grad_initial = _join_channels(grad_initial)
+    grad_delta_A = carried * before
 
     grad_u = grad_drive * terms.delta
     grad_delta = grad_drive * terms.u + (grad_delta_A * terms.A).sum(-2)
@@ -152,7 +152,7 @@ def selective_scan_backward(
 
 
 def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t for every t, written over `drive`; `reverse` runs from the end.
+    """h_t = decay_t h_{t-1} + drive_t for every t; `reverse` runs from the end.
 
     Args:
         decay, drive: (batch, length, ...). initial: (batch, ...), the state before the first step.
@@ -174,9 +174,11 @@ def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor, *, reverse:
     order = _order(reverse)
     local = _run_steps(decay, drive, torch.zeros_like(drive[:, 0]), reverse)
     received = _run_chunks(decay.prod(1), local[:, 0 if reverse else -1], initial, reverse)
-    for factor, state in zip(decay.unbind(1)[order], local.unbind(1)[order], strict=True):
-        state.add_(received.mul_(factor))
-    return local.transpose(1, 2).flatten(1, 2)[:, :length]
+    states = []
+    for factor, own in zip(decay.unbind(1)[order], local.unbind(1)[order], strict=True):
+        received = received * factor
+        states.append(own + received)
+    return torch.stack(states[order], dim=2).flatten(1, 2)[:, :length]
 
 
 def _order(reverse: bool) -> slice:
@@ -184,11 +186,13 @@ def _order(reverse: bool) -> slice:
 
 
 def _run_steps(decay: Tensor, drive: Tensor, state: Tensor, reverse: bool) -> Tensor:
-    """The recurrence over axis 1, in place; the states of all steps."""
+    """The recurrence over axis 1; the states of all steps."""
     order = _order(reverse)
+    states = []
     for factor, step in zip(decay.unbind(1)[order], drive.unbind(1)[order], strict=True):
-        state = step.addcmul_(factor, state)
-    return drive
+        state = torch.addcmul(step, factor, state)
+        states.append(state)
+    return torch.stack(states[order], dim=1)
 
 
 def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, reverse: bool) -> Tensor:
@@ -259,8 +263,8 @@ def _terms(
 
 def _decay(terms: _Terms) -> Tensor:
     """Ā = exp(ΔA), zero at a reset: (batch, length, groups, N, width)."""
-    decay = (terms.delta.unsqueeze(-2) * terms.A).exp_()
-    return decay if terms.reset is None else decay.masked_fill_(terms.reset, 0.0)
+    decay = (terms.delta.unsqueeze(-2) * terms.A).exp()
+    return decay if terms.reset is None else decay.masked_fill(terms.reset, 0.0)
 
 
 def _states(terms: _Terms, decay: Tensor, reverse: bool) -> Tensor:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from mvc.kernels import rules
 from mvc.passes import torch_private
 from torch import fx
 from torch.fx.node import map_arg
 
+KERNELS = Path(rules.__file__).parent  # where a scan's public function lies, below the line that calls it
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<code>.*)')
 
 
@@ -30,9 +33,8 @@ def _op_name(target: object) -> str:
 def source_line(node: fx.Node) -> str:
     """The line of the user's program that the node comes from, as "file.py:12: code", or "" where it is not known."""
     frames = list(FRAME.finditer(node.meta.get("stack_trace") or ""))
-    if not frames:
-        return ""
-    return "{file}:{line}: {code}".format(**frames[-1].groupdict())
+    theirs = [frame for frame in frames if Path(frame["file"]).parent != KERNELS] or frames
+    return "{file}:{line}: {code}".format(**theirs[-1].groupdict()) if theirs else ""
 
 
 def value(node: fx.Node) -> Any:
