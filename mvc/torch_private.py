@@ -62,15 +62,22 @@ def inductor(
         decompositions: of ops that Inductor shall see as torch's own, beside the usual ones.
         cache_tag: becomes part of the key of every cache of compiled code.
     """
-    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 
     # Read inside: the options decide which of the usual ones apply.
     with torch._inductor.config.patch(dict(options)):
         table = {**select_decomp_table(), **decompositions} if decompositions else None
-    tags = filter(None, (torch.compiler.config.cache_key_tag, cache_tag))
-    with torch.compiler.config.patch(cache_key_tag="/".join(tags)):
-        return compile_fx(graph_module, inputs, config_patches=dict(options), decompositions=table)
+    tag = "/".join(filter(None, (torch.compiler.config.cache_key_tag, cache_tag)))
+    tagged = torch.compiler.config.patch(cache_key_tag=tag)
+    with tagged:  # the inner function as well: a backward is compiled later
+        return compile_fx(
+            graph_module,
+            inputs,
+            inner_compile=tagged(compile_fx_inner),
+            config_patches=dict(options),
+            decompositions=table,
+        )
 
 
 @contextlib.contextmanager

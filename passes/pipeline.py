@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import time
@@ -12,6 +11,7 @@ import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.lower_scan import Implementation, LowerScan
 from mvc.passes.torch_ops import call
+from mvc.passes.torch_private import copy_graph
 from torch import fx
 
 # In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, and last they are
@@ -50,7 +50,7 @@ def run(
     """
     records = []
     for name, region in _regions(module).items():
-        kept = copy.deepcopy(region.graph)  # copied again only when a pass has changed something
+        kept = copy_graph(region.graph)  # copied again only when a pass has changed something
         for each in passes:
             record = _run_one(each, name, region, kept, strict)
             records.append(record)
@@ -58,7 +58,7 @@ def run(
                 region.recompile()
                 for observer in observers:
                     observer(record, fx.GraphModule(region, kept), region)
-                kept = copy.deepcopy(region.graph)
+                kept = copy_graph(region.graph)
     return records
 
 
@@ -110,7 +110,7 @@ def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, stri
         if strict:
             raise
         error = f"{type(failure).__name__}: {failure}"
-        module.graph = copy.deepcopy(kept)
+        module.graph = copy_graph(kept)
         outcome = Outcome()
     seconds = time.perf_counter() - start
     after = len(module.graph.nodes)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import fx
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
 def fake_mode(values: Iterable[Any]) -> contextlib.AbstractContextManager:
@@ -18,3 +23,107 @@ def fake_mode(values: Iterable[Any]) -> contextlib.AbstractContextManager:
 def example_size(value: Any) -> Any:
     """A symbolic size as the number that it had in the example; anything else as it is."""
     return value.node.hint if isinstance(value, torch.SymInt) else value
+
+
+class EffectRecorder(TorchDispatchMode):
+    """Notes the calls inside its block that write to memory or draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.effects: list[str] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op._schema.is_mutable or torch.Tag.nondeterministic_seeded in op.tags:
+            self.effects.append(op.name())
+        return op(*args, **(kwargs or {}))
+
+
+def pack_linear(weight: Tensor, rows: int) -> Tensor:
+    """oneDNN's own layout of a (out, in) weight for inputs of that many rows: an opaque tensor."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+
+
+def pack_convolution(
+    weight: Tensor, padding: list[int], stride: list[int], dilation: list[int], groups: int, input_size: list[int]
+) -> Tensor:
+    """oneDNN's own layout of a convolution's weight for inputs of that size: an opaque tensor."""
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, input_size)
+
+
+def linear_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, attribute: str, algorithm: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, attribute, [], algorithm)
+
+
+def convolution_pointwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    attribute: str,
+    algorithm: str,
+) -> Tensor:
+    options = (padding, stride, dilation, groups, attribute, [], algorithm)
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *options)
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether this torch and processor run oneDNN's products in that dtype."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    if dtype == torch.float32:
+        return True
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@functools.cache
+def opaque_strides(rank: int) -> tuple[int, ...]:
+    """The strides that an opaque oneDNN tensor says it has; compiled code compares them with those of the fake."""
+    with _disable_current_modes():  # asked for while fakes are computed
+        plain = torch.empty((8,) * rank, device="cpu")
+        packed = pack_linear(plain, 8) if rank == 2 else pack_convolution(plain, [0], [1], [1], 1, [8] * rank)
+        return packed.stride()
+
+
+@functools.cache
+def register_onednn_lowerings() -> None:
+    """Let Inductor write calls of oneDNN where a graph has `mvc::packed_linear` or `mvc::packed_convolution`.
+
+    Its own lowerings of the same calls take weights that are attributes of the graph alone. Without these the ops run
+    as they are, through Python.
+    """
+    from torch._inductor import mkldnn_ir
+    from torch._inductor.ir import ExternKernel, FixedLayout, TensorBox
+    from torch._inductor.lowering import register_lowering
+
+    def packed_linear(x, weight, bias, attribute, algorithm):
+        x = ExternKernel.require_contiguous(ExternKernel.realize_input(x))
+        weight = ExternKernel.realize_input(weight)
+        inputs, constants = [x, weight], [attribute, [-1], algorithm]
+        if bias is None:
+            constants.insert(0, None)
+        else:
+            inputs.append(ExternKernel.require_contiguous(ExternKernel.realize_input(bias)))
+        size = [*x.get_size()[:-1], weight.get_size()[0]]
+        layout = FixedLayout(x.get_device(), x.get_dtype(), size)
+        linear = mkldnn_ir.LinearUnary(layout=layout, inputs=inputs, constant_args=constants)
+        return TensorBox.create(mkldnn_ir._create_output_node(linear))
+
+    def packed_convolution(x, weight, bias, padding, stride, dilation, groups, attribute, algorithm):
+        options = (padding, stride, dilation, groups, attribute, [], algorithm)
+        return TensorBox.create(mkldnn_ir.ConvolutionUnary.create(x, weight, bias, *options))
+
+    for lowering in (packed_linear, packed_convolution):
+        op = getattr(torch.ops.mvc, lowering.__name__).default
+        register_lowering(op, type_promotion_kind=None)(lowering)
+
+
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy with everything that AOTAutograd looks for: Dynamo notes at an input, outside `meta`, where it is from."""
+    copied = copy.deepcopy(graph)
+    for old, new in zip(graph.find_nodes(op="placeholder"), copied.find_nodes(op="placeholder"), strict=True):
+        if hasattr(old, "_dynamo_source"):
+            new._dynamo_source = old._dynamo_source
+    return copied

@@ -3,19 +3,32 @@
 import pytest
 import torch
 from mvc.kernels import torch_private as kernels_private
+from mvc.passes import torch_private as passes_private
 
 from mvc import torch_private
 
 
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"])
 def test_inductor_knows_the_modes(mode):
-    assert callable(torch_private.inductor(mode, None))
+    assert torch_private.mode_options(mode).keys() <= torch_private.inductor_options()
 
 
-def test_inductor_compiles_a_graph():
-    compiled = torch.compile(lambda x: x.sin() + 1, backend=torch_private.inductor("default", None))
+def test_inductor_compiles_a_graph_within_its_options_and_decompositions():
+    """The code that it writes is seen, with the bytes that it moves."""
+    seen = []
+    table = {torch.ops.aten.sin.default: torch.cos}
+
+    def backend(graph_module, inputs):
+        return torch_private.inductor(
+            graph_module, inputs, {"fx_graph_cache": False}, decompositions=table, cache_tag="test"
+        )
+
     x = torch.linspace(0, 1, 7)
-    torch.testing.assert_close(compiled(x), x.sin() + 1)
+    with torch_private.generated_code(lambda code, moved: seen.append((code, moved))):
+        torch.testing.assert_close(torch.compile(lambda x: x.sin() + 1, backend=backend)(x), x.cos() + 1)
+    ((code, moved),) = seen
+    assert "def call(" in code
+    assert moved == 2 * 7 * 4
 
 
 def test_cpp_compiler_is_found():
@@ -95,3 +108,21 @@ def test_functorch_is_noticed():
     seen = []
     torch.vmap(lambda x: (seen.append(kernels_private.under_functorch()), x)[1])(torch.ones(2))
     assert seen == [True]
+
+
+def test_passes_find_the_mode_of_fake_tensors_and_keep_what_dynamo_notes():
+    def backend(graph_module, inputs):
+        graph = graph_module.graph
+        values = [node.meta["example_value"] for node in graph.nodes if "example_value" in node.meta]
+        with passes_private.fake_mode([3, *values]):
+            assert isinstance(torch.empty(2), type(values[-1]))
+        assert any(passes_private.example_size(size) == 5 for size in values)
+        copied = passes_private.copy_graph(graph)
+        sources = [[n._dynamo_source for n in g.find_nodes(op="placeholder")] for g in (graph, copied)]
+        assert sources[0] == sources[1]
+        assert len(sources[0]) == 2, "a size and a tensor"
+        return graph_module.forward
+
+    torch.compile(lambda x: x + 1, backend=backend, dynamic=True)(torch.ones(5))
+    with passes_private.fake_mode([3]):
+        assert type(torch.empty(2)) is torch.Tensor
