@@ -22,6 +22,7 @@ from mvc.errors import UserError
 from mvc.passes import pipeline
 from mvc.passes.base import Pass
 from mvc.passes.dump import GraphDump
+from mvc.passes.freeze import freeze
 from mvc.passes.fx_utils import op_counts
 from mvc.passes.lower_scan import decompositions
 from mvc.passes.pipeline import PASSES, PassRecord
@@ -167,7 +168,7 @@ def compile_graph(
         torch_private.inductor, options=patches, decompositions=table, cache_tag=pipeline.digest(passes)
     )
     if options.frozen and inference:
-        return freeze(graph_module, example_inputs, compile=generate), report
+        return freeze(graph_module, example_inputs, generate), report
     return generate(graph_module, example_inputs), report
 
 

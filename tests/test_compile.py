@@ -167,7 +167,7 @@ ERRORS = {
     "damaged weights": (["--weights", "{tmp}/cut.pth"], "cut.pth"),
     "image and train": (["--image", str(PHOTO), "--train"], "--train"),
     "huge size": (["--size", "3000000000"], "out of memory"),
-    "mode without Inductor": (["--mode", "max-autotune"], "mode is 'max-autotune', which is Inductor's"),
+    "mode without Inductor": (["--mode", "max-autotune"], "mode is 'max-autotune', which is for a compiler"),
     "json nowhere": (["--json", "{tmp}/no/facts.json"], "cannot write --json"),
 }
 
