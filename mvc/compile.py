@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--backend", choices=BACKENDS, default="mvc", help=backends)
     add("--passes", default="all", metavar="NAMES", help="all (default), none, or names with commas between them")
     add("--impl", choices=IMPLEMENTATIONS[1:], help="what the scans run on (default what suits the device)")
+    add("--regions", action="store_true", help="compile each kind of block once: compiles faster, runs slower")
     add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
     add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
     add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
@@ -181,7 +182,7 @@ def _device(name: str) -> torch.device:
 
 def _build(args: argparse.Namespace, device: torch.device) -> MambaVision:
     torch.manual_seed(args.seed)
-    changes = {"drop_path_rate": 0.0} if args.train else {}
+    changes = {"drop_path_rate": 0.0} if args.train else {"compile_regions": args.regions}
     model = create_model(args.variant, device=device, dtype=DTYPES[args.dtype], **changes).train(args.train)
     if args.weights:
         load_weights(model, args.weights)  # logs the licence and the like as warnings

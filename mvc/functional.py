@@ -8,7 +8,7 @@ computes. Convolution stages are (batch, channels, height, width) in channels_la
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -57,7 +57,7 @@ def forward_features(params: Params, x: Tensor, config: MambaVisionConfig, *, tr
     for stage in range(4):
         name = f"levels.{stage}"
         if stage < 2:
-            x = conv_stage(params, name, x, rates[stage], training)
+            x = conv_stage(params, name, x, config, rates[stage], training)
         else:
             x = token_stage(params, name, x, config, stage, rates[stage], training)
         maps.append(x)
@@ -127,13 +127,28 @@ def stem(params: Params, name: str, x: Tensor, training: bool) -> Tensor:
     return x
 
 
-def conv_stage(params: Params, name: str, x: Tensor, rates: list[float], training: bool) -> Tensor:
+def conv_stage(
+    params: Params, name: str, x: Tensor, config: MambaVisionConfig, rates: list[float], training: bool
+) -> Tensor:
     for block, rate in enumerate(rates):
-        x = conv_block(params, f"{name}.blocks.{block}", x, rate, training)
+        x = run_block(conv_block, params, f"{name}.blocks.{block}", x, config, rate=rate, training=training)
     return x
 
 
-def conv_block(params: Params, name: str, x: Tensor, drop_path_rate: float, training: bool) -> Tensor:
+def run_block(
+    block: Callable[..., Tensor], params: Params, name: str, x: Tensor, config: MambaVisionConfig, *kind, rate, training
+) -> Tensor:
+    """Call `block`, with `config.compile_regions` in inference as a region that torch.compile compiles once for all
+    blocks that differ in their tensors alone: these get names of their own, and the unused drop path is the same."""
+    if training or not config.compile_regions:
+        return block(params, name, x, config, *kind, rate, training)
+    own = {f"block{key[len(name) :]}": tensor for key, tensor in params.items() if key.startswith(f"{name}.")}
+    return REGIONS[block](own, "block", x, config, *kind, 0.0, training)
+
+
+def conv_block(
+    params: Params, name: str, x: Tensor, config: MambaVisionConfig, drop_path_rate: float, training: bool
+) -> Tensor:
     """ẑ = GELU(BN(Conv3x3(z))), z = BN(Conv3x3(ẑ)) + z, with GELU's tanh form (paper, eq. 3)."""
     y = F.conv2d(x, params[f"{name}.conv1.weight"], params[f"{name}.conv1.bias"], padding=1)
     y = gelu_tanh(batch_norm(params, f"{name}.norm1", y, EPS, training))
@@ -150,7 +165,8 @@ def token_stage(
     window = config.window_sizes[stage - 2]
     tokens, grid = window_partition(x.permute(0, 2, 3, 1), window)
     for block, (kind, rate) in enumerate(zip(config.block_pattern(stage), rates, strict=True)):
-        tokens = token_block(params, f"{name}.blocks.{block}", tokens, config, stage, kind, rate, training)
+        place = f"{name}.blocks.{block}"
+        tokens = run_block(token_block, params, place, tokens, config, stage, kind, rate=rate, training=training)
     return window_reverse(tokens, window, grid, height, width).permute(0, 3, 1, 2)
 
 
@@ -281,3 +297,6 @@ def depthwise_conv(x: Tensor, weight: Tensor, *, causal: bool) -> Tensor:
     x = F.pad(x, (0, 0, before, taps - 1 - before))
     shifted = (x[:, tap : tap + length] * weight[:, 0, tap] for tap in range(taps))
     return sum(shifted, start=next(shifted))
+
+
+REGIONS = {block: torch.compiler.nested_compile_region(block) for block in (conv_block, token_block)}

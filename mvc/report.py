@@ -79,7 +79,7 @@ FIELDS = {
     "timing.scan_share": "the scan's time over compiled's",
     "timing.ceiling_flops": "FLOP/s: the best of a large matrix product and the two 3x3 convolutions, same run",
     "timing.rounds": "timed rounds, each running everything once in a random order",
-    "explanation": "with --explain: each pass, its matches and near misses, and the launches of the code; otherwise null",
+    "explanation": "with --explain: each pass, its matches and near misses, and the code's launches; otherwise null",
     "classes": "with --image: the five most probable classes as [name, probability]; otherwise null",
 }
 

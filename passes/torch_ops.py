@@ -1,7 +1,7 @@
 """One name for each torch call, however it was written.
 
-Dynamo's graphs hold what the user wrote: `a * b`, `torch.mul(a, b)` and `a.mul(b)` are three kinds of node. `call(node)`
-is the same for all three.
+Dynamo's graphs hold what the user wrote: `a * b`, `torch.mul(a, b)` and `a.mul(b)` are three kinds of node.
+`call(node)` is the same for all three.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "unbind": ("input", "dim"),
     "select": ("input", "dim", "index"),
     "narrow": ("input", "dim", "start", "length"),
+    "slice": ("input", "dim", "start", "end", "step"),
     "split": ("input", "split_size_or_sections", "dim"),
     "chunk": ("input", "chunks", "dim"),
     "flip": ("input", "*dims"),
@@ -46,15 +47,23 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "squeeze": ("input", "dim"),
     "transpose": ("input", "dim0", "dim1"),
     "permute": ("input", "*dims"),
+    "movedim": ("input", "source", "destination"),
+    "t": ("input",),
+    "mT": ("input",),
+    "numpy_T": ("input",),
     "expand": ("input", "*size"),
     "expand_as": ("input", "other"),
+    "broadcast_to": ("input", "*size"),
     "view": ("input", "*size"),
+    "view_as": ("input", "other"),
     "reshape": ("input", "*shape"),
+    "reshape_as": ("input", "other"),
     "flatten": ("input", "start_dim", "end_dim"),
     "unflatten": ("input", "dim", "sizes"),
     "repeat_interleave": ("input", "repeats", "dim"),
     "to": ("input", "*what"),
     "type_as": ("input", "other"),
+    "type": ("input", "dtype"),
     "float": ("input",),
     "double": ("input",),
     "half": ("input",),

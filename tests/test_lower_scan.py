@@ -18,7 +18,9 @@ def scan(tensors):
 
 
 def scan_graph(dtype=torch.float32, **changes):
-    tensors = {name: t.requires_grad_(t.is_floating_point()) for name, t in tensors_of(make_inputs(Case(), dtype)).items()}
+    tensors = {
+        name: t.requires_grad_(t.is_floating_point()) for name, t in tensors_of(make_inputs(Case(), dtype)).items()
+    }
     module, inputs = capture(scan, {**tensors, **changes})
     return module, inputs, tensors
 

@@ -26,7 +26,7 @@ def test_record_counts_matches_and_near_misses():
 
 
 def test_failing_pass_is_recorded_and_its_graph_restored():
-    module, inputs = capture(wave, torch.ones(3))
+    module, _ = capture(wave, torch.ones(3))
     failed, replaced = pipeline.run([Break(), Replace()], module)
     assert failed.error == "RuntimeError: half-way"
     assert (failed.matches, replaced.matches) == (0, 1)
@@ -35,7 +35,7 @@ def test_failing_pass_is_recorded_and_its_graph_restored():
 
 
 def test_graph_is_restored_to_what_the_last_good_pass_left():
-    module, inputs = capture(wave, torch.ones(3))
+    module, _ = capture(wave, torch.ones(3))
     pipeline.run([Replace(), Break()], module)
     assert op_counts(module.graph)["cos"] == 1
     assert op_counts(module.graph)["tan"] == 0

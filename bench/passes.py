@@ -1,0 +1,239 @@
+"""Measure what the passes are worth: raising, fusing with frozen weights, and what they cost in compile time.
+
+python bench/passes.py fuse --variants S T B --batches 1 16 --dtypes float32 bfloat16 --repeats 15
+python bench/passes.py raise --stock          # MambaVision-T with the published loop; stock takes many minutes
+python bench/passes.py loop                   # a 2,048-step loop of two layers
+python bench/passes.py compile --rounds 3     # cold and warm starts of S
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from mvc.passes import pipeline
+from peers import mamba_ssm_reference
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mvc import create_model, functional, profiler, report
+from mvc.compile import DTYPES, positive
+
+# What is compared: arguments of torch.compile.
+STOCK: dict[str, dict[str, Any]] = {
+    "inductor": {"backend": "inductor"},
+    "inductor, freezing": {"backend": "inductor", "options": {"freezing": True}},
+}
+OURS: dict[str, dict[str, Any]] = {
+    "mvc": {"backend": "mvc"},
+    "mvc, frozen": {"backend": "mvc", "options": {"frozen": True}},
+}
+STARTS = {
+    "inductor": {"backend": "inductor", "regions": False},
+    "mvc": {"backend": "mvc", "regions": False},
+    "inductor, regions": {"backend": "inductor", "regions": True},
+    "mvc, regions": {"backend": "mvc", "regions": True},
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    studies = parser.add_subparsers(dest="study", required=True)
+    fuse = studies.add_parser("fuse", help="compiled inference, stock and ours, interleaved")
+    fuse.add_argument("--variants", nargs="+", default=["S"], metavar="V")
+    fuse.add_argument("--batches", nargs="+", type=positive, default=[16])
+    fuse.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
+    fuse.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
+    raising = studies.add_parser("raise", help="MambaVision-T whose mixers run the published loop")
+    raising.add_argument("--stock", action="store_true", help="also compile it with stock Inductor")
+    raising.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
+    loop = studies.add_parser("loop", help="pass time of a two-layer Mamba's unrolled loop")
+    loop.add_argument("--length", type=positive, default=2048)
+    compile_ = studies.add_parser("compile", help="cold and warm starts, each in a process of its own")
+    compile_.add_argument("--variant", default="S")
+    compile_.add_argument("--rounds", type=positive, default=3)
+    start = studies.add_parser("start", help="one start, as `compile` runs it")
+    start.add_argument("name", choices=STARTS)
+    start.add_argument("variant")
+    args = parser.parse_args()
+    if args.study != "start":
+        environment = report.environment(torch.device("cpu"), profiler.load_average())
+        print(report.environment_line(environment), environment["date"], "\n", flush=True)
+    run = {"fuse": fusing, "raise": raising_study, "loop": loop_study, "compile": starts, "start": one_start}
+    with torch.no_grad():
+        run[args.study](args)
+    return 0
+
+
+def images(batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(batch, 3, 224, 224, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+
+def compiled(model: nn.Module, x: Tensor, how: dict[str, Any]) -> Callable[[], Tensor]:
+    torch.compiler.reset()
+    run = torch.compile(model, fullgraph=True, **how)
+    run(x)
+    return lambda: run(x)
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """The 90 % bootstrap interval of the median."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return medians[100], medians[1899]
+
+
+def fusing(args: argparse.Namespace) -> None:
+    for variant in args.variants:
+        for dtype in args.dtypes:
+            for batch in args.batches:
+                torch.manual_seed(0)
+                model, x = create_model(variant, dtype=DTYPES[dtype]).eval(), images(batch, DTYPES[dtype])
+                runs = {name: compiled(model, x, how) for name, how in (STOCK | OURS).items()}
+                timings = profiler.interleave(runs, rounds=args.repeats, device=x.device)
+                print(f"MambaVision-{variant}, {dtype}, batch {batch}, {args.repeats} interleaved rounds")
+                print(
+                    tabulate(rows(timings), headers=["", "ms", "time over the best stock", "90 % interval"]), flush=True
+                )
+
+
+def rows(timings: dict[str, profiler.Timing]) -> Iterator[list[str]]:
+    best = min((timings[name] for name in STOCK), key=lambda timing: timing.median)
+    for name, timing in timings.items():
+        ratios = [own / other for own, other in zip(timing.seconds, best.seconds, strict=True)]
+        low, high = interval(ratios)
+        yield [name, f"{timing.median * 1e3:.1f}", f"{statistics.median(ratios):.3f}", f"{low:.3f} to {high:.3f}"]
+
+
+def published_loop(u, delta, A, B, C, *, D, delta_bias, delta_softplus) -> Tensor:
+    """The published reference in the place of the model's scan."""
+    layout = (t.transpose(1, 2) for t in (u, delta, B, C))
+    u, delta, B, C = layout
+    return mamba_ssm_reference(u, delta, A, B, C, D, delta_bias).transpose(1, 2)
+
+
+def elementwise(u, delta, A, B, C, *, D, delta_bias, delta_softplus) -> Tensor:
+    """As many inputs as the scan has, and no recurrence."""
+    return u * F.softplus(delta + delta_bias) + (B * C).sum(-1, keepdim=True)
+
+
+@contextmanager
+def scan_replaced_by(scan: Callable[..., Tensor]) -> Iterator[nn.Module]:
+    """MambaVision-T with another scan."""
+    torch.manual_seed(0)
+    with mock.patch.object(functional, "selective_scan", scan):
+        yield create_model("T").eval()
+
+
+def raising_study(args: argparse.Namespace) -> None:
+    compile_seconds = {}
+    for batch in (1, 16):
+        x, runs = images(batch), {}
+        for name, scan in (("loop, mvc", published_loop), ("elementwise, inductor", elementwise)):
+            with scan_replaced_by(scan) as model, empty_caches():
+                start = time.perf_counter()
+                runs[name] = compiled(model, x, {"backend": name.partition(", ")[2]})
+                compile_seconds.setdefault(name, time.perf_counter() - start)
+        timings = profiler.interleave(runs, rounds=args.repeats, device=x.device)
+        ratios = [a / b for a, b in zip(*(timings[name].seconds for name in runs), strict=True)]
+        low, high = interval(ratios)
+        print(f"batch {batch}: the loop raised takes {statistics.median(ratios):.3f} of the elementwise form's time "
+              f"(90 % interval {low:.3f} to {high:.3f})", flush=True)  # fmt: skip
+    if args.stock:
+        with scan_replaced_by(published_loop) as model, empty_caches():
+            start = time.perf_counter()
+            compiled(model, images(1), {"backend": "inductor"})
+            compile_seconds["loop, inductor"] = time.perf_counter() - start
+    print(
+        tabulate([[name, f"{seconds:.1f}"] for name, seconds in compile_seconds.items()], headers=["cold compile", "s"])
+    )
+
+
+@contextmanager
+def empty_caches() -> Iterator[None]:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder),
+    ):
+        yield
+
+
+def loop_study(args: argparse.Namespace) -> None:
+    """Two layers, each a loop over time of the published form; only the passes are run."""
+
+    def two_layers(u, delta, A, B, C, D, bias):
+        for _ in range(2):
+            u = mamba_ssm_reference(u, delta, A, B, C, D, bias)
+        return u
+
+    batch, dim, states = 1, 64, 16
+    u, delta = torch.rand(2, batch, dim, args.length)
+    B, C = torch.rand(2, batch, states, args.length)
+    inputs = (u, delta, -torch.rand(dim, states), B, C, torch.rand(dim), torch.rand(dim))
+
+    def backend(graph_module, example_inputs):
+        records = pipeline.run(pipeline.build(list(pipeline.PASSES)), graph_module)
+        table = [[r.name, r.matches, r.nodes_before, r.nodes_after, f"{r.seconds:.2f}"] for r in records]
+        print(tabulate(table, headers=["pass", "matches", "nodes before", "after", "s"]))
+        print(f"all passes: {sum(record.seconds for record in records):.1f} s")
+        return graph_module.forward
+
+    start = time.perf_counter()
+    torch.compile(two_layers, backend=backend, fullgraph=True)(*inputs)
+    print(f"with Dynamo's tracing: {time.perf_counter() - start:.1f} s")
+
+
+def starts(args: argparse.Namespace) -> None:
+    """Cold and warm starts of every kind, in an order drawn anew for each round."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in STARTS}
+    order = list(STARTS)
+    for _ in range(args.rounds):
+        random.shuffle(order)
+        for name in order:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                seconds[name].append(
+                    (start_seconds(name, args.variant, folder), start_seconds(name, args.variant, folder))
+                )
+    table = []
+    for name, pairs in seconds.items():
+        cold, warm = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratios = [
+            f"{statistics.median(pair[i] / base[i] for pair, base in zip(pairs, seconds[against], strict=True)):.3f}"
+            for i, against in ((0, "inductor"), (1, "inductor"), (0, name.partition(",")[0]))
+        ]
+        table.append([name, f"{cold:.1f}", f"{warm:.1f}", *ratios])
+    print(tabulate(table, headers=["", "cold s", "warm s", "cold / inductor", "warm / inductor", "cold / unmarked"]))
+
+
+def start_seconds(name: str, variant: str, cache: str) -> float:
+    command = [sys.executable, __file__, "start", name, variant]
+    done = subprocess.run(
+        command, env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def one_start(args: argparse.Namespace) -> None:
+    """Seconds of the first call."""
+    how = STARTS[args.name]
+    model, x = create_model(args.variant, compile_regions=how["regions"]).eval(), images(1)
+    start = time.perf_counter()
+    compiled(model, x, {"backend": how["backend"]})
+    print(json.dumps(time.perf_counter() - start))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
