@@ -135,7 +135,7 @@ def test_conv_block():
     load(block, part(params, name))
     inner = nn.GELU(approximate="tanh")(block["norm1"](block["conv1"](x)))
     expected = x + block["norm2"](block["conv2"](inner))
-    assert_equal("conv_block", functional.conv_block(params, name, x, 0.0, False), expected)
+    assert_equal("conv_block", functional.conv_block(params, name, x, CONFIG, 0.0, False), expected)
 
 
 def test_attention():

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -343,3 +344,17 @@ def test_compiled_bfloat16_errs_as_eager_does(tiny):
         compiled, _ = compile_model(model, x.bfloat16())
         errors = [(run(x.bfloat16()).float() - expected).norm() for run in (compiled, model)]
     assert errors[0] <= 2 * errors[1] + torch.finfo(torch.bfloat16).eps * expected.norm()
+
+
+def test_blocks_of_a_kind_are_one_compile_region():
+    """Dynamo writes a region that is called once into its caller."""
+    depths = {"depths": (2, 1, 2, 4)}
+    model = create_model("tiny", compile_regions=True, **depths).eval()
+    plain = create_model("tiny", **depths).eval()
+    plain.load_state_dict(model.state_dict())
+    x, recorder = torch.randn(2, 3, 64, 64), Recorder()
+    with torch.no_grad():
+        torch.testing.assert_close(recorder.compile(model)(x), plain(x))
+        assert torch.equal(model(x), plain(x))
+    bodies = [node.target for node in recorder.graphs[0].find_nodes(op="get_attr")]
+    assert sorted(Counter(bodies).values()) == [2, 2, 2], "two convolution blocks, two mixers, two attention blocks"
