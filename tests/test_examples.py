@@ -25,3 +25,10 @@ def test_example_runs(path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_readme_quotes_the_example_of_a_pass():
+    root = Path(__file__).parents[1]
+    example = (root / "examples" / "a_pass_of_your_own.py").read_text()
+    quoted = example[example.index("@dataclasses") : example.index("def model")].strip()
+    assert quoted in (root / "README.md").read_text()
