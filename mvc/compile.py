@@ -122,6 +122,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
     device = _device(args.device)
     if args.image and args.train:
         raise UserError("--image shows classes, which --train does not compute; leave one of them out")
+    for option in ("frozen", "regions"):
+        if getattr(args, option) and args.train:
+            raise UserError(f"--{option} is for inference; leave it or --train out")
     facts: dict[str, Any] = {
         "schema": report.SCHEMA,
         "environment": report.environment(device, profiler.load_average()),

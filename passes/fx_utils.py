@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mvc.kernels import rules
-from mvc.passes import torch_private
+from mvc.passes import torch_ops, torch_private
 from torch import fx
 from torch.fx.node import map_arg
 
@@ -63,3 +63,25 @@ def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -
     traces = (n.meta.get("stack_trace") for n in node.all_input_nodes)
     node.meta["stack_trace"] = next((trace for trace in traces if trace), None)
     return node
+
+
+def written_by(node: fx.Node) -> list[fx.Node]:
+    """The arguments whose memory the call writes to, or may write to for all that its name says."""
+    if node.op not in ("call_function", "call_method"):
+        return []
+    known = torch_ops.call(node)
+    if known is not None:
+        in_place = known.name.endswith("_") or known.name == "setitem" or known.args.get("inplace")
+        written = [known.args.get("input") if in_place else known.args.get("out")]
+    elif isinstance(node.target, torch._ops.OpOverload):
+        written = node.all_input_nodes if node.target._schema.is_mutable else []
+    else:
+        written = [] if _is_pure_by_name(node) else node.all_input_nodes
+    return [each for each in written if isinstance(each, fx.Node)]
+
+
+def _is_pure_by_name(node: fx.Node) -> bool:
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return False
+    name = str(getattr(node.target, "__name__", node.target))
+    return not name.endswith("_") and not {"out", "inplace"} & node.kwargs.keys()

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import fx
-from torch import Tensor
+from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
@@ -25,6 +25,11 @@ def example_size(value: Any) -> Any:
     return value.node.hint if isinstance(value, torch.SymInt) else value
 
 
+def surely_equal(first: Any, second: Any) -> bool:
+    """Whether two sizes are equal whatever the symbols in them stand for; makes no guard."""
+    return statically_known_true(first == second)
+
+
 class EffectRecorder(TorchDispatchMode):
     """Notes the calls inside its block that write to memory or draw random numbers."""
 
@@ -36,6 +41,27 @@ class EffectRecorder(TorchDispatchMode):
         if op._schema.is_mutable or torch.Tag.nondeterministic_seeded in op.tags:
             self.effects.append(op.name())
         return op(*args, **(kwargs or {}))
+
+
+def no_modes() -> contextlib.AbstractContextManager:
+    """Real tensors inside: no fake mode, no dispatch mode of whoever compiles."""
+    return _disable_current_modes()
+
+
+def vmap_call(node: fx.Node) -> str | None:
+    """Which of vmap's calls in Dynamo's graphs the node is: "load", "enter", "leave", "add" or "remove"; None for others."""
+    if getattr(node.target, "__module__", None) != "torch._functorch.predispatch":
+        return None
+    return _VMAP_CALLS.get(node.target.__name__)
+
+
+_VMAP_CALLS = {
+    "lazy_load_decompositions": "load",
+    "_vmap_increment_nesting": "enter",
+    "_vmap_decrement_nesting": "leave",
+    "_add_batch_dim": "add",
+    "_remove_batch_dim": "remove",
+}
 
 
 def pack_linear(weight: Tensor, rows: int) -> Tensor:

@@ -57,6 +57,22 @@ def test_json_is_documented(inductor_run):
     assert flattened(inductor_run[1]) == set(report.FIELDS)
 
 
+@pytest.mark.slow
+def test_explained_frozen_run(tmp_path, capsys):
+    arguments = ["--variant", "tiny", "--batch", "2", "--size", "64", "--repeats", "1", "--frozen", "--regions"]
+    dump = tmp_path / "graphs"
+    assert main([*arguments, "--explain", "--verify", "--dump", str(dump), "--json", str(tmp_path / "facts.json")]) == 0
+    out = capsys.readouterr().out
+    for text in ("pass", "lower_scan", "nodes before", "launches", "read and written"):
+        assert text in out
+    explanation = json.loads((tmp_path / "facts.json").read_text())["explanation"]
+    (graph,) = explanation["graphs"]
+    matches = {record["name"]: record["matches"] for record in graph["passes"] if not record["region"]}
+    assert matches["lower_scan"] == 2
+    assert (dump / "graph_0").is_dir()
+    assert sum(explanation["launches"].values()) > 0
+
+
 def test_table_says_what_was_measured(capsys):
     assert main([*QUICK, "--quiet"]) == 0
     out, err = capsys.readouterr()
@@ -167,6 +183,8 @@ ERRORS = {
     "damaged weights": (["--weights", "{tmp}/cut.pth"], "cut.pth"),
     "image and train": (["--image", str(PHOTO), "--train"], "--train"),
     "huge size": (["--size", "3000000000"], "out of memory"),
+    "frozen training": (["--train", "--frozen"], "--frozen is for inference"),
+    "unknown pass": (["--backend", "mvc", "--passes", "raise_lop"], "passes has 'raise_lop'"),
     "mode without Inductor": (["--mode", "max-autotune"], "mode is 'max-autotune', which is for a compiler"),
     "json nowhere": (["--json", "{tmp}/no/facts.json"], "cannot write --json"),
 }
