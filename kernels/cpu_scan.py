@@ -74,7 +74,7 @@ def library_path() -> Path:
     Raises:
         BuildError: there is none yet and it cannot be built.
     """
-    folder = _cache_folder()
+    folder = cache_folder()
     path = folder / f"selective_scan-{_key()}.so"
     if path.exists():
         return path
@@ -88,7 +88,7 @@ def library_path() -> Path:
     return path
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     if own := os.environ.get("MVC_CACHE_DIR"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvc"

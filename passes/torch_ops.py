@@ -17,20 +17,31 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "sub": ("input", "other", "alpha"),
     "mul": ("input", "other"),
     "div": ("input", "other"),
+    "pow": ("input", "exponent"),
     "neg": ("input",),
     "exp": ("input",),
+    "square": ("input",),
+    "abs": ("input",),
+    "log": ("input",),
+    "rsqrt": ("input",),
+    "sqrt": ("input",),
+    "tanh": ("input",),
     "sigmoid": ("input",),
     "relu": ("input", "inplace"),
     "gelu": ("input", "approximate"),
     "silu": ("input", "inplace"),
     "softplus": ("input", "beta", "threshold"),
     "addcmul": ("input", "tensor1", "tensor2", "value"),
+    "lerp": ("input", "end", "weight"),
+    "where": ("condition", "input", "other"),
+    "clamp": ("input", "min", "max"),
     "matmul": ("input", "other"),
     "bmm": ("input", "mat2"),
     "baddbmm": ("input", "batch1", "batch2", "beta", "alpha"),
     "einsum": ("equation", "*operands"),
     "linear": ("input", "weight", "bias"),
     "sum": ("input", "dim", "keepdim", "dtype"),
+    "mean": ("input", "dim", "keepdim", "dtype"),
     "stack": ("tensors", "dim"),
     "cat": ("tensors", "dim"),
     "unbind": ("input", "dim"),
@@ -113,6 +124,8 @@ def name_of(node: fx.Node) -> str | None:
         name = node.target.strip("_") + "_" * (node.target.endswith("_") and not node.target.endswith("__"))
     elif node.op == "call_function":
         name = getattr(node.target, "__name__", "")
+        if node.target is getattr:  # torch 2.13 has `x.mT` so
+            name = {"mT": "mT", "T": "numpy_T"}.get(node.args[1], "")
     else:
         return None
     name = ALIASES.get(name, name)

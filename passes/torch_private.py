@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,9 +25,24 @@ def example_size(value: Any) -> Any:
     return value.node.hint if isinstance(value, torch.SymInt) else value
 
 
+def specialize(size: Any) -> int:
+    """A symbolic size as the number that it has in the example, with a guard that makes any other compile anew."""
+    return int(size)
+
+
 def surely_equal(first: Any, second: Any) -> bool:
     """Whether two sizes are equal whatever the symbols in them stand for; makes no guard."""
     return statically_known_true(first == second)
+
+
+@contextlib.contextmanager
+def without_autocast(graph: fx.Graph, device: str) -> Iterator[None]:
+    """What is inserted into the graph inside this block runs with autocast switched off, as under torch.autocast."""
+    args = (device, torch.get_autocast_dtype(device), False, None)
+    region = graph.call_function(torch.amp.autocast_mode._enter_autocast, args)
+    with torch.autocast(device, enabled=False):
+        yield
+    graph.call_function(torch.amp.autocast_mode._exit_autocast, (region,))
 
 
 class EffectRecorder(TorchDispatchMode):

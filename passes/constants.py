@@ -1,0 +1,103 @@
+"""Which values of a graph depend on parameters and buffers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from mvc.passes import torch_private
+from mvc.passes.fx_utils import value
+from mvc.passes.torch_ops import call
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
+
+
+def is_parameter(node: fx.Node) -> bool:
+    """Whether the node is an input that Dynamo took from a module: a parameter or a buffer."""
+    return node.op == "placeholder" and bool(node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type"))
+
+
+def storages(node: fx.Node) -> set[int]:
+    """What identifies the memory of the tensors that the node gives; views share it with their base."""
+    tensors = (leaf for leaf in tree_leaves(value(node)) if isinstance(leaf, Tensor))
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
+
+
+def constants(graph: fx.Graph) -> set[fx.Node]:
+    """Parameters, buffers, and every call that depends on nothing else, has the same result each time and no effect.
+
+    Left out is what the graph writes to in place or returns, views of it included. Meant for graphs without gradients.
+    """
+    outputs = (storages(node) for node in graph.output_node().all_input_nodes)
+    unstable = set().union(*outputs, *(map(storages, _written(graph))))
+    found: set[fx.Node] = set()
+    depth = 0  # of autocast regions: what is computed inside would have another dtype outside
+    for node in graph.nodes:
+        name = getattr(node.target, "__name__", "")
+        depth += (name == "_enter_autocast") - (name == "_exit_autocast")
+        if name == "_set_grad_enabled" and node.args[0]:
+            return set()
+        if storages(node) & unstable:
+            continue
+        if is_parameter(node) or (not depth and _is_call_of(node, found) and _is_repeatable(node)):
+            found.add(node)
+    return found
+
+
+def _is_call_of(node: fx.Node, found: set[fx.Node]) -> bool:
+    inputs = node.all_input_nodes
+    return node.op in ("call_function", "call_method") and bool(inputs) and found.issuperset(inputs)
+
+
+def _written(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The nodes whose memory some call writes to, or may write to."""
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            yield from (written for written in _written_by(node) if isinstance(written, fx.Node))
+
+
+def _written_by(node: fx.Node) -> list[object]:
+    known = call(node)
+    if known is not None:
+        arguments = known.args
+        if known.name.endswith("_") or known.name == "setitem" or arguments.get("inplace"):
+            return [arguments.get("input")]
+        if known.name == "batch_norm" and arguments.get("training"):
+            return [arguments.get("running_mean"), arguments.get("running_var")]
+        return [arguments.get("out")]
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.all_input_nodes if node.target._schema.is_mutable else []
+    return [] if _is_pure_by_name(node) else node.all_input_nodes
+
+
+def _is_pure_by_name(node: fx.Node) -> bool:
+    """torch's functions and methods say by their name or arguments that they write."""
+    if isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverloadPacket)):
+        return False
+    name = str(getattr(node.target, "__name__", node.target))
+    module = (getattr(node.target, "__module__", None) or "").split(".")[0]
+    ours = node.op == "call_method" or module in ("torch", "math")
+    exceptions = {"instance_norm", "embedding", "embedding_bag", "backward"}
+    return ours and not name.endswith("_") and name not in exceptions and not {"out", "inplace"} & node.kwargs.keys()
+
+
+def _is_repeatable(node: fx.Node) -> bool:
+    """Whether the call gives the same tensors each time, of sizes that are known, and writes to none."""
+    recorder = torch_private.EffectRecorder()
+    fakes = map_arg((node.args, node.kwargs), value)
+    try:
+        with torch_private.fake_mode(map(value, node.all_input_nodes)), recorder:
+            _run(node, *fakes)
+    except Exception:  # what cannot be run on fakes alone is left where it is
+        return False
+    leaves = tree_leaves(value(node))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    known = all(isinstance(size, int) for tensor in tensors for size in tensor.shape)
+    return bool(tensors) and known and not recorder.effects
+
+
+def _run(node: fx.Node, args: tuple, kwargs: dict) -> object:
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
