@@ -9,14 +9,27 @@ from collections.abc import Callable, Sequence
 
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.fuse_batch_norm import FuseBatchNorm
 from mvc.passes.lower_scan import Implementation, LowerScan
+from mvc.passes.prepack_convolution import PrepackConvolution
+from mvc.passes.prepack_linear import PrepackLinear
+from mvc.passes.raise_higher_order import RaiseHigherOrder
+from mvc.passes.raise_loop import RaiseLoop
+from mvc.passes.raise_pscan import RaisePscan
+from mvc.passes.raise_scan import RaiseScan
+from mvc.passes.raise_tree import RaiseTree
 from mvc.passes.torch_ops import call
 from mvc.passes.torch_private import copy_graph
 from torch import fx
 
 # In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, and last they are
 # given to an implementation.
-PASSES: dict[str, type[Pass]] = {each.name: each for each in (LowerScan,)}
+PASSES: dict[str, type[Pass]] = {
+    each.name: each
+    for each in (
+        RaiseLoop, RaiseHigherOrder, RaiseTree, RaisePscan, RaiseScan, FuseBatchNorm, PrepackConvolution, PrepackLinear, LowerScan,
+    )
+}
 
 Observer = Callable[["PassRecord", fx.GraphModule, fx.GraphModule], None]
 

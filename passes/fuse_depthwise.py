@@ -1,0 +1,107 @@
+"""Turns depthwise convolutions with few taps into pointwise operations, which fuse with what surrounds them.
+
+Before::                                            After::
+
+    y = conv1d(x, w, b, padding=1, groups=C)            p = pad(x, (1, 1))
+                                                        taps = stack([w[:, 0, 0], w[:, 0, 1], w[:, 0, 2]])
+                                                        y = p[..., :-2] * taps[0, :, None]
+                                                          + p[..., 1:-1] * taps[1, :, None]
+                                                          + p[..., 2:] * taps[2, :, None] + b[:, None]
+
+The transposition ahead of a convolution, the activation behind it and a causal form's cut `[..., :length]` then become
+part of one loop; a library call needs its input copied to (batch, channels, length) and a pass for each of the others.
+The taps are stacked since on a CPU Inductor otherwise gathers each vector of them, at every step of the length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any, ClassVar
+
+import torch
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.fx_utils import insert, shape, value
+from mvc.passes.torch_ops import call
+from torch import fx
+from torch.nn import functional as F
+
+MAX_TAPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseDepthwise(Pass):
+    """Depthwise conv1d as shifted multiply-adds."""
+
+    name: ClassVar[str] = "fuse_depthwise"
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        outcome = Outcome()
+        for node in list(graph.nodes):
+            convolution = call(node)
+            if convolution is None or convolution.name != "conv1d" or not _is_depthwise(node, convolution.args):
+                continue
+            if reason := _obstacle(convolution.args):
+                outcome.near_misses.append(NearMiss.at(node, reason))
+                continue
+            _rewrite(graph, node, convolution.args)
+            outcome.matches += 1
+        return outcome
+
+
+def _is_depthwise(node: fx.Node, args: dict[str, Any]) -> bool:
+    known = isinstance(value(node), torch.Tensor) and value(node).is_floating_point() and shape(args["input"])
+    return bool(known) and shape(args["weight"])[0] == args.get("groups", 1) == shape(args["input"])[-2] > 1
+
+
+def _obstacle(args: dict[str, Any]) -> str | None:
+    """Why the depthwise convolution should stay one; None if it need not."""
+    taps = shape(args["weight"])[-1]
+    if taps > MAX_TAPS:
+        return f"{taps} taps; up to {MAX_TAPS} pay as pointwise operations"
+    for option in ("stride", "dilation"):
+        if (number := _single(args.get(option, 1))) != 1:
+            return f"{option} {number}"
+    return None
+
+
+def _single(number: int | tuple[int, ...] | list[int]) -> int:
+    return number[0] if isinstance(number, (tuple, list)) else number
+
+
+def _padding(padding: Any, taps: int) -> tuple[int, int]:
+    """Zeros ahead of the sequence and behind it."""
+    if padding == "same":
+        return (taps - 1) // 2, taps // 2
+    both = 0 if padding == "valid" else _single(padding)
+    return both, both
+
+
+def _rewrite(graph: fx.Graph, node: fx.Node, args: dict[str, Any]) -> None:
+    x, weight, bias = args["input"], args["weight"], args.get("bias")
+    taps, dtype = shape(weight)[-1], value(node).dtype
+    wide = torch.promote_types(dtype, torch.float32)  # the sum is rounded once, as the convolution's
+
+    def widened(operand: fx.Node) -> fx.Node:
+        for target in (dtype, wide):  # autocast rounds a convolution's inputs, and leaves pointwise ones alone
+            operand = operand if value(operand).dtype == target else insert(graph, "to", operand, target)
+        return operand
+
+    def part(operand: fx.Node, *index: Any) -> fx.Node:
+        return insert(graph, operator.getitem, operand, index)
+
+    with graph.inserting_before(node):
+        x, weight = widened(x), widened(weight)
+        padding = _padding(args.get("padding", 0), taps)
+        x = insert(graph, F.pad, x, padding) if any(padding) else x
+        rows = insert(graph, torch.stack, [part(weight, slice(None), 0, tap) for tap in range(taps)])
+        y = None
+        for tap in range(taps):
+            shifted = part(x, ..., slice(tap, tap + 1 - taps or None)) if taps > 1 else x
+            product = insert(graph, torch.mul, shifted, part(rows, tap, slice(None), None))
+            y = product if y is None else insert(graph, torch.add, y, product)
+        if bias is not None:
+            y = insert(graph, torch.add, y, part(widened(bias), slice(None), None))
+        y = y if wide == dtype else insert(graph, "to", y, dtype)
+    y.meta["stack_trace"] = node.meta.get("stack_trace")
+    node.replace_all_uses_with(y)

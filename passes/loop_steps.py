@@ -1,0 +1,388 @@
+"""Rolls an unrolled loop up: what collects the outputs of its steps, and the one step that they all repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from mvc.passes.constants import storages
+from mvc.passes.fx_utils import insert, shape, written_by
+from mvc.passes.torch_ops import call
+from torch import fx
+from torch.utils._pytree import tree_flatten
+
+FRESH = ("zeros", "new_zeros", "zeros_like", "empty", "new_empty", "empty_like")
+LEAST_STEPS = 2
+
+Column = tuple[Any, ...]  # what stands in one place of each step
+
+
+class NotALoop(Exception):
+    """Why the steps are left alone."""
+
+
+@dataclasses.dataclass
+class Collector:
+    """Where the outputs of all steps come together, in their order along `dim`.
+
+    `node` is a stack, a concatenation of outputs with an axis of size 1 (`keeps_axis`), or a new tensor that `writes`
+    fill one by one.
+    """
+
+    node: fx.Node
+    steps: Column
+    dim: int
+    keeps_axis: bool = False
+    writes: tuple[fx.Node, ...] = ()
+
+    def replace_by(self, replace: Callable[[fx.Node], None]) -> None:
+        for write in self.writes:
+            write.graph.erase_node(write)
+        replace(self.node)
+
+    def looks_recurrent(self) -> bool:
+        """Whether a later step depends on something of an earlier one that the first does not: on its state."""
+        if len(self.steps) < 3:
+            return False
+        first, second, third = (_sources(step) for step in self.steps[:3])
+        alike = len({getattr(step.target, "__name__", step.target) for step in self.steps[:3]}) == 1
+        return alike and any(node.op != "placeholder" for node in (second & third) - first)
+
+
+def _sources(node: fx.Node, most: int = 64) -> set[fx.Node]:
+    """The nodes nearest to this one that it is computed from, itself included."""
+    seen, pending = {node}, [node]
+    while pending and len(seen) < most:
+        new = [each for each in pending.pop(0).all_input_nodes if each not in seen]
+        seen.update(new)
+        pending += new
+    return seen
+
+
+def collectors(graph: fx.Graph) -> Iterator[Collector]:
+    """Every place where results may come together that the same step computes over and over."""
+    for node in list(graph.nodes):
+        known = call(node)
+        name = known.name if known else ""
+        if name in ("stack", "cat") and len(known.args["tensors"]) >= LEAST_STEPS:
+            steps = tuple(known.args["tensors"])
+            dim = known.args.get("dim", 0) % len(shape(node))
+            if name == "stack" or all(shape(step)[dim] == 1 for step in steps):
+                yield Collector(node, steps, dim, keeps_axis=name == "cat")
+        elif name in FRESH and node.users:
+            yield from _filled(node)
+
+
+def _filled(node: fx.Node) -> Iterator[Collector]:
+    """A new tensor that is filled along one axis, index by index, before anything reads it."""
+    users = list(node.users)
+    writes = [user for user in users if user.target is operator.setitem and user.args[0] is node]
+    if len(writes) < LEAST_STEPS or any(user.target is operator.setitem for user in users[len(writes) :]):
+        return
+    indices = [_only_index(write.args[1], len(shape(node))) for write in writes]
+    dims = {index[0] for index in indices if index is not None}
+    if None in indices or len(dims) != 1:
+        return
+    (dim,) = dims
+    order = [index[1] % len(writes) for index in indices]
+    if sorted(order) != list(range(len(writes))) or shape(node)[dim] != len(writes):
+        return
+    if all(isinstance(write.args[2], fx.Node) for write in writes):
+        steps = dict(zip(order, (write.args[2] for write in writes), strict=True))
+        yield Collector(node, tuple(steps[t] for t in range(len(writes))), dim, writes=tuple(writes))
+
+
+def _only_index(index: Any, rank: int) -> tuple[int, int] | None:
+    """The axis and the place of an index that takes one place of one axis and all of the others."""
+    index = index if isinstance(index, tuple) else (index,)
+    numbers = [place for place, each in enumerate(index) if isinstance(each, int)]
+    others = [each for each in index if not isinstance(each, int)]
+    if len(numbers) != 1 or any(each not in (slice(None), Ellipsis) for each in others):
+        return None
+    (place,) = numbers
+    axis = place - len(index) if Ellipsis in index[:place] else place
+    return axis % rank, index[place]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+    """One slice of a tensor for each step: `tensor[template]` has them all, along axis `dim` of that."""
+
+    tensor: fx.Node
+    template: tuple[Any, ...]
+    dim: int
+    keeps_axis: bool
+    descending: bool
+
+    def whole(self, graph: fx.Graph) -> fx.Node:
+        """All slices in the order of their indices, time first."""
+        full = all(each == slice(None) for each in self.template if each is not Ellipsis)
+        whole = self.tensor if full else insert(graph, operator.getitem, self.tensor, self.template)
+        whole = whole if self.dim == 0 else insert(graph, torch.movedim, whole, self.dim, 0)
+        return insert(graph, torch.unsqueeze, whole, self.dim + 1) if self.keeps_axis else whole
+
+
+class RolledLoop:
+    """The step that all outputs of a collector repeat.
+
+    Attributes:
+        carries: for the state ahead of each step, the column of the states behind it.
+        initials: the states ahead of the first step.
+        backwards: whether the steps run against the order in which they are collected.
+        descending: whether every slice goes down as that order goes up.
+        sequences, additional: what differs from step to step, and what does not.
+        collected: the collectors of the loop's outputs, the one that it was found by first.
+        escaping: for columns of which others use single steps, those steps and their nodes.
+
+    Raises:
+        NotALoop: the steps do not repeat one step.
+    """
+
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+        self.length = len(collector.steps)
+        self._operations: dict[Column, None] = {}  # in an order to compute them in
+        self._open: dict[Any, Column] = {}  # by the first and by the last of their nodes
+        self._slices: dict[Column, Slices] = {}
+        self._carried: dict[Column, Column] = {}
+        self._constants: dict[fx.Node, None] = {}
+        self._directions: set[bool] = set()
+        self._visit(collector.steps)
+        if not self._carried:
+            return
+        if len(self._directions) > 1:
+            raise NotALoop("states run in both directions")
+        (self.backwards,) = self._directions
+        self.descending = all(each.descending for each in self._slices.values()) and bool(self._slices)
+        self._check_effects()
+        self.collected, self.escaping = self._uses()
+
+    @property
+    def carries(self) -> dict[Column, Column]:
+        return self._carried
+
+    @property
+    def sequences(self) -> list[Slices]:
+        return list(self._slices.values())
+
+    @property
+    def additional(self) -> list[fx.Node]:
+        return list(self._constants)
+
+    @property
+    def initials(self) -> list[fx.Node]:
+        ends = [column[-1 if self.backwards else 0] for column in self._carried]
+        if not all(isinstance(end, fx.Node) for end in ends):
+            raise NotALoop("the state ahead of the first step is a number")
+        return ends
+
+    def _visit(self, column: Column) -> None:
+        if column in self._operations or column in self._slices or column in self._carried:
+            return
+        first = column[0]
+        if all(each is first for each in column):
+            self._constants[first] = None
+            return
+        if (sequence := _slices(column)) is not None:
+            self._slices[column] = sequence
+            return
+        if (later := self._carry_of(column)) is not None:
+            self._carried[column] = later
+            return
+        if not all(isinstance(each, fx.Node) for each in column):
+            raise NotALoop(f"a number differs from step to step ({column[0]}, {column[1]}, ...)")
+        self._open[column[0]] = self._open[column[-1]] = column
+        for argument in _arguments(column):
+            self._visit(argument)
+        self._operations[column] = None
+
+    def _carry_of(self, column: Column) -> Column | None:
+        """The column of the states behind each step, where this is that of the states ahead of it."""
+        for backwards in (False, True):
+            later = self._open.get(column[-2] if backwards else column[1])
+            ahead, behind = (column[:-1], later and later[1:]) if backwards else (column[1:], later and later[:-1])
+            if later is not None and ahead == behind:
+                self._directions.add(backwards)
+                return later
+        return None
+
+    def _check_effects(self) -> None:
+        members = {node for column in self._operations for node in column}
+        memory = set()
+        for node in (*self._constants, *(each.tensor for each in self._slices.values())):
+            memory |= storages(node)
+        writes = set(self.collector.writes)
+        for node in _between(members):
+            for written in written_by(node):
+                if node not in writes and (node in members or storages(written) & memory):
+                    raise NotALoop(f"{node.name} writes in place between its steps")
+
+    def _uses(self) -> tuple[list[Collector], list[dict[int, fx.Node]]]:
+        """Who else uses what the steps compute: other collectors, and single steps."""
+        members = {node for column in self._operations for node in column}
+        inside = members | {self.collector.node, *self.collector.writes}
+        collected, escaping, self._outputs = [self.collector], [], [self.collector.steps]
+        escaping_columns = []
+        for column in self._operations:
+            used = {t: node for t, node in enumerate(column) if not inside.issuperset(node.users)}
+            if used:
+                escaping.append(used)
+                escaping_columns.append(column)
+        self._outputs += escaping_columns
+        return collected, escaping
+
+    def body(self) -> fx.Graph:
+        """One step as a graph of (states, slices, constants) that returns the next states and the outputs."""
+        body, nodes = fx.Graph(), {}
+        columns = [*self._carried, *self._slices, *((node,) * self.length for node in self._constants)]
+        for column in columns:
+            source = column[1]
+            if source in nodes:
+                raise NotALoop("one tensor stands in two places of a step")
+            nodes[source] = body.placeholder(f"{source.name}_in")
+            nodes[source].meta = dict(source.meta)
+        for column in self._operations:
+            nodes[column[1]] = body.node_copy(column[1], nodes.__getitem__)
+        states = [nodes[later[1]] for later in self._carried.values()]
+        body.output((*states, *(nodes[column[1]] for column in self._outputs)))
+        return body
+
+    def place(self) -> fx.Node:
+        """The first node of the steps: what they are computed from is ahead of it, who uses them behind."""
+        order = {node: place for place, node in enumerate(self.collector.node.graph.nodes)}
+        needed = [*self.initials, *self._constants, *(each.tensor for each in self._slices.values())]
+        last = max(needed, key=order.__getitem__)
+        users = [user for used in self.escaping for node in used.values() for user in node.users]
+        users = [user for user in users if not any(user in column for column in self._operations)]
+        ends = self.collector.writes or (self.collector.node,)
+        if any(order[user] <= order[last] for user in (*users, *ends)):
+            raise NotALoop("something is computed between its steps that they need")
+        return last.next
+
+
+def _arguments(column: Column) -> Iterator[Column]:
+    """The columns of what the nodes of a column are called with.
+
+    Raises:
+        NotALoop: they do not call the same.
+    """
+    first = column[0]
+    leaves, structure = tree_flatten((first.args, first.kwargs))
+    rows = [leaves]
+    for node in column[1:]:
+        if (node.op, node.target) != (first.op, first.target) or first.op not in ("call_function", "call_method"):
+            raise NotALoop(f"a step differs: {first.name} and {node.name}")
+        leaves, its = tree_flatten((node.args, node.kwargs))
+        if its != structure:
+            raise NotALoop(f"a step differs: {first.name} and {node.name}")
+        rows.append(leaves)
+    for argument in zip(*rows, strict=True):
+        if any(isinstance(each, fx.Node) for each in argument):
+            yield argument
+        elif any(each != argument[0] for each in argument):
+            raise NotALoop(f"a step differs: {first.name} is called with {argument[0]}, then with {argument[1]}")
+
+
+def _slices(column: Column) -> Slices | None:
+    """The tensor of which the nodes of a column are the slices, one place after the other."""
+    slices = [_slice_of(node) for node in column]
+    if any(each is None for each in slices):
+        return None
+    (tensor, template, place, first, width), *others = slices
+    step = others[0][3] - first
+    for t, other in enumerate(others, start=1):
+        if other != (tensor, template, place, first + step * t, width):
+            return None
+    if step not in (1, -1):
+        return None
+    lowest, size = min(first, slices[-1][3]), len(column)
+    index = list(template)
+    axis = _axis_of(template, place, len(shape(tensor)))
+    index[place] = slice(None) if (lowest, size) == (0, shape(tensor)[axis]) else slice(lowest, lowest + size)
+    return Slices(tensor, tuple(index), _result_axis(index, place, tensor), width, step == -1)
+
+
+def _slice_of(node: Any) -> tuple[fx.Node, tuple[Any, ...], int, int, bool] | None:
+    """(tensor, index with a hole, place of the hole, what stands there, whether the axis stays) of a slice."""
+    known = call(node) if isinstance(node, fx.Node) else None
+    if known is None:
+        return None
+    tensor = known.args.get("input")
+    if known.name == "select":
+        return _slice_along(tensor, known.args["dim"], known.args["index"], keeps_axis=False)
+    if known.name != "getitem" or not isinstance(tensor, fx.Node):
+        return None
+    index = known.args["index"]
+    if shape(tensor) is None:  # a piece of an unbind, or of a split into single places
+        pieces = call(tensor)
+        if pieces is None or pieces.name not in ("unbind", "split", "chunk") or not isinstance(index, int):
+            return None
+        dim = pieces.args.get("dim", 0)
+        keeps_axis = pieces.name != "unbind"
+        if keeps_axis and shape(node)[dim] != 1:
+            return None
+        return _slice_along(pieces.args["input"], dim, index, keeps_axis=keeps_axis)
+    return _slice_at(tensor, index if isinstance(index, tuple) else (index,))
+
+
+def _slice_along(tensor: fx.Node, dim: int, index: Any, *, keeps_axis: bool):
+    dim %= len(shape(tensor))
+    if not isinstance(index, int):
+        return None
+    size = shape(tensor)[dim]
+    return tensor, (*(slice(None),) * dim, None), dim, index % size if index < 0 else index, keeps_axis
+
+
+def _slice_at(tensor: fx.Node, index: tuple[Any, ...]):
+    """The one number, or slice of width 1, in the index; the other places take whole axes or add new ones."""
+    if not all(each is None or each is Ellipsis or isinstance(each, (int, slice)) for each in index):
+        return None
+    holes = [place for place, each in enumerate(index) if isinstance(each, int)]
+    keeps_axis = not holes
+    if keeps_axis:
+        holes = [place for place, each in enumerate(index) if isinstance(each, slice) and _width(each) == 1]
+    if len(holes) != 1:
+        return None
+    (place,) = holes
+    start = index[place].start if keeps_axis else index[place]
+    size = shape(tensor)[_axis_of(index, place, len(shape(tensor)))]
+    start = start % size if start < 0 and isinstance(size, int) else start
+    return tensor, (*index[:place], None, *index[place + 1 :]), place, start, keeps_axis
+
+
+def _width(each: slice) -> int | None:
+    ends = each.start, each.stop
+    if each.step in (None, 1) and all(isinstance(end, int) for end in ends):
+        return ends[1] - ends[0]
+    return None
+
+
+def _axis_of(index: Sequence[Any], place: int, rank: int) -> int:
+    """The axis of the tensor that a place of an index selects from."""
+    taking = [each is not None or at == place for at, each in enumerate(index)]
+    if any(each is Ellipsis for each in index[:place]):
+        return rank - sum(taking[place:])
+    return sum(taking[:place])
+
+
+def _result_axis(index: Sequence[Any], place: int, tensor: fx.Node) -> int:
+    """The axis of `tensor[index]` that a place of the index, a slice there, gives."""
+    if any(each is Ellipsis for each in index[:place]):
+        rank = len(shape(tensor)) + sum(each is None for each in index)
+        return rank - len(index[place:])
+    return place
+
+
+def _between(members: set[fx.Node]) -> Iterator[fx.Node]:
+    """The nodes of the graph from the first to the last of the members."""
+    left = len(members)
+    for node in next(iter(members)).graph.nodes:
+        if node in members:
+            left -= 1
+        if left < len(members):
+            yield node
+        if left == 0:
+            return
