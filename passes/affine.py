@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 import torch
 from mvc.passes.axes import CASTS, COPIES
@@ -71,6 +71,8 @@ class _Rules:
             return self.of(call_.args["input"])
         if name in CASTS and call_.args["input"] in self.known:
             return Affine(*(self._cast(node, term) for term in self.of(call_.args["input"])))
+        if name == "einsum":
+            return self._einsum(node, **call_.args)
         if rule is None:
             raise NotAffine(f"its step calls {name} on the state")
         return rule(**{key: self.of(argument) for key, argument in call_.args.items()})
@@ -104,6 +106,32 @@ class _Rules:
 
     def _lerp(self, input: Affine, end: Affine, weight: Affine) -> Affine:
         return self._add(input, self._mul(self._sub(end, input), weight))
+
+    def _einsum(self, node: fx.Node, equation: str, operands: Any) -> Affine:
+        """An elementwise product, written as one."""
+        operands = operands if isinstance(operands, (tuple, list)) else (operands,)
+        inputs, _, result = equation.replace(" ", "").partition("->")
+        terms = inputs.split(",")
+        states = [place for place, each in enumerate(operands) if each in self.known]
+        plain = all(set(term) <= set(result) and len(set(term)) == len(term) for term in terms)
+        if len(states) != 1 or terms[states[0]] != result or not plain or "." in equation:
+            raise NotAffine("its step mixes elements of the state in an einsum")
+        (place,) = states
+        product = self.of(operands[place])
+        for term, operand in zip(terms, operands, strict=True):
+            if operand is not operands[place]:
+                product = self._mul(product, Affine(0, self._aligned(operand, term, result)))
+        return product
+
+    def _aligned(self, operand: fx.Node, term: str, result: str) -> fx.Node:
+        """The operand with its axes as the result names them, and of size 1 where it has none."""
+        order = [term.index(letter) for letter in result if letter in term]
+        if order != sorted(order):
+            operand = insert(self.graph, torch.permute, operand, order)
+        for axis, letter in enumerate(result):
+            if letter not in term:
+                operand = insert(self.graph, torch.unsqueeze, operand, axis)
+        return operand
 
     def _write(self, function, left: Term, right: Term) -> Term:
         """left + right, left · right or left / right."""

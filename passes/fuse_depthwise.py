@@ -103,5 +103,7 @@ def _rewrite(graph: fx.Graph, node: fx.Node, args: dict[str, Any]) -> None:
         if bias is not None:
             y = insert(graph, torch.add, y, part(widened(bias), slice(None), None))
         y = y if wide == dtype else insert(graph, "to", y, dtype)
+        if value(node).is_contiguous() and not value(y).is_contiguous():
+            y = insert(graph, "contiguous", y)
     y.meta["stack_trace"] = node.meta.get("stack_trace")
     node.replace_all_uses_with(y)

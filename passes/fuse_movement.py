@@ -9,6 +9,12 @@ Before::                                                    After::
     again = again.permute(0, 1, 3, 2, 4, 5).contiguous()
     y = linear(again.view(-1, 49, C), w)
 
+A concatenation whose users all permute it alike is made of permuted parts instead, where that may undo a movement of
+theirs, and what computes the parts may write them where they are to lie::
+
+    y = linear(cat((u.transpose(1, 2), z), 1).transpose(1, 2), w)
+    y = linear(cat((u, z.transpose(1, 2)), -1), w)
+
 Every node that only moves data is followed back through what it moves. Each axis of it is kept as (size, stride) modes
 over the elements of an earlier node in their order: a permutation moves axes, a reshape splits and joins modes. Where
 all modes join into one of stride 1, the node holds the earlier one's elements in their order, and is replaced by it.
@@ -57,6 +63,8 @@ class FuseMovement(Pass):
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
         for node in list(graph.nodes):
+            outcome.matches += name_of(node) == "cat" and _permute_parts(node)
+        for node in list(graph.nodes):
             if not _is_movement(node) or all(map(_is_movement, node.users)):
                 continue
             chain = _chain(node)
@@ -69,6 +77,23 @@ class FuseMovement(Pass):
             if reason is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
         return outcome
+
+
+def _permute_parts(node: fx.Node) -> bool:
+    """Whether the node was a concatenation that all users permute alike: its parts now are permuted instead."""
+    args = call(node).args
+    moves = [user for user in node.users if name_of(user) in PERMUTATIONS and call(user).args["input"] is node]
+    if not moves or len(moves) < len(node.users) or any(map(_strides_matter, moves)):
+        return False
+    order = _order(moves[0])
+    if any(_order(move) != order for move in moves) or any(len(shape(part)) != len(order) for part in args["tensors"]):
+        return False
+    with node.graph.inserting_before(node):
+        parts = [insert(node.graph, torch.permute, part, order) for part in args["tensors"]]
+        new = insert(node.graph, torch.cat, parts, order.index(args.get("dim", 0) % len(order)))
+    for move in moves:
+        move.replace_all_uses_with(new)
+    return True
 
 
 def _is_movement(node: fx.Node) -> bool:
@@ -104,6 +129,8 @@ def _origin(chain: Sequence[fx.Node]) -> fx.Node | None:
 
 def _near_miss(chain: Sequence[fx.Node]) -> str | None:
     """Why a chain that looks as if it moved back what it had moved away does not."""
+    if name_of(chain[0]) == "roll" and _origin([*_chain(call(chain[0]).args["input"]), *chain[1:]]):
+        return f"{chain[0].name} moves elements in between"
     permutations = [node for node in chain[1:] if name_of(node) in PERMUTATIONS]
     if len(permutations) > 1 and len(shape(permutations[0])) == len(shape(permutations[-1])) > 3:
         return f"{permutations[-1].name} does not undo {permutations[0].name}"
@@ -132,8 +159,8 @@ def _order(node: fx.Node) -> list[int]:
     source = call(node).args["input"]
     names = torch.empty(tuple(range(1, len(shape(source)) + 1)), device="meta")
     args, kwargs = map_arg((node.args, node.kwargs), lambda each: names if each is source else value(each))
-    permuted = getattr(names, node.target)(*args[1:], **kwargs) if node.op == "call_method" else node.target(*args, **kwargs)
-    return [size - 1 for size in permuted.shape]
+    permute = getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target
+    return [size - 1 for size in permute(*args, **kwargs).shape]
 
 
 def _reshaped(rest: list[Mode], sizes: Sequence[Any]) -> Axes | None:
@@ -177,15 +204,16 @@ def _memory_obstacle(origin: fx.Node, node: fx.Node) -> str | None:
     """What could tell the node's memory, or its history, from the origin's."""
     if value(origin).requires_grad != value(node).requires_grad:
         return "gradients are switched on or off inside it"
-    graph, ours = node.graph, storages(node)
-    if ours == storages(origin):
+    copy, original = storages(node), storages(origin)
+    if copy == original:
         return None
-    read = ours | storages(origin)
-    for writer in graph.nodes:
-        if any(storages(each) & read for each in written_by(writer)):
+    for writer in node.graph.nodes:
+        if any(storages(each) & (copy | original) for each in written_by(writer)):
             return f"{writer.name} writes to its memory"
-    if any(storages(each) & ours for each in graph.output_node().all_input_nodes):
-        return "it is returned"
+    returned = set().union(*map(storages, node.graph.output_node().all_input_nodes))
+    kept = returned.union(*map(storages, (each for each in node.graph.nodes if each.op in ("placeholder", "get_attr"))))
+    if returned & copy and kept & original:
+        return "it is returned as a copy"
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mvc.passes.constants import storages
@@ -22,6 +22,10 @@ Column = tuple[Any, ...]  # what stands in one place of each step
 
 class NotALoop(Exception):
     """Why the steps are left alone."""
+
+
+class WritesInPlace(NotALoop):
+    """They repeat one step, and something else changes what they read."""
 
 
 @dataclasses.dataclass
@@ -42,13 +46,15 @@ class Collector:
         for write in self.writes:
             write.graph.erase_node(write)
         replace(self.node)
+        if not self.node.users:
+            self.node.graph.erase_node(self.node)
 
     def looks_recurrent(self) -> bool:
         """Whether a later step depends on something of an earlier one that the first does not: on its state."""
         if len(self.steps) < 3:
             return False
         first, second, third = (_sources(step) for step in self.steps[:3])
-        alike = len({getattr(step.target, "__name__", step.target) for step in self.steps[:3]}) == 1
+        alike = self.steps[1].target == self.steps[2].target  # the first may start in its own way
         return alike and any(node.op != "placeholder" for node in (second & third) - first)
 
 
@@ -125,6 +131,13 @@ class Slices:
         return insert(graph, torch.unsqueeze, whole, self.dim + 1) if self.keeps_axis else whole
 
 
+class Initial(NamedTuple):
+    """The state ahead of the first step, a node or a number, and a node like the states ahead of the others."""
+
+    first: fx.Node | float
+    like: fx.Node
+
+
 class RolledLoop:
     """The step that all outputs of a collector repeat.
 
@@ -134,7 +147,6 @@ class RolledLoop:
         backwards: whether the steps run against the order in which they are collected.
         descending: whether every slice goes down as that order goes up.
         sequences, additional: what differs from step to step, and what does not.
-        collected: the collectors of the loop's outputs, the one that it was found by first.
         escaping: for columns of which others use single steps, those steps and their nodes.
 
     Raises:
@@ -151,14 +163,14 @@ class RolledLoop:
         self._constants: dict[fx.Node, None] = {}
         self._directions: set[bool] = set()
         self._visit(collector.steps)
+        self._check_effects()
         if not self._carried:
             return
         if len(self._directions) > 1:
             raise NotALoop("states run in both directions")
         (self.backwards,) = self._directions
         self.descending = all(each.descending for each in self._slices.values()) and bool(self._slices)
-        self._check_effects()
-        self.collected, self.escaping = self._uses()
+        self.escaping = self._escaping()
 
     @property
     def carries(self) -> dict[Column, Column]:
@@ -173,11 +185,8 @@ class RolledLoop:
         return list(self._constants)
 
     @property
-    def initials(self) -> list[fx.Node]:
-        ends = [column[-1 if self.backwards else 0] for column in self._carried]
-        if not all(isinstance(end, fx.Node) for end in ends):
-            raise NotALoop("the state ahead of the first step is a number")
-        return ends
+    def initials(self) -> list[Initial]:
+        return [Initial(column[-1 if self.backwards else 0], column[1]) for column in self._carried]
 
     def _visit(self, column: Column) -> None:
         if column in self._operations or column in self._slices or column in self._carried:
@@ -217,25 +226,22 @@ class RolledLoop:
         writes = set(self.collector.writes)
         for node in _between(members):
             for written in written_by(node):
-                if node not in writes and (node in members or storages(written) & memory):
-                    raise NotALoop(f"{node.name} writes in place between its steps")
+                if node not in members and node not in writes and (written in members or storages(written) & memory):
+                    raise WritesInPlace(f"{node.name} writes in place between its steps")
 
-    def _uses(self) -> tuple[list[Collector], list[dict[int, fx.Node]]]:
-        """Who else uses what the steps compute: other collectors, and single steps."""
+    def _escaping(self) -> dict[Column, dict[int, fx.Node]]:
         members = {node for column in self._operations for node in column}
         inside = members | {self.collector.node, *self.collector.writes}
-        collected, escaping, self._outputs = [self.collector], [], [self.collector.steps]
-        escaping_columns = []
+        found = {}
         for column in self._operations:
-            used = {t: node for t, node in enumerate(column) if not inside.issuperset(node.users)}
+            used = {step: node for step, node in enumerate(column) if not inside.issuperset(node.users)}
             if used:
-                escaping.append(used)
-                escaping_columns.append(column)
-        self._outputs += escaping_columns
-        return collected, escaping
+                found[column] = used
+        return found
 
     def body(self) -> fx.Graph:
-        """One step as a graph of (states, slices, constants) that returns the next states and the outputs."""
+        """One step as a graph of (states, slices, constants) that returns the next states, what is collected, and what
+        escapes."""
         body, nodes = fx.Graph(), {}
         columns = [*self._carried, *self._slices, *((node,) * self.length for node in self._constants)]
         for column in columns:
@@ -247,15 +253,24 @@ class RolledLoop:
         for column in self._operations:
             nodes[column[1]] = body.node_copy(column[1], nodes.__getitem__)
         states = [nodes[later[1]] for later in self._carried.values()]
-        body.output((*states, *(nodes[column[1]] for column in self._outputs)))
+        body.output((*states, *(nodes[column[1]] for column in (self.collector.steps, *self.escaping))))
         return body
+
+    def erase(self) -> None:
+        """Erase the steps, the last one first, but for what others still use."""
+        steps = range(self.length) if self.backwards else reversed(range(self.length))
+        for step in steps:
+            for column in reversed(self._operations):
+                if not column[step].users:
+                    column[step].graph.erase_node(column[step])
 
     def place(self) -> fx.Node:
         """The first node of the steps: what they are computed from is ahead of it, who uses them behind."""
         order = {node: place for place, node in enumerate(self.collector.node.graph.nodes)}
-        needed = [*self.initials, *self._constants, *(each.tensor for each in self._slices.values())]
+        firsts = [each.first for each in self.initials if isinstance(each.first, fx.Node)]
+        needed = [*firsts, *self._constants, *(each.tensor for each in self._slices.values())]
         last = max(needed, key=order.__getitem__)
-        users = [user for used in self.escaping for node in used.values() for user in node.users]
+        users = [user for used in self.escaping.values() for node in used.values() for user in node.users]
         users = [user for user in users if not any(user in column for column in self._operations)]
         ends = self.collector.writes or (self.collector.node,)
         if any(order[user] <= order[last] for user in (*users, *ends)):
@@ -378,6 +393,8 @@ def _result_axis(index: Sequence[Any], place: int, tensor: fx.Node) -> int:
 
 def _between(members: set[fx.Node]) -> Iterator[fx.Node]:
     """The nodes of the graph from the first to the last of the members."""
+    if not members:
+        return
     left = len(members)
     for node in next(iter(members)).graph.nodes:
         if node in members:

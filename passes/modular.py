@@ -108,6 +108,8 @@ class _Run:
         self.batched: set[fx.Node] = set()  # inside vmap, the mapped axis in front
 
     def step(self, node: fx.Node) -> None:
+        if shape(node) is None and not written_by(node):
+            return  # a size, of which the example is taken
         if node.op not in ("call_function", "call_method"):
             raise Unsupported(node, f"it holds a {node.op}")
         for source in node.all_input_nodes:

@@ -1,4 +1,4 @@
-"""Raises loops over time that Dynamo unrolled: the steps are rolled up into one, which is raised as that of a `scan`."""
+"""Raises loops over time that Dynamo unrolled: their steps are rolled up into one, which is raised as a `scan` is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mvc.passes.affine import NotAffine
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.layouts import Layout, replace_moved
-from mvc.passes.loop_steps import Collector, NotALoop, RolledLoop, Slices, collectors
-from mvc.passes.raise_higher_order import NotARecurrence, _functional, _Scan as StepScan
+from mvc.passes.loop_steps import Collector, Initial, NotALoop, RolledLoop, Slices, WritesInPlace, collectors
+from mvc.passes.raise_higher_order import NotARecurrence, _functional as functional, _Scan as StepScan
 from mvc.passes.vectorize import NotVectorized
 from torch import fx
 
@@ -39,44 +39,52 @@ class RaiseLoop(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        done: set[fx.Node] = set()
         for collector in collectors(graph):
-            if collector.node in done:
-                continue
             try:
                 loop = RolledLoop(collector)
                 if loop.carries:
-                    done |= _raise(loop)
+                    _raise(loop)
                     outcome.matches += 1
             except (NotALoop, NotARecurrence, NotAffine, NotVectorized) as reason:
-                if collector.looks_recurrent():
+                if isinstance(reason, WritesInPlace) or collector.looks_recurrent():
                     outcome.near_misses.append(NearMiss.at(collector.steps[1], f"no linear recurrence: {reason}"))
         return outcome
 
 
-def _raise(loop: RolledLoop) -> set[fx.Node]:
-    """Write the loop's recurrence and outputs into the graph; the collectors that this replaces."""
+def _raise(loop: RolledLoop) -> None:
+    """Write the loop's recurrence and what its steps give into the graph, in the loop's place."""
     graph = loop.collector.node.graph
-    body = loop.body()
-    with graph.inserting_before(loop.place()):
-        sequences = [_sequence(graph, each, descending=loop.descending) for each in loop.sequences]
-        initials = loop.initials
-        reverse = loop.backwards != loop.descending
-        scan = StepScan(graph, body, initials, sequences, loop.additional, reverse)
+    body = functional(loop.body())
+    place = loop.place()
+    ahead = place.prev
+    with graph.inserting_before(place):
         try:
-            outputs = scan.results()[len(initials) :]
-            moved = [_collected(graph, each, out) for each, out in zip(loop.collected, outputs, strict=False)]
-            picked = _picked(graph, loop, outputs[len(loop.collected) :])
+            results = _results(graph, loop, body)
         except Exception:
-            scan.steps.undo()
+            while place.prev is not ahead:
+                graph.erase_node(place.prev)
             raise
+    new, picked = results
     for node, selected in picked.items():
         node.replace_all_uses_with(selected)
-    for collector, (new, axis) in zip(loop.collected, moved, strict=True):
-        identity = tuple(range(len(shape(new))))
-        collector.replace_by(lambda old, new=new, axis=axis, order=identity: replace_moved(
-            old, new, Layout(order, loop.descending), axis))  # fmt: skip
-    return {each.node for each in loop.collected}
+    layout = Layout(tuple(range(len(shape(new)))), loop.descending)
+    loop.collector.replace_by(lambda old: replace_moved(old, new, layout, loop.collector.dim))
+    loop.erase()
+
+
+def _results(graph: fx.Graph, loop: RolledLoop, body: fx.Graph) -> tuple[fx.Node, dict[fx.Node, fx.Node]]:
+    """What is collected, and what takes the place of nodes of single steps that others use; time as the slices run."""
+    sequences = [_sequence(graph, each, descending=loop.descending) for each in loop.sequences]
+    initials = [_initial(graph, loop, each, sequences) for each in loop.initials]
+    reverse = loop.backwards != loop.descending
+    results = StepScan(graph, body, initials, sequences, loop.additional, reverse).results()
+    output, *escaping = results[len(initials) :]
+    picked = {}
+    for used, result in zip(loop.escaping.values(), escaping, strict=True):
+        for step, node in used.items():
+            index = loop.length - 1 - step if loop.descending else step
+            picked[node] = insert(graph, torch.select, result, 0, index)
+    return _collected(graph, loop.collector, output), picked
 
 
 def _sequence(graph: fx.Graph, sequence: Slices, *, descending: bool) -> fx.Node:
@@ -87,22 +95,21 @@ def _sequence(graph: fx.Graph, sequence: Slices, *, descending: bool) -> fx.Node
     return whole
 
 
-def _collected(graph: fx.Graph, collector: Collector, output: fx.Node) -> tuple[fx.Node, int]:
-    """The output, time first, as the collector lays it out, and its axis of time."""
-    axis = collector.dim
+def _initial(graph: fx.Graph, loop: RolledLoop, initial: Initial, sequences: list[fx.Node]) -> fx.Node:
+    """The state ahead of the first step, a tensor where the program has a number."""
+    if isinstance(initial.first, fx.Node):
+        return initial.first
+    if not sequences or not all(isinstance(size, int) for size in shape(initial.like)):
+        raise NotALoop("the state ahead of the first step is a number, and its later size is not known")
+    fake = value(initial.like)
+    return insert(graph, "new_full", sequences[0], tuple(fake.shape), initial.first, dtype=fake.dtype)
+
+
+def _collected(graph: fx.Graph, collector: Collector, output: fx.Node) -> fx.Node:
+    """The output of all steps as the collector lays it out."""
     if collector.keeps_axis:
-        output = insert(graph, torch.squeeze, output, axis + 1)
+        output = insert(graph, torch.squeeze, output, collector.dim + 1)
     dtype = value(collector.node).dtype
     if value(output).dtype != dtype:
         output = insert(graph, "to", output, dtype)
-    return (output if axis == 0 else insert(graph, torch.movedim, output, 0, axis)), axis
-
-
-def _picked(graph: fx.Graph, loop: RolledLoop, outputs: list[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """For nodes of single steps that others use: where they are among all steps."""
-    picked = {}
-    for column, output in zip(loop.escaping, outputs, strict=True):
-        for step, node in column.items():
-            index = loop.length - 1 - step if loop.descending else step
-            picked[node] = insert(graph, torch.select, output, 0, index)
-    return picked
+    return output if collector.dim == 0 else insert(graph, torch.movedim, output, 0, collector.dim)

@@ -54,13 +54,14 @@ class RaisePscan(Pass):
                 graph.erase_node(node)
                 outcome.matches += 1
         for region in grow(graph, _copied):
-            if not any(map(written_by, region.nodes)):
+            writes = [node for node in region.nodes if written_by(node)]
+            if not writes:
                 continue
             try:
                 states = find_states(region, range(len(shape(region.sources[0]))), any_length=False)
             except NotARecurrence as reason:
                 if len(region.sources) == 2:
-                    outcome.near_misses.append(NearMiss.at(reason.node, f"no linear recurrence: {reason}"))
+                    outcome.near_misses.append(NearMiss.at(writes[0], f"no linear recurrence: {reason}"))
                 continue
             put_recurrence(states.node, states.a, states.b, states.dim, reverse=states.reverse)
             erase(graph, region)

@@ -93,6 +93,7 @@ class _Rewrite:
             results += [self._result(op, 1, state, term) for term in scan.last_states]
         for term, result in zip(targets, results, strict=True):
             term.node.replace_all_uses_with(result)
+        self.node.target = torch.ops.mvc.linear_recurrence.default  # a packet no clean-up takes for dead
         for node in reversed(scan.epilogue):  # additions in place among them, which no clean-up takes for dead
             self.graph.erase_node(node)
 
@@ -172,12 +173,11 @@ class _Rewrite:
     def _ordered(self, term: Term, order: tuple[int, ...]) -> fx.Node:
         """The term's tensor with an axis for each number in `order`, of size 1 where it has none."""
         at = {axis.number: place for place, axis in enumerate(term.axes) if axis is not None}
-        kept = [number for number in order if number in at]
-        places = [at[number] for number in kept]
-        tensor = self._moved(term.node, places)
-        for place, number in enumerate(order):
-            if number not in at:
-                tensor = self.insert("unsqueeze", tensor, place)
+        broadcast = iter([place for place, axis in enumerate(term.axes) if axis is None])
+        places = [at[number] if number in at else next(broadcast, None) for number in order]
+        tensor = self._moved(term.node, [place for place in places if place is not None])
+        for place in (place for place, source in enumerate(places) if source is None):
+            tensor = self.insert("unsqueeze", tensor, place)
         return tensor
 
     def _moved(self, tensor: fx.Node, places: list[int]) -> fx.Node:

@@ -6,9 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import shape
+from mvc.passes.fx_utils import shape, value
 from mvc.passes.layouts import put_recurrence
-from mvc.passes.regions import NotARecurrence, Region, erase, find_states, grow
+from mvc.passes.regions import NotARecurrence, Region, States, erase, find_states, grow
 from mvc.passes.torch_ops import call
 from mvc.passes.torch_private import specialize, vmap_call
 from torch import fx
@@ -46,8 +46,7 @@ class RaiseTree(Pass):
                     if any(vmap_call(node) for node in region.nodes):
                         _note(outcome, NearMiss.at(reason.node, f"no linear recurrence: {reason}"))
                     continue
-                for sequence in (states.a, states.b):  # the tree is that of one length
-                    specialize(shape(sequence)[states.dim])
+                _specialize(region, states)
                 put_recurrence(states.node, states.a, states.b, states.dim, reverse=states.reverse)
                 erase(graph, region)
                 outcome.matches += 1
@@ -59,6 +58,17 @@ def _note(outcome: Outcome, miss: NearMiss) -> None:
     """Once for each line of the user's: the levels of a tree that is not followed are regions of their own."""
     if all(miss.source != known.source for known in outcome.near_misses):
         outcome.near_misses.append(miss)
+
+
+def _specialize(region: Region, states: States) -> None:
+    """A tree is that of one length, and Dynamo's guards admit no other."""
+    for sequence in (states.a, states.b):
+        specialize(shape(sequence)[states.dim])
+    sizes = [user for node in region.nodes for user in node.users if user.target == "size"]
+    for node in sizes:
+        if node.args[1:] == (states.dim,):
+            node.replace_all_uses_with(specialize(value(node)))
+            node.graph.erase_node(node)
 
 
 def _strided_source(node: fx.Node) -> fx.Node | None:

@@ -183,9 +183,11 @@ def erase(graph: fx.Graph, region: Region) -> None:
         elif marker == "leave" and entered:
             enter = entered.pop()
             if all(isinstance(value(each), torch.SymInt) for each in _between(enter, node)):
-                before = [enter.prev] if vmap_call(enter.prev) == "load" else []
-                for each in [node, enter, *before]:
-                    graph.erase_node(each)
+                graph.erase_node(node)
+                graph.erase_node(enter)
+    markers = [(vmap_call(node), node) for node in graph.nodes]
+    if not any(marker == "enter" for marker, _ in markers):
+        _erase_unused(graph, [node for marker, node in markers if marker == "load"])
     sizes = [node for node in graph.nodes if node.op != "placeholder" and isinstance(value(node), torch.SymInt)]
     _erase_unused(graph, sizes)
     left = set(graph.nodes)

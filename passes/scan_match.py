@@ -220,31 +220,28 @@ class _Matcher:
         scan.delta = self._ends(Product((raw,)), scan.sequence, "Δ")
 
     def _match_epilogue(self) -> None:
-        """Follows y as long as one user reads it, through D·u, the gate and casts."""
+        """Follows y as long as one user reads it, through views, casts, D·u and the gate; not to a wider type alone."""
         scan = self.scan
-        term, passed = scan.y, []
+        term, passed, widened = scan.y, [], False
         while len(term.node.users) == 1:
             (user,) = term.node.users
             passed.append(user)
             if (view := forward(term, user)) is not None:
                 term = view
-                if is_cast(user) and not _widens(user):
-                    scan.y, scan.epilogue = term, passed.copy()
-                continue
-            if scan.D is None and scan.z is None and (skip := self._skip(term, user)) is not None:
-                scan.D = skip
-            elif scan.z is None and (gate := self._gate(term, user)) is not None:
-                scan.z = gate
+                widened = _widens(user) if is_cast(user) else widened
+            elif (added := self._skip(term, user)) is not None:
+                scan.D, term, widened = added, _result_of(user, term), False
+            elif (gate := self._gate(term, user)) is not None:
+                scan.z, term, widened = gate, _result_of(user, term), False
             else:
                 return
-            ahead = (None,) * (len(shape(user)) - len(term.axes))
-            scan.y = term = Term(user, ahead + term.axes)
-            scan.epilogue = passed.copy()
+            if not widened:
+                scan.y, scan.epilogue = term, passed.copy()
 
     def _skip(self, term: Term, user: fx.Node) -> Product | None:
         """D, where the user adds D·u to y."""
         scan = self.scan
-        product = addend(term, user)
+        product = addend(term, user) if scan.D is None and scan.z is None else None
         for u in scan.u.terms:
             product = product and self.frame.without(product, u)
         if product is None or not product.terms:
@@ -253,7 +250,7 @@ class _Matcher:
 
     def _gate(self, term: Term, user: fx.Node) -> Product | None:
         """z, where the user multiplies y by silu(z)."""
-        other = other_operand(term, user, "mul")
+        other = other_operand(term, user, "mul") if self.scan.z is None else None
         z = None if other is None else self._silu(other)
         return None if z is None else self._absorbed(Product((z,)), self.scan.sequence)
 
@@ -323,6 +320,11 @@ def recurrence_arguments(node: fx.Node) -> list[Any]:
     arguments = torch.ops.mvc.linear_recurrence.default._schema.arguments
     given = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | node.kwargs
     return [given.get(argument.name, argument.default_value) for argument in arguments]
+
+
+def _result_of(user: fx.Node, term: Term) -> Term:
+    """An elementwise function of the term and others that are broadcast with it."""
+    return Term(user, (None,) * (len(shape(user)) - len(term.axes)) + term.axes)
 
 
 def _widens(cast: fx.Node) -> bool:

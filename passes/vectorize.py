@@ -148,6 +148,19 @@ def _matmul(steps: Steps, node: fx.Node) -> fx.Node:
     return steps.insert("squeeze", product, -1 if is_column else -2) if is_row else product
 
 
+def _baddbmm(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    if not {"beta", "alpha"}.isdisjoint(known.args):
+        raise NotVectorized("baddbmm with factors")
+    product = steps.insert(torch.matmul, *(steps.stack(known.args[name]) for name in ("batch1", "batch2")))
+    return steps.insert(torch.add, steps.stack(known.args["input"], rank=3), product)
+
+
+def _bmm(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    return steps.insert(torch.matmul, *(steps.stack(known.args[name]) for name in ("input", "mat2")))
+
+
 def _linear(steps: Steps, node: fx.Node) -> fx.Node:
     known = call(node)
     if any(each in steps.stacked for each in (known.args["weight"], known.args.get("bias"))):
@@ -184,6 +197,8 @@ RULES: dict[str, Callable[[Steps, fx.Node], fx.Node]] = {
     **dict.fromkeys(("view", "reshape"), _reshape),
     "getitem": _getitem,
     "matmul": _matmul,
+    "bmm": _bmm,
+    "baddbmm": _baddbmm,
     "linear": _linear,
     "einsum": _einsum,
 }
