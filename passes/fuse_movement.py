@@ -132,8 +132,11 @@ def _near_miss(chain: Sequence[fx.Node]) -> str | None:
     if name_of(chain[0]) == "roll" and _origin([*_chain(call(chain[0]).args["input"]), *chain[1:]]):
         return f"{chain[0].name} moves elements in between"
     permutations = [node for node in chain[1:] if name_of(node) in PERMUTATIONS]
-    if len(permutations) > 1 and len(shape(permutations[0])) == len(shape(permutations[-1])) > 3:
-        return f"{permutations[-1].name} does not undo {permutations[0].name}"
+    if len(permutations) < 2:
+        return None
+    there, back = _order(permutations[0]), _order(permutations[-1])
+    if len(there) == len(back) > 4 and all(there[axis] == at for at, axis in enumerate(back)):
+        return f"{permutations[-1].name} does not undo {permutations[0].name}: the sizes differ"
     return None
 
 

@@ -38,7 +38,8 @@ def fastest(key: str, build: Callable[[], Runs]) -> str:
     from mvc.kernels import cpu_scan  # a backend, loaded late
 
     key = f"{key} threads={torch.get_num_threads()}"
-    path = cpu_scan.cache_folder() / f"library-choice-{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}.json"
+    machine = f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}"
+    path = cpu_scan.cache_folder() / f"library-choice-{machine}.json"
     known = _read(path)
     if key not in known:
         known[key] = _measure(build())

@@ -27,7 +27,15 @@ from torch import fx
 PASSES: dict[str, type[Pass]] = {
     each.name: each
     for each in (
-        RaiseLoop, RaiseHigherOrder, RaiseTree, RaisePscan, RaiseScan, FuseBatchNorm, PrepackConvolution, PrepackLinear, LowerScan,
+        RaiseLoop,
+        RaiseHigherOrder,
+        RaiseTree,
+        RaisePscan,
+        RaiseScan,
+        FuseBatchNorm,
+        PrepackConvolution,
+        PrepackLinear,
+        LowerScan,
     )
 }
 
