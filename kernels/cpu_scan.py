@@ -1,4 +1,7 @@
-"""Builds the C++ scan, once for each machine and torch, and loads it: `mvc::selective_scan_cpu`."""
+"""Builds the C++ kernels, once for each machine and torch, and loads them.
+
+They are `mvc::selective_scan_cpu` and `mvc::linear_recurrence_cpu`.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from mvc.kernels import recurrence_ops
 from mvc.kernels.rules import register_fakes, register_rules
 
 OP = "selective_scan_cpu"
@@ -48,7 +52,8 @@ def available() -> bool:
 
 
 def load() -> None:
-    """Define `mvc::selective_scan_cpu` and its backward in this process, with all that its Python users need.
+    """Define `mvc::selective_scan_cpu`, its backward and `mvc::linear_recurrence_cpu` in this process, with all that
+    their Python users need.
 
     Raises:
         BuildError: there is no library yet and it cannot be built. OSError: it cannot be loaded.
@@ -63,6 +68,8 @@ def _load_once() -> None:
         torch.ops.load_library(library_path())
     register_fakes(OP)
     register_rules(OP)
+    recurrence_ops.register_fake("linear_recurrence_cpu")
+    recurrence_ops.register_rules("linear_recurrence_cpu")
 
 
 def library_path() -> Path:

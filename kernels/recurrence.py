@@ -1,103 +1,108 @@
-"""The linear recurrence h_t = a_t h_{t-1} + b_t along any axis, and the op `mvc::linear_recurrence`.
+"""The linear recurrence as a user calls it: h_t = a_t h_{t-1} + b_t along any axis.
 
-It is what graphs hold where a recurrence is found that is no selective scan.
+Importing this module registers `mvc::linear_recurrence`, which is what graphs hold where a recurrence is found that is
+no selective scan.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from mvc.kernels import chunked
+from mvc.kernels import recurrence_ops as ops
 from torch import Tensor
 
-OP = "mvc::linear_recurrence"
+OPS = {
+    None: "linear_recurrence",
+    "chunked": "linear_recurrence_chunked",
+    "cpp": "linear_recurrence_cpu",
+    "triton": "linear_recurrence_triton",
+}
+IMPLEMENTATIONS = ("reference", "chunked", "cpp", "triton")
 
 
 def linear_recurrence(
-    a: Tensor, b: Tensor, initial: Tensor | None = None, *, dim: int, reverse: bool = False
+    a: Tensor,
+    b: Tensor,
+    initial: Tensor | None = None,
+    *,
+    dim: int,
+    reverse: bool = False,
+    impl: Literal["reference", "chunked", "cpp", "triton"] | None = None,
 ) -> Tensor:
     """All states of h_t = a_t h_{t-1} + b_t along `dim`, elementwise over the other axes.
 
+    It can be differentiated any number of times. Autocast leaves it as it is.
+
     Args:
-        a, b: of shapes that broadcast against each other; float16, bfloat16, float32 or float64, any strides.
+        a, b: of shapes that broadcast against each other, with at least one axis between them; float16, bfloat16,
+            float32 or float64, not necessarily the same, any strides.
         initial: the state before the first step, of the broadcast shape without `dim` or broadcast to it; zero by
             default.
-        dim: the axis along which it runs.
+        dim: the axis along which it runs, counted in the broadcast shape; negative from the last.
         reverse: run from the last index to the first.
+        impl: None takes the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
+            time, both in plain torch on any device, and take float64 too; "cpp" runs on a CPU, built on first use;
+            "triton" on a GPU. "chunked" multiplies the decays of a chunk, whose product must be finite.
 
     Returns:
-        h: of the broadcast shape, in the promoted dtype of the inputs. Sums are float32 for half precision.
+        h: of the broadcast shape, in the promoted dtype of the inputs. States are float32, or float64 where any input
+        is, and rounded once.
 
     Raises:
-        TypeError: an input that is not a floating-point tensor. ValueError: shapes or `dim` that do not fit.
+        TypeError: an argument that is no tensor, or of a dtype that cannot be used.
+        ValueError: shapes, devices or `dim` that do not fit, an unknown `impl`, or one that cannot run here.
     """
-    for name, tensor in {"a": a, "b": b, "initial": initial}.items():
-        if tensor is None and name == "initial":
-            continue
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            seen = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, got {seen}")
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    if not -len(shape) <= dim < len(shape):
-        raise ValueError(f"dim is {dim}; it must be an axis of the broadcast shape {tuple(shape)}")
-    return torch.ops.mvc.linear_recurrence(a, b, initial, dim % len(shape), reverse)
+    for name, value in {"a": a, "b": b, "initial": initial}.items():
+        if not isinstance(value, Tensor) and not (value is None and name == "initial"):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    rank = max(a.dim(), b.dim())
+    if not -rank <= dim < rank:
+        raise ValueError(f"dim is {dim}; it must be an axis of a and b broadcast, from {-rank} to {rank - 1}")
+    dim %= rank
+    ops.check_kinds(a, b, initial, dim)
+    _check_impl(impl, a, ops.result_dtype(a, b, initial))
+    if impl == "reference":
+        return _step_by_step(a, b, initial, dim, reverse)
+    return ops.call(OPS[impl], a, b, initial, dim, reverse)
 
 
-def _dtype(*tensors: Tensor | None) -> torch.dtype:
-    dtypes = [t.dtype for t in tensors if t is not None]
-    result = dtypes[0]
-    for dtype in dtypes[1:]:
-        result = torch.promote_types(result, dtype)
-    return result
-
-
-def _run(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    dtype = _dtype(a, b, initial)
+def _step_by_step(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
+    """The oracle: differentiable by autograd, in float64 for float64 inputs, otherwise in float32."""
+    ops.check(a, b, initial, dim)
+    dtype = ops.result_dtype(a, b, initial)
     sums = torch.promote_types(dtype, torch.float32)
-    a, b = (t.to(sums).movedim(dim, 0) for t in torch.broadcast_tensors(a, b))
-    start = a.new_zeros(a.shape[1:]) if initial is None else initial.to(sums).expand(a.shape[1:])
-    states = chunked.linear_recurrence(a[None], b[None], start[None], reverse=reverse)[0]
-    return states.movedim(0, dim).to(dtype, copy=True, memory_format=torch.contiguous_format)
+    a, b = (t.to(sums) for t in torch.broadcast_tensors(a, b))
+    steps = list(zip(a.unbind(dim), b.unbind(dim), strict=True))
+    state = b.new_zeros((*b.shape[:dim], *b.shape[dim + 1 :])) if initial is None else initial.to(sums)
+    states = []
+    for factor, addend in reversed(steps) if reverse else steps:
+        state = factor * state + addend
+        states.append(state)
+    if reverse:
+        states.reverse()
+    return torch.stack(states, dim).to(dtype) if states else (a * b).to(dtype)
 
 
-def _fake(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    return a.new_empty(torch.broadcast_shapes(a.shape, b.shape), dtype=_dtype(a, b, initial))
+def _check_impl(impl: str | None, a: Tensor, dtype: torch.dtype) -> None:
+    if impl is not None and impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl is {impl!r}; it must be None or one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+    if impl in ("cpp", "triton"):
+        if dtype == torch.float64:
+            raise TypeError(f"an input is torch.float64, which impl={impl!r} does not take; use 'chunked'")
+        if not _loaded(impl):
+            raise ValueError(f"impl={impl!r} is not available here; leave it out, or use 'chunked'")
+    if impl == "cpp" and a.device.type not in ("cpu", "meta"):
+        raise ValueError(f"impl='cpp' runs on a CPU, a is on {a.device}; leave impl out for the best for a device")
+    if impl == "triton" and a.device.type == "cpu":
+        raise ValueError("impl='triton' runs on a GPU, a is on cpu; leave impl out for the best for a device")
 
 
-def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-    a, b, initial, ctx.dim, ctx.reverse = inputs
-    ctx.shape_b = b.shape
-    ctx.save_for_backward(a, initial, output)
-    ctx.dtype_b = b.dtype
+@torch.compiler.assume_constant_result
+def _loaded(impl: str) -> bool:
+    """Whether the implementation's op is there; builds or imports it when first asked."""
+    if impl == "triton":
+        return ops.triton_available()
+    from mvc.kernels import cpu_scan
 
-
-def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """g_t = grad_t + a_{t+1} g_{t+1} runs the other way; b gets g_t, a gets g_t h_{t-1}, the initial state a_0 g_0."""
-    a, initial, states = ctx.saved_tensors
-    dim, reverse = ctx.dim, ctx.reverse
-    decay = a.expand(states.shape)
-    length = states.shape[dim]
-    first, others = (length - 1, 0) if reverse else (0, 1)
-    zero = torch.zeros_like(states.narrow(dim, 0, min(length, 1)))
-    if length == 0:
-        grad_initial = None if initial is None else torch.zeros_like(initial)
-        return torch.zeros_like(a), grad.new_zeros(ctx.shape_b, dtype=ctx.dtype_b), grad_initial, None, None
-    following = decay.narrow(dim, others, length - 1)
-    following = torch.cat((zero, following) if reverse else (following, zero), dim)
-    g = torch.ops.mvc.linear_recurrence(following, grad, None, dim, not reverse)
-    start = zero if initial is None else initial.to(states.dtype).expand(zero.squeeze(dim).shape).unsqueeze(dim)
-    before = states.narrow(dim, 1 - others, length - 1)
-    before = torch.cat((before, start) if reverse else (start, before), dim)
-    grad_a = (g * before).sum_to_size(a.shape).to(a.dtype)
-    grad_b = g.sum_to_size(ctx.shape_b).to(ctx.dtype_b)
-    grad_initial = None
-    if initial is not None:
-        grad_initial = (decay.select(dim, first) * g.select(dim, first)).sum_to_size(initial.shape).to(initial.dtype)
-    return grad_a, grad_b, grad_initial, None, None
-
-
-torch.library.define(
-    OP, "(Tensor a, Tensor b, Tensor? initial, int dim, bool reverse) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
-)
-torch.library.impl(OP, "default", _run)
-torch.library.register_fake(OP, _fake)
-torch.library.register_autograd(OP, _backward, setup_context=_setup_context)
+    return cpu_scan.available()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import torch
 from mvc.passes.axes import CASTS, COPIES
@@ -11,7 +11,7 @@ from mvc.passes.fx_utils import insert
 from mvc.passes.torch_ops import call
 from torch import fx
 
-Term = Union[fx.Node, float]  # what a step computes without its state, or a number
+Term = fx.Node | float  # what a step computes without its state, or a number
 
 
 class NotAffine(Exception):
@@ -23,6 +23,9 @@ class Affine(NamedTuple):
 
     factor: Term
     offset: Term
+
+
+ONE = Affine(0, 1)  # the number
 
 
 def affine(graph: fx.Graph, state: fx.Node, result: fx.Node) -> Affine:
@@ -78,13 +81,15 @@ class _Rules:
         return rule(**{key: self.of(argument) for key, argument in call_.args.items()})
 
     def _cast(self, node: fx.Node, term: Term) -> Term:
-        return insert(self.graph, node.target, term, *node.args[1:], **node.kwargs) if isinstance(term, fx.Node) else term
+        return (
+            insert(self.graph, node.target, term, *node.args[1:], **node.kwargs) if isinstance(term, fx.Node) else term
+        )
 
-    def _add(self, input: Affine, other: Affine, alpha: Affine = Affine(0, 1)) -> Affine:
+    def _add(self, input: Affine, other: Affine, alpha: Affine = ONE) -> Affine:
         scaled = self._mul(other, alpha)
         return Affine(*(self._write(torch.add, one, two) for one, two in zip(input, scaled, strict=True)))
 
-    def _sub(self, input: Affine, other: Affine, alpha: Affine = Affine(0, 1)) -> Affine:
+    def _sub(self, input: Affine, other: Affine, alpha: Affine = ONE) -> Affine:
         return self._add(input, self._neg(self._mul(other, alpha)))
 
     def _neg(self, input: Affine) -> Affine:
@@ -101,7 +106,7 @@ class _Rules:
             raise NotAffine("its step divides by the state")
         return Affine(*(self._write(torch.div, term, other.offset) for term in input))
 
-    def _addcmul(self, input: Affine, tensor1: Affine, tensor2: Affine, value: Affine = Affine(0, 1)) -> Affine:
+    def _addcmul(self, input: Affine, tensor1: Affine, tensor2: Affine, value: Affine = ONE) -> Affine:
         return self._add(input, self._mul(tensor1, tensor2), value)
 
     def _lerp(self, input: Affine, end: Affine, weight: Affine) -> Affine:

@@ -15,6 +15,8 @@ theirs, and what computes the parts may write them where they are to lie::
     y = linear(cat((u.transpose(1, 2), z), 1).transpose(1, 2), w)
     y = linear(cat((u, z.transpose(1, 2)), -1), w)
 
+Padding that is cut off again is not added: `pad(x, (0, 0, 0, 2))[:, :length]` is x.
+
 Every node that only moves data is followed back through what it moves. Each axis of it is kept as (size, stride) modes
 over the elements of an earlier node in their order: a permutation moves axes, a reshape splits and joins modes. Where
 all modes join into one of stride 1, the node holds the earlier one's elements in their order, and is replaced by it.
@@ -31,8 +33,8 @@ import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.constants import storages
 from mvc.passes.fx_utils import insert, shape, value, written_by
-from mvc.passes.scan_safety import NEEDS_LAYOUT, NEW_LAYOUT
-from mvc.passes.torch_ops import call, name_of
+from mvc.passes.strides import strides_matter, update_strides
+from mvc.passes.torch_ops import Call, call, name_of
 from mvc.passes.torch_private import surely_equal
 from torch import fx
 from torch.fx.node import map_arg
@@ -40,7 +42,6 @@ from torch.fx.node import map_arg
 PERMUTATIONS = ("permute", "transpose", "movedim", "t", "mT", "numpy_T")
 RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
 COPIES = ("contiguous", "clone")
-SCANS = ("mvc.selective_scan", "mvc.linear_recurrence")  # they read any strides, and give strides of their own
 LONGEST = 32  # movements that are followed back
 
 
@@ -76,6 +77,10 @@ class FuseMovement(Pass):
                 outcome.matches += reason is None
             if reason is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
+        for node in list(graph.nodes):
+            origin = _padded(node)
+            if origin is not None and not (_memory_obstacle(origin, node) or _replace(node, origin)):
+                outcome.matches += 1
         return outcome
 
 
@@ -83,17 +88,53 @@ def _permute_parts(node: fx.Node) -> bool:
     """Whether the node was a concatenation that all users permute alike: its parts now are permuted instead."""
     args = call(node).args
     moves = [user for user in node.users if name_of(user) in PERMUTATIONS and call(user).args["input"] is node]
-    if not moves or len(moves) < len(node.users) or any(map(_strides_matter, moves)):
+    if not moves or len(moves) < len(node.users) or not {"tensors", "dim"}.issuperset(args):
+        return False
+    if any(strides_matter(move) or _gradients_switched(node, move) for move in moves):
         return False
     order = _order(moves[0])
-    if any(_order(move) != order for move in moves) or any(len(shape(part)) != len(order) for part in args["tensors"]):
+    parts = args["tensors"]
+    if not isinstance(parts, (tuple, list)) or any(len(shape(part)) != len(order) for part in parts):
+        return False
+    if any(_order(move) != order for move in moves):
         return False
     with node.graph.inserting_before(node):
-        parts = [insert(node.graph, torch.permute, part, order) for part in args["tensors"]]
+        parts = [insert(node.graph, torch.permute, part, order) for part in parts]
         new = insert(node.graph, torch.cat, parts, order.index(args.get("dim", 0) % len(order)))
     for move in moves:
+        users = list(move.users)
         move.replace_all_uses_with(new)
+        update_strides(users)
     return True
+
+
+def _padded(node: fx.Node) -> fx.Node | None:
+    """What the node has left of a padded tensor, if that is all but the padding."""
+    known = call(node)
+    pad = known.args["input"] if known is not None and known.name in ("getitem", "narrow") else None
+    padding = call(pad) if isinstance(pad, fx.Node) else None
+    if padding is None or padding.name != "pad" or padding.args.get("mode", "constant") != "constant":
+        return None
+    origin, widths = padding.args["input"], padding.args["pad"]
+    if not all(isinstance(width, int) and width >= 0 for width in widths):
+        return None
+    starts = _starts(known, len(shape(pad)))
+    ahead = [0] * (len(shape(pad)) - len(widths) // 2) + list(widths[::2])[::-1]
+    return origin if starts == ahead and _equal(shape(origin), shape(node)) else None
+
+
+def _starts(cut: Call, rank: int) -> list[Any] | None:
+    """For each axis the first entry that the cut keeps; None for what is no plain cut."""
+    if cut.name == "narrow":
+        parts = [slice(None)] * rank
+        parts[cut.args["dim"]] = slice(cut.args["start"], None)
+    else:
+        parts = list(cut.args["index"]) if isinstance(cut.args["index"], tuple) else [cut.args["index"]]
+        if not all(isinstance(part, slice) or part is Ellipsis for part in parts) or parts.count(Ellipsis) > 1:
+            return None
+        at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+        parts[at : at + 1] = [slice(None)] * (rank - len(parts) + (Ellipsis in parts))
+    return [part.start or 0 for part in parts] if all(part.step in (None, 1) for part in parts) else None
 
 
 def _is_movement(node: fx.Node) -> bool:
@@ -205,7 +246,7 @@ def _is_in_order(axes: Axes) -> bool:
 
 def _memory_obstacle(origin: fx.Node, node: fx.Node) -> str | None:
     """What could tell the node's memory, or its history, from the origin's."""
-    if value(origin).requires_grad != value(node).requires_grad:
+    if _gradients_switched(origin, node):
         return "gradients are switched on or off inside it"
     copy, original = storages(node), storages(origin)
     if copy == original:
@@ -220,6 +261,12 @@ def _memory_obstacle(origin: fx.Node, node: fx.Node) -> str | None:
     return None
 
 
+def _gradients_switched(first: fx.Node, last: fx.Node) -> bool:
+    """Whether gradients are switched on or off between the two."""
+    switches = (node for node in first.graph.nodes if getattr(node.target, "__name__", "") == "_set_grad_enabled")
+    return any(first < switch < last for switch in switches)
+
+
 def _replace(node: fx.Node, origin: fx.Node) -> str | None:
     """Put the origin, or a view of it in the node's shape, in the node's place; or say why its strides forbid it."""
     sizes = [-1 if isinstance(size, torch.SymInt) else size for size in shape(node)]
@@ -229,29 +276,17 @@ def _replace(node: fx.Node, origin: fx.Node) -> str | None:
             if sizes.count(-1) > 1:
                 return "more than one of its sizes is unknown"
             new = insert(node.graph, "reshape", origin, sizes)
-        if not _equal(value(new).stride(), value(node).stride()) and _strides_matter(node):
+        if not _equal(value(new).stride(), value(node).stride()) and strides_matter(node):
             if not value(node).is_contiguous():
                 return "what follows it depends on its strides"
             new = insert(node.graph, "contiguous", new)
+    changed = not _equal(value(new).stride(), value(node).stride())
+    users = list(node.users)
     node.replace_all_uses_with(new)
+    if changed:
+        update_strides(users)
     return None
 
 
 def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
     return len(first) == len(second) and all(map(surely_equal, first, second))
-
-
-def _strides_matter(node: fx.Node) -> bool:
-    """Whether what follows the node may fail, differ or be returned in another layout where its strides change."""
-    seen: set[fx.Node] = set()
-    pending = list(node.users)
-    while pending:
-        user = pending.pop()
-        name = name_of(user)
-        if user in seen or name in NEW_LAYOUT or str(getattr(user.target, "overloadpacket", "")) in SCANS:
-            continue
-        if name is None or name in NEEDS_LAYOUT:
-            return True
-        seen.add(user)
-        pending += user.users
-    return False

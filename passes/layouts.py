@@ -10,18 +10,20 @@ Before::                                    After::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from mvc.kernels import recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.passes.axes import indexing
 from mvc.passes.fx_utils import insert, shape, value
+from mvc.passes.modular import is_movement
 from mvc.passes.torch_ops import call
 from torch import fx
 
 
 class Layout(NamedTuple):
-    """How a tensor lies as seen from another: for each of its axes that of the other, and whether time runs backwards."""
+    """How a tensor lies, seen from another: the other's axis for each of its own, and whether time is reversed."""
 
     order: tuple[int, ...]
     flipped: bool = False
@@ -66,20 +68,24 @@ def replace_moved(old: fx.Node, new: fx.Node, layout: Layout, dim: int) -> None:
                 moved = insert(node.graph, torch.flip, moved, [layout.order.index(dim)]) if layout.flipped else moved
             for user in list(node.users):
                 if _move(user, layout.order.index(dim)) is None:
-                    _reshape_views(user)
+                    _reshape_views([user])
                     user.replace_input_with(node, moved)
 
 
 def _replace(node: fx.Node, new: fx.Node) -> None:
-    for user in node.users:
-        _reshape_views(user)
+    _reshape_views(node.users)
     node.replace_all_uses_with(new)
 
 
-def _reshape_views(user: fx.Node) -> None:
-    """The strides are no longer those that a view was possible with."""
-    if user.op == "call_method" and user.target == "view":
-        user.target = "reshape"
+def _reshape_views(users: Iterable[fx.Node]) -> None:
+    """Views of what is moved: its strides are no longer those that a view was possible with."""
+    pending = list(users)
+    while pending:
+        user = pending.pop()
+        if user.op == "call_method" and user.target == "view":
+            user.target = "reshape"
+        if is_movement(user):
+            pending += user.users
 
 
 def _unmoved(a: fx.Node, b: fx.Node, dim: int) -> tuple[fx.Node, fx.Node, Layout]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-from mvc.kernels import chunked, ops
+from mvc.kernels import chunked, ops, recurrence, recurrence_ops, scan
 from mvc.kernels.rules import op
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import value
@@ -17,20 +16,25 @@ from torch import fx
 Implementation = Literal["triton", "cpp", "chunked", "reference"]
 
 
+SUFFIXES = {"cpp": "_cpu", "triton": "_triton", "chunked": "_chunked"}
+
+
 @dataclasses.dataclass(frozen=True)
 class LowerScan(Pass):
-    """Replaces the portable scan by the op of one implementation, which has its own backward.
+    """Replaces the portable scan, or linear recurrence, by the op of one implementation, which has its own backward.
 
     Before, on a CPU::
 
         mvc.selective_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, True, False)
+        mvc.linear_recurrence(a, b, initial, 1, False)
 
     After::
 
         mvc.selective_scan_cpu(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, True, False)
+        mvc.linear_recurrence_cpu(a, b, initial, 1, False)
 
     By default Triton runs CUDA graphs and C++ CPU graphs; float64, other devices and machines that lack triton or a C++
-    compiler get the chunked scan, which `decompositions` turns into torch's own operations.
+    compiler get the chunked forms, which `decompositions` turns into torch's own operations.
 
     Attributes:
         impl: forces one implementation. Where it cannot run, the portable op stays and a near miss says why.
@@ -41,60 +45,68 @@ class LowerScan(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        portable = torch.ops.mvc.selective_scan
-        calls = (graph.find_nodes(op="call_function", target=each) for each in (portable, portable.default))
-        for node in itertools.chain(*calls):
-            u = value(node.args[0])
-            impl = self.impl or suited(u)
-            if (obstacle := _obstacle(impl, u)) is not None:
+        for node in _portable_calls(graph):
+            tensor = value(node)[0] if isinstance(value(node), (tuple, list)) else value(node)
+            impl = self.impl or suited(tensor)
+            if (obstacle := _obstacle(impl, tensor)) is not None:
                 outcome.near_misses.append(NearMiss.at(node, obstacle))
                 continue
-            node.target = target(impl)
+            node.target = target(node.target, impl)
             outcome.matches += 1
         return outcome
 
 
-def suited(u: torch.Tensor) -> Implementation:
-    """The implementation that suits a scan of `u`."""
+def _portable_calls(graph: fx.Graph) -> list[fx.Node]:
+    packets = (torch.ops.mvc.selective_scan, torch.ops.mvc.linear_recurrence)
+    targets = [each for packet in packets for each in (packet, packet.default)]
+    return [node for each in targets for node in graph.find_nodes(op="call_function", target=each)]
+
+
+def suited(result: torch.Tensor) -> Implementation:
+    """The implementation that suits a scan with this result."""
     for impl in ("cpp", "triton"):
-        if _obstacle(impl, u) is None:
+        if _obstacle(impl, result) is None:
             return impl
     return "chunked"
 
 
-def target(impl: Implementation) -> Callable:
-    """What a graph calls to run a scan on the implementation."""
+def target(portable: Callable, impl: Implementation) -> Callable:
+    """What a graph calls to run the portable op on the implementation."""
+    name = str(getattr(portable, "overloadpacket", portable)).removeprefix("mvc.")
     if impl == "reference":
-        return reference_scan
-    name = {"cpp": "selective_scan_cpu", "triton": "selective_scan_triton", "chunked": "selective_scan_chunked"}[impl]
-    return getattr(torch.ops.mvc, name).default
+        return {"selective_scan": reference_scan, "linear_recurrence": reference_recurrence}[name]
+    return getattr(torch.ops.mvc, name + SUFFIXES[impl]).default
 
 
 def reference_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse):
     """The sequential scan, which the compiler unrolls: for short lengths, and to compare with."""
-    from mvc.kernels.scan import selective_scan
-
-    return selective_scan(
+    return scan.selective_scan(
         u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state, reset=reset,
         delta_softplus=delta_softplus, reverse=reverse, return_last_state=True, impl="reference",
     )  # fmt: skip
 
 
-def _obstacle(impl: Implementation, u: torch.Tensor) -> str | None:
-    """Why the implementation cannot scan `u`, or None."""
+def reference_recurrence(a, b, initial, dim, reverse):
+    """The sequential recurrence, which the compiler unrolls."""
+    return recurrence.linear_recurrence(a, b, initial, dim=dim, reverse=reverse, impl="reference")
+
+
+def _obstacle(impl: Implementation, result: torch.Tensor) -> str | None:
+    """Why the implementation cannot give this result, or None."""
     if impl in ("chunked", "reference"):
         return None
-    if u.dtype == torch.float64:
+    if result.dtype == torch.float64:
         return f"impl {impl!r} takes no float64"
     if impl == "cpp":
         from mvc.kernels import cpu_scan
 
-        if u.device.type != "cpu":
-            return f"impl 'cpp' needs CPU tensors; these are on {u.device.type}"
+        if result.device.type != "cpu":
+            return f"impl 'cpp' needs CPU tensors; these are on {result.device.type}"
         return None if cpu_scan.available() else "impl 'cpp' could not be built"
-    if u.device.type != "cuda":
-        return f"impl 'triton' needs CUDA tensors; these are on {u.device.type}"
-    return None if ops.triton_available() else "impl 'triton' needs the package triton"
+    if result.device.type != "cuda":
+        return f"impl 'triton' needs CUDA tensors; these are on {result.device.type}"
+    available = ops.triton_available() and recurrence_ops.triton_available()
+    return None if available else "impl 'triton' needs the package triton"
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:

@@ -1,8 +1,8 @@
 """What a piece of a graph computes, found out by running it on random numbers modulo a prime.
 
-Sums, products and movements of elements are exact in the integers modulo a prime, so two polynomials that agree on random
-numbers are the same one: a wrong answer has a chance below degree / 2³¹ for each of the elements compared. Axes that only
-carry the computation along are cut to two elements, which still shows any exchange along them.
+Sums, products and movements of elements are exact in the integers modulo a prime, so two polynomials that agree on
+random numbers are the same one: a wrong answer has a chance below degree / 2³¹ for each of the elements compared. Axes
+that only carry the computation along are cut to two elements, which still shows any exchange along them.
 """
 
 from __future__ import annotations

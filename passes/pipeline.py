@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fuse_batch_norm import FuseBatchNorm
+from mvc.passes.fuse_depthwise import FuseDepthwise
+from mvc.passes.fuse_movement import FuseMovement
 from mvc.passes.lower_scan import Implementation, LowerScan
 from mvc.passes.prepack_convolution import PrepackConvolution
 from mvc.passes.prepack_linear import PrepackLinear
@@ -32,6 +34,8 @@ PASSES: dict[str, type[Pass]] = {
         RaiseTree,
         RaisePscan,
         RaiseScan,
+        FuseDepthwise,
+        FuseMovement,
         FuseBatchNorm,
         PrepackConvolution,
         PrepackLinear,

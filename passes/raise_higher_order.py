@@ -27,12 +27,12 @@ class NotARecurrence(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class RaiseHigherOrder(Pass):
-    """Writes each scan of a linear recurrence as that, and what its step makes of the state as operations on all states.
+    """Writes a scan of a linear recurrence as that, and what its step makes of the state as operations on all states.
 
     Before::
 
-        last, ys = scan(step, [h0], [a, b, c], [])      # h = a·h + b; y = (h * c).sum(-1)
-        _, states = associative_scan(combine, [a, b], ())       # (a₁, b₁), (a₂, b₂) → (a₁·a₂, a₂·b₁ + b₂)
+        last, ys = scan(step, [h0], [a, b, c], [])         # h = a * h + b; y = (h * c).sum(-1)
+        _, states = associative_scan(combine, [a, b], ())  # (a₁, b₁), (a₂, b₂) → (a₁·a₂, a₂·b₁ + b₂)
 
     After::
 

@@ -1,4 +1,4 @@
-"""Pieces of a graph that compute a linear recurrence out of parts of its two sequences: where they are, what they compute."""
+"""Pieces of a graph that may compute a linear recurrence: where they are, and whether they do."""
 
 from __future__ import annotations
 
@@ -134,9 +134,11 @@ def _states_along(region: Region, dim: int, any_length: bool) -> States | None:
     ]
     for node in region.nodes[last_write + 1 :]:
         for (a, b, full), reverse in itertools.product(roles, (False, True)):
-            if node in values and values[node].shape == full:
-                if modular.is_recurrence(values[node], given[a], given[b], dim, reverse=reverse):
-                    return States(node, a, b, dim, reverse)
+            h = values.get(node)
+            if h is None or h.shape != full:
+                continue
+            if modular.is_recurrence(h, given[a], given[b], dim, reverse=reverse):
+                return States(node, a, b, dim, reverse)
     if failure is not None:
         raise failure
     return None
@@ -148,18 +150,20 @@ def _check_alone(region: Region, states: States) -> None:
     for node in _between(region.nodes[0], states.node):
         if written_by(node) and node not in nodes:
             raise NotARecurrence(node, "something is written to while it runs")
-    after = {states.node}
+    later = {states.node, *region.sources} - {states.a, states.b}  # and what depends on them
     computed = _written(region)
     for node in region.nodes:
-        if not after.isdisjoint(node.all_input_nodes):
-            after.add(node)
-        if modular.is_arithmetic(node) or not computed.isdisjoint(node.all_input_nodes):
+        if not later.isdisjoint(node.all_input_nodes):
+            later.add(node)
+        elif modular.is_arithmetic(node) or not computed.isdisjoint(node.all_input_nodes):
             computed.add(node)
-    removable = set(after)
+    removable = {states.node}
     for node in reversed(region.nodes):
+        if node in later:
+            continue
         if all(user in removable or isinstance(value(user), torch.SymInt) for user in node.users):
             removable.add(node)
-        elif node in computed and node not in after:
+        elif node in computed:
             raise NotARecurrence(node, "the products of its factors are used, not only the states")
 
 

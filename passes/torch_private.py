@@ -64,7 +64,7 @@ def no_modes() -> contextlib.AbstractContextManager:
 
 
 def vmap_call(node: fx.Node) -> str | None:
-    """Which of vmap's calls in Dynamo's graphs the node is: "load", "enter", "leave", "add" or "remove"; None for others."""
+    """Which of vmap's calls in Dynamo's graphs it is: "load", "enter", "leave", "add" or "remove"; None for others."""
     if getattr(node.target, "__module__", None) != "torch._functorch.predispatch":
         return None
     return _VMAP_CALLS.get(node.target.__name__)

@@ -29,19 +29,15 @@ class Steps:
         self.graph = graph
         self.stacked = dict(stacked)
         self.constant = dict(constant)
-        self.inserted: list[fx.Node] = []
+        self.before = set(graph.nodes)
 
     def insert(self, target: Callable | str, *args: Any, **kwargs: Any) -> fx.Node:
-        node = insert(self.graph, target, *args, **kwargs)
-        self.inserted.append(node)
-        return node
+        return insert(self.graph, target, *args, **kwargs)
 
     def undo(self) -> None:
-        for node in reversed(self.inserted):
-            self.graph.erase_node(node)
-
-    def known(self, node: fx.Node) -> bool:
-        return node in self.stacked or node in self.constant
+        for node in reversed(self.graph.nodes):
+            if node not in self.before:
+                self.graph.erase_node(node)
 
     def compute(self, node: fx.Node) -> None:
         """Insert the node, whose inputs are known."""
@@ -57,7 +53,7 @@ class Steps:
         self.stacked[node] = result
 
     def stack(self, node: fx.Node, *, rank: int | None = None) -> fx.Node:
-        """The node's values over all steps, or once for all of them, with as many axes after that of time as asked for."""
+        """The node's values over all steps, or once for all, with as many axes behind that of time as asked for."""
         result = self.stacked.get(node)
         if result is None:
             result = self.insert("unsqueeze", self.constant[node], 0)
@@ -74,10 +70,11 @@ class Steps:
         return map_arg(argument, lambda node: self.stacked.get(node) or self.constant[node])
 
     def _repeat(self, node: fx.Node) -> None:
-        if node.op not in ("call_function", "call_method"):
-            raise NotVectorized(f"the step holds a {node.op}")
+        if call(node) is None and _name(node) not in CONSTANTS:
+            raise NotVectorized(f"{_name(node)} is not known to be the same in each step")
         args, kwargs = self.plain((node.args, node.kwargs))
-        self.constant[node] = self.insert(node.target, *args, **kwargs)
+        self.constant[node] = self.graph.create_node(node.op, node.target, args, kwargs)
+        self.constant[node].meta.update(example_value=value(node), stack_trace=node.meta.get("stack_trace"))
 
 
 def _name(node: fx.Node) -> str:
@@ -187,6 +184,7 @@ ELEMENTWISE = (
     *("exp", "log", "sqrt", "rsqrt", "square", "abs", "sigmoid", "tanh", "relu", "gelu", "silu", "softplus"),
     *("to", "float", "double", "half", "bfloat16", "type_as", "contiguous", "clone"),
 )
+CONSTANTS = ("ones", "full", "arange", "tensor", "new_ones", "new_full", "ones_like", "full_like")
 RULES: dict[str, Callable[[Steps, fx.Node], fx.Node]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(("sum", "mean", "unsqueeze", "squeeze", "stack", "cat", "select"), _dims("dim")),

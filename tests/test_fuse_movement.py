@@ -9,7 +9,7 @@ from mvc.passes.fuse_movement import FuseMovement
 from mvc.passes.fx_utils import op_counts
 from mvc.passes.verify import Verifier
 from torch.nn import functional as F
-from toy_passes import capture
+from toy_passes import CheckStrides, capture
 
 MOVES = ("permute", "transpose", "contiguous", "movedim", "swapaxes", "clone")
 
@@ -31,6 +31,8 @@ def run(function, *inputs):
     """The rewritten graph's record and the count of its calls, its results and gradients checked against eager."""
     module, examples = capture(function, *inputs)
     (record,) = pipeline.run([FuseMovement()], module, strict=True, observers=[Verifier(module, examples)])
+    if not any(isinstance(each, torch.SymInt) for each in examples):
+        CheckStrides(module).run(*examples)
     results = torch.compile(function, backend=backend, fullgraph=True)(*inputs)
     expected = function(*inputs)
     torch.testing.assert_close(results, expected)
@@ -243,3 +245,68 @@ def test_concatenation_read_otherwise_stays():
     record, counts = run(function, torch.randn(2, 3, 4), torch.randn(2, 4, 3))
     assert record.matches == 0
     assert counts["cat"] == 1
+
+
+def test_concatenation_permuted_without_gradients_stays():
+    def function(u, z):
+        both = torch.cat((u.transpose(1, 2), z), dim=1)
+        with torch.no_grad():
+            moved = both.permute(0, 2, 1)
+        return F.layer_norm(moved, (8,)) * z.sum()
+
+    record, _ = run(function, torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 4, 3, requires_grad=True))
+    assert record.matches == 0
+
+
+def padded_windows(x):
+    height, width = x.shape[1:3]
+    windows = partition(F.pad(x, (0, 0, 0, 6 - width, 0, 4 - height)), 2)
+    return F.layer_norm(reverse(windows, 2, 4, 6)[:, :height, :width, :], (2,))
+
+
+def padded_ahead(x):
+    return F.layer_norm(F.pad(x.sin(), (0, 0, 1, 2))[..., 1:6, :], (2,))
+
+
+def narrowed(x):
+    return F.layer_norm(F.pad(x.sin(), (0, 0, 0, 2), value=3.0).narrow(2, 0, 5), (2,))
+
+
+@pytest.mark.parametrize("function", [padded_windows, padded_ahead, narrowed])
+@pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic-batch"])
+def test_padding_that_is_cut_off_goes(function, symbolic):
+    x = torch.randn(3, 3, 5, 2)
+    if symbolic:
+        torch._dynamo.mark_dynamic(x, 0)
+    record, counts = run(function, x)
+    assert record.matches == 1 + (function is padded_windows)
+    assert counts["pad"] == counts["getitem"] == counts["narrow"] == 0
+
+
+def cut_elsewhere(x):
+    return F.layer_norm(F.pad(x, (0, 0, 0, 2))[..., 1:6, :], (2,))
+
+
+def reflected(x):
+    return F.layer_norm(F.pad(x[0], (0, 1), mode="reflect")[..., :2], (2,))
+
+
+def picked(x):
+    return F.layer_norm(F.pad(x, (0, 0, 0, 0, 0, 0, 0, 1))[0], (2,))
+
+
+@pytest.mark.parametrize("function", [cut_elsewhere, reflected, picked])
+def test_other_cuts_stay(function):
+    record, counts = run(function, torch.randn(3, 3, 5, 2))
+    assert record.matches == 0
+    assert counts["pad"] == 1
+
+
+def test_padding_that_another_sees_stays_for_it():
+    def function(x):
+        y = F.pad(x.sin(), (0, 0, 0, 2))
+        return F.layer_norm(y[..., :5, :], (2,)), y.cos()
+
+    record, counts = run(function, torch.randn(3, 3, 5, 2))
+    assert record.matches == 1
+    assert counts["pad"] == 1

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from mvc.kernels import cpu_scan, ops
-from mvc.passes.fx_utils import op_counts
+from mvc.kernels.recurrence import linear_recurrence
+from mvc.passes.fx_utils import insert, op_counts
 from mvc.passes.lower_scan import LowerScan, decompositions
 from scan_cases import Case, make_inputs, tensors_of
 from toy_passes import capture
@@ -78,7 +79,7 @@ def test_cuda_graph_gets_triton():
             node = graph.placeholder(name)
             node.meta["example_value"] = torch.empty(t.shape, dtype=t.dtype, device="cuda")
             nodes.append(node)
-    graph.call_function(torch.ops.mvc.selective_scan.default, (*nodes, True, False))
+    insert(graph, torch.ops.mvc.selective_scan.default, *nodes, True, False)
     assert LowerScan()(graph).matches == 1
     assert op_counts(graph)["mvc.selective_scan_triton"] == 1
 
@@ -104,3 +105,16 @@ def test_exported_program_without_custom_ops():
     assert not [name for name in op_counts(lowered.graph) if name.startswith("mvc")]
     for actual, expected in zip(lowered.module()(tensors), scan(tensors), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("impl", [None, "cpp", "chunked", "reference"])
+def test_lowered_recurrence_computes_the_same(impl):
+    def run(a, b, h):
+        return linear_recurrence(a, b, h, dim=1, reverse=True)
+
+    tensors = [torch.rand(2, 5, 3), torch.rand(2, 5, 1), torch.rand(2, 3)]
+    module, inputs = capture(run, *tensors)
+    assert LowerScan(impl)(module.graph).matches == 1
+    module.recompile()
+    assert op_counts(module.graph)["mvc.linear_recurrence"] == 0
+    torch.testing.assert_close(module(*inputs)[0], run(*tensors))

@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.fx_utils import value
 from mvc.passes.torch_ops import name_of
 from torch import fx
 
@@ -51,3 +52,13 @@ class Break(Pass):
     def __call__(self, graph: fx.Graph) -> Outcome:
         next(node for node in graph.nodes if node.op == "call_function").target = torch.tan
         raise RuntimeError("half-way")
+
+
+class CheckStrides(fx.Interpreter):
+    """Runs a graph and compares the strides of all its tensors with those of the example values."""
+
+    def run_node(self, node):
+        result, example = super().run_node(node), value(node)
+        if isinstance(result, torch.Tensor) and isinstance(example, torch.Tensor):
+            assert result.stride() == example.stride(), node.name
+        return result

@@ -1,4 +1,5 @@
-// Registers mvc::selective_scan_cpu and its backward: checks, strides and dtypes of tensors, then the kernels.
+// Registers mvc::selective_scan_cpu and its backward, and mvc::linear_recurrence_cpu: checks, strides and dtypes of tensors,
+// then the kernels.
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
@@ -10,6 +11,7 @@
 #include <tuple>
 
 #include "backward.h"
+#include "linear_recurrence.h"
 
 namespace mvc {
 namespace {
@@ -212,6 +214,35 @@ NineTensors selective_scan_backward(const Tensor& grad_y, const Tensor& grad_las
           if_given(grad_bias.sum(0), delta_bias), if_given(grad_initial, initial_state)};
 }
 
+Tensor linear_recurrence(const Tensor& a, const Tensor& b, Optional initial, int64_t dim, bool reverse) {
+  auto dtype = a.scalar_type();  // of the kernel: mixed ones go through float32
+  auto result = dtype;
+  auto check = [&](const char* name, const Tensor& t) {
+    const auto type = t.scalar_type();
+    TORCH_CHECK_TYPE(type == at::kFloat || type == at::kHalf || type == at::kBFloat16, name,
+                     " must be float32, float16 or bfloat16, got ", type, "; the chunked recurrence takes float64");
+    TORCH_CHECK_VALUE(t.device().is_cpu(), name, " must be on the CPU, got ", t.device());
+    if (type != dtype) dtype = at::kFloat;
+    result = c10::promoteTypes(result, type);
+  };
+  check("a", a);
+  check("b", b);
+  if (initial) check("initial", *initial);
+  const auto shape = broadcast_shape(a, b);
+  const auto rank = static_cast<int64_t>(shape.size());
+  TORCH_CHECK_VALUE(0 <= dim && dim < rank, "dim is ", dim, "; it must be an axis of a and b, from 0 to ", rank - 1);
+  auto lanes = shape;
+  lanes.erase(lanes.begin() + dim);
+  const Tensor start = checked_initial(initial, lanes, a);
+  const Tensor h = at::empty(shape, a.options().dtype(dtype));
+  if (h.numel() != 0) {
+    DISPATCH(dtype, [&] {
+      run_recurrence<scalar_t>(h, a.to(dtype).expand(shape), b.to(dtype).expand(shape), start, dim, reverse);
+    });
+  }
+  return h.to(result);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mvc, library) {
@@ -222,11 +253,13 @@ TORCH_LIBRARY_FRAGMENT(mvc, library) {
                ") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
                   .c_str(),
               tags);
+  library.def("linear_recurrence_cpu(Tensor a, Tensor b, Tensor? initial, int dim, bool reverse) -> Tensor", tags);
 }
 
 TORCH_LIBRARY_IMPL(mvc, CPU, library) {
   library.impl("selective_scan_cpu", selective_scan);
   library.impl("selective_scan_cpu_backward", selective_scan_backward);
+  library.impl("linear_recurrence_cpu", linear_recurrence);
 }
 
 }  // namespace mvc
