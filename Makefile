@@ -25,10 +25,10 @@ compile: .venv/installed
 	.venv/bin/python -m mvc.compile --variant S $(ARGS)
 
 test: .venv/installed-test
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n auto $(ARGS)
 
 test-cpu-torch: .venv-cpu/installed-test
-	.venv-cpu/bin/python -m pytest -m "not slow" $(ARGS)
+	.venv-cpu/bin/python -m pytest -n auto -m "not slow" $(ARGS)
 
 lint: .venv/installed-ruff
 	.venv/bin/ruff check

@@ -1,7 +1,7 @@
 """The linear recurrence on NVIDIA GPUs: its Triton kernel, how it is launched, and `mvc::linear_recurrence_triton`.
 
 Importing this module imports triton and registers the op. A program runs BLOCK lanes, elements of all axes but the one
-that the recurrence runs along, one in each thread. Where few lanes would leave a GPU idle, the length is cut into chunks
+that the recurrence runs along, one in each thread. Where few lanes would leave a GPU idle, its length is cut in chunks
 that run side by side, as the scan's is.
 """
 
@@ -37,7 +37,7 @@ def _lane_offset(o_lane, size_1, size_2, size_3, stride_0, stride_1, stride_2, s
 def _store_steps(
     p_lanes, values, t, stride, mask, STEPS: tl.constexpr, ALONG_LENGTH: tl.constexpr, REVERSE: tl.constexpr
 ):
-    """The inverse of `load_steps`: STEPS vectors (BLOCK,) in the order in which they run, two or four of them as a tile."""
+    """The inverse of `load_steps`: STEPS vectors (BLOCK,) in the order in which they run, two or four as a tile."""
     dtype = p_lanes.dtype.element_ty
     if ALONG_LENGTH and STEPS > 1:
         if REVERSE:

@@ -281,32 +281,6 @@ def test_a_graph_that_turns_gradients_on_has_no_constants():
     assert constants(graphs[0].graph) == set()
 
 
-def test_the_check_is_cheap(benchmark):
-    """Of 200 parameters: some thirty microseconds, of which a loaded machine may make several times as many."""
-    module = nn.ParameterList(torch.randn(1) for _ in range(200))
-
-    class Sum(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.parts = module
-
-        def forward(self, x):
-            return x + torch.cat(list(self.parts)).sum()
-
-    made = []
-
-    def backend(graph_module, inputs):
-        made.extend((freeze(graph_module, inputs, lambda main, _: lambda *x: None), inputs))
-        return graph_module.forward
-
-    torch._dynamo.reset()
-    with torch.no_grad():
-        torch.compile(Sum(), backend=backend)(torch.ones(1))
-    frozen, inputs = made
-    benchmark(frozen, *inputs)
-    assert benchmark.stats["min"] < 2e-4
-
-
 CACHED = """
 import torch
 from mvc.passes.freeze import freeze
