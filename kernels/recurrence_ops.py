@@ -68,7 +68,8 @@ def check(a: Tensor, b: Tensor, initial: Tensor | None, dim: int) -> None:
         raise ValueError(f"initial must broadcast to {lanes}, the shape of a and b without dim; got shape {seen}")
 
 
-def _run_chunked(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
+def run_chunked(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
+    """The op in torch's own operations."""
     check(a, b, initial, dim)
     dtype = result_dtype(a, b, initial)
     sums = torch.promote_types(dtype, torch.float32)
@@ -79,7 +80,7 @@ def _run_chunked(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse
     start = b.new_zeros(b.shape[1:]) if initial is None else initial.to(sums).expand(b.shape[1:])
     with torch.autocast(a.device.type, enabled=False):
         states = chunked.linear_recurrence(a[None], b[None], start[None], reverse=reverse)[0]
-    return states.movedim(0, dim).to(dtype).contiguous()
+    return states.movedim(0, dim).to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _fastest(a: Tensor, dtype: torch.dtype) -> str:
@@ -211,7 +212,7 @@ def register_rules(name: str) -> None:
 
 def _define(name: str) -> None:
     torch.library.define(f"mvc::{name}", SCHEMA, tags=TAGS)
-    torch.library.impl(f"mvc::{name}", "default", _run_chunked)
+    torch.library.impl(f"mvc::{name}", "default", run_chunked)
     register_fake(name)
     register_rules(name)
 

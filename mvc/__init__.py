@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
     from mvc.explain import explain as explain
     from mvc.functional import Features as Features
+    from mvc.kernels.recurrence import linear_recurrence as linear_recurrence
     from mvc.kernels.scan import (
         reset_from_cu_seqlens as reset_from_cu_seqlens,
         selective_scan as selective_scan,
@@ -31,6 +32,7 @@ _PUBLIC = {
     "explain": "mvc.explain",
     "selective_scan": "mvc.kernels.scan",
     "reset_from_cu_seqlens": "mvc.kernels.scan",
+    "linear_recurrence": "mvc.kernels.recurrence",
     "get_config": "mvc.config",
     "MambaVisionConfig": "mvc.config",
     "VARIANTS": "mvc.config",

@@ -163,9 +163,12 @@ def compile_graph(
         _log(record)
     report = GraphReport(before, op_counts(graph_module.graph), records)
     patches = {**torch_private.mode_options(options.mode), **options.inductor}
-    table = decompositions() if any(name.startswith("mvc.selective_scan_chunked") for name in report.after) else None
+    chunked = {"mvc.selective_scan_chunked", "mvc.linear_recurrence_chunked"} & report.after.keys()
     generate = functools.partial(
-        torch_private.inductor, options=patches, decompositions=table, cache_tag=pipeline.digest(passes)
+        torch_private.inductor,
+        options=patches,
+        decompositions=decompositions() if chunked else None,
+        cache_tag=pipeline.digest(passes),
     )
     if options.frozen and inference:
         return freeze(graph_module, example_inputs, generate), report

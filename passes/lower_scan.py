@@ -110,7 +110,7 @@ def _obstacle(impl: Implementation, result: torch.Tensor) -> str | None:
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
-    """Torch's own operations for the portable and the chunked scan and their backwards, in linear time.
+    """Torch's own operations for the portable and the chunked ops and their backwards, in linear time.
 
     For `torch.export.ExportedProgram.run_decompositions`, where a format knows no custom ops, and for Inductor.
     """
@@ -118,4 +118,6 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     for name in ("selective_scan", "selective_scan_chunked"):
         table[op(name)] = chunked.selective_scan
         table[op(name, backward=True)] = ops.run_chunked_backward
+    for name in ("linear_recurrence", "linear_recurrence_chunked"):
+        table[op(name)] = recurrence_ops.run_chunked
     return table

@@ -28,8 +28,8 @@ struct Recurrence {
 
   bool along_steps() const { return h.channel != 1; }
   bool in_place() const {
-    auto beside_or_one = [](int64_t lane) { return lane == 0 || lane == 1; };
-    return !along_steps() && beside_or_one(a.channel) && beside_or_one(b.channel);
+    auto beside_or_same = [](int64_t lane) { return lane == 0 || lane == 1; };
+    return !along_steps() && beside_or_same(a.channel) && beside_or_same(b.channel);
   }
 };
 
@@ -42,21 +42,21 @@ template <typename T>
 class Operand {
  public:
   Operand(const Sequence<const T>& from, const Sizes& sizes, const Strip& strip, float* staged)
-      : step_(from.step), one_(from.channel == 0) {
-    if (one_ || (strip.full && from.channel == 1))
+      : step_(from.step), same_(from.channel == 0) {
+    if (same_ || (strip.full && from.channel == 1))
       data_ = from.at(strip.b, strip.t, strip.first_block * W);
     else
       staged_ = read_rows(from, sizes, strip, staged);
   }
   C10_ALWAYS_INLINE Vec at(int64_t j, int64_t s) const {
     if (data_ == nullptr) return staged_.at(j, s);
-    return one_ ? Vec(static_cast<float>(data_[s * step_])) : load_floats(data_ + s * step_ + j * W);
+    return same_ ? Vec(static_cast<float>(data_[s * step_])) : load_floats(data_ + s * step_ + j * W);
   }
 
  private:
   const T* data_ = nullptr;
   int64_t step_;
-  bool one_;
+  bool same_;
   Rows staged_;
 };
 
