@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from mvc.passes.fx_utils import op_counts
-from mvc.passes.pipeline import remove_dead_code
 from mvc.passes.raise_higher_order import RaiseHigherOrder
 from torch._higher_order_ops.associative_scan import associative_scan
 from torch._higher_order_ops.scan import scan
 from torch.utils import _pytree as pytree
+from toy_passes import rewritten
 
 BATCH, LENGTH, DIM, STATES = 2, 5, 3, 4
 SEQUENCE = (BATCH, LENGTH, DIM)
@@ -19,20 +20,7 @@ def tensors(*shapes, dtype=torch.float32):
     return [torch.rand(shape, dtype=dtype, requires_grad=True) for shape in shapes]
 
 
-def raised(function, **options):
-    """The function with its graph rewritten; what the pass did to each graph, and the calls left in it."""
-    done = []
-
-    def backend(module, inputs):
-        outcome = RaiseHigherOrder()(module.graph)
-        remove_dead_code(module.graph)
-        module.graph.lint()
-        module.recompile()
-        done.append((outcome, op_counts(module.graph)))
-        return module.forward
-
-    torch.compiler.reset()
-    return torch.compile(function, backend=backend, fullgraph=True, **options), done
+raised = functools.partial(rewritten, RaiseHigherOrder())
 
 
 def gradients(results, inputs):

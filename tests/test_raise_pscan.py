@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from mvc.passes.fx_utils import op_counts
-from mvc.passes.pipeline import remove_dead_code
 from mvc.passes.raise_pscan import RaisePscan
+from toy_passes import rewritten
 
 pscan = pytest.importorskip("mambapy.pscan")
 PScan = pscan.PScan
@@ -20,20 +21,7 @@ def sequences(length, batch=2, *, grad):
     return torch.rand(shape, requires_grad=grad), torch.randn(shape, requires_grad=grad)
 
 
-def raised(function):
-    """The function with its graph rewritten; what the pass did to each graph, and the calls left in it."""
-    done = []
-
-    def backend(module, inputs):
-        outcome = RaisePscan()(module.graph)
-        remove_dead_code(module.graph)
-        module.graph.lint()
-        module.recompile()
-        done.append((outcome, op_counts(module.graph)))
-        return module.forward
-
-    torch.compiler.reset()
-    return torch.compile(function, backend=backend, fullgraph=True), done
+raised = functools.partial(rewritten, RaisePscan())
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 5, 8, 13, 32], ids="L{}".format)

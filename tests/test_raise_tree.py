@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from mvc.passes.fx_utils import op_counts
-from mvc.passes.pipeline import remove_dead_code
 from mvc.passes.raise_tree import RaiseTree
 from torch._higher_order_ops.associative_scan import associative_scan
+from toy_passes import rewritten
 
 
 def product_and_state(left, right):
@@ -21,20 +22,7 @@ def sequences(*shape, seed=0):
     return torch.rand(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
 
 
-def raised(function):
-    """The function with its graph rewritten; what the pass did to each graph, and the calls left in it."""
-    done = []
-
-    def backend(module, inputs):
-        outcome = RaiseTree()(module.graph)
-        remove_dead_code(module.graph)
-        module.graph.lint()
-        module.recompile()
-        done.append((outcome, op_counts(module.graph)))
-        return module.forward
-
-    torch.compiler.reset()
-    return torch.compile(function, backend=backend, fullgraph=True), done
+raised = functools.partial(rewritten, RaiseTree())
 
 
 def assert_same(function, tensors):

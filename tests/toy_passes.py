@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import value
+from mvc.passes.fx_utils import op_counts, value
+from mvc.passes.pipeline import remove_dead_code
 from mvc.passes.torch_ops import name_of
 from torch import fx
 
@@ -22,6 +23,22 @@ def capture(function, *inputs) -> tuple[fx.GraphModule, list]:
     torch.compiler.reset()
     torch.compile(function, backend=backend, fullgraph=True)(*inputs)
     return captured[0]
+
+
+def rewritten(pass_: Pass, function, **options):
+    """The function with its graphs rewritten by a pass; what this did to each graph, and the calls left in it."""
+    done = []
+
+    def backend(module, inputs):
+        outcome = pass_(module.graph)
+        remove_dead_code(module.graph)
+        module.graph.lint()
+        module.recompile()
+        done.append((outcome, op_counts(module.graph)))
+        return module.forward
+
+    torch.compiler.reset()
+    return torch.compile(function, backend=backend, fullgraph=True, **options), done
 
 
 @dataclasses.dataclass(frozen=True)
