@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mvc.compiler import compile_model as compile_model
     from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
-    from mvc.explain import explain as explain
+    from mvc.explanation import explain as explain
     from mvc.functional import Features as Features
     from mvc.kernels.recurrence import linear_recurrence as linear_recurrence
     from mvc.kernels.scan import (
@@ -29,7 +29,7 @@ _PUBLIC = {
     "create_model": "mvc.model",
     "MambaVision": "mvc.model",
     "compile_model": "mvc.compiler",
-    "explain": "mvc.explain",
+    "explain": "mvc.explanation",
     "selective_scan": "mvc.kernels.scan",
     "reset_from_cu_seqlens": "mvc.kernels.scan",
     "linear_recurrence": "mvc.kernels.recurrence",

@@ -21,7 +21,7 @@ from mvc.backend import IMPLEMENTATIONS, MODES
 from mvc.compiler import BACKENDS, check_against_eager, compile_model, training_step, worst
 from mvc.config import MIN_IMAGE_SIZE, VARIANTS
 from mvc.errors import UserError
-from mvc.explain import Explanation
+from mvc.explanation import Explanation
 from mvc.functional import token_counts
 from mvc.image import load_image, preprocess, top_classes
 from mvc.model import MambaVision, create_model

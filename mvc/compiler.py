@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from mvc import torch_private
 from mvc.backend import GraphReport, Options
 from mvc.errors import UserError
-from mvc.explain import Explanation, Recorder
+from mvc.explanation import Explanation, Recorder
 from mvc.passes.fx_utils import op_counts
 
 _serial = itertools.count()

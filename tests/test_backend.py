@@ -204,3 +204,10 @@ def test_explanation_of_training_counts_the_backward():
     inference = explain(wave, x.detach())
     assert explain(wave, x).launches.total() > inference.launches.total()
     assert x.grad is None
+
+
+def test_explain_is_a_function_whatever_was_imported_before():
+    import mvc
+    import mvc.compiler
+
+    assert callable(mvc.explain)
