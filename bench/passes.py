@@ -1,6 +1,7 @@
 """Measure what the passes are worth: raising, fusing with frozen weights, and what they cost in compile time.
 
 python bench/passes.py fuse --variants S T B --batches 1 16 --dtypes float32 bfloat16 --repeats 15
+python bench/passes.py each --dtypes float32 bfloat16     # every fusing pass left out in turn
 python bench/passes.py raise --stock          # MambaVision-T with the published loop; stock takes many minutes
 python bench/passes.py loop                   # a 2,048-step loop of two layers
 python bench/passes.py compile --rounds 3     # cold and warm starts of S
@@ -9,6 +10,7 @@ python bench/passes.py compile --rounds 3     # cold and warm starts of S
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -29,8 +31,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvc import create_model, functional, profiler, report
+from mvc import create_model, functional, profiler, report, selective_scan
 from mvc.compile import DTYPES, positive
+from mvc.paired import paired_ratio
 
 # What is compared: arguments of torch.compile.
 STOCK: dict[str, dict[str, Any]] = {
@@ -41,6 +44,7 @@ OURS: dict[str, dict[str, Any]] = {
     "mvc": {"backend": "mvc"},
     "mvc, frozen": {"backend": "mvc", "options": {"frozen": True}},
 }
+FUSING = [name for name in pipeline.PASSES if name.startswith(("fuse", "prepack"))]
 STARTS = {
     "inductor": {"backend": "inductor", "regions": False},
     "mvc": {"backend": "mvc", "regions": False},
@@ -53,10 +57,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     studies = parser.add_subparsers(dest="study", required=True)
     fuse = studies.add_parser("fuse", help="compiled inference, stock and ours, interleaved")
-    fuse.add_argument("--variants", nargs="+", default=["S"], metavar="V")
-    fuse.add_argument("--batches", nargs="+", type=positive, default=[16])
-    fuse.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
-    fuse.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
+    each = studies.add_parser("each", help="compiled inference, frozen: all passes against all but one")
+    for study in (fuse, each):
+        study.add_argument("--variants", nargs="+", default=["S"], metavar="V")
+        study.add_argument("--batches", nargs="+", type=positive, default=[16])
+        study.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
+        study.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
     raising = studies.add_parser("raise", help="MambaVision-T whose mixers run the published loop")
     raising.add_argument("--stock", action="store_true", help="also compile it with stock Inductor")
     raising.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
@@ -72,9 +78,8 @@ def main() -> int:
     if args.study != "start":
         environment = report.environment(torch.device("cpu"), profiler.load_average())
         print(report.environment_line(environment), environment["date"], "\n", flush=True)
-    run = {"fuse": fusing, "raise": raising_study, "loop": loop_study, "compile": starts, "start": one_start}
     with torch.no_grad():
-        run[args.study](args)
+        STUDIES[args.study](args)
     return 0
 
 
@@ -89,33 +94,36 @@ def compiled(model: nn.Module, x: Tensor, how: dict[str, Any]) -> Callable[[], T
     return lambda: run(x)
 
 
-def interval(ratios: list[float]) -> tuple[float, float]:
-    """The 90 % bootstrap interval of the median."""
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return medians[100], medians[1899]
-
-
 def fusing(args: argparse.Namespace) -> None:
-    for variant in args.variants:
-        for dtype in args.dtypes:
-            for batch in args.batches:
-                torch.manual_seed(0)
-                model, x = create_model(variant, dtype=DTYPES[dtype]).eval(), images(batch, DTYPES[dtype])
-                runs = {name: compiled(model, x, how) for name, how in (STOCK | OURS).items()}
-                timings = profiler.interleave(runs, rounds=args.repeats, device=x.device)
-                print(f"MambaVision-{variant}, {dtype}, batch {batch}, {args.repeats} interleaved rounds")
-                print(
-                    tabulate(rows(timings), headers=["", "ms", "time over the best stock", "90 % interval"]), flush=True
-                )
+    compare(args, STOCK | OURS, lambda timings: min((timings[name] for name in STOCK), key=lambda t: t.median))
 
 
-def rows(timings: dict[str, profiler.Timing]) -> Iterator[list[str]]:
-    best = min((timings[name] for name in STOCK), key=lambda timing: timing.median)
-    for name, timing in timings.items():
-        ratios = [own / other for own, other in zip(timing.seconds, best.seconds, strict=True)]
-        low, high = interval(ratios)
-        yield [name, f"{timing.median * 1e3:.1f}", f"{statistics.median(ratios):.3f}", f"{low:.3f} to {high:.3f}"]
+def each_pass(args: argparse.Namespace) -> None:
+    """Every fusing pass left out in turn; a ratio above 1 is what the pass is worth."""
+    frozen = {"all": "all"} | {f"without {name}": [p for p in pipeline.PASSES if p != name] for name in FUSING}
+    runs = {name: {"backend": "mvc", "options": {"frozen": True, "passes": passes}} for name, passes in frozen.items()}
+    compare(args, runs, lambda timings: timings["all"])
+
+
+def compare(
+    args: argparse.Namespace,
+    hows: dict[str, dict[str, Any]],
+    base: Callable[[dict[str, profiler.Timing]], profiler.Timing],
+) -> None:
+    """Compile every model in every way, time them interleaved, and print each one's time over the base's."""
+    for variant, dtype, batch in itertools.product(args.variants, args.dtypes, args.batches):
+        torch.manual_seed(0)
+        model, x = create_model(variant, dtype=DTYPES[dtype]).eval(), images(batch, DTYPES[dtype])
+        runs = {name: compiled(model, x, how) for name, how in hows.items()}
+        timings = profiler.interleave(runs, rounds=args.repeats, device=x.device)
+        against = base(timings)
+        table = [
+            [name, f"{timing.median * 1e3:.1f}", paired_ratio(timing.seconds, against.seconds)]
+            for name, timing in timings.items()
+        ]
+        print(f"MambaVision-{variant}, {dtype}, batch {batch}, {args.repeats} interleaved rounds")
+        name = next(name for name, timing in timings.items() if timing is against)
+        print(tabulate(table, headers=["", "ms", f"time over {name}'s (90 % interval)"]), flush=True)
 
 
 def published_loop(u, delta, A, B, C, *, D, delta_bias, delta_softplus) -> Tensor:
@@ -148,10 +156,8 @@ def raising_study(args: argparse.Namespace) -> None:
                 runs[name] = compiled(model, x, {"backend": name.partition(", ")[2]})
                 compile_seconds.setdefault(name, time.perf_counter() - start)
         timings = profiler.interleave(runs, rounds=args.repeats, device=x.device)
-        ratios = [a / b for a, b in zip(*(timings[name].seconds for name in runs), strict=True)]
-        low, high = interval(ratios)
-        print(f"batch {batch}: the loop raised takes {statistics.median(ratios):.3f} of the elementwise form's time "
-              f"(90 % interval {low:.3f} to {high:.3f})", flush=True)  # fmt: skip
+        ratio = paired_ratio(*(timings[name].seconds for name in runs))
+        print(f"batch {batch}: the loop raised takes {ratio} of the elementwise form's time", flush=True)
     if args.stock:
         with scan_replaced_by(published_loop) as model, empty_caches():
             start = time.perf_counter()
@@ -198,6 +204,7 @@ def loop_study(args: argparse.Namespace) -> None:
 
 def starts(args: argparse.Namespace) -> None:
     """Cold and warm starts of every kind, in an order drawn anew for each round."""
+    selective_scan(*torch.ones(2, 1, 8, 4), -torch.ones(8, 1), *torch.ones(2, 1, 1, 4))  # built once for a machine
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in STARTS}
     order = list(STARTS)
     for _ in range(args.rounds):
@@ -234,6 +241,15 @@ def one_start(args: argparse.Namespace) -> None:
     compiled(model, x, {"backend": how["backend"]})
     print(json.dumps(time.perf_counter() - start))
 
+
+STUDIES = {
+    "fuse": fusing,
+    "each": each_pass,
+    "raise": raising_study,
+    "loop": loop_study,
+    "compile": starts,
+    "start": one_start,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

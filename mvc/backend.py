@@ -150,6 +150,8 @@ def compile_graph(
         the compiled function, which takes the graph's inputs, and what the passes did.
     """
     torch_private.warn_if_untested()
+    if any(isinstance(each, torch.Tensor) and each.device.type == "cpu" for each in example_inputs):
+        torch_private.begin_vector_isa_checks()
     before = op_counts(graph_module.graph)
     inference = not torch.is_grad_enabled()
     passes = options.build_passes(inference=inference)

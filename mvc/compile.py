@@ -8,8 +8,6 @@ import math
 import os
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +23,7 @@ from mvc.explanation import Explanation
 from mvc.functional import token_counts
 from mvc.image import load_image, preprocess, top_classes
 from mvc.model import MambaVision, create_model
+from mvc.progress import Progress
 from mvc.weights import load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -284,36 +283,6 @@ def _as_user_errors() -> Iterator[None]:
         if "not implemented for" in text:
             raise UserError(f"this device cannot run the chosen --dtype ({text}); use --dtype float32") from error
         raise
-
-
-class Progress:
-    """Lines on standard error about what is being done; a long step says every ten seconds that it lives."""
-
-    INTERVAL = 10.0
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        self.say(f"{name} ...")
-        start, done = time.perf_counter(), threading.Event()
-
-        def live() -> None:
-            while not done.wait(self.INTERVAL):
-                self.say(f"{name} ... {time.perf_counter() - start:.0f} s")
-
-        thread = threading.Thread(target=live, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
 
 
 if __name__ == "__main__":

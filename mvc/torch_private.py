@@ -47,6 +47,20 @@ def inductor_options() -> frozenset[str]:
     return frozenset(config.get_config_copy())
 
 
+@functools.cache
+def begin_vector_isa_checks() -> threading.Thread:
+    """Find out, beside what else is to be done, which vector instructions C++ code may use.
+
+    Inductor compiles and loads one file for each set of instructions, seconds on a new machine, when it first writes
+    C++ code; what is then under way or done is waited for or taken from its cache.
+    """
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    thread = threading.Thread(target=valid_vec_isa_list, name="mvc: vector instructions", daemon=True)
+    thread.start()
+    return thread
+
+
 def inductor(
     graph_module: fx.GraphModule,
     inputs: Sequence[Any],

@@ -126,3 +126,10 @@ def test_passes_find_the_mode_of_fake_tensors_and_keep_what_dynamo_notes():
     torch.compile(lambda x: x + 1, backend=backend, dynamic=True)(torch.ones(5))
     with passes_private.fake_mode([3]):
         assert type(torch.empty(2)) is torch.Tensor
+
+
+def test_vector_isa_checks_end_by_themselves():
+    checks = torch_private.begin_vector_isa_checks()
+    checks.join(timeout=120)
+    assert not checks.is_alive()
+    assert torch_private.begin_vector_isa_checks() is checks

@@ -1,0 +1,39 @@
+"""Progress of long commands, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+
+class Progress:
+    """Lines on standard error about what is being done; a long step says every ten seconds that it lives."""
+
+    INTERVAL = 10.0
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.say(f"{name} ...")
+        start, done = time.perf_counter(), threading.Event()
+
+        def live() -> None:
+            while not done.wait(self.INTERVAL):
+                self.say(f"{name} ... {time.perf_counter() - start:.0f} s")
+
+        thread = threading.Thread(target=live, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
