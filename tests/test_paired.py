@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mvc.paired import paired_ratio
 
 
