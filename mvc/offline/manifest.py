@@ -1,0 +1,109 @@
+"""What was generated for a GPU: every launch in order, and every kernel with its resources."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from mvc.errors import UserError
+
+FORMAT = "mvc.offline/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """One call of the generated code that runs on the device.
+
+    Attributes:
+        kind: a kernel that Inductor generated, one of the scan's kernels, or a library's or ATen's op.
+        name: the kernel's name in the generated code, or the op's with its overload.
+        kernels: names in `Manifest.kernels` of what it launches; empty for an extern op.
+        phase: of a training step, which half it belongs to.
+        source: lines of the model's code that it came from, as "file:line: text".
+        ops: the FX ops that it computes.
+        bytes_read, bytes_written: of its tensors, each counted once for each launch.
+        flops: floating-point operations of matrix products, convolutions, attention and scans; a multiply-add is two.
+    """
+
+    kind: Literal["triton", "scan", "extern"]
+    name: str
+    kernels: tuple[str, ...]
+    phase: Literal["forward", "backward"]
+    source: tuple[str, ...]
+    ops: tuple[str, ...]
+    bytes_read: int
+    bytes_written: int
+    flops: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One binary.
+
+    Attributes:
+        name: unique in the manifest; its source and its binary carry it.
+        warps: of a block.
+        stages: of software pipelining.
+        registers: of a thread.
+        spills: bytes of local memory of a thread.
+        shared: bytes of shared memory of a block.
+        occupancy: warps that an SM can hold over the most it can hold, by registers and shared memory.
+        size: bytes of the binary.
+        sass: how often each instruction stands in it, where asked for.
+    """
+
+    name: str
+    warps: int
+    stages: int
+    registers: int
+    spills: int
+    shared: int
+    occupancy: float
+    size: int
+    sass: dict[str, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """All that was generated for one model, one input and one target.
+
+    Attributes:
+        target: a name in `mvc.offline.targets`.
+        model: variant, batch, height, width, dtype, training, backend, passes and the like, as JSON holds them.
+        versions: of torch, triton and mvc.
+    """
+
+    target: str
+    model: dict[str, Any]
+    versions: dict[str, str]
+    launches: tuple[Launch, ...]
+    kernels: dict[str, Kernel]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """The manifest in a folder that code was generated into.
+
+        Raises:
+            UserError: there is none, or it is not of this format.
+        """
+        path = Path(folder) / "manifest.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            if facts.pop("format") != FORMAT:
+                raise KeyError("format")
+            facts["launches"] = tuple(_launch(each) for each in facts["launches"])
+            facts["kernels"] = {name: Kernel(**each) for name, each in facts["kernels"].items()}
+            return cls(**facts)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); generate code there first") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no manifest of format {FORMAT}; generate the code anew") from error
+
+
+def _launch(facts: dict[str, Any]) -> Launch:
+    return Launch(**{key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()})
