@@ -204,7 +204,7 @@ def loop_study(args: argparse.Namespace) -> None:
 
 def starts(args: argparse.Namespace) -> None:
     """Cold and warm starts of every kind, in an order drawn anew for each round."""
-    selective_scan(*torch.ones(2, 1, 8, 4), -torch.ones(8, 1), *torch.ones(2, 1, 1, 4))  # built once for a machine
+    selective_scan(*torch.ones(2, 1, 8, 4), -torch.ones(4, 1), *torch.ones(2, 1, 8, 1))  # built once for a machine
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in STARTS}
     order = list(STARTS)
     for _ in range(args.rounds):

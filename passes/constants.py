@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import torch
 from mvc.passes import torch_private
-from mvc.passes.fx_utils import value
-from mvc.passes.torch_ops import call
+from mvc.passes.fx_utils import value, written_by
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
@@ -30,7 +26,8 @@ def constants(graph: fx.Graph) -> set[fx.Node]:
     Left out is what the graph writes to in place or returns, views of it included. Meant for graphs without gradients.
     """
     outputs = (storages(node) for node in graph.output_node().all_input_nodes)
-    unstable = set().union(*outputs, *(map(storages, _written(graph))))
+    written = (storages(each) for node in graph.nodes for each in written_by(node))
+    unstable = set().union(*outputs, *written)
     found: set[fx.Node] = set()
     depth = 0  # of autocast regions: what is computed inside would have another dtype outside
     for node in graph.nodes:
@@ -48,38 +45,6 @@ def constants(graph: fx.Graph) -> set[fx.Node]:
 def _is_call_of(node: fx.Node, found: set[fx.Node]) -> bool:
     inputs = node.all_input_nodes
     return node.op in ("call_function", "call_method") and bool(inputs) and found.issuperset(inputs)
-
-
-def _written(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The nodes whose memory some call writes to, or may write to."""
-    for node in graph.nodes:
-        if node.op in ("call_function", "call_method"):
-            yield from (written for written in _written_by(node) if isinstance(written, fx.Node))
-
-
-def _written_by(node: fx.Node) -> list[object]:
-    known = call(node)
-    if known is not None:
-        arguments = known.args
-        if known.name.endswith("_") or known.name == "setitem" or arguments.get("inplace"):
-            return [arguments.get("input")]
-        if known.name == "batch_norm" and arguments.get("training"):
-            return [arguments.get("running_mean"), arguments.get("running_var")]
-        return [arguments.get("out")]
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.all_input_nodes if node.target._schema.is_mutable else []
-    return [] if _is_pure_by_name(node) else node.all_input_nodes
-
-
-def _is_pure_by_name(node: fx.Node) -> bool:
-    """torch's functions and methods say by their name or arguments that they write."""
-    if isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverloadPacket)):
-        return False
-    name = str(getattr(node.target, "__name__", node.target))
-    module = (getattr(node.target, "__module__", None) or "").split(".")[0]
-    ours = node.op == "call_method" or module in ("torch", "math")
-    exceptions = {"instance_norm", "embedding", "embedding_bag", "backward"}
-    return ours and not name.endswith("_") and name not in exceptions and not {"out", "inplace"} & node.kwargs.keys()
 
 
 def _is_repeatable(node: fx.Node) -> bool:

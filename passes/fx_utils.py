@@ -15,6 +15,10 @@ from torch import fx
 from torch.fx.node import map_arg
 
 KERNELS = Path(rules.__file__).parent  # where a scan's public function lies, below the line that calls it
+# What writes to an argument without saying so by a trailing underscore.
+WRITERS = {"instance_norm", "embedding", "embedding_bag", "backward"} | {
+    f"i{operator}" for operator in ("add", "and", "floordiv", "lshift", "matmul", "mod", "or", "pow", "rshift", "xor")
+}
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<code>.*)')
 
 
@@ -66,13 +70,12 @@ def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -
 
 
 def written_by(node: fx.Node) -> list[fx.Node]:
-    """The arguments whose memory the call writes to, or may write to for all that its name says."""
+    """The arguments whose memory the call writes to, or may write to for all that is known of it."""
     if node.op not in ("call_function", "call_method"):
         return []
     known = torch_ops.call(node)
     if known is not None:
-        in_place = known.name.endswith("_") or known.name == "setitem" or known.args.get("inplace")
-        written = [known.args.get("input") if in_place else known.args.get("out")]
+        written = _written_by_known(known)
     elif isinstance(node.target, torch._ops.OpOverload):
         written = node.all_input_nodes if node.target._schema.is_mutable else []
     else:
@@ -80,8 +83,21 @@ def written_by(node: fx.Node) -> list[fx.Node]:
     return [each for each in written if isinstance(each, fx.Node)]
 
 
+def _written_by_known(known: torch_ops.Call) -> list[object]:
+    arguments = known.args
+    if known.name.endswith("_") or known.name == "setitem" or arguments.get("inplace"):
+        return [arguments.get("input")]
+    if known.name == "batch_norm" and arguments.get("training"):
+        return [arguments.get("running_mean"), arguments.get("running_var")]
+    return [arguments.get("out")]
+
+
 def _is_pure_by_name(node: fx.Node) -> bool:
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
+    """torch's functions and methods say by their name or arguments that they write; of others nothing is known."""
+    if isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverloadPacket)):
         return False
     name = str(getattr(node.target, "__name__", node.target))
-    return not name.endswith("_") and not {"out", "inplace"} & node.kwargs.keys()
+    module = (getattr(node.target, "__module__", None) or "").split(".")[0]
+    known = node.op == "call_method" or module in ("torch", "math", "builtins", "_operator")
+    in_place = name.endswith("_") or {"out", "inplace"} & node.kwargs.keys()
+    return known and not in_place and name not in WRITERS

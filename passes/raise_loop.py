@@ -11,7 +11,7 @@ from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.layouts import Layout, replace_moved
 from mvc.passes.loop_steps import Collector, Initial, NotALoop, RolledLoop, Slices, WritesInPlace, collectors
-from mvc.passes.raise_higher_order import NotARecurrence, _functional as functional, _Scan as StepScan
+from mvc.passes.step_scan import NotARecurrence, StepScan, functional
 from mvc.passes.vectorize import NotVectorized
 from torch import fx
 

@@ -104,7 +104,7 @@ def test_an_unknown_size_is_left_alone():
 
 def test_measured_forms_agree(monkeypatch):
     seen = []
-    monkeypatch.setattr("mvc.passes.prepack_convolution.fastest", lambda key, build: seen.append(build()) or "fused")
+    monkeypatch.setattr("mvc.passes.prepack.fastest", lambda key, build: seen.append(build()) or "fused")
     run(Convolution(F.gelu, stride=2), image(2, 4, 7, 7), PrepackConvolution())
     first, *others = (call() for call in seen[0].values())
     assert len(others) == 2

@@ -214,7 +214,7 @@ def test_the_measured_choice_decides(choice, monkeypatch):
         asked.append((key, build()))
         return choice
 
-    monkeypatch.setattr("mvc.passes.prepack_linear.fastest", fastest)
+    monkeypatch.setattr("mvc.passes.prepack.fastest", fastest)
     module, x = Layer(F.gelu), torch.randn(2, 3, 6)
     outcomes = []
 

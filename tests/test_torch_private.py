@@ -133,3 +133,90 @@ def test_vector_isa_checks_end_by_themselves():
     checks.join(timeout=120)
     assert not checks.is_alive()
     assert torch_private.begin_vector_isa_checks() is checks
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["number", "symbol"])
+def test_sizes_are_compared_without_guards_and_specialized_with_one(symbolic):
+    seen = []
+
+    def backend(graph_module, inputs):
+        size = next(n.meta["example_value"].shape[0] for n in graph_module.graph.nodes if n.name.startswith("add"))
+        seen.append([isinstance(size, torch.SymInt), passes_private.surely_equal(size, size + 0)])
+        seen.append([passes_private.surely_equal(size, 5), passes_private.specialize(size)])
+        return graph_module.forward
+
+    torch.compile(lambda x: x + 1, backend=backend, dynamic=symbolic)(torch.ones(5))
+    assert seen == [[symbolic, True], [not symbolic, 5]]
+
+
+def test_effects_of_calls_are_noted():
+    with passes_private.EffectRecorder() as recorder:
+        torch.ones(2).add_(1)
+        torch.rand(2)
+        torch.ones(2) + 1
+    assert recorder.effects == ["aten::add_.Tensor", "aten::rand"]
+
+
+def test_real_tensors_are_computed_beside_a_fake_mode():
+    with torch._subclasses.FakeTensorMode(), passes_private.no_modes():
+        assert torch.ones(2).sum().item() == 2
+
+
+def test_calls_of_vmap_are_known_by_name():
+    kinds = []
+
+    def backend(graph_module, inputs):
+        kinds.extend(kind for node in graph_module.graph.nodes if (kind := passes_private.vmap_call(node)))
+        return graph_module.forward
+
+    torch.compile(torch.vmap(lambda x: x.sin()), backend=backend, fullgraph=True)(torch.ones(3, 2))
+    assert {"enter", "add", "remove", "leave"} <= set(kinds)
+
+
+def test_a_region_without_autocast_can_be_inserted():
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    with passes_private.without_autocast(graph, "cpu"):
+        product = graph.call_function(torch.matmul, (x, x))
+    graph.output(product)
+    run = torch.fx.GraphModule(torch.nn.Module(), graph)
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        assert run(x).dtype == torch.float32
+        assert (x @ x).dtype == torch.bfloat16
+
+
+needs_onednn = pytest.mark.skipif(not passes_private.has_onednn(torch.float32), reason="this torch has no oneDNN")
+
+
+@needs_onednn
+def test_onednn_computes_with_its_own_layout_of_weights():
+    x, weight, bias = torch.randn(3, 16), torch.randn(8, 16), torch.randn(8)
+    packed = passes_private.pack_linear(weight, 3)
+    assert packed.stride() == passes_private.opaque_strides(2)
+    y = passes_private.linear_pointwise(x, packed, bias, "relu", "")
+    torch.testing.assert_close(y, torch.nn.functional.linear(x, weight, bias).relu())
+
+    image, kernel = torch.randn(2, 8, 6, 6), torch.randn(4, 8, 3, 3)
+    options = ([1, 1], [2, 2], [1, 1], 1)
+    packed = passes_private.pack_convolution(kernel, *options, list(image.shape))
+    assert packed.stride() == passes_private.opaque_strides(4)
+    y = passes_private.convolution_pointwise(image, packed, None, *options, "none", "")
+    torch.testing.assert_close(y, torch.nn.functional.conv2d(image, kernel, None, 2, 1))
+
+
+@needs_onednn
+def test_inductor_writes_the_calls_of_onednn():
+    import mvc.passes.onednn_ops  # noqa: F401
+
+    passes_private.register_onednn_lowerings()
+    weight = passes_private.pack_linear(torch.randn(8, 16), 3)
+    seen = []
+
+    def run(x, weight):
+        return torch.ops.mvc.packed_linear(x, weight, None, "none", "")
+
+    with torch_private.generated_code(lambda code, moved: seen.append(code)):
+        torch.compile(run, options={"fx_graph_cache": False})(torch.randn(3, 16), weight)
+    assert "_linear_pointwise" in seen[0]
