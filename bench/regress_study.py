@@ -1,0 +1,102 @@
+"""How often the regression gate errs on this machine: comparisons whose truth is known.
+
+For each case, a version against itself, and against itself with 10 % and 5 % of extra work inserted: elementwise
+products for that share of the case's own time. What was measured is kept after each comparison, so that a study that
+was interrupted goes on where it stopped. Takes about an hour on two cores.
+
+  python bench/regress_study.py                       all of it; the table is printed and written beside the figures
+  python bench/regress_study.py --cases scan --same 5 --slower 2 --output /tmp/study.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from mvc import report
+from mvc.progress import Progress
+from mvc.regress import cases, store
+from mvc.regress.compare import fresh_sides
+from mvc.regress.selftest import Trial, count, smallest_detectable, trial
+
+OUTPUT = Path(__file__).parent / "results" / "regress_study.json"
+SLOWDOWNS = (0.0, 0.10, 0.05)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=["scan", "T"], metavar="NAME", help="default scan T")
+    parser.add_argument("--same", type=int, default=30, help="comparisons without a change (default 30)")
+    parser.add_argument("--slower", type=int, default=20, help="comparisons for each slowdown (default 20)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON; the table goes to the same name with .md")
+    args = parser.parse_args()
+    suite = cases.load().only(args.cases)
+    counts = dict(zip(SLOWDOWNS, (args.same, args.slower, args.slower), strict=True))
+    study = _resumed(args.output)
+    trials = [Trial.from_dict(each) for each in study["trials"]]
+    progress = Progress(quiet=False)
+    for case in suite.cases:
+        with fresh_sides(("base", None), ("head", None)) as new_sides:
+            sides = new_sides()  # one pair for the whole study: compiled once
+            for slowdown, wanted in counts.items():
+                done = sum((each.case, each.slowdown) == (case.name, slowdown) for each in trials)
+                for seed in range(done, wanted):
+                    with progress.step(f"{case.name}, {slowdown:.0%} slower, {seed + 1} of {wanted}"):
+                        trials.append(trial(case, slowdown, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
+                    study["trials"].append(trials[-1]._asdict())
+                    args.output.parent.mkdir(parents=True, exist_ok=True)
+                    report.write_json(study, str(args.output))
+    text = table(study["environment"], trials, suite.thresholds)
+    args.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _resumed(path: Path) -> dict[str, Any]:
+    environment = store.environment("cpu")
+    if not path.is_file():
+        return {"environment": environment, "commit": store.commit(None), "trials": []}
+    study = json.loads(path.read_text(encoding="utf-8"))
+    if differing := [key for key in store.COMPARABLE if study["environment"][key] != environment[key]]:
+        raise SystemExit(f"{path} was begun elsewhere ({', '.join(differing)} differ); move it, or choose --output")
+    return study
+
+
+def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Thresholds) -> str:
+    """Markdown."""
+    rows = []
+    for name in dict.fromkeys(each.case for each in trials):
+        for slowdown in SLOWDOWNS:
+            some = [each for each in trials if (each.case, each.slowdown) == (name, slowdown)]
+            verdicts = [count(some, each) for each in ("regression", "improvement", "no change", "inconclusive")]
+            rows.append(
+                [name, f"{slowdown:.0%}", len(some), *verdicts, f"{sum(each.seconds for each in some) / 60:.0f}"]
+            )
+    headers = ["case", "slower by", "comparisons", "regression", "improvement", "no change", "inconclusive", "minutes"]
+    smallest = "; ".join(
+        f"{name}: {_percent(smallest_detectable([each for each in trials if each.case == name], thresholds.effect))}"
+        for name in dict.fromkeys(each.case for each in trials)
+    )
+    return "\n".join(
+        [
+            f"`python bench/regress_study.py`, {environment['date'][:10]}, {report.environment_line(environment)}, "
+            f"load average {environment['load']:.1f} at the start:",
+            "",
+            tabulate(rows, headers=headers, tablefmt="github"),
+            "",
+            f"Smallest slowdown called a regression in 19 of 20 comparisons, from those without a change: {smallest}. "
+            f"Minutes in all: {sum(each.seconds for each in trials) / 60:.0f}.",
+            "",
+        ]
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "above 50 %" if share is None else f"{share:.0%}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What is measured, and from which effect on a change counts: read from a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mvc.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+# In a wheel, and in a checkout.
+DEFAULT_FILES = (Path(__file__).parents[1] / "cases" / "default.toml", ROOT / "bench" / "cases" / "default.toml")
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """From which effect on a difference counts, and how much is measured to see it.
+
+    Attributes:
+        effect: of times: 0.05 calls nothing below 5 % a regression.
+        compile_effect: of compile times, of which there is one for each process.
+        memory_effect: of peak memory, of which there is one for each process.
+        confidence: of the interval that decides, from 0 to 1.
+        rounds: timed rounds of one run, at least and at most; each round times both sides once.
+    """
+
+    effect: float = 0.05
+    compile_effect: float = 0.25
+    memory_effect: float = 0.10
+    confidence: float = 0.95
+    rounds: tuple[int, int] = (20, 60)
+
+    def __post_init__(self) -> None:
+        for name in ("effect", "compile_effect", "memory_effect"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
+        if not 0.5 <= self.confidence < 1:
+            raise UserError(f"confidence is {self.confidence!r}; it must be at least 0.5 and below 1")
+        least, most = self.rounds
+        if not 5 <= least <= most:
+            raise UserError(f"rounds is {list(self.rounds)}; it must be [least, most], with 5 <= least <= most")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing that is timed: a model's forward pass or training step, or the scan.
+
+    Attributes:
+        name: in results, and for `--only`.
+        kind: "model" or "scan".
+        variant, size: of a model; a size of None is the variant's own.
+        backend: of a model: "mvc", "inductor" or "eager".
+        training: forward and backward.
+        frozen: of the backend "mvc" in inference.
+        batch, dtype, device: of the input.
+        dim, length, states: of the scan's input, (batch, length, dim) with that many states.
+        slowdown: share of extra work to insert on purpose, for studies of the gate itself.
+    """
+
+    name: str
+    kind: str = "model"
+    variant: str = "T"
+    size: int | None = None
+    backend: str = "mvc"
+    training: bool = False
+    frozen: bool = False
+    batch: int = 1
+    dtype: str = "float32"
+    device: str = "cpu"
+    dim: int = 160
+    length: int = 196
+    states: int = 8
+    slowdown: float = 0.0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "kind": ("model", "scan"),
+            "backend": ("mvc", "inductor", "eager"),
+            "dtype": ("float32", "float16", "bfloat16"),
+            "device": ("cpu", "cuda"),
+        }
+        for key, values in allowed.items():
+            if getattr(self, key) not in values:
+                raise UserError(f"case {self.name}: {key} is {getattr(self, key)!r}; it must be {' or '.join(values)}")
+        for key in ("batch", "dim", "length", "states"):
+            if getattr(self, key) < 1:
+                raise UserError(f"case {self.name}: {key} is {getattr(self, key)!r}; it must be at least 1")
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    cases: tuple[Case, ...]
+    thresholds: Thresholds
+
+    def only(self, names: list[str]) -> Suite:
+        """Those of the given names, in the file's order; all where none is given."""
+        known = {case.name for case in self.cases}
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"--only has {unknown[0]!r}; the cases are {', '.join(sorted(known))}")
+        chosen = tuple(case for case in self.cases if not names or case.name in names)
+        return dataclasses.replace(self, cases=chosen)
+
+
+def load(path: str | Path | None = None) -> Suite:
+    """The cases and thresholds of a TOML file, by default those that come with mvc.
+
+    Raises:
+        UserError: a file that cannot be read, is no TOML, or has unknown or wrong keys.
+    """
+    chosen = Path(path) if path else next(each for each in DEFAULT_FILES if each.is_file())
+    try:
+        facts = tomllib.loads(chosen.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--cases {chosen} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--cases {chosen} is no TOML file: {error}") from error
+    if unknown := facts.keys() - {"thresholds", "cases"}:
+        raise UserError(f"{chosen} has {sorted(unknown)[0]!r}; it may hold [thresholds] and [cases.NAME]")
+    table = facts.get("cases", {})
+    if not isinstance(table, dict) or not table or not all(isinstance(each, dict) for each in table.values()):
+        raise UserError(f"{chosen} has no cases; write one as [cases.NAME]")
+    cases = tuple(_build(Case, {"name": name, **each}, f"{chosen}, case {name}") for name, each in table.items())
+    return Suite(cases, _build(Thresholds, facts.get("thresholds", {}), f"{chosen}, thresholds"))
+
+
+def _build(cls: type, facts: Mapping[str, Any], where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if unknown := facts.keys() - fields.keys():
+        raise UserError(f"{where}: {sorted(unknown)[0]!r} is unknown; known are {', '.join(fields)}")
+    facts = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    try:
+        return cls(**facts)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: a value has the wrong type ({error})") from error

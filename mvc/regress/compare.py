@@ -1,0 +1,134 @@
+"""Two recordings, or two revisions measured side by side, case for case."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mvc.progress import Progress
+from mvc.regress import store
+from mvc.regress.cases import Case, Suite, Thresholds
+from mvc.regress.revisions import dependencies, sources
+from mvc.regress.run import CaseResult, compare_case, judged, recorded_run
+from mvc.regress.store import RecordedCase, Recording
+from mvc.regress.worker import CaseFailed, Side, Worker
+
+RUNS = 2  # processes of each case in a recording: a finding must recur in the second
+
+
+class Comparison(NamedTuple):
+    """All cases of two versions.
+
+    Attributes:
+        base, head: what was compared, for people.
+        obstacles: why something cannot be compared, a line each.
+        environment: of this machine, or of both recordings.
+    """
+
+    base: str
+    head: str
+    results: list[CaseResult]
+    obstacles: list[str]
+    environment: dict[str, Any]
+    thresholds: Thresholds
+
+    @property
+    def exit_status(self) -> int:
+        """1 regression, 3 not comparable, 2 inconclusive, 0 no change or better, the first that applies."""
+        verdicts = {result.verdict for result in self.results}
+        if "regression" in verdicts:
+            return 1
+        if self.obstacles:
+            return 3
+        return 2 if "inconclusive" in verdicts else 0
+
+
+def revisions(base: str, head: str, suite: Suite, progress: Progress) -> Comparison:
+    """Both revisions' processes in turns on this machine."""
+    results: list[CaseResult] = []
+    with sources(base) as base_tree, sources(head) as head_tree:
+        obstacles = _different_dependencies(base_tree, head_tree)
+        for seed, case in enumerate(suite.cases if not obstacles else ()):
+            with progress.step(f"comparing {case.name}"), fresh_sides((base, base_tree), (head, head_tree)) as sides:
+                try:
+                    results.append(compare_case((case, case), sides, suite.thresholds, seed=seed))
+                except CaseFailed as error:
+                    obstacles.append(f"{case.name}: {error}")
+    environment = store.environment(suite.cases[0].device)
+    return Comparison(base, head, results, obstacles, environment, suite.thresholds)
+
+
+def _different_dependencies(base: Path, head: Path) -> list[str]:
+    ours, theirs = dependencies(base), dependencies(head)
+    return [] if ours == theirs else [f"dependencies: {ours} against {theirs}; record each with its own installation"]
+
+
+@contextlib.contextmanager
+def fresh_sides(*versions: tuple[str, Path | None]) -> Iterator[Callable[[], tuple[Side, ...]]]:
+    """Sides with a new, empty folder for compiled code at each call."""
+    with tempfile.TemporaryDirectory(prefix="mvc-regress-", ignore_cleanup_errors=True) as folder:
+        serial = itertools.count()
+
+        def sides() -> tuple[Side, ...]:
+            made = []
+            for name, tree in versions:
+                caches = Path(folder) / str(next(serial))
+                caches.mkdir()
+                made.append(Side(name, tree, caches))
+            return tuple(made)
+
+        yield sides
+
+
+def recordings(base: Recording, head: Recording, thresholds: Thresholds, *, names: tuple[str, str]) -> Comparison:
+    """Two recordings of the same kind of machine; their cases must be the same."""
+    obstacles = store.differences(base, head)
+    results: list[CaseResult] = []
+    for name in base.cases.keys() | head.cases.keys() if not obstacles else ():
+        pair = [each.cases.get(name) for each in (base, head)]
+        if None in pair:
+            obstacles.append(f"{name}: only {names[pair[0] is None]} has this case")
+        elif pair[0].case != pair[1].case:
+            obstacles.append(f"{name}: {_different_inputs(pair[0].case, pair[1].case)}")
+        else:
+            results.append(_judge_recorded(pair[0], pair[1], thresholds))
+    results.sort(key=lambda result: result.case.name)
+    return Comparison(*names, results, sorted(obstacles), head.environment, thresholds)
+
+
+def _different_inputs(base: Case, head: Case) -> str:
+    ours, theirs = base.as_dict(), head.as_dict()
+    return ", ".join(f"{key} {ours[key]} against {theirs[key]}" for key in ours if ours[key] != theirs[key])
+
+
+def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Thresholds) -> CaseResult:
+    runs = [
+        recorded_run(*times, facts, thresholds)
+        for *times, facts in zip(base.runs, head.runs, zip(base.facts, head.facts, strict=True), strict=False)
+    ]
+    return judged(head.case, runs[:RUNS])
+
+
+def record(suite: Suite, progress: Progress, *, tree: Path | None = None) -> tuple[Recording, list[str]]:
+    """Every case in fresh processes, the most rounds of the thresholds in each; and why cases are missing."""
+    recorded: dict[str, RecordedCase] = {}
+    obstacles: list[str] = []
+    for case in suite.cases:
+        runs, facts = [], []
+        with progress.step(f"recording {case.name}"), fresh_sides(("installed", tree)) as sides:
+            try:
+                for _ in range(RUNS):
+                    with Worker(case, *sides()) as worker:
+                        worker.wait_until_ready()
+                        runs.append([worker.time() for _ in range(suite.thresholds.rounds[1])])
+                        facts.append(worker.facts)
+            except CaseFailed as error:
+                obstacles.append(f"{case.name}: {error}")
+                continue
+        recorded[case.name] = RecordedCase(case, runs, facts)
+    environment = store.environment(suite.cases[0].device)
+    return Recording(environment, store.commit(tree), recorded), obstacles

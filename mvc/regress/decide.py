@@ -1,0 +1,101 @@
+"""When a difference of times is a change: interval, minimum effect, and recurrence in a second, independent run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mvc.paired import Ratio, paired_ratio
+from mvc.regress.cases import Thresholds
+
+Finding = Literal["slower", "faster", "same", "undecided"]
+Verdict = Literal["regression", "improvement", "no change", "inconclusive"]
+
+
+def finding(ratio: Ratio, effect: float) -> Finding:
+    """What one run's ratio, head over base, says.
+
+    "slower" when the median reaches the effect and the interval lies above half of it; "same" when the interval lies
+    within the effect on both sides; "faster" mirrors "slower".
+    """
+    bound, half = math.log1p(effect), math.log1p(effect) / 2
+    median, low, high = (math.log(each) for each in ratio)
+    if median >= bound and low > half:
+        return "slower"
+    if median <= -bound and high < -half:
+        return "faster"
+    return "same" if -bound < low and high < bound else "undecided"
+
+
+def single_finding(ratio: float, effect: float) -> Finding:
+    """What one measurement of each side says, without an interval."""
+    if ratio >= 1 + effect:
+        return "slower"
+    return "faster" if ratio <= 1 / (1 + effect) else "same"
+
+
+def verdict(first: Finding, second: Finding | None) -> Verdict:
+    """What two independent runs say together; the second is asked for unless the first is "same".
+
+    A change must recur. What the first run cannot decide the second may find to be the same, but not to be a change.
+    """
+    if first == "same" or second == "same":
+        return "no change"
+    if first == second == "slower":
+        return "regression"
+    if first == second == "faster":
+        return "improvement"
+    return "inconclusive"
+
+
+def interval(head: Sequence[float], base: Sequence[float], thresholds: Thresholds, *, paired: bool) -> Ratio:
+    """The ratio of two runs' times; those of one run were taken in turns and are paired."""
+    if paired:
+        return paired_ratio(head, base, confidence=thresholds.confidence)
+    return unpaired_ratio(head, base, confidence=thresholds.confidence)
+
+
+def unpaired_ratio(head: Sequence[float], base: Sequence[float], *, confidence: float) -> Ratio:
+    """Ratio of the medians with its percentile bootstrap interval; each side is drawn from on its own."""
+    generator = np.random.default_rng(0)
+    logs = [np.log(np.asarray(each)) for each in (head, base)]
+    medians = [np.median(each[generator.integers(len(each), size=(2000, len(each)))], axis=1) for each in logs]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(medians[0] - medians[1], [tail, 1 - tail])
+    median = np.median(logs[0]) - np.median(logs[1])
+    return Ratio(*(float(each) for each in np.exp([median, low, high])))
+
+
+def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int:
+    """About how many more rounds would settle an undecided ratio; intervals shrink with the root of the rounds.
+
+    The interval has to keep clear of the nearest bound by which "slower", "faster" and "same" are told apart.
+    """
+    median = abs(math.log(ratio.median))
+    width = (math.log(ratio.high) - math.log(ratio.low)) / 2
+    bound = math.log1p(effect)
+    room = median - bound / 2 if median >= bound else bound - median
+    if room <= 0 or width <= room:
+        return rounds
+    return math.ceil(rounds * ((width / room) ** 2 - 1))
+
+
+class Steps(NamedTuple):
+    """Looks at the times of one run while it is under way: it ends at the first decided look.
+
+    The first look is after the least number of rounds, the others each after half as many more. Several looks are
+    several chances of a false finding; that is why a finding must recur, and `tests/test_regress_decide.py` holds the
+    false alarms of the whole procedure against synthetic times.
+    """
+
+    thresholds: Thresholds
+
+    def next_look(self, rounds: int) -> int | None:
+        """Rounds at the next look, None after the last."""
+        least, most = self.thresholds.rounds
+        if rounds >= most:
+            return None
+        return least if rounds < least else min(most, rounds + max(1, rounds // 2))

@@ -1,0 +1,177 @@
+"""Recorded runs as files in pytest-benchmark's JSON format, written without that package."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mvc import profiler, report
+from mvc.errors import UserError
+from mvc.regress.cases import Case
+
+FORMAT = "mvc.regress/1"
+# What two recordings must have alike for their times to be compared.
+COMPARABLE = ("device", "driver", "threads", "platform", "compiler", "torch", "triton", "python")
+
+
+class Recording(NamedTuple):
+    """What one file holds.
+
+    Attributes:
+        environment: as `mvc.report.environment` gives it.
+        commit: id and "dirty", as pytest-benchmark has them.
+        cases: by name; each has the case, seconds for each process, and facts for each process.
+    """
+
+    environment: dict[str, Any]
+    commit: dict[str, Any]
+    cases: dict[str, RecordedCase]
+
+
+class RecordedCase(NamedTuple):
+    case: Case
+    runs: list[list[float]]
+    facts: list[dict[str, Any]]
+
+
+def environment(device: str) -> dict[str, Any]:
+    return report.environment(torch.device(device), profiler.load_average())
+
+
+def commit(tree: Path | None) -> dict[str, Any]:
+    """The commit of a folder's sources and whether they differ from it; id None where it is no git checkout."""
+    folder = tree or Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    tracked = git("ls-files", "--error-unmatch", "mvc/__init__.py") is not None
+    head = git("rev-parse", "HEAD") if tracked else None
+    return {
+        "id": head,
+        "time": git("show", "-s", "--format=%cI", "HEAD") if head else None,
+        "dirty": bool(git("status", "--porcelain")) if head else None,
+        "branch": git("rev-parse", "--abbrev-ref", "HEAD") if head else None,
+    }
+
+
+def write(recording: Recording, target: str) -> None:
+    """Write the file whole or not at all."""
+    environment = recording.environment
+    report.write_json(
+        {
+            "machine_info": {
+                "node": "",
+                "machine": environment["platform"],
+                "python_version": environment["python"],
+                "cpu": {"brand_raw": environment["device"]},
+                **environment,
+            },
+            "commit_info": recording.commit,
+            "benchmarks": [_benchmark(name, recorded) for name, recorded in recording.cases.items()],
+            "datetime": datetime.now(timezone.utc).isoformat(),
+            "version": "5.1.0",  # of pytest-benchmark, whose format this is
+            "format": FORMAT,
+        },
+        target,
+    )
+
+
+def _benchmark(name: str, recorded: RecordedCase) -> dict[str, Any]:
+    return {
+        "group": recorded.case.kind,
+        "name": name,
+        "fullname": f"mvc.regress::{name}",
+        "params": None,
+        "param": None,
+        "extra_info": {"case": recorded.case.as_dict(), "runs": recorded.runs, "facts": recorded.facts},
+        "options": {"disable_gc": False, "timer": "perf_counter", "min_rounds": 1, "max_time": 0, "warmup": True},
+        "stats": _stats([seconds for run in recorded.runs for seconds in run]),
+    }
+
+
+def _stats(seconds: Sequence[float]) -> dict[str, Any]:
+    """pytest-benchmark's statistics of times in seconds."""
+    q1, median, q3 = (float(each) for each in np.quantile(seconds, [0.25, 0.5, 0.75]))
+    iqr, mean = q3 - q1, statistics.fmean(seconds)
+    deviation = statistics.stdev(seconds) if len(seconds) > 1 else 0.0
+    outside = sum(not q1 - 1.5 * iqr <= each <= q3 + 1.5 * iqr for each in seconds)
+    far = sum(abs(each - mean) > deviation for each in seconds)
+    return {
+        "min": min(seconds),
+        "max": max(seconds),
+        "mean": mean,
+        "stddev": deviation,
+        "rounds": len(seconds),
+        "median": median,
+        "iqr": iqr,
+        "q1": q1,
+        "q3": q3,
+        "iqr_outliers": outside,
+        "stddev_outliers": far,
+        "outliers": f"{far};{outside}",
+        "ld15iqr": min(each for each in seconds if each >= q1 - 1.5 * iqr),
+        "hd15iqr": max(each for each in seconds if each <= q3 + 1.5 * iqr),
+        "ops": 1 / mean,
+        "total": sum(seconds),
+        "data": list(seconds),
+        "iterations": 1,
+    }
+
+
+def read(path: str | Path) -> Recording:
+    """The recording in a file.
+
+    Raises:
+        UserError: no file, no JSON, or JSON of something else.
+    """
+    try:
+        facts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON, or is cut off; record it anew") from error
+    if not isinstance(facts, Mapping) or facts.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is not a recording of `python -m mvc.regress record` (format {FORMAT}); record it anew"
+        )
+    try:
+        cases = {each["name"]: _recorded(each["extra_info"]) for each in facts["benchmarks"]}
+        machine = facts["machine_info"]
+        return Recording({key: machine[key] for key in COMPARABLE} | machine, facts["commit_info"], cases)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} lacks parts of a recording ({error}); record it anew") from error
+
+
+def _recorded(extra: dict[str, Any]) -> RecordedCase:
+    runs = [[float(seconds) for seconds in run] for run in extra["runs"]]
+    if not runs or not all(run and min(run) > 0 for run in runs):
+        raise ValueError("times")
+    return RecordedCase(Case(**extra["case"]), runs, list(extra["facts"]))
+
+
+def differences(base: Recording, head: Recording) -> list[str]:
+    """Why times of the two cannot be compared, a line for each field; empty if they can."""
+    return [
+        f"{key}: {base.environment.get(key)} against {head.environment.get(key)}"
+        for key in COMPARABLE
+        if base.environment.get(key) != head.environment.get(key)
+    ]
+
+
+def fingerprint(environment: Mapping[str, Any]) -> str:
+    """A folder's name for recordings of one kind of device."""
+    text = f"{environment['device']}-{environment['threads']}-threads"
+    return "".join(c if c.isalnum() else "-" for c in text).strip("-").replace("--", "-").lower()

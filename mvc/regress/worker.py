@@ -1,0 +1,111 @@
+"""The driver's end of a process that runs one case."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mvc.regress import workload
+from mvc.regress.cases import Case
+
+SLOT_SECONDS = 0.02  # at least so long is each turn of a case
+
+
+class Side(NamedTuple):
+    """One of the two versions that are compared.
+
+    Attributes:
+        name: for people: a revision, or "installed".
+        tree: folder of the sources, or None for the mvc that is installed.
+        caches: folder for what its processes compile.
+    """
+
+    name: str
+    tree: Path | None
+    caches: Path
+
+
+class CaseFailed(Exception):
+    """A version that cannot run a case, and why."""
+
+
+class Worker:
+    """A process that has built and warmed up a case, and times it when it is told to.
+
+    Attributes:
+        facts: "seconds" of one call, "peak_bytes", "compile_seconds" and "exact" numbers.
+    """
+
+    def __init__(self, case: Case, side: Side) -> None:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(side.caches)}
+        if side.tree is not None:
+            environment["PYTHONPATH"] = str(side.tree)
+        self._side = side
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", Path(workload.__file__).read_text(encoding="utf-8")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            cwd=side.caches,
+            env=environment,
+            text=True,
+        )
+        self._send(case.as_dict())
+        self.facts: dict[str, Any] = {}
+
+    def wait_until_ready(self) -> Worker:
+        answer = self._receive()
+        if "error" in answer:
+            self.close()
+            raise CaseFailed(f"{self._side.name}: {answer['error']}")
+        self.facts = answer["ready"]
+        return self
+
+    def time(self) -> float:
+        """Seconds of one call: the median of a turn."""
+        calls = max(1, round(SLOT_SECONDS / self.facts["seconds"]))
+        self._send({"calls": calls})
+        seconds = sorted(self._receive()["seconds"])
+        return seconds[len(seconds) // 2]
+
+    def close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            stream.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._messages.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _receive(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._died()
+        return json.loads(line)
+
+    def _died(self) -> CaseFailed:
+        self._process.wait()
+        self._messages.seek(0)
+        lines = self._messages.read().decode(errors="replace").strip().splitlines()
+        return CaseFailed(f"{self._side.name}: the process ended with status {self._process.returncode}"
+                          f" ({lines[-1] if lines else 'no message'})")  # fmt: skip

@@ -1,0 +1,150 @@
+"""One case in a process of its own. The driver passes this file's text to `python -c`, so that it also measures
+revisions older than itself: of mvc it uses the public functions alone.
+
+Lines of JSON: the case comes in; {"ready": facts} goes out. Then each {"calls": n} is answered by {"seconds": [...]}, and
+the end of the input ends the process. A case that this mvc cannot run is answered by {"error": why}.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+
+
+def build(case):
+    """A callable of no arguments that runs the case once, and exact facts about it."""
+    import torch
+
+    import mvc
+
+    device, dtype = torch.device(case["device"]), getattr(torch, case["dtype"])
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("torch finds no CUDA device")
+    torch.manual_seed(0)
+    run, facts = (_scan if case["kind"] == "scan" else _model)(torch, mvc, case, device, dtype)
+    if device.type == "cuda":
+        return lambda: (run(), torch.cuda.synchronize()), facts
+    return run, facts
+
+
+def _model(torch, mvc, case, device, dtype):
+    changes = {"drop_path_rate": 0.0} if case["training"] else {}
+    model = mvc.create_model(case["variant"], device=device, dtype=dtype, **changes).train(case["training"])
+    side = case["size"] or model.config.image_size
+    x = torch.randn(case["batch"], model.config.in_chans, side, side).to(device, dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.set_grad_enabled(case["training"])
+    options = {"frozen": True} if case["frozen"] else None
+    start = time.perf_counter()
+    compiled, report = mvc.compile_model(model, x, backend=case["backend"], options=options)
+    facts = {"compile_seconds": time.perf_counter() - start, "exact": _exact(report)}
+    if case["backend"] == "eager":
+        compiled, facts = model, {"exact": {}}
+    if not case["training"]:
+        return lambda: compiled(x), facts
+    parameters = list(model.parameters())
+    return lambda: torch.autograd.grad(compiled(x).float().sum(), parameters), facts
+
+
+def _exact(report):
+    """Numbers that do not vary from run to run; those of generated code are unknown where it came from a cache."""
+    exact = {"graphs": len(report.graphs), "scans": report.scans}
+    explanation = report.explanation
+    if explanation.launches:
+        exact["launches"] = sum(explanation.launches.values())
+    for graph in explanation.graphs:
+        for record in graph.passes:
+            name = f"matches of {record.name}"
+            exact[name] = exact.get(name, 0) + record.matches
+    return exact
+
+
+def _scan(torch, mvc, case, device, dtype):
+    shape, states = (case["batch"], case["length"], case["dim"]), case["states"]
+    u, delta = torch.randn(2, *shape).to(device, dtype)
+    B, C = torch.randn(2, *shape[:2], states).to(device, dtype)
+    A, D = -torch.rand(shape[2], states, device=device), torch.rand(shape[2]).to(device, dtype)
+    inputs = (u, delta, A, B, C)
+    if not case["training"]:
+        torch.set_grad_enabled(False)
+        return lambda: mvc.selective_scan(*inputs, D=D, delta_softplus=True), {"exact": {}}
+    leaves = [each.detach().requires_grad_() for each in inputs]
+
+    def step():
+        y = mvc.selective_scan(*leaves, D=D, delta_softplus=True)
+        return torch.autograd.grad(y.float().sum(), leaves)
+
+    return step, {"exact": {}}
+
+
+def timed(run, calls):
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def warm(run, *, window=5, tolerance=0.05, limit=20.0):
+    """Run until the median of the last calls is within the tolerance of that of those before; the last median."""
+    started, last = time.perf_counter(), statistics.median(timed(run, window))
+    while True:
+        now = statistics.median(timed(run, window))
+        if abs(now / last - 1) < tolerance or time.perf_counter() - started > limit:
+            return now
+        last = now
+
+
+def slowed(run, seconds, share):
+    """The same with extra work: elementwise products for that share of the case's own time, as measured now."""
+    import torch
+
+    x = torch.rand(4096)
+    work = statistics.median(timed(lambda: [x.mul_(1.0) for _ in range(10)], 200)) / 10
+    repeats = round(share * seconds / work)
+
+    def both():
+        run()
+        for _ in range(repeats):
+            x.mul_(1.0)
+
+    return both
+
+
+def peak_memory(torch, device):
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what others print must not reach the driver
+
+    def answer(**facts):
+        answers.write(json.dumps(facts) + "\n")
+
+    case = json.loads(sys.stdin.readline())
+    try:
+        run, facts = build(case)
+        seconds = warm(run)
+        if case["slowdown"]:
+            run = slowed(run, seconds, case["slowdown"])
+        import torch
+
+        facts |= {"seconds": seconds, "peak_bytes": peak_memory(torch, case["device"])}
+    except Exception as error:
+        answer(error=f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}")
+        return
+    answer(ready=facts)
+    for line in sys.stdin:
+        run()  # its caches and threads have been another process's since the last turn
+        answer(seconds=timed(run, json.loads(line)["calls"]))
+
+
+if __name__ == "__main__":
+    main()
