@@ -17,7 +17,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from mvc import create_model, profiler, report
+from mvc import ceilings, create_model, profiler, report
 from mvc.compile import DTYPES, positive
 from mvc.compiler import check_against_eager, compile_model
 from mvc.errors import UserError
@@ -48,7 +48,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    facts = {"environment": report.environment(device, profiler.load_average()), "batch": args.batch}
+    facts = {"environment": report.environment(device), "batch": args.batch}
     print(report.environment_line(facts["environment"]), facts["environment"]["date"], f"batch {args.batch}", "\n")
     with torch.no_grad():
         for dtype in args.dtypes:
@@ -74,16 +74,16 @@ def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, de
             if not (check := check_against_eager(model, compiled, x)).passed:
                 raise SystemExit(f"{name}: {how} disagrees with eager, nothing is measured: {check}")
             runs[f"{name} {how}"] = bind(compiled, x)
-        flops[name] = profiler.count_flops(bind(model, x))
+        flops[name] = ceilings.count_flops(bind(model, x))
     for name, model in ours.items():
         runs[f"{name} scans"] = profiler.scan_replay(model, x)
     first = next(iter(ours))
-    ceilings = profiler.ceilings(ours[first].config, x.shape, dtype=dtype, device=device, flops=flops[first])
-    runs |= {name: run for name, (run, _) in ceilings.items()}
+    compute = ceilings.compute(ours[first].config, x.shape, dtype=dtype, device=device, flops=flops[first])
+    runs |= {name: run for name, (run, _) in compute.items()}
 
     print(f"measuring {rounds} rounds ...", file=sys.stderr)
-    timings = profiler.interleave(runs, rounds=rounds, device=device)
-    ceiling = profiler.best_rate(ceilings, timings)
+    timings = profiler.measure(runs, rounds=rounds, device=device).timings
+    ceiling = ceilings.best_rate(compute, timings)
     rows, best = {}, {}
     for name in models:
         ways = {how: timings[f"{name} {how}"] for how in ("eager", *HOWS)}
@@ -91,12 +91,15 @@ def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, de
         scans = timings[f"{name} scans"].median if name in ours else 0.0
         rows[name] = {
             "images_per_second": {how: batch / timing.median for how, timing in ways.items()},
-            "speedup": ways["eager"].ratio_to(best[name]),
-            "share_apart_from_scan": profiler.share_of_ceiling(flops[name], best[name].median - scans, ceiling),
+            "speedup": ways["eager"].ratio_to(best[name]).median,
+            "share_apart_from_scan": ceilings.share(flops[name], best[name].median - scans, ceiling),
             "scan_share": scans / best[name].median,
         }
     against = {
-        f"{our} over {peer}": best[peer].ratio_to(best[our]) for our in ours for peer in models if peer not in ours
+        f"{our} over {peer}": best[peer].ratio_to(best[our]).median
+        for our in ours
+        for peer in models
+        if peer not in ours
     }
     return {"models": rows, "ceiling_flops": ceiling, "rounds": rounds, "ratios": against}
 

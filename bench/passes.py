@@ -33,7 +33,6 @@ from torch.nn import functional as F
 
 from mvc import create_model, functional, profiler, report, selective_scan
 from mvc.compile import DTYPES, positive
-from mvc.paired import paired_ratio
 
 # What is compared: arguments of torch.compile.
 STOCK: dict[str, dict[str, Any]] = {
@@ -76,7 +75,7 @@ def main() -> int:
     start.add_argument("variant")
     args = parser.parse_args()
     if args.study != "start":
-        environment = report.environment(torch.device("cpu"), profiler.load_average())
+        environment = report.environment(torch.device("cpu"))
         print(report.environment_line(environment), environment["date"], "\n", flush=True)
     with torch.no_grad():
         STUDIES[args.study](args)
@@ -115,12 +114,9 @@ def compare(
         torch.manual_seed(0)
         model, x = create_model(variant, dtype=DTYPES[dtype]).eval(), images(batch, DTYPES[dtype])
         runs = {name: compiled(model, x, how) for name, how in hows.items()}
-        timings = profiler.interleave(runs, rounds=args.repeats, device=x.device)
+        timings = profiler.measure(runs, rounds=args.repeats, device=x.device).timings
         against = base(timings)
-        table = [
-            [name, f"{timing.median * 1e3:.1f}", paired_ratio(timing.seconds, against.seconds)]
-            for name, timing in timings.items()
-        ]
+        table = [[name, f"{timing.median * 1e3:.1f}", timing.ratio_to(against)] for name, timing in timings.items()]
         print(f"MambaVision-{variant}, {dtype}, batch {batch}, {args.repeats} interleaved rounds")
         name = next(name for name, timing in timings.items() if timing is against)
         print(tabulate(table, headers=["", "ms", f"time over {name}'s (90 % interval)"]), flush=True)
@@ -155,8 +151,9 @@ def raising_study(args: argparse.Namespace) -> None:
                 start = time.perf_counter()
                 runs[name] = compiled(model, x, {"backend": name.partition(", ")[2]})
                 compile_seconds.setdefault(name, time.perf_counter() - start)
-        timings = profiler.interleave(runs, rounds=args.repeats, device=x.device)
-        ratio = paired_ratio(*(timings[name].seconds for name in runs))
+        timings = profiler.measure(runs, rounds=args.repeats, device=x.device).timings
+        loop, plain = (timings[name] for name in runs)
+        ratio = loop.ratio_to(plain)
         print(f"batch {batch}: the loop raised takes {ratio} of the elementwise form's time", flush=True)
     if args.stock:
         with scan_replaced_by(published_loop) as model, empty_caches():

@@ -23,7 +23,7 @@ from peers import installed
 from tabulate import tabulate
 from torch import Tensor
 
-from mvc import profiler, report
+from mvc import machine, profiler, report
 from mvc.compile import positive
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def main() -> int:
     if subprocess.run(tests, cwd=ROOT).returncode:
         print("error: tests/test_cpu_scan.py fails, so nothing is measured", file=sys.stderr)
         return 1
-    environment = report.environment(torch.device("cpu"), profiler.load_average()) | {"commit": commit()}
+    environment = report.environment(torch.device("cpu")) | {"commit": commit()}
     print(report.environment_line(environment), environment["date"], environment["commit"], "\n")
     rows = []
     for row in measure(args.rounds):
@@ -193,19 +193,19 @@ def memory(shape: Shape) -> dict[str, Any]:
     tensors = inputs(shape)
     with torch.no_grad():
         ours(inputs(shape._replace(length=64)))  # loads the library, starts its threads
-        before = profiler.peak_memory(lambda: None, torch.device("cpu"))
-        extra = profiler.peak_memory(lambda: ours(tensors), torch.device("cpu")) - before
+        before = machine.peak_memory(lambda: None, torch.device("cpu")).used
+        extra = machine.peak_memory(lambda: ours(tensors), torch.device("cpu")).used - before
     ratio = extra / (tensors["u"].numel() * 4)
     return {"name": f"{shape}: extra peak memory over y", "ratio": ratio, "threads": torch.get_num_threads()}
 
 
 def timed(runs: Runs, rounds: int) -> dict[str, profiler.Timing]:
-    return profiler.interleave(runs, rounds=rounds, warmup=1, device=torch.device("cpu"))
+    return profiler.measure(runs, rounds=rounds, device=torch.device("cpu")).timings
 
 
 def row(name: str, one: profiler.Timing, other: profiler.Timing) -> dict[str, Any]:
     """`ratio`: how many times as long the other takes."""
-    figures = {"name": name, "ratio": other.ratio_to(one), "threads": torch.get_num_threads()}
+    figures = {"name": name, "ratio": other.ratio_to(one).median, "threads": torch.get_num_threads()}
     for prefix, timing in (("", one), ("other_", other)):
         figures |= {f"{prefix}p{share}_seconds": timing.percentile(share / 100) for share in (10, 50, 90)}
     return figures

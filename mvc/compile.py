@@ -9,24 +9,30 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mvc import profiler, report, torch_private
+from mvc import operators, plot, report, torch_private
 from mvc.backend import IMPLEMENTATIONS, MODES
+from mvc.ceilings import count_flops
 from mvc.compiler import BACKENDS, check_against_eager, compile_model, training_step, worst
 from mvc.config import MIN_IMAGE_SIZE, VARIANTS
 from mvc.errors import UserError
 from mvc.explanation import Explanation
 from mvc.functional import token_counts
 from mvc.image import load_image, preprocess, top_classes
+from mvc.ladder import RUNGS, Ladder, Rung, build, measure
 from mvc.model import MambaVision, create_model
 from mvc.progress import Progress
+from mvc.stopwatch import MEANINGS
 from mvc.weights import load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LADDER = ("reference", "inductor", "mvc")
 
 EXAMPLES = """examples:
   python -m mvc.compile --variant S
@@ -34,6 +40,9 @@ EXAMPLES = """examples:
   python -m mvc.compile --variant S --weights hub:nvidia/MambaVision-S-1K --image cat.jpg
   python -m mvc.compile --variant tiny --train --repeats 5
   python -m mvc.compile --variant T --frozen --explain --dump graphs
+  python -m mvc.compile --variant T --ladder --plot ladder.svg
+  python -m mvc.compile --variant T --ladder reference inductor mvc:lower_scan frozen
+  python -m mvc.compile --variant T --operators --trace trace.json
 
 exit status: 0 done, 1 compiled and eager disagree, 2 unusable input or machine, 130 interrupted"""
 
@@ -48,8 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
                 print(report.table(facts))
                 if args.explain:
                     print(explanation)
+                if args.operators:
+                    print(operators.Operators.from_dict(facts["operators"]))
             if args.json:
                 report.write_json(facts, args.json)
+            if args.plot:
+                plot.ladder(facts, Path(args.plot))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -87,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--dynamic", action="store_true", help="one graph for every batch size above 1; batch N + 1 is checked too")
     add("--train", action="store_true", help="forward and backward, without drop path")
     add("--repeats", type=positive, default=10, metavar="N", help="timed rounds (default 10)")
+    add("--inputs", type=positive, default=4, metavar="N", help="different inputs, timed in turn (default 4)")
+    add("--clock", choices=MEANINGS, help="how a call is timed (default events on CUDA, wall elsewhere)")
+    add("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each call")
+    add("--ladder", nargs="*", metavar="RUNG", help=f"also measure {', '.join(RUNGS)} (default {' '.join(LADDER)})")
+    add("--operators", action="store_true", help="also print what the compiled model's time goes to")
+    add("--trace", metavar="FILE", help="write a Chrome trace of three calls of the compiled model")
+    add("--plot", metavar="FILE", help="draw what was measured, .png or .svg (needs matplotlib)")
     add("--seed", type=_seed, default=0, metavar="N", help="of random weights and input (default 0)")
     add("--json", metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
     add("--quiet", action="store_true", help="no progress, only the table")
@@ -124,15 +144,18 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
     for option in ("frozen", "regions"):
         if getattr(args, option) and args.train:
             raise UserError(f"--{option} is for inference; leave it or --train out")
+    if args.plot:
+        plot.check(Path(args.plot))
     facts: dict[str, Any] = {
         "schema": report.SCHEMA,
-        "environment": report.environment(device, profiler.load_average()),
+        "environment": report.environment(device),
     }
     progress.say(report.environment_line(facts["environment"]))
 
     with progress.step("building the model"):
         model = _build(args, device)
-        x = _input(args, model, device)
+        inputs = _inputs(args, model, device)
+        x = inputs[0]
     facts["model"] = _model_facts(args, model, x)
     grad_mode = contextlib.nullcontext() if args.train else torch.no_grad()
     with grad_mode:
@@ -140,14 +163,32 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
             compiled, compilation = compile_model(
                 model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None, options=_options(args)
             )
+        rungs = [Rung("eager", model), Rung("compiled", compiled, compilation.seconds)]
+        for name in args.ladder if args.ladder else LADDER if args.ladder is not None else ():
+            with progress.step(f"building {name}"):
+                rungs.append(build(name, model, x, mode=args.mode))
         with progress.step("checking against eager"):
-            check = check_against_eager(model, compiled, x)
+            check = worst(check_against_eager(model, rung.run, x) for rung in rungs[1:])
         if args.dynamic:
             with progress.step(f"checking batch {args.batch + 1} against eager"):
                 other = check_against_eager(model, compiled, torch.cat((x, x[:1])))
             check = worst((check, other))
         with progress.step(f"measuring {args.repeats} rounds"):
-            facts["timing"] = _measure(model, compiled, x, rounds=args.repeats, seed=args.seed)
+            measured = measure(
+                model, rungs, inputs, rounds=args.repeats, clock=args.clock, flush=args.flush_l2, seed=args.seed
+            )
+        facts["timing"] = _timing(measured, inputs)
+        facts["ladder"] = None
+        if args.ladder is not None:
+            facts["ladder"] = [
+                {"name": rung.name, "compile_seconds": rung.compile_seconds, **measured.rows[rung.name]}
+                for rung in rungs
+            ]
+        facts["operators"] = None
+        if args.operators or args.trace:
+            with progress.step("profiling operators"):
+                profiled = _profile(args, model, x, measured.ceiling)
+            facts["operators"] = profiled.as_dict() if args.operators else None
         facts["classes"] = top_classes(compiled(x)[0].float()) if args.image else None
     facts["compile"] = {
         "backend": compilation.backend,
@@ -191,22 +232,24 @@ def _build(args: argparse.Namespace, device: torch.device) -> MambaVision:
     return model
 
 
-def _input(args: argparse.Namespace, model: MambaVision, device: torch.device) -> Tensor:
-    """(batch, channels, height, width), channels_last: the photograph in every place, or noise."""
+def _inputs(args: argparse.Namespace, model: MambaVision, device: torch.device) -> list[Tensor]:
+    """(batch, channels, height, width) each, channels_last: the photograph in every place, or noise."""
     size = args.size or (model.config.image_size,) * 2
     if args.image:
-        x = preprocess(load_image(args.image), model.config, size=size).expand(args.batch, -1, -1, -1)
+        photo = preprocess(load_image(args.image), model.config, size=size).expand(args.batch, -1, -1, -1)
+        inputs = [photo] * args.inputs
     else:
         generator = torch.Generator().manual_seed(args.seed)
-        x = torch.randn(args.batch, model.config.in_chans, *size, generator=generator)
-    return x.to(device, DTYPES[args.dtype]).contiguous(memory_format=torch.channels_last)
+        shape = (args.batch, model.config.in_chans, *size)
+        inputs = [torch.randn(shape, generator=generator) for _ in range(args.inputs)]
+    return [x.to(device, DTYPES[args.dtype]).clone(memory_format=torch.channels_last) for x in inputs]
 
 
 def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> dict[str, Any]:
     height, width = x.shape[2:]
     meta = create_model(model.config, device="meta").eval()
     with torch.no_grad():
-        flops = profiler.count_flops(lambda: meta(x[:1].to("meta", torch.float32)))
+        flops = count_flops(lambda: meta(x[:1].to("meta", torch.float32)))
     return {
         "variant": model.config.name,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -221,36 +264,36 @@ def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> dic
     }
 
 
-def _measure(model: MambaVision, compiled: Any, x: Tensor, *, rounds: int, seed: int) -> dict[str, Any]:
-    """Time eager, compiled, the scans alone and the ceilings, interleaved."""
-    step = training_step if model.training else (lambda run, x: run(x))
-    models = {"eager": lambda: step(model, x), "compiled": lambda: step(compiled, x)}
-    flops = profiler.count_flops(models["eager"])
-    ceilings = profiler.ceilings(model.config, x.shape, dtype=x.dtype, device=x.device, flops=flops)
-    runs = {**models, "scan": profiler.scan_replay(model, x), **{name: run for name, (run, _) in ceilings.items()}}
-    timings = profiler.interleave(runs, rounds=rounds, device=x.device, seed=seed)
-    ceiling = profiler.best_rate(ceilings, timings)
-    facts: dict[str, Any] = {
-        name: {
-            "median_seconds": timing.median,
-            "p10_seconds": timing.percentile(0.1),
-            "p90_seconds": timing.percentile(0.9),
-        }
-        for name, timing in timings.items()
-    }
-    for name, run in models.items():
-        median = timings[name].median
-        facts[name]["images_per_second"] = x.shape[0] / median
-        facts[name]["peak_memory_bytes"] = profiler.peak_memory(run, x.device)
-        facts[name]["share_of_ceiling"] = profiler.share_of_ceiling(flops, median, ceiling)
-        apart = median - timings["scan"].median
-        facts[name]["share_apart_from_scan"] = profiler.share_of_ceiling(flops, apart, ceiling)
+def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate: float) -> operators.Operators:
+    """Of the model compiled once more, with names for generated CPU kernels, which cost a little time."""
+    options = _options(args)
+    if x.device.type == "cpu" and args.backend != "eager":
+        options["cpp.enable_kernel_profile"] = True
+    compiled, _ = compile_model(model, x, backend=args.backend, mode=args.mode, options=options)
+    step = training_step if args.train else (lambda run, x: run(x))
+    return operators.profile(lambda: step(compiled, x), device=x.device, flop_rate=flop_rate, trace=args.trace)
+
+
+def _timing(measured: Ladder, inputs: list[Tensor]) -> dict[str, Any]:
+    """The facts under "timing"."""
+    measurement, rows = measured.measurement, measured.rows
+    speedup = measurement.timings["eager"].ratio_to(measurement.timings["compiled"])
     return {
-        **facts,
-        "speedup": timings["eager"].ratio_to(timings["compiled"]),
-        "scan_share": timings["scan"].ratio_to(timings["compiled"]),
-        "ceiling_flops": ceiling,
-        "rounds": rounds,
+        **{name: rows[name] for name in ("eager", "compiled")},
+        **measured.alone,
+        "speedup": speedup.median,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+        "scan_share": measurement.timings["scan"].ratio_to(measurement.timings["compiled"]).median,
+        "ceiling_flops": measured.ceiling,
+        "rounds": len(measurement.timings["eager"].seconds),
+        "discarded": [list(each) for each in measurement.discarded.items()],
+        "clock": measurement.clock,
+        "flushed": measurement.flushed,
+        "not_warm": list(measurement.not_warm),
+        "inputs": len(inputs),
+        "input_bytes": sum(x.nbytes for x in inputs),
+        "gpu": measurement.gpu,
     }
 
 

@@ -1,30 +1,31 @@
-"""Latency and memory of callables, measured side by side. It measures; it never judges."""
+"""Latency of callables, measured side by side. It measures; it never judges."""
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
 import random
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from mvc import torch_private
-from mvc.config import MambaVisionConfig
+from mvc import nvml, torch_private
+from mvc.errors import UserError
+from mvc.paired import Ratio, paired_ratio
+from mvc.stopwatch import CacheFlush, Clock, Run, WallClock, stopwatch
 
-Run = Callable[[], object]
+WINDOW = 3  # calls whose median is held against that of the calls before them
+WARM = 0.1  # a callable is warm once the two differ by no more than this share
+WARMUP_SECONDS = 20.0  # it is measured after that long at the latest, and said not to be warm
 
 
 class Timing(NamedTuple):
-    """Wall times in seconds of one callable, one for each round."""
+    """Seconds of one callable, one for each round."""
 
     seconds: tuple[float, ...]
 
@@ -39,124 +40,106 @@ class Timing(NamedTuple):
         low, high = math.floor(position), math.ceil(position)
         return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
-    def ratio_to(self, other: Timing) -> float:
-        """Median over the rounds of this time over the other's in the same round."""
-        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+    def ratio_to(self, other: Timing) -> Ratio:
+        """This time over the other's in the same round: the median over the rounds, and its 90 % interval."""
+        return paired_ratio(self.seconds, other.seconds)
 
 
-def interleave(
-    runs: Mapping[str, Run], *, rounds: int, warmup: int = 2, device: torch.device, seed: int = 0
-) -> dict[str, Timing]:
+class Measurement(NamedTuple):
+    """What `measure` saw.
+
+    Attributes:
+        timings: by name, of the rounds that were kept.
+        discarded: rounds that were not, by reason.
+        clock: how a call was timed, one of `mvc.stopwatch.MEANINGS`.
+        flushed: whether the GPU's L2 cache was overwritten before each call.
+        not_warm: callables whose time had not settled when the rounds began.
+        gpu: what NVML said meanwhile (`mvc.nvml.summary`), or None on a CPU.
+    """
+
+    timings: dict[str, Timing]
+    discarded: dict[str, int]
+    clock: Clock
+    flushed: bool
+    not_warm: tuple[str, ...]
+    gpu: dict[str, Any] | None
+
+
+def measure(
+    runs: Mapping[str, Run],
+    *,
+    rounds: int,
+    device: torch.device,
+    inputs: Sequence[tuple[Any, ...]] = ((),),
+    clock: Clock | None = None,
+    flush: bool = False,
+    seed: int = 0,
+) -> Measurement:
     """Time every callable once in each round, in an order drawn anew for the round.
 
-    What drifts on a shared machine then meets all of them alike. On CUDA each run is timed until the device is done.
+    What drifts on a shared machine then meets all of them alike. Each is called beforehand until its time settles. On
+    a GPU, rounds in which it was throttled, or ran below 90 % of the highest clock seen, are discarded for all alike.
+
+    Args:
+        runs: by name, what is timed.
+        rounds: how many.
+        inputs: arguments for the callables; each round takes the next, so that none finds its own in a cache.
+        clock: "wall", "events" or "graph", see `mvc.stopwatch`; by default "events" on CUDA and "wall" elsewhere.
+        flush: overwrite the GPU's L2 cache before each call.
+        seed: of the order.
+
+    Raises:
+        UserError: a clock or a flush that the device does not have, or no round that could be kept.
     """
-    for run in runs.values():
-        for _ in range(warmup):
-            run()
+    watch_clock = stopwatch(clock, device)
+    before = CacheFlush(device) if flush else _nothing
+    not_warm = tuple(name for name, run in runs.items() if not _warm(run, inputs, watch_clock))
     order, generator = list(runs), random.Random(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        generator.shuffle(order)
-        for name in order:
-            synchronize(device)
-            start = time.perf_counter()
-            runs[name]()
-            synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(tuple(samples)) for name, samples in seconds.items()}
+    taken: list[dict[str, float]] = []
+    spans: list[tuple[float, float]] = []
+    with nvml.watch(device) as watch:
+        for arguments in itertools.islice(itertools.cycle(inputs), rounds):
+            generator.shuffle(order)
+            start, seconds = time.perf_counter(), {}
+            for name in order:
+                call = watch_clock.bind(runs[name], arguments)
+                before()
+                seconds[name] = watch_clock.seconds(call)
+            taken.append(seconds)
+            spans.append((start, time.perf_counter()))
+    reasons = nvml.discards(spans, watch.samples)
+    kept = [seconds for seconds, reason in zip(taken, reasons, strict=True) if reason is None]
+    discarded = dict(Counter(reason for reason in reasons if reason is not None))
+    if not kept:
+        raise UserError(f"all {rounds} rounds were discarded ({', '.join(discarded)}); let the GPU cool, or free it")
+    return Measurement(
+        {name: Timing(tuple(seconds[name] for seconds in kept)) for name in runs},
+        discarded,
+        watch_clock.name,
+        flush,
+        not_warm,
+        nvml.summary(watch) if device.type == "cuda" else None,
+    )
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _nothing() -> None:
+    pass
 
 
-def peak_memory(run: Run, device: torch.device) -> int:
-    """Bytes: on CUDA the most that tensors took during the run, elsewhere the most that the process had resident.
+def _warm(run: Run, inputs: Sequence[tuple[Any, ...]], clock: WallClock) -> bool:
+    """Call until two medians of `WINDOW` calls that follow on each other agree; whether they did in time."""
+    started, arguments = time.perf_counter(), itertools.cycle(inputs)
 
-    Where the system cannot reset the process's peak (Linux can), it is the peak since the process started.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # 5: reset VmHWM
-    except OSError:
-        import resource  # Unix alone
+    def window() -> float:
+        return statistics.median(clock.seconds(clock.bind(run, next(arguments))) for _ in range(WINDOW))
 
-        run()
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    run()
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-
-
-def count_flops(run: Run) -> int:
-    """Floating-point operations of convolutions, matrix products and attention in one run; a multiply-add is two.
-
-    The scans' are left out: what is held against a ceiling of matrix products is the rest of the model.
-    """
-    with FlopCounterMode(display=False) as counter:
-        run()
-    counts = counter.get_flop_counts().get("Global", {})
-    return sum(flops for op, flops in counts.items() if not str(op).startswith("mvc."))
-
-
-def ceilings(
-    config: MambaVisionConfig, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device, flops: int
-) -> dict[str, tuple[Run, int]]:
-    """What the machine's libraries reach: a large matrix product, and the 3x3 convolutions of stages 1 and 2.
-
-    Each is repeated to about a fifth of the model's `flops`, so that it is timed over a comparable span.
-
-    Returns:
-        by name, a callable and its floating-point operations.
-    """
-    largest = 8192 if device.type == "cuda" else 2048
-    size = min(largest, max(256, int((0.1 * flops) ** (1 / 3))))  # size³ multiply-adds are 0.2 flops
-    left, right = torch.randn(2, size, size, dtype=dtype, device=device)
-    singles: dict[str, Run] = {"matrix_product": lambda: left @ right}
-    for stage in (0, 1):
-        singles[f"convolution_stage_{stage + 1}"] = _convolution(config, shape, stage, dtype, device)
-    repeated = {}
-    for name, single in singles.items():
-        work = count_flops(single)
-        times = max(1, round(0.2 * flops / work))
-        repeated[name] = (_repeat(single, times), work * times)
-    return repeated
-
-
-def best_rate(ceilings: Mapping[str, tuple[Run, int]], timings: Mapping[str, Timing]) -> float:
-    """The ceiling: the highest FLOP/s among `ceilings`, by their median times."""
-    return max(work / timings[name].median for name, (_, work) in ceilings.items())
-
-
-def _convolution(
-    config: MambaVisionConfig, shape: tuple[int, ...], stage: int, dtype: torch.dtype, device: torch.device
-) -> Run:
-    """A 3x3 convolution as the blocks of stage 0 or 1 have it, channels_last."""
-    batch, channels = shape[0], config.channels(stage)
-    height, width = (math.ceil(size / 2 ** (stage + 2)) for size in shape[2:])
-    x = torch.randn(batch, height, width, channels, dtype=dtype, device=device).permute(0, 3, 1, 2)
-    kernel = torch.randn(channels, channels, 3, 3, dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    return lambda: F.conv2d(x, kernel, padding=1)
-
-
-def share_of_ceiling(flops: int, seconds: float, ceiling: float) -> float | None:
-    """Rate over ceiling, or None for a time that is not positive: what was subtracted from it was no smaller."""
-    return flops / seconds / ceiling if seconds > 0 else None
-
-
-def _repeat(run: Run, times: int) -> Run:
-    def repeated() -> None:
-        for _ in range(times):
-            run()
-
-    return repeated
+    last = window()
+    while time.perf_counter() - started < WARMUP_SECONDS:
+        now = window()
+        if abs(now - last) <= WARM * last:
+            return True
+        last = now
+    return False
 
 
 def scan_replay(model: nn.Module, x: torch.Tensor) -> Run:
@@ -165,17 +148,12 @@ def scan_replay(model: nn.Module, x: torch.Tensor) -> Run:
     with torch_private.recorded_calls(op) as calls:
         model(x)
     if not model.training:
-        return lambda: [op(*call) for call in calls]
+        return lambda *_: [op(*call) for call in calls]
     leaves = [[t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in call] for call in calls]
 
-    def replay() -> None:
+    def replay(*_: object) -> None:
         for call in leaves:
             y, _ = op(*call)
             torch.autograd.grad(y, [t for t in call if isinstance(t, torch.Tensor)], torch.ones_like(y))
 
     return replay
-
-
-def load_average() -> float | None:
-    """Processes that wanted to run over the last minute, where the system tells."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -6,20 +6,35 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import pynvml
 import torch
 from tabulate import tabulate
 
-from mvc import __version__, torch_private
+from mvc import __version__, files, machine, nvml, torch_private
 from mvc.errors import UserError
+from mvc.stopwatch import MEANINGS
 
 SCHEMA = "mvc.compile/1"
+
+ROW = {
+    "median_seconds": "one batch; of a ceiling, about a fifth of the model's operations",
+    "p10_seconds": "10 % of the rounds were faster",
+    "p90_seconds": "90 % of the rounds were faster",
+    "images_per_second": "batch over median",
+    "over_eager": "median over the rounds of this time over eager's",
+    "over_eager_low": "lower end of its 90 % bootstrap interval",
+    "over_eager_high": "upper end of its 90 % bootstrap interval",
+    "peak_memory_bytes": "CUDA: most that tensors took; CPU: most that the process had resident",
+    "peak_reserved_bytes": "CUDA: most that the allocator had from the device; otherwise null",
+    "energy_joules_per_image": "CUDA: of runs one after the other, null where the GPU does not tell; otherwise null",
+    "share_of_ceiling": "the model's FLOP/s over the ceiling",
+    "share_apart_from_scan": "the same with the scan's own time taken off, or null where it is no shorter",
+}
 
 FIELDS = {
     "schema": f'name and version of this format: "{SCHEMA}"',
@@ -42,7 +57,13 @@ FIELDS = {
     "environment.platform": "operating system and processor architecture",
     "environment.device": "kind and name of the device",
     "environment.driver": "version of the NVIDIA driver, or null",
+    "environment.sm_clock_mhz": "highest clock of the GPU's multiprocessors, or null",
+    "environment.memory_clock_mhz": "highest clock of the GPU's memory, or null",
+    "environment.cpu": "name of the processor",
     "environment.threads": "CPU threads torch uses",
+    "environment.affinity": "processors that the process may run on, or null",
+    "environment.frequency_mhz": "of the first processor at the start, or null where it cannot be read",
+    "environment.cache_bytes": "of the processor's last level, or null where it cannot be read",
     "environment.load": "load average over the last minute, or null",
     "compile.backend": "mvc, inductor or eager",
     "compile.mode": "Inductor's mode",
@@ -56,41 +77,40 @@ FIELDS = {
     "check.eager_error": "of eager against the oracle there; null if not finite",
     "check.tolerance": "four times eager's error there (or in the median tensor) plus one rounding; null if not finite",
     "check.passed": "whether error is within tolerance",
+    **{f"timing.{run}.{key}": text for run in ("eager", "compiled") for key, text in ROW.items()},
     **{
-        f"timing.{run}.{key}": text
-        for run in ("eager", "compiled", "scan", "matrix_product", "convolution_stage_1", "convolution_stage_2")
-        for key, text in {
-            "median_seconds": "one batch; of a ceiling, about a fifth of the model's operations",
-            "p10_seconds": "10 % of the rounds were faster",
-            "p90_seconds": "90 % of the rounds were faster",
-        }.items()
-    },
-    **{
-        f"timing.{run}.{key}": text
-        for run in ("eager", "compiled")
-        for key, text in {
-            "images_per_second": "batch over median",
-            "peak_memory_bytes": "CUDA: most that tensors took; CPU: most that the process had resident",
-            "share_of_ceiling": "the model's FLOP/s over the ceiling",
-            "share_apart_from_scan": "the same with the scan's own time taken off, or null where it is no shorter",
-        }.items()
+        f"timing.{run}.{key}": ROW[key]
+        for run in ("scan", "matrix_product", "convolution_stage_1", "convolution_stage_2")
+        for key in ("median_seconds", "p10_seconds", "p90_seconds")
     },
     "timing.speedup": "median over the rounds of eager's time over compiled's",
+    "timing.speedup_low": "lower end of its 90 % bootstrap interval",
+    "timing.speedup_high": "upper end of its 90 % bootstrap interval",
     "timing.scan_share": "the scan's time over compiled's",
     "timing.ceiling_flops": "FLOP/s: the best of a large matrix product and the two 3x3 convolutions, same run",
     "timing.rounds": "timed rounds, each running everything once in a random order",
+    "timing.discarded": "rounds left out of the figures, as [reason, rounds]",
+    "timing.clock": "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items()),
+    "timing.flushed": "whether the GPU's L2 cache was overwritten before each call",
+    "timing.not_warm": "what had not settled when the rounds began",
+    "timing.inputs": "inputs, taken in turn",
+    "timing.input_bytes": "of all inputs together",
+    "timing.gpu": "with CUDA: clocks, temperature, power, energy and reasons of throttling meanwhile; otherwise null",
+    "ladder": "with --ladder: name, compile_seconds and the figures of timing.eager for each rung; otherwise null",
+    "operators": "with --operators: what the compiled model's time goes to, see mvc.operators; otherwise null",
     "explanation": "with --explain: each pass, its matches and near misses, and the code's launches; otherwise null",
     "classes": "with --image: the five most probable classes as [name, probability]; otherwise null",
 }
 
 
-def environment(device: torch.device, load: float | None) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """What the figures depend on besides the model."""
     try:
         import triton
     except ImportError:
         triton = None
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    gpu = nvml.identify(device) if device.type == "cuda" else nvml.UNKNOWN
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor()
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "mvc": __version__,
@@ -100,60 +120,36 @@ def environment(device: torch.device, load: float | None) -> dict[str, Any]:
         "compiler": torch_private.cpp_compiler(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": f"{device.type}: {name}",
-        "driver": _driver() if device.type == "cuda" else None,
+        "driver": gpu.driver,
+        "sm_clock_mhz": gpu.sm_clock,
+        "memory_clock_mhz": gpu.memory_clock,
+        "cpu": machine.processor(),
         "threads": torch.get_num_threads(),
-        "load": load,
+        "affinity": machine.affinity(),
+        "frequency_mhz": machine.frequency(),
+        "cache_bytes": machine.last_level_cache(),
+        "load": machine.load_average(),
     }
-
-
-def _driver() -> str | None:
-    """The NVIDIA driver's version, or None where its management library does not answer."""
-    try:
-        pynvml.nvmlInit()
-        try:
-            return pynvml.nvmlSystemGetDriverVersion()
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def environment_line(environment: dict[str, Any]) -> str:
     compiler = environment["compiler"] or "no C++ compiler"
     triton = f"triton {environment['triton']}" if environment["triton"] else "no triton"
-    return (
-        f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}, {triton}, {compiler}"
-    )
+    threads = f"{environment['threads']} threads"
+    if environment["affinity"] is not None:
+        threads += f" on {environment['affinity']} processors"
+    if environment["frequency_mhz"] is not None:
+        threads += f" at {environment['frequency_mhz']:.0f} MHz"
+    load = "" if environment["load"] is None else f", load average {environment['load']:.1f}"
+    return f"{environment['device']}, {threads}{load}, torch {environment['torch']}, {triton}, {compiler}"
 
 
 def table(facts: dict[str, Any]) -> str:
     """The facts for people."""
     timing, model, compiled, check = (facts[key] for key in ("timing", "model", "compile", "check"))
-    rows = []
-    for name in ("eager", "compiled"):
-        row = timing[name]
-        spread = f"{row['p10_seconds'] * 1e3:.1f} to {row['p90_seconds'] * 1e3:.1f}"
-        rows.append(
-            [
-                name,
-                f"{row['median_seconds'] * 1e3:.1f}",
-                spread,
-                f"{row['images_per_second']:.1f}",
-                f"{row['peak_memory_bytes'] / 2**20:.0f}",
-                f"{row['share_of_ceiling']:.0%}",
-                "" if row["share_apart_from_scan"] is None else f"{row['share_apart_from_scan']:.0%}",
-            ]
-        )
-    headers = ["", "median ms", "10 to 90 % ms", "images/s", "peak MiB", "of ceiling¹", "apart from scans"]
+    rows = {name: timing[name] for name in ("eager", "compiled")}
+    if facts["ladder"] is not None:
+        rows = {row["name"]: row for row in facts["ladder"]}
     work = "forward and backward" if model["training"] else "inference"
     padding = " and ".join(f"{ratio:.2f}" for ratio in model["padded_tokens"])
     lines = [
@@ -165,9 +161,10 @@ def table(facts: dict[str, Any]) -> str:
         f"check {'passed' if check['passed'] else 'FAILED'}: {check['tensor']} error {_number(check['error'])}, "
         f"eager's own {_number(check['eager_error'])}, tolerance {_number(check['tolerance'])} (relative, to a more "
         "precise oracle)",
-        tabulate(rows, headers=headers, disable_numparse=True, stralign="right"),
-        f"speed-up {timing['speedup']:.3f} (median of {timing['rounds']} interleaved rounds); the scans take "
-        f"{timing['scan_share']:.1%} of the compiled time",
+        rungs_table(rows),
+        f"speed-up {timing['speedup']:.3f} ({timing['speedup_low']:.3f} to {timing['speedup_high']:.3f}); the scans "
+        f"take {timing['scan_share']:.1%} of the compiled time",
+        *_conditions(timing),
         f"window padding: {padding} times the tokens in stages 3 and 4",
         f"¹ {timing['ceiling_flops'] / 1e9:,.0f} GFLOP/s, the best of a large matrix product and the 3x3 convolutions "
         "of stages 1 and 2 in this run",
@@ -177,6 +174,49 @@ def table(facts: dict[str, Any]) -> str:
         lines.append(f"classes {source}:")
         lines.append(tabulate([[f"{p:.1%}", name] for name, p in facts["classes"]], tablefmt="plain"))
     return "\n".join(lines)
+
+
+def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line for each way of running the model."""
+    cells = [
+        [
+            name,
+            f"{row['median_seconds'] * 1e3:.1f}",
+            f"{row['p10_seconds'] * 1e3:.1f} to {row['p90_seconds'] * 1e3:.1f}",
+            f"{row['images_per_second']:.1f}",
+            f"{row['over_eager']:.3f} ({row['over_eager_low']:.3f} to {row['over_eager_high']:.3f})",
+            f"{row['peak_memory_bytes'] / 2**20:.0f}",
+            f"{row['share_of_ceiling']:.0%}",
+            "" if row["share_apart_from_scan"] is None else f"{row['share_apart_from_scan']:.0%}",
+        ]
+        for name, row in rows.items()
+    ]
+    headers = [
+        "",
+        "median ms",
+        "10 to 90 % ms",
+        "images/s",
+        "over eager",
+        "peak MiB",
+        "of ceiling¹",
+        "apart from scans",
+    ]
+    return tabulate(cells, headers=headers, disable_numparse=True, stralign="right")
+
+
+def _conditions(timing: Mapping[str, Any]) -> Iterator[str]:
+    """How it was measured, and what went wrong meanwhile."""
+    flushed = ", the L2 cache overwritten before each" if timing["flushed"] else ""
+    yield (
+        f"{timing['rounds']} interleaved rounds, {timing['inputs']} inputs in turn "
+        f"({timing['input_bytes'] / 2**20:.0f} MiB); {MEANINGS[timing['clock']]}{flushed}"
+    )
+    for reason, rounds in timing["discarded"]:
+        yield f"{rounds} rounds discarded: {reason}"
+    if timing["not_warm"]:
+        yield f"had not settled when the rounds began: {', '.join(timing['not_warm'])}"
+    if timing["gpu"] is not None:
+        yield from nvml.lines(timing["gpu"])
 
 
 def _number(value: float | None) -> str:
@@ -198,11 +238,6 @@ def write_json(facts: dict[str, Any], target: str) -> None:
         if path.exists() and not path.is_file():  # a pipe or a device; a folder is refused by opening it
             path.write_text(text, encoding="utf-8")
             return
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        files.replace(path, text)
     except OSError as error:
         raise UserError(f"cannot write --json {target}: {error.strerror}") from error

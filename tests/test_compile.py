@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import golden
-import pynvml
 import pytest
 import torch
 from test_weights import save_published
@@ -114,18 +113,6 @@ def test_json_is_whole_or_absent(tmp_path):
     report.write_json(facts, os.devnull)
     assert [path.name for path in tmp_path.iterdir()] == ["facts.json"]
     assert not Path(os.devnull).is_file()
-
-
-@pytest.mark.parametrize("answers", [True, False], ids=["driver", "no-driver"])
-def test_driver_version(answers, monkeypatch):
-    def initialise():
-        if not answers:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-
-    monkeypatch.setattr(pynvml, "nvmlInit", initialise)
-    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "580.65")
-    assert report._driver() == ("580.65" if answers else None)
 
 
 @pytest.mark.parametrize("more", [[], ["--train"]], ids=["inference", "training"])

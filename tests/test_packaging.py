@@ -16,7 +16,7 @@ import pytest
 import mvc
 
 ROOT = Path(__file__).parents[1]
-WHEEL_FOLDERS = {"mvc": "mvc", "kernels": "mvc/kernels", "passes": "mvc/passes"}
+WHEEL_FOLDERS = {"mvc": "mvc", "bench/cases": "mvc/cases", "kernels": "mvc/kernels", "passes": "mvc/passes"}
 
 # Writes where each name was found; runs as a command, as a module and as a test.
 PROBE = """
@@ -167,6 +167,16 @@ def test_wheel_holds_the_tree_and_nothing_else(checkout: Path, wheel: Path) -> N
         packed = {name: archive.read(name) for name in archive.namelist() if not name.startswith(metadata)}
     assert packed.keys() == tree.keys()
     assert packed == tree
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("installation", [("wheel", False)], indirect=True, ids=["wheel"])
+def test_the_gate_records_from_a_wheel(installation: Installation, tmp_path: Path) -> None:
+    command = [installation.python, "-m", "mvc.regress", "record", "--only", "scan", "--rounds", "5"]
+    run(*command, "--output", tmp_path / "a.json", cwd=tmp_path)
+    facts = json.loads((tmp_path / "a.json").read_text())
+    assert [each["name"] for each in facts["benchmarks"]] == ["scan"]
+    assert facts["commit_info"]["id"] is None
 
 
 def test_importing_mvc_imports_neither_torch_nor_triton() -> None:

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from mvc import create_model, profiler
+from mvc import create_model, profiler, stopwatch
+from mvc.errors import UserError
 from mvc.profiler import Timing
 
 CPU = torch.device("cpu")
@@ -21,46 +22,78 @@ def test_percentiles_are_linear_between_samples():
 
 def test_ratio_pairs_the_rounds():
     slow_then_fast = Timing((10.0, 1.0, 2.0))
-    assert slow_then_fast.ratio_to(Timing((5.0, 0.5, 1.0))) == 2.0
+    assert slow_then_fast.ratio_to(Timing((5.0, 0.5, 1.0))) == pytest.approx((2.0, 2.0, 2.0))
 
 
-def test_interleave_runs_everything_once_a_round(monkeypatch):
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that is a second later each time it is looked at."""
     ticks = itertools.count()
-    monkeypatch.setattr(profiler.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+
+
+def test_measure_runs_everything_once_a_round(ticking):
     order = []
     runs = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    timings = profiler.interleave(runs, rounds=20, warmup=1, device=CPU)
-    assert order[:3] == list("abc")
-    rounds = [tuple(order[i : i + 3]) for i in range(3, len(order), 3)]
-    assert len(rounds) == 20
+    measured = profiler.measure(runs, rounds=20, device=CPU)
+    rounds = [tuple(order[i : i + 3]) for i in range(len(order) - 60, len(order), 3)]
     assert all(sorted(names) == list("abc") for names in rounds)
     assert len(set(rounds)) > 3, "the order is drawn anew for each round"
-    assert all(timing.seconds == (1.0,) * 20 for timing in timings.values())
+    assert all(timing.seconds == (1.0,) * 20 for timing in measured.timings.values())
+    assert (measured.clock, measured.flushed, measured.discarded, measured.gpu) == ("wall", False, {}, None)
 
 
-def test_peak_memory_sees_an_allocation():
-    quiet = profiler.peak_memory(lambda: None, CPU)
-    busy = profiler.peak_memory(lambda: torch.ones(64 * 2**20), CPU)  # 256 MiB
-    assert busy - quiet > 200 * 2**20
+def test_inputs_are_taken_in_turn_and_alike_for_all(ticking):
+    taken = {"a": [], "b": []}
+    runs = {name: seen.append for name, seen in taken.items()}
+    profiler.measure(runs, rounds=5, device=CPU, inputs=[("x",), ("y",), ("z",)])
+    assert taken["a"][-5:] == taken["b"][-5:] == ["x", "y", "z", "x", "y"]
 
 
-def test_flops_of_a_matrix_product():
-    assert profiler.count_flops(lambda: torch.randn(3, 5) @ torch.randn(5, 7)) == 2 * 3 * 5 * 7
+def test_each_is_called_until_its_time_settles(monkeypatch):
+    seconds = iter([*(9.0, 8.0, 7.0), *(3.0, 2.0, 2.0), *(1.0, 1.0, 1.0), *(1.0, 1.05, 1.0)])
+    monkeypatch.setattr(stopwatch.WallClock, "seconds", lambda self, call: next(seconds, 1.0))
+    measured = profiler.measure({"a": lambda: None}, rounds=2, device=CPU)
+    assert measured.not_warm == ()
+    assert next(seconds, None) is None, "it was measured before it had settled"
 
 
-def test_ceilings_count_their_own_work():
-    model = create_model("tiny", device="meta")
-    meta = torch.device("meta")
-    ceilings = profiler.ceilings(model.config, (2, 3, 64, 64), dtype=torch.float32, device=meta, flops=10**12)
-    assert set(ceilings) == {"matrix_product", "convolution_stage_1", "convolution_stage_2"}
-    for name, (run, work) in ceilings.items():
-        assert profiler.count_flops(run) == work, name
-        assert work == pytest.approx(0.2 * 10**12, rel=0.1), name
+def test_what_never_settles_is_said(ticking, monkeypatch):
+    growing = itertools.count(1)
+    monkeypatch.setattr(stopwatch.WallClock, "seconds", lambda self, call: 2.0 ** next(growing))
+    assert profiler.measure({"a": lambda: None}, rounds=1, device=CPU).not_warm == ("a",)
 
 
-def test_share_of_ceiling():
-    assert profiler.share_of_ceiling(100, 2.0, 200.0) == 0.25
-    assert profiler.share_of_ceiling(100, -1.0, 200.0) is None
+def gpu(monkeypatch, reasons):
+    """Lets a CPU's rounds be judged as a GPU's, with these reasons to discard them."""
+    monkeypatch.setattr("mvc.nvml.discards", lambda spans, samples: reasons)
+
+
+def test_discarded_rounds_are_counted_and_leave_no_time(monkeypatch):
+    seconds = itertools.cycle([1.0])
+    monkeypatch.setattr(stopwatch.WallClock, "seconds", lambda self, call: next(seconds))
+    gpu(monkeypatch, [None, "throttled: power cap", "low", "low", None])
+    measured = profiler.measure({"a": lambda: None, "b": lambda: None}, rounds=5, device=CPU)
+    assert measured.discarded == {"throttled: power cap": 1, "low": 2}
+    assert [len(timing.seconds) for timing in measured.timings.values()] == [2, 2]
+
+
+def test_no_round_left_is_an_error(monkeypatch):
+    gpu(monkeypatch, ["throttled: power cap"] * 2)
+    with pytest.raises(UserError, match=r"all 2 rounds were discarded \(throttled: power cap\)"):
+        profiler.measure({"a": lambda: None}, rounds=2, device=CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("clock", ["wall", "events", "graph"])
+def test_a_gpu_is_measured_and_watched(clock):
+    x = torch.randn(2048, 2048, device="cuda")
+    measured = profiler.measure(
+        {"product": torch.mm}, rounds=10, device=x.device, inputs=[(x, x)], clock=clock, flush=True
+    )
+    assert measured.clock == clock
+    assert measured.gpu["samples"] >= 2
+    assert len(measured.timings["product"].seconds) + sum(measured.discarded.values()) == 10
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])

@@ -100,8 +100,14 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
+    """Cases of one device."""
+
     cases: tuple[Case, ...]
     thresholds: Thresholds
+
+    def __post_init__(self) -> None:
+        if len(devices := {case.device for case in self.cases}) > 1:
+            raise UserError(f"the cases are on {' and '.join(sorted(devices))}; give each device a file of its own")
 
     def only(self, names: list[str]) -> Suite:
         """Those of the given names, in the file's order; all where none is given."""

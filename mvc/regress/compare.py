@@ -13,7 +13,7 @@ from mvc.progress import Progress
 from mvc.regress import store
 from mvc.regress.cases import Case, Suite, Thresholds
 from mvc.regress.revisions import dependencies, sources
-from mvc.regress.run import CaseResult, compare_case, judged, recorded_run
+from mvc.regress.run import CaseResult, compare_case, exact_run, judged, recorded_run
 from mvc.regress.store import RecordedCase, Recording
 from mvc.regress.worker import CaseFailed, Side, Worker
 
@@ -47,15 +47,22 @@ class Comparison(NamedTuple):
         return 2 if "inconclusive" in verdicts else 0
 
 
-def revisions(base: str, head: str, suite: Suite, progress: Progress) -> Comparison:
-    """Both revisions' processes in turns on this machine."""
+def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: bool = False) -> Comparison:
+    """Both revisions' processes in turns on this machine.
+
+    Args:
+        exact: judge only the numbers that do not vary from run to run, and time nothing.
+    """
     results: list[CaseResult] = []
     with sources(base) as base_tree, sources(head) as head_tree:
         obstacles = _different_dependencies(base_tree, head_tree)
         for seed, case in enumerate(suite.cases if not obstacles else ()):
             with progress.step(f"comparing {case.name}"), fresh_sides((base, base_tree), (head, head_tree)) as sides:
                 try:
-                    results.append(compare_case((case, case), sides, suite.thresholds, seed=seed))
+                    if exact:
+                        results.append(judged(case, [exact_run(case, sides())]))
+                    else:
+                        results.append(compare_case((case, case), sides, suite.thresholds, seed=seed))
                 except CaseFailed as error:
                     obstacles.append(f"{case.name}: {error}")
     environment = store.environment(suite.cases[0].device)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
-from mvc.paired import Ratio, paired_ratio
+from mvc.paired import Ratio
 from mvc.regress.cases import Thresholds
 
 Finding = Literal["slower", "faster", "same", "undecided"]
@@ -51,13 +51,6 @@ def verdict(first: Finding, second: Finding | None) -> Verdict:
     return "inconclusive"
 
 
-def interval(head: Sequence[float], base: Sequence[float], thresholds: Thresholds, *, paired: bool) -> Ratio:
-    """The ratio of two runs' times; those of one run were taken in turns and are paired."""
-    if paired:
-        return paired_ratio(head, base, confidence=thresholds.confidence)
-    return unpaired_ratio(head, base, confidence=thresholds.confidence)
-
-
 def unpaired_ratio(head: Sequence[float], base: Sequence[float], *, confidence: float) -> Ratio:
     """Ratio of the medians with its percentile bootstrap interval; each side is drawn from on its own."""
     generator = np.random.default_rng(0)
@@ -75,7 +68,7 @@ def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int:
     The interval has to keep clear of the nearest bound by which "slower", "faster" and "same" are told apart.
     """
     median = abs(math.log(ratio.median))
-    width = (math.log(ratio.high) - math.log(ratio.low)) / 2
+    width = math.log(max(ratio.high / ratio.median, ratio.median / ratio.low))
     bound = math.log1p(effect)
     room = median - bound / 2 if median >= bound else bound - median
     if room <= 0 or width <= room:
@@ -83,19 +76,14 @@ def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int:
     return math.ceil(rounds * ((width / room) ** 2 - 1))
 
 
-class Steps(NamedTuple):
-    """Looks at the times of one run while it is under way: it ends at the first decided look.
+def next_look(rounds: int, thresholds: Thresholds) -> int | None:
+    """Rounds at which a run under way is looked at next, None after the last look; a decided run ends there.
 
     The first look is after the least number of rounds, the others each after half as many more. Several looks are
     several chances of a false finding; that is why a finding must recur, and `tests/test_regress_decide.py` holds the
     false alarms of the whole procedure against synthetic times.
     """
-
-    thresholds: Thresholds
-
-    def next_look(self, rounds: int) -> int | None:
-        """Rounds at the next look, None after the last."""
-        least, most = self.thresholds.rounds
-        if rounds >= most:
-            return None
-        return least if rounds < least else min(most, rounds + max(1, rounds // 2))
+    least, most = thresholds.rounds
+    if rounds >= most:
+        return None
+    return least if rounds < least else min(most, rounds + max(1, rounds // 2))

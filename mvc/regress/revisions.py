@@ -20,6 +20,7 @@ WORKING_TREE = "."  # names the sources as they are, changes included
 
 
 def _git(*arguments: str, folder: Path | None = None) -> str:
+    """What git prints; its own last line of complaint as an error."""
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
     except OSError as error:
@@ -40,7 +41,12 @@ def sources(revision: str) -> Iterator[Path]:
     if revision == WORKING_TREE:
         yield root
         return
-    commit = _git("rev-parse", "--verify", f"{revision}^{{commit}}", folder=root)
+    try:
+        commit = _git("rev-parse", "--verify", f"{revision}^{{commit}}", folder=root)
+    except UserError as error:
+        raise UserError(
+            f"{revision!r} is no file and no commit of {root}; give a recording or a git revision"
+        ) from error
     with tempfile.TemporaryDirectory(prefix="mvc-regress-", ignore_cleanup_errors=True) as folder:
         tree = Path(folder) / "tree"
         _git("worktree", "add", "--detach", str(tree), commit, folder=root)

@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mvc.paired import Ratio
+from mvc.paired import Ratio, paired_ratio
 from mvc.regress.cases import Case, Thresholds
-from mvc.regress.decide import Finding, Steps, Verdict, finding, interval, single_finding, verdict
+from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
 from mvc.regress.worker import Side, Worker
 
 Measure = Callable[[], Sequence[float]]  # base's and head's seconds of one round
@@ -19,17 +19,34 @@ class Run(NamedTuple):
     """One run's times and what they say.
 
     Attributes:
-        base, head: seconds of one call, one for each round.
-        ratio: head's over base's.
+        base, head: seconds of one call, one for each round; empty where only exact numbers were asked for.
+        ratio: head's over base's, None without times.
         findings: of "time", and of "compile time" and "peak memory" where both sides have them.
         facts: of base's and of head's process: compile time, peak memory, exact numbers.
     """
 
     base: list[float]
     head: list[float]
-    ratio: Ratio
+    ratio: Ratio | None
     findings: dict[str, Finding]
     facts: tuple[dict[str, Any], dict[str, Any]]
+
+
+class Difference(NamedTuple):
+    """A number that does not vary from run to run, and differs between the sides."""
+
+    name: str
+    base: int
+    head: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """More graphs, launches or bytes are worse, and so are fewer scans or matches of a pass."""
+        more_is_worse = self.name in ("graphs", "launches", "peak bytes")
+        return "regression" if (self.head > self.base) == more_is_worse else "improvement"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.head:,}, was {self.base:,}"
 
 
 class CaseResult(NamedTuple):
@@ -37,18 +54,18 @@ class CaseResult(NamedTuple):
 
     Attributes:
         verdicts: by metric, as `Run.findings`.
-        exact: numbers that differ, as "launches: 40, was 38", and whether that is for the worse.
+        exact: the numbers that differ.
     """
 
     case: Case
     runs: list[Run]
     verdicts: dict[str, Verdict]
-    exact: list[tuple[str, bool]]
+    exact: list[Difference]
 
     @property
     def verdict(self) -> Verdict:
         """The worst: a regression, then what is inconclusive, then an improvement."""
-        found = {*self.verdicts.values(), *("regression" if worse else "improvement" for _, worse in self.exact)}
+        found = {*self.verdicts.values(), *(each.verdict for each in self.exact), "no change"}
         return next(each for each in ("regression", "inconclusive", "improvement", "no change") if each in found)
 
 
@@ -71,25 +88,21 @@ def sample(measure: Measure, thresholds: Thresholds) -> tuple[list[float], list[
     """Rounds until the finding is decided, or the most that are allowed: base's and head's times, what they say."""
     base: list[float] = []
     head: list[float] = []
-    steps = Steps(thresholds)
-    look = steps.next_look(0)
+    look = next_look(0, thresholds)
     while True:
         while len(base) < look:
             seconds = measure()
             base.append(seconds[0])
             head.append(seconds[1])
-        ratio = interval(head, base, thresholds, paired=True)
+        ratio = paired_ratio(head, base, confidence=thresholds.confidence)
         found = finding(ratio, thresholds.effect)
-        look = steps.next_look(len(base))
+        look = next_look(len(base), thresholds)
         if found != "undecided" or look is None:
             return base, head, ratio, found
 
 
 def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thresholds, *, seed: int) -> Run:
     """A run with processes of its own.
-
-    Args:
-        cases: base's and head's; they differ only in studies.
 
     Raises:
         CaseFailed: a side that cannot run its case.
@@ -108,7 +121,7 @@ def recorded_run(
     base: list[float], head: list[float], facts: tuple[dict[str, Any], dict[str, Any]], thresholds: Thresholds
 ) -> Run:
     """A run of each of two recordings, whose rounds were not taken in turns."""
-    ratio = interval(head, base, thresholds, paired=False)
+    ratio = unpaired_ratio(head, base, confidence=thresholds.confidence)
     findings = {"time": finding(ratio, thresholds.effect), **_single_findings(facts, thresholds)}
     return Run(base, head, ratio, findings, facts)
 
@@ -125,12 +138,22 @@ def _single_findings(facts: Sequence[dict[str, Any]], thresholds: Thresholds) ->
     }
 
 
+def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
+    """A process of each side for the numbers that do not vary; nothing is timed."""
+    facts = []
+    for side in sides:
+        with Worker(case, side) as worker:
+            facts.append(worker.wait_until_ready().facts)
+    return Run([], [], None, {}, (facts[0], facts[1]))
+
+
 def compare_case(
     cases: tuple[Case, Case], sides: Callable[[], tuple[Side, Side]], thresholds: Thresholds, *, seed: int = 0
 ) -> CaseResult:
     """One case on both sides: a second run, with fresh processes, unless the first finds no difference at all.
 
     Args:
+        cases: base's and head's; they differ only in studies.
         sides: called for each run; gives fresh folders for compiled code where compile times are to be compared.
     """
     runs = [one_run(cases, sides(), thresholds, seed=2 * seed)]
@@ -141,20 +164,17 @@ def compare_case(
 
 def judged(case: Case, runs: list[Run]) -> CaseResult:
     """What one run or two say."""
-    metrics = runs[0].findings.keys() & runs[-1].findings.keys()
+    first, last = runs[0].findings, runs[-1].findings
     verdicts = {
-        metric: verdict(runs[0].findings[metric], runs[1].findings[metric] if len(runs) > 1 else None)
-        for metric in runs[0].findings
-        if metric in metrics
+        metric: verdict(first[metric], last[metric] if len(runs) > 1 else None) for metric in first if metric in last
     }
-    return CaseResult(case, runs, verdicts, exact_differences(*(facts.get("exact", {}) for facts in runs[-1].facts)))
+    return CaseResult(case, runs, verdicts, exact_differences(*(facts["exact"] for facts in runs[0].facts)))
 
 
-def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[tuple[str, bool]]:
-    """The numbers that differ, and whether for the worse: more graphs or launches, fewer scans or matches."""
-    differences = []
-    for name in base.keys() & head.keys():
-        if base[name] != head[name]:
-            more_is_worse = name in ("graphs", "launches")
-            differences.append((f"{name}: {head[name]}, was {base[name]}", (head[name] > base[name]) == more_is_worse))
-    return sorted(differences)
+def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[Difference]:
+    """The numbers that both sides have and that differ."""
+    return [
+        Difference(name, base[name], head[name])
+        for name in sorted(base.keys() & head.keys())
+        if base[name] != head[name]
+    ]

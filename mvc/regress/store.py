@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mvc import profiler, report
+from mvc import files, report
 from mvc.errors import UserError
 from mvc.regress.cases import Case
 
 FORMAT = "mvc.regress/1"
 # What two recordings must have alike for their times to be compared.
-COMPARABLE = ("device", "driver", "threads", "platform", "compiler", "torch", "triton", "python")
+COMPARABLE = (
+    *("device", "driver", "sm_clock_mhz", "memory_clock_mhz", "cpu", "threads", "affinity"),
+    *("platform", "compiler", "torch", "triton", "python"),
+)
 
 
 class Recording(NamedTuple):
@@ -43,7 +46,7 @@ class RecordedCase(NamedTuple):
 
 
 def environment(device: str) -> dict[str, Any]:
-    return report.environment(torch.device(device), profiler.load_average())
+    return report.environment(torch.device(device))
 
 
 def commit(tree: Path | None) -> dict[str, Any]:
@@ -61,32 +64,72 @@ def commit(tree: Path | None) -> dict[str, Any]:
     head = git("rev-parse", "HEAD") if tracked else None
     return {
         "id": head,
-        "time": git("show", "-s", "--format=%cI", "HEAD") if head else None,
+        "time": git("show", "-s", "--format=%cI", "HEAD").replace("Z", "+00:00") if head else None,
         "dirty": bool(git("status", "--porcelain")) if head else None,
         "branch": git("rev-parse", "--abbrev-ref", "HEAD") if head else None,
     }
 
 
-def write(recording: Recording, target: str) -> None:
-    """Write the file whole or not at all."""
+def write(recording: Recording, path: Path) -> Path:
+    """Write a recording as a new file, whole or not at all; one that is there is never overwritten.
+
+    Returns:
+        the file: `path`, or where that name is taken the same with -2, -3 and so on.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    text = json.dumps(as_dict(recording), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return files.add(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def baseline_path(folder: Path, recording: Recording) -> Path:
+    """Where a recording belongs among those of its kind of device: FOLDER/FINGERPRINT/DATE-COMMIT.json."""
+    date = recording.environment["date"].replace(":", "").removesuffix("+0000")
+    return folder / fingerprint(recording.environment) / f"{date}-{commit_name(recording)}.json"
+
+
+def commit_name(recording: Recording) -> str:
+    """Short, for people: with -dirty where the sources differed from the commit, "installed" where there is none."""
+    commit = recording.commit
+    return (commit["id"] or "installed")[:12] + ("-dirty" if commit["dirty"] else "")
+
+
+def newest(folder: Path, environment: Mapping[str, Any]) -> Path:
+    """The last recording for this kind of device among the baselines in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    paths = sorted((folder / fingerprint(environment)).glob("*.json"))
+    if not paths:
+        raise UserError(
+            f"{folder} has no recording for {fingerprint(environment)}; record one with --baselines {folder}"
+        )
+    return paths[-1]
+
+
+def as_dict(recording: Recording) -> dict[str, Any]:
+    """pytest-benchmark's format."""
     environment = recording.environment
-    report.write_json(
-        {
-            "machine_info": {
-                "node": "",
-                "machine": environment["platform"],
-                "python_version": environment["python"],
-                "cpu": {"brand_raw": environment["device"]},
-                **environment,
-            },
-            "commit_info": recording.commit,
-            "benchmarks": [_benchmark(name, recorded) for name, recorded in recording.cases.items()],
-            "datetime": datetime.now(timezone.utc).isoformat(),
-            "version": "5.1.0",  # of pytest-benchmark, whose format this is
-            "format": FORMAT,
+    return {
+        "machine_info": {
+            "node": "",
+            "machine": environment["platform"],
+            "python_version": environment["python"],
+            "cpu": {"brand_raw": environment["device"]},
+            **environment,
         },
-        target,
-    )
+        "commit_info": recording.commit,
+        "benchmarks": [_benchmark(name, recorded) for name, recorded in recording.cases.items()],
+        "datetime": datetime.now(timezone.utc).isoformat(),
+        "version": "5.1.0",  # of pytest-benchmark, whose format this is
+        "format": FORMAT,
+    }
 
 
 def _benchmark(name: str, recorded: RecordedCase) -> dict[str, Any]:
@@ -104,7 +147,7 @@ def _benchmark(name: str, recorded: RecordedCase) -> dict[str, Any]:
 
 def _stats(seconds: Sequence[float]) -> dict[str, Any]:
     """pytest-benchmark's statistics of times in seconds."""
-    q1, median, q3 = (float(each) for each in np.quantile(seconds, [0.25, 0.5, 0.75]))
+    q1, median, q3 = (float(each) for each in np.quantile(seconds, [0.25, 0.5, 0.75], method="hazen"))
     iqr, mean = q3 - q1, statistics.fmean(seconds)
     deviation = statistics.stdev(seconds) if len(seconds) > 1 else 0.0
     outside = sum(not q1 - 1.5 * iqr <= each <= q3 + 1.5 * iqr for each in seconds)

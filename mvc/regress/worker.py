@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mvc.errors import UserError
 from mvc.regress import workload
 from mvc.regress.cases import Case
 
@@ -30,7 +31,7 @@ class Side(NamedTuple):
     caches: Path
 
 
-class CaseFailed(Exception):
+class CaseFailed(UserError):
     """A version that cannot run a case, and why."""
 
 

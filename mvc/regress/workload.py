@@ -1,8 +1,8 @@
 """One case in a process of its own. The driver passes this file's text to `python -c`, so that it also measures
 revisions older than itself: of mvc it uses the public functions alone.
 
-Lines of JSON: the case comes in; {"ready": facts} goes out. Then each {"calls": n} is answered by {"seconds": [...]}, and
-the end of the input ends the process. A case that this mvc cannot run is answered by {"error": why}.
+Lines of JSON: the case comes in; {"ready": facts} goes out. Then each {"calls": n} is answered by {"seconds": [...]},
+and the end of the input ends the process. A case that this mvc cannot run is answered by {"error": why}.
 """
 
 import json
@@ -113,10 +113,9 @@ def slowed(run, seconds, share):
     return both
 
 
-def peak_memory(torch, device):
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    import resource
+def resident_peak():
+    """Bytes of memory that the process has had at most."""
+    import resource  # Unix alone
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -136,7 +135,13 @@ def main():
             run = slowed(run, seconds, case["slowdown"])
         import torch
 
-        facts |= {"seconds": seconds, "peak_bytes": peak_memory(torch, case["device"])}
+        facts["seconds"] = seconds
+        if case["device"] == "cuda":  # what tensors take is the same each time; a process's memory is not
+            torch.cuda.reset_peak_memory_stats()
+            run()
+            facts["exact"]["peak bytes"] = torch.cuda.max_memory_allocated()
+        elif sys.platform != "win32":
+            facts["peak_bytes"] = resident_peak()
     except Exception as error:
         answer(error=f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}")
         return

@@ -1,0 +1,49 @@
+"""Files that are whole or absent: written under another name first."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another name beside `path`, with its suffix, for a file that takes `path`'s place at the end of the block."""
+    with _partial(path) as partial:
+        yield partial
+        os.replace(partial, path)
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a text; what was there goes once the new one is whole."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def add(path: Path, text: str) -> Path:
+    """Write a new file; where the name is taken, NAME-2, NAME-3 and so on. Of several writers none loses its text.
+
+    Returns:
+        the file that was written.
+    """
+    candidates = itertools.chain([path], (path.with_stem(f"{path.stem}-{serial}") for serial in itertools.count(2)))
+    with _partial(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+        while True:
+            candidate = next(candidates)
+            with contextlib.suppress(FileExistsError):
+                os.link(partial, candidate)  # unlike a rename, it fails where there is a file
+                return candidate
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    partial = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)

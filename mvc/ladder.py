@@ -1,0 +1,179 @@
+"""One model in several ways, from the plain recurrence to compiled code, measured side by side."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from unittest import mock
+
+from torch import Tensor
+
+from mvc import ceilings, functional, machine, nvml, profiler
+from mvc.compiler import compile_model, training_step
+from mvc.errors import UserError
+from mvc.kernels import reference
+from mvc.model import MambaVision
+from mvc.passes.pipeline import PASSES
+from mvc.profiler import Measurement, Timing
+from mvc.stopwatch import Clock, synchronize
+
+Model = Callable[[Tensor], Tensor]
+ENERGY_SECONDS = 2.0  # a GPU's energy counter moves some ten times a second
+
+
+class Rung(NamedTuple):
+    """One way of running the model.
+
+    Attributes:
+        compile_seconds: of the first call, None where nothing is compiled.
+    """
+
+    name: str
+    run: Model
+    compile_seconds: float | None = None
+
+
+class Ladder(NamedTuple):
+    """What `measure` saw.
+
+    Attributes:
+        measurement: of everything.
+        alone: spread of the scans alone and of each ceiling, by name.
+        ceiling: FLOP/s, the best of the ceilings.
+        rows: figures of each rung by name, as `mvc.report.ROW` has them.
+    """
+
+    measurement: Measurement
+    alone: dict[str, dict[str, float]]
+    ceiling: float
+    rows: dict[str, dict[str, Any]]
+
+
+RUNGS = {
+    "reference": "eager, with the scan as its recurrence says it, step by step",
+    "eager": "eager, with the scan's fastest implementation",
+    "inductor": "torch.compile as it comes",
+    "mvc": "all passes, then Inductor",
+    "frozen": "the same with what depends on parameters alone computed once; inference alone",
+    "mvc:PASS,PASS": "only these passes",
+}
+
+
+def build(name: str, model: MambaVision, x: Tensor, *, mode: str = "default") -> Rung:
+    """A way of running the model by its name, one of `RUNGS`.
+
+    Raises:
+        UserError: a name that there is not, or "frozen" in training.
+    """
+    if name == "eager":
+        return Rung(name, model)
+    if name == "reference":
+        return Rung(name, _with_reference_scan(model))
+    backend, _, passes = name.partition(":")
+    options: dict[str, Any] = {}
+    if passes:
+        options["passes"] = [each.strip() for each in passes.split(",")]
+    if backend == "frozen":
+        options["frozen"] = True
+    if backend not in ("inductor", "mvc", "frozen") or (passes and backend != "mvc"):
+        raise UserError(
+            f"{name!r} is no rung of the ladder; there are {', '.join(RUNGS)}, with passes {', '.join(PASSES)}"
+        )
+    if backend == "frozen" and model.training:
+        raise UserError("the rung 'frozen' is for inference; leave it or --train out")
+    compiled, report = compile_model(
+        model, x, backend="inductor" if backend == "inductor" else "mvc", mode=mode, options=options or None
+    )
+    return Rung(name, compiled, report.seconds)
+
+
+def _with_reference_scan(model: MambaVision) -> Model:
+    def selective_scan(*inputs: Tensor, **options: Any) -> Tensor:
+        return reference.selective_scan(*inputs, **options)[0]
+
+    def run(x: Tensor) -> Tensor:
+        with mock.patch.object(functional, "selective_scan", selective_scan):
+            return model(x)
+
+    return run
+
+
+def measure(
+    model: MambaVision,
+    rungs: Sequence[Rung],
+    inputs: Sequence[Tensor],
+    *,
+    rounds: int,
+    clock: Clock | None = None,
+    flush: bool = False,
+    seed: int = 0,
+) -> Ladder:
+    """Time every rung, the scans alone and the machine's ceilings, side by side.
+
+    Args:
+        rungs: one of them "eager".
+        inputs: images, (batch, channels, height, width); each round takes the next.
+    """
+    x = inputs[0]
+    step = training_step if model.training else _forward
+    runs = {rung.name: _bound(step, rung.run) for rung in rungs}
+    flops = ceilings.count_flops(lambda: runs["eager"](x))
+    compute = ceilings.compute(model.config, x.shape, dtype=x.dtype, device=x.device, flops=flops)
+    alone = {"scan": profiler.scan_replay(model, x), **{name: run for name, (run, _) in compute.items()}}
+    measured = profiler.measure(
+        {**runs, **alone},
+        rounds=rounds,
+        device=x.device,
+        inputs=[(each,) for each in inputs],
+        clock=clock,
+        flush=flush,
+        seed=seed,
+    )
+    ceiling = ceilings.best_rate(compute, measured.timings)
+    rows = {}
+    for name, run in runs.items():
+        timing, scan = measured.timings[name], measured.timings["scan"]
+        once = functools.partial(run, x)
+        over_eager, peak = timing.ratio_to(measured.timings["eager"]), machine.peak_memory(once, x.device)
+        rows[name] = spread(timing) | {
+            "images_per_second": x.shape[0] / timing.median,
+            "over_eager": over_eager.median,
+            "over_eager_low": over_eager.low,
+            "over_eager_high": over_eager.high,
+            "peak_memory_bytes": peak.used,
+            "peak_reserved_bytes": peak.reserved,
+            "energy_joules_per_image": _energy(once, timing.median, x),
+            "share_of_ceiling": ceilings.share(flops, timing.median, ceiling),
+            "share_apart_from_scan": ceilings.share(flops, timing.median - scan.median, ceiling),
+        }
+    return Ladder(measured, {name: spread(measured.timings[name]) for name in alone}, ceiling, rows)
+
+
+def spread(timing: Timing) -> dict[str, float]:
+    return {
+        "median_seconds": timing.median,
+        "p10_seconds": timing.percentile(0.1),
+        "p90_seconds": timing.percentile(0.9),
+    }
+
+
+def _forward(run: Model, x: Tensor) -> Tensor:
+    return run(x)
+
+
+def _bound(step: Callable[[Model, Tensor], Tensor], run: Model) -> Model:
+    return lambda x: step(run, x)
+
+
+def _energy(run: Callable[[], object], seconds: float, x: Tensor) -> float | None:
+    """Joules for an image, of runs one after the other; None where the device does not tell."""
+    if x.device.type != "cuda":
+        return None
+    calls = max(3, math.ceil(ENERGY_SECONDS / seconds))
+    with nvml.watch(x.device) as watch:
+        for _ in range(calls):
+            run()
+        synchronize(x.device)
+    return None if watch.energy is None else watch.energy / calls / x.shape[0]

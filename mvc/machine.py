@@ -1,0 +1,82 @@
+"""The state of the processor that a measurement ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Peak(NamedTuple):
+    """Memory in bytes at most.
+
+    Attributes:
+        used: on CUDA what tensors took, elsewhere what the process had resident.
+        reserved: what the allocator had from the device; None where there is no such thing.
+    """
+
+    used: int
+    reserved: int | None
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> Peak:
+    """During one run. Where the system cannot reset the process's peak (Linux can), since the process started."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return Peak(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # 5: reset VmHWM
+    except OSError:
+        import resource  # Unix alone
+
+        run()
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Peak(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, None)
+    run()
+    status = Path("/proc/self/status").read_text()
+    return Peak(next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run over the last minute, where the system tells."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def affinity() -> int | None:
+    """Processors that this process may run on, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def frequency(cpuinfo: Path = Path("/proc/cpuinfo"), root: Path = Path("/sys/devices/system/cpu/cpu0")) -> float | None:
+    """MHz of the first processor at this moment, where it can be read."""
+    current = root / "cpufreq" / "scaling_cur_freq"
+    if current.is_file():
+        return int(current.read_text()) / 1e3
+    found = _cpuinfo("cpu MHz", cpuinfo)
+    return float(found) if found else None
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name."""
+    return _cpuinfo("model name", cpuinfo) or platform.processor() or platform.machine()
+
+
+def last_level_cache(root: Path = Path("/sys/devices/system/cpu/cpu0")) -> int | None:
+    """Bytes of the last cache before the memory, where the system tells."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    sizes = [path.read_text().strip() for path in (root / "cache").glob("index*/size")]
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=None)
+
+
+def _cpuinfo(key: str, path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    lines = (line.partition(":") for line in path.read_text().splitlines())
+    return next((value.strip() for name, _, value in lines if name.strip() == key), None)

@@ -1,0 +1,306 @@
+"""A GPU's state around and during a measurement, by NVML; what cannot be read is said, and stops nothing."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import itertools
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pynvml
+import torch
+
+INTERVAL = 0.02  # seconds between samples
+TOP_SHARE = 0.9  # of the run's highest clock: what ran slower is discarded
+
+# Why a GPU's clock is not what it could be (NVML's nvmlClocksEventReasons), and which of it slows a measurement down.
+REASONS = {
+    0x001: "idle",
+    0x002: "application clocks",
+    0x004: "power cap",
+    0x008: "hardware slowdown",
+    0x010: "sync boost",
+    0x020: "software thermal slowdown",
+    0x040: "hardware thermal slowdown",
+    0x080: "power brake",
+    0x100: "display clocks",
+}
+THROTTLING = frozenset(REASONS[bit] for bit in (0x004, 0x008, 0x020, 0x040, 0x080))
+POLICIES = {
+    "power": pynvml.NVML_PERF_POLICY_POWER,
+    "thermal": pynvml.NVML_PERF_POLICY_THERMAL,
+    "board limit": pynvml.NVML_PERF_POLICY_BOARD_LIMIT,
+    "reliability": pynvml.NVML_PERF_POLICY_RELIABILITY,
+}
+
+
+class Identity(NamedTuple):
+    """Driver's version and highest clocks in MHz; None where NVML does not tell."""
+
+    driver: str | None
+    sm_clock: int | None
+    memory_clock: int | None
+
+
+UNKNOWN = Identity(None, None, None)
+
+
+class Sample(NamedTuple):
+    """One reading; a field that cannot be read is None.
+
+    Attributes:
+        time: of `time.perf_counter`, seconds.
+        sm_clock, memory_clock: MHz.
+        temperature: °C.
+        power: W.
+        reasons: why the clock is not higher, among `REASONS`.
+    """
+
+    time: float
+    sm_clock: int | None
+    memory_clock: int | None
+    temperature: int | None
+    power: float | None
+    reasons: frozenset[str]
+
+
+class Watch:
+    """Samples a GPU for as long as the block lasts.
+
+    Attributes:
+        samples: at least one before and one after, none without NVML.
+        energy: joules over the block, or None.
+        energy_source: "counter", "integrated power", or None.
+        violations: seconds that the clock was held down over the block, by cause.
+        notes: what could not be read and why, a sentence each.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.samples: list[Sample] = []
+        self.energy: float | None = None
+        self.energy_source: str | None = None
+        self.violations: dict[str, float] = {}
+        self.notes: list[str] = []
+        self._device = device
+        self._done = threading.Event()
+        self._cleanup = contextlib.ExitStack()
+        self._gpu: _Gpu | None = None
+
+    def __enter__(self) -> Watch:
+        if self._device.type == "cuda":
+            try:
+                self._gpu = self._cleanup.enter_context(_open(self._device))
+            except pynvml.NVMLError as error:
+                self.notes.append(f"NVML cannot be used ({error}): no clocks, no power, nothing is discarded")
+        if self._gpu is not None:
+            self._before = self._gpu.energy(), self._gpu.violations()
+            self.samples.append(self._gpu.sample())
+            self._thread = threading.Thread(target=self._sample_until_done, daemon=True)
+            self._thread.start()
+        return self
+
+    def _sample_until_done(self) -> None:
+        while not self._done.wait(INTERVAL):
+            self.samples.append(self._gpu.sample())
+
+    def __exit__(self, *exception: object) -> None:
+        with self._cleanup:
+            if self._gpu is None:
+                return
+            self._done.set()
+            self._thread.join()
+            self.samples.append(self._gpu.sample())
+            energy, violations = self._before
+            after = self._gpu.energy()
+            if energy is not None and after is not None:
+                self.energy, self.energy_source = after - energy, "counter"
+            elif (integral := _integral(self.samples)) is not None:
+                self.energy, self.energy_source = integral, "integrated power"
+            ended = self._gpu.violations()
+            self.violations = {name: ended[name] - violations[name] for name in ended.keys() & violations.keys()}
+            self.notes.extend(self._gpu.notes.values())
+
+
+def watch(device: torch.device) -> Watch:
+    """A `Watch` of a torch device; on a CPU it sees nothing and says nothing."""
+    return Watch(device)
+
+
+class _Gpu:
+    """One device of NVML's; what it refuses is noted, and not asked for again."""
+
+    def __init__(self, handle: Any, *, slice_of: bool) -> None:
+        self.handle = handle
+        self.notes: dict[str, str] = {}
+        self._reasons = "nvmlDeviceGetCurrentClocksEventReasons"
+        if slice_of:
+            self.notes["MIG"] = "the device is a MIG slice: clocks, temperature, power and energy are the whole GPU's"
+
+    def sample(self) -> Sample:
+        power = self._read("power", "nvmlDeviceGetPowerUsage")
+        return Sample(
+            time.perf_counter(),
+            self._read("SM clock", "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
+            self._read("memory clock", "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+            self._read("temperature", "nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
+            None if power is None else power / 1e3,
+            self._clock_reasons(),
+        )
+
+    def energy(self) -> float | None:
+        """Joules since the driver was loaded."""
+        energy = self._read("energy counter", "nvmlDeviceGetTotalEnergyConsumption")
+        return None if energy is None else energy / 1e3
+
+    def violations(self) -> dict[str, float]:
+        """Seconds that the clock has been held down, by cause."""
+        read = {
+            name: self._read(f"{name} violation time", "nvmlDeviceGetViolationStatus", policy)
+            for name, policy in POLICIES.items()
+        }
+        return {name: status.violationTime / 1e9 for name, status in read.items() if status is not None}
+
+    def max_clock(self, kind: int) -> int | None:
+        return self._read("highest clock", "nvmlDeviceGetMaxClockInfo", kind)
+
+    def _clock_reasons(self) -> frozenset[str]:
+        newer = self._reasons == "nvmlDeviceGetCurrentClocksEventReasons"
+        bits = self._read("clock reasons", self._reasons)
+        if bits is None and newer:  # drivers before 535 know them by their older name
+            self._reasons = "nvmlDeviceGetCurrentClocksThrottleReasons"
+            self.notes.pop("clock reasons")
+            bits = self._read("clock reasons", self._reasons)
+        return frozenset(name for bit, name in REASONS.items() if bits and bits & bit)
+
+    def _read(self, what: str, function: str, *arguments: Any) -> Any:
+        if what in self.notes:
+            return None
+        try:
+            return getattr(pynvml, function)(self.handle, *arguments)
+        except (pynvml.NVMLError, AttributeError) as error:
+            self.notes[what] = f"the GPU's {what} cannot be read ({error})"
+            return None
+
+
+@contextlib.contextmanager
+def _open(device: torch.device) -> Iterator[_Gpu]:
+    """NVML's view of torch's device, which is found by UUID, or else by its place on the bus: the numbers of CUDA's
+    devices change with CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
+
+    Raises:
+        pynvml.NVMLError: no library, no driver, no permission, or no such device.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    uuid = str(properties.uuid).removeprefix("GPU-").removeprefix("MIG-")
+    pynvml.nvmlInit()
+    try:
+        yield _find(uuid, bus_id(properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _find(uuid: str, bus: str) -> _Gpu:
+    missing = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT)
+    for prefix in ("GPU-", "MIG-"):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"{prefix}{uuid}".encode())
+        except pynvml.NVMLError as error:
+            if error.value not in missing:
+                raise
+            continue
+        if prefix == "MIG-":
+            return _Gpu(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), slice_of=True)
+        return _Gpu(handle, slice_of=False)
+    return _Gpu(pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode()), slice_of=False)
+
+
+def bus_id(domain: int, bus: int, device: int) -> str:
+    """As NVML writes it: "00000000:17:00.0"."""
+    return f"{domain:08X}:{bus:02X}:{device:02X}.0"
+
+
+def identify(device: torch.device) -> Identity:
+    """Of a CUDA device."""
+    try:
+        with _open(device) as gpu:
+            clocks = (gpu.max_clock(kind) for kind in (pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM))
+            return Identity(pynvml.nvmlSystemGetDriverVersion(), *clocks)
+    except pynvml.NVMLError:
+        return UNKNOWN
+
+
+def _integral(samples: Sequence[Sample]) -> float | None:
+    """Of the power over the samples, by trapezoids: joules."""
+    known = [(sample.time, sample.power) for sample in samples if sample.power is not None]
+    if len(known) < 2:
+        return None
+    return sum((t - s) * (p + q) / 2 for (s, p), (t, q) in itertools.pairwise(known))
+
+
+def discards(spans: Sequence[tuple[float, float]], samples: Sequence[Sample]) -> list[str | None]:
+    """Why each span of `time.perf_counter` must not count, or None.
+
+    What was read within it decides, with the last reading before and the first after.
+    """
+    times = [sample.time for sample in samples]
+    top = max((sample.sm_clock for sample in samples if sample.sm_clock is not None), default=0)
+
+    def reason(start: float, end: float) -> str | None:
+        around = samples[max(0, bisect.bisect_left(times, start) - 1) : bisect.bisect_right(times, end) + 1]
+        if throttled := sorted(frozenset().union(*(sample.reasons for sample in around)) & THROTTLING):
+            return f"throttled: {', '.join(throttled)}"
+        if any(sample.sm_clock is not None and sample.sm_clock < TOP_SHARE * top for sample in around):
+            return f"SM clock below {TOP_SHARE:.0%} of the highest of this run"
+        return None
+
+    return [reason(start, end) for start, end in spans]
+
+
+def summary(watch: Watch) -> dict[str, Any]:
+    """For JSON: [least, median, most] of what was sampled, and the rest of what the watch saw."""
+
+    def spread(field: str) -> list[float] | None:
+        values = [value for sample in watch.samples if (value := getattr(sample, field)) is not None]
+        return [min(values), statistics.median(values), max(values)] if values else None
+
+    reasons = Counter(reason for sample in watch.samples for reason in sample.reasons)
+    return {
+        "samples": len(watch.samples),
+        "sm_clock_mhz": spread("sm_clock"),
+        "memory_clock_mhz": spread("memory_clock"),
+        "temperature_celsius": spread("temperature"),
+        "power_watts": spread("power"),
+        "energy_joules": watch.energy,
+        "energy_source": watch.energy_source,
+        "reasons": {name: count / len(watch.samples) for name, count in reasons.items()},
+        "violation_seconds": watch.violations,
+        "notes": watch.notes,
+    }
+
+
+def lines(facts: dict[str, Any]) -> Iterator[str]:
+    """A summary for people."""
+    units = {
+        "sm_clock_mhz": "MHz SM",
+        "memory_clock_mhz": "MHz memory",
+        "temperature_celsius": "°C",
+        "power_watts": "W",
+    }
+    known = [
+        f"{facts[key][0]:.0f} to {facts[key][2]:.0f} {unit}" for key, unit in units.items() if facts[key] is not None
+    ]
+    if known:
+        yield f"GPU meanwhile: {', '.join(known)} ({facts['samples']} samples)"
+    if facts["reasons"]:
+        yield "clock held by " + ", ".join(
+            f"{name} {share:.0%} of the time" for name, share in facts["reasons"].items()
+        )
+    held = {name: seconds for name, seconds in facts["violation_seconds"].items() if seconds}
+    if held:
+        yield "held down for " + ", ".join(f"{seconds:.3f} s by {name}" for name, seconds in held.items())
+    yield from facts["notes"]

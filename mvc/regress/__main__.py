@@ -1,0 +1,195 @@
+"""python -m mvc.regress: record latencies, compare two versions, find change points, and test the gate itself."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from tabulate import tabulate
+
+from mvc import files, report
+from mvc.compile import positive
+from mvc.errors import UserError
+from mvc.progress import Progress
+from mvc.regress import cases, compare, history, selftest, store, summary
+
+EXAMPLES = """examples:
+  python -m mvc.regress compare origin/main .                    this checkout, changes included, against a branch
+  python -m mvc.regress compare main HEAD --only scan T --markdown summary.md --junit regress.xml
+  python -m mvc.regress compare main HEAD --exact                graphs, launches, matches of passes: nothing is timed
+  python -m mvc.regress record --output before.json
+  python -m mvc.regress compare before.json after.json
+  python -m mvc.regress record --baselines bench/baselines
+  python -m mvc.regress compare bench/baselines after.json       against the newest recording of this kind of device
+  python -m mvc.regress history bench/baselines
+  python -m mvc.regress selftest --only scan
+
+exit status of compare: 0 no change or better, 1 regression, 2 inconclusive, 3 not comparable (the first that applies,
+of 1, 3, 2, 0); of record: 3 if a case could not run; of all: 64 unusable input, 130 interrupted"""
+USAGE = 64  # EX_USAGE of sysexits.h: argparse's own 2 means "inconclusive" here
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"error: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m mvc.regress",
+        description=__doc__.partition(": ")[2],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            run.__name__.strip("_"),
+            help=help,
+            description=help,
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=run)
+        return added
+
+    recording = command(_record, "measure the cases of the mvc that is installed, and write pytest-benchmark's JSON")
+    _add_choice_of_cases(recording)
+    target = recording.add_mutually_exclusive_group(required=True)
+    target.add_argument("--output", type=Path, metavar="FILE", help="to write; nothing is overwritten")
+    target.add_argument("--baselines", type=Path, metavar="DIR", help="folder to add it to, by kind of device")
+
+    comparing = command(_compare, "decide whether HEAD is slower than BASE: two recordings, or two git revisions")
+    comparing.add_argument("base", metavar="BASE", help="recording, folder of baselines, or git revision")
+    comparing.add_argument("head", metavar="HEAD", help="recording, or git revision; . is the checkout as it is")
+    _add_choice_of_cases(comparing)
+    comparing.add_argument("--exact", action="store_true", help="only numbers that do not vary; of revisions alone")
+    comparing.add_argument("--json", metavar="FILE", help="also write it as JSON; - prints JSON instead of the table")
+    comparing.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
+    comparing.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
+
+    points = command(_history, "change points over the recordings in a folder, found by Apache Otava")
+    points.add_argument("folder", type=Path, metavar="DIR", help="with recordings, as record --baselines writes them")
+
+    testing = command(_selftest, "compare the installed mvc with itself: false alarms, and what can be detected here")
+    _add_choice_of_cases(testing)
+    testing.add_argument("--comparisons", type=positive, default=10, metavar="N", help="of each case (default 10)")
+    return parser
+
+
+def _add_choice_of_cases(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cases", metavar="FILE", help="TOML file of cases and thresholds (default mvc's own)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these cases of the file")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of each case's own")
+    parser.add_argument("--rounds", type=positive, metavar="N", help="most rounds of a run (default the file's)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _suite(args: argparse.Namespace) -> cases.Suite:
+    suite = cases.load(args.cases).only(args.only)
+    if args.device:
+        suite = dataclasses.replace(
+            suite, cases=tuple(dataclasses.replace(case, device=args.device) for case in suite.cases)
+        )
+    if suite.cases[0].device == "cuda" and not torch.cuda.is_available():
+        raise UserError("the cases run on CUDA, but torch finds no device; use --device cpu, or a CUDA build of torch")
+    if args.rounds:
+        rounds = (min(suite.thresholds.rounds[0], args.rounds), args.rounds)
+        suite = dataclasses.replace(suite, thresholds=dataclasses.replace(suite.thresholds, rounds=rounds))
+    return suite
+
+
+def _record(args: argparse.Namespace) -> int:
+    recording, obstacles = compare.record(_suite(args), Progress(quiet=args.quiet))
+    for obstacle in obstacles:
+        print(f"not recorded: {obstacle}", file=sys.stderr)
+    if recording.cases:
+        path = args.output or store.baseline_path(args.baselines, recording)
+        print(f"wrote {store.write(recording, path)}")
+    return 3 if obstacles else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    comparison = _compared(args, _suite(args))
+    if args.json:
+        report.write_json(summary.as_dict(comparison), args.json)
+    if args.json != "-":
+        print(summary.table(comparison))
+    for path, text in ((args.junit, summary.junit), (args.markdown, summary.markdown)):
+        if path:
+            try:
+                files.replace(path, text(comparison))
+            except OSError as error:
+                raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return comparison.exit_status
+
+
+def _compared(args: argparse.Namespace, suite: cases.Suite) -> compare.Comparison:
+    base, head = Path(args.base), Path(args.head)
+    if base.is_file() != head.is_file() and not (base.is_dir() and head.is_file()):
+        raise UserError(f"of {base} and {head} one is a file; give two recordings, or two git revisions")
+    if not head.is_file():
+        return compare.revisions(args.base, args.head, suite, Progress(quiet=args.quiet), exact=args.exact)
+    if args.exact:
+        raise UserError("--exact compares git revisions; of recordings leave it out")
+    ours = store.read(head)
+    if base.is_dir():
+        base = store.newest(base, ours.environment)
+    return compare.recordings(store.read(base), ours, suite.thresholds, names=(str(base), args.head))
+
+
+def _history(args: argparse.Namespace) -> int:
+    recordings, unusable = history.read(args.folder)
+    for each in unusable:
+        print(f"left out: {each}", file=sys.stderr)
+    points = history.change_points(recordings)
+    for device in dict.fromkeys(point.device for point in points):
+        print(device)
+        print("\n".join(f"  {point}" for point in points if point.device == device))
+    print(f"{len(points)} change points in {len(recordings)} recordings")
+    return 0
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    suite, progress = _suite(args), Progress(quiet=args.quiet)
+    rows = []
+    for case in suite.cases:
+        with compare.fresh_sides(("base", None), ("head", None)) as new_sides:
+            sides, trials = new_sides(), []  # one pair: compiled once
+            for seed in range(args.comparisons):
+                with progress.step(f"{case.name} against itself, {seed + 1} of {args.comparisons}"):
+                    trials.append(selftest.trial(case, 0.0, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
+        rows.append(_selftest_row(case.name, trials, suite.thresholds.effect))
+    print(tabulate(rows, headers=("case", "comparisons", "false alarms", "inconclusive", "detectable slowdown")))
+    return 0
+
+
+def _selftest_row(name: str, trials: list[selftest.Trial], effect: float) -> list[object]:
+    smallest = selftest.smallest_detectable(trials, effect)
+    false_alarms = selftest.count(trials, "regression") + selftest.count(trials, "improvement")
+    inconclusive = selftest.count(trials, "inconclusive")
+    return [name, len(trials), false_alarms, inconclusive, "above 50 %" if smallest is None else f"{smallest:.0%}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""A comparison as a table, Markdown, JSON and JUnit XML."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+from typing import Any
+from xml.etree import ElementTree
+
+from tabulate import tabulate
+
+from mvc import report
+from mvc.regress.compare import Comparison
+from mvc.regress.decide import further_rounds
+from mvc.regress.run import CaseResult, Run
+
+SCHEMA = "mvc.regress.compare/1"
+HEADERS = ("case", "base ms", "head ms", "head over base", "rounds", "verdict")
+MEANINGS = {
+    0: "no change for the worse",
+    1: "a regression",
+    2: "inconclusive: neither a change nor its absence is sure",
+    3: "not comparable",
+}
+
+
+def table(comparison: Comparison, *, style: str = "simple") -> str:
+    """For people; `style` is one of tabulate's."""
+    lines = [tabulate([_row(each) for each in comparison.results], headers=HEADERS, tablefmt=style)]
+    lines += [f"{result.case.name}: {text}" for result in comparison.results for text in remarks(result, comparison)]
+    lines += [f"not comparable: {obstacle}" for obstacle in comparison.obstacles]
+    lines.append(f"{comparison.head} against {comparison.base}: {MEANINGS[comparison.exit_status]}")
+    lines.append(report.environment_line(comparison.environment))
+    separator = "\n\n" if style == "github" else "\n"
+    return separator.join(line for line in lines if line)
+
+
+def markdown(comparison: Comparison) -> str:
+    """For the summary of a CI job."""
+    return f"## Latency: {MEANINGS[comparison.exit_status]}\n\n{table(comparison, style='github')}\n"
+
+
+def _row(result: CaseResult) -> list[str]:
+    runs = [run for run in result.runs if run.ratio is not None]
+    return [
+        result.case.name,
+        _milliseconds([run.base for run in runs]),
+        _milliseconds([run.head for run in runs]),
+        " and ".join(str(run.ratio) for run in runs),
+        " + ".join(str(len(run.base)) for run in runs),
+        result.verdict,
+    ]
+
+
+def _milliseconds(runs: list[list[float]]) -> str:
+    seconds = list(itertools.chain.from_iterable(runs))
+    return f"{statistics.median(seconds) * 1e3:.3g}" if seconds else ""
+
+
+def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
+    """What the row does not say: changes other than of time, and what would settle an inconclusive case."""
+    lines = [str(difference) for difference in result.exact]
+    for metric, verdict in result.verdicts.items():
+        if verdict == "inconclusive" and metric == "time":
+            more = rounds_to_settle(result.runs, comparison.thresholds.effect)
+            lines.append(f"time is inconclusive: about {more} more rounds would settle it (--rounds, now "
+                         f"{comparison.thresholds.rounds[1]})")  # fmt: skip
+        elif verdict != "no change" and metric != "time":
+            lines.append(f"{metric}: {verdict} ({_single_ratios(result.runs, metric)})")
+    return lines
+
+
+def rounds_to_settle(runs: list[Run], effect: float) -> int:
+    """Further rounds for the run that is furthest from decided; as many again where two decided runs disagree."""
+    undecided = [run for run in runs if run.findings["time"] == "undecided"] or runs
+    return max(further_rounds(run.ratio, len(run.base), effect) for run in undecided)
+
+
+def _single_ratios(runs: list[Run], metric: str) -> str:
+    key = {"compile time": "compile_seconds", "peak memory": "peak_bytes"}[metric]
+    return " and ".join(f"{head[key] / base[key]:.2f} times" for base, head in (run.facts for run in runs))
+
+
+def as_dict(comparison: Comparison) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "schema": SCHEMA,
+        "base": comparison.base,
+        "head": comparison.head,
+        "exit_status": comparison.exit_status,
+        "meaning": MEANINGS[comparison.exit_status],
+        "not_comparable": comparison.obstacles,
+        "environment": comparison.environment,
+        "thresholds": dataclasses.asdict(comparison.thresholds),
+        "cases": [
+            {
+                "case": result.case.as_dict(),
+                "verdict": result.verdict,
+                "verdicts": result.verdicts,
+                "exact_differences": [each._asdict() for each in result.exact],
+                "remarks": remarks(result, comparison),
+                "runs": [_run_as_dict(run) for run in result.runs],
+            }
+            for result in comparison.results
+        ],
+    }
+
+
+def _run_as_dict(run: Run) -> dict[str, Any]:
+    base, head = run.facts
+    return {
+        "ratio": run.ratio and run.ratio._asdict(),
+        "findings": run.findings,
+        "base_seconds": run.base,
+        "head_seconds": run.head,
+        "base_facts": base,
+        "head_facts": head,
+    }
+
+
+def junit(comparison: Comparison) -> str:
+    """JUnit XML: a regression is a failure, an inconclusive case is skipped, what cannot be compared is an error."""
+    suite = ElementTree.Element("testsuite", name="mvc.regress")
+    for result in comparison.results:
+        seconds = sum(sum(run.base) + sum(run.head) for run in result.runs)
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="mvc.regress", name=result.case.name, time=f"{seconds:.3f}"
+        )
+        tag = {"regression": "failure", "inconclusive": "skipped"}.get(result.verdict)
+        message = "; ".join([" ".join(_row(result)[1:]), *remarks(result, comparison)])
+        ElementTree.SubElement(case, tag or "system-out", **({"message": message} if tag else {})).text = message
+    for obstacle in comparison.obstacles:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="mvc.regress", name=f"comparable: {obstacle.partition(':')[0]}"
+        )
+        ElementTree.SubElement(case, "error", message=obstacle)
+    counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+    for attribute, tag in counts.items():
+        suite.set(attribute, str(len(list(suite.iter(tag)))))
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -1,0 +1,46 @@
+"""Stands for the processes of the regression gate: times come from a rule instead of a clock."""
+
+import itertools
+
+import numpy as np
+
+from mvc.regress.worker import CaseFailed
+
+
+class FakeWorker:
+    """Its sides are as slow as `slowness` says, by name; `exact` and `compile_seconds` are by name too."""
+
+    slowness: dict = {}  # noqa: RUF012 - set by the `fake` function
+    exact: dict = {}  # noqa: RUF012
+    compile_seconds: dict = {}  # noqa: RUF012
+    broken: set = set()  # noqa: RUF012
+    noise: float = 0.01
+    serial = itertools.count()
+
+    def __init__(self, case, side):
+        self.case, self.side = case, side
+        self.draw = np.random.default_rng(next(self.serial))
+        self.facts = {"exact": self.exact.get(side.name, {}), "peak_bytes": 10**9}
+        if side.name in self.compile_seconds:
+            self.facts["compile_seconds"] = self.compile_seconds[side.name]
+
+    def wait_until_ready(self):
+        if self.side.name in self.broken:
+            raise CaseFailed(f"{self.side.name}: no such variant")
+        return self
+
+    def time(self):
+        return 0.01 * self.slowness.get(self.side.name, 1.0) * float(np.exp(self.draw.normal(0, self.noise)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+
+def fake(monkeypatch, **rules):
+    """Let the gate start these instead of processes."""
+    worker = type("FakeWorker", (FakeWorker,), {"serial": itertools.count(), **rules})
+    for module in ("mvc.regress.run", "mvc.regress.compare"):
+        monkeypatch.setattr(f"{module}.Worker", worker)

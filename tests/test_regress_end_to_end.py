@@ -1,0 +1,138 @@
+"""The gate with its own processes: one case of every kind, a revision that is slower, and a process that is killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mvc.regress import workload
+from mvc.regress.cases import Case
+from mvc.regress.worker import CaseFailed, Side, Worker
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def side(tmp_path):
+    caches = tmp_path / "caches"
+    caches.mkdir()
+    return Side("this", ROOT, caches)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("scan", kind="scan", batch=1, dim=8, length=16),
+        Case("scan, bfloat16, training", kind="scan", batch=1, dim=8, length=16, dtype="bfloat16", training=True),
+        Case("eager", variant="tiny", size=64, backend="eager"),
+        Case("eager, training", variant="tiny", size=64, backend="eager", training=True),
+    ],
+    ids=lambda case: case.name,
+)
+def test_a_process_times_its_case(case, side):
+    with Worker(case, side).wait_until_ready() as worker:
+        assert worker.time() > 0
+        assert worker.facts["peak_bytes"] > 2**20
+        assert worker.facts["exact"] == {}
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_exact_numbers(side):
+    with Worker(Case("tiny", variant="tiny", size=64, frozen=True), side).wait_until_ready() as worker:
+        assert worker.time() > 0
+        exact, compile_seconds = worker.facts["exact"], worker.facts["compile_seconds"]
+    assert exact["graphs"] == 1
+    assert exact["scans"] == exact["matches of lower_scan"] > 0
+    assert exact["launches"] > 0
+    assert compile_seconds > 0
+
+
+def test_extra_work_is_the_share_asked_for(monkeypatch):
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten.mul_.Tensor
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(workload, "timed", lambda run, calls: [0.002] * calls)  # ten products
+    calls = []
+    slowed = workload.slowed(lambda: calls.append(1), 0.01, 0.10)
+    with Products() as products:
+        slowed()
+    assert len(calls) == 1
+    assert products.count == 5
+
+
+def test_what_a_side_cannot_run_is_said(side):
+    with pytest.raises(CaseFailed, match=r"^this: .*'nosuch'"):
+        Worker(Case("wrong", variant="nosuch"), side).wait_until_ready()
+
+
+def test_a_process_that_dies_is_said(side):
+    with Worker(Case("scan", kind="scan", batch=1, dim=8, length=16), side).wait_until_ready() as worker:
+        worker._process.kill()
+        with pytest.raises(CaseFailed, match="this: the process ended with status -9"):
+            worker.time()
+
+
+CASES = '[thresholds]\nrounds = [5, 15]\n[cases.scan]\nkind = "scan"\nbatch = 4\n'
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A git repository with the sources, committed."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("mvc", "kernels", "passes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "cases.toml").write_text(CASES)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "--message=as it is"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def gate(*arguments, folder):
+    command = [sys.executable, "-m", "mvc.regress", *arguments, "--cases", "cases.toml"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+def test_a_slower_checkout_is_a_regression_against_its_commit(repository):
+    ops = repository / "kernels" / "ops.py"
+    text = ops.read_text()
+    marker = "def selective_scan("
+    assert text.count(marker) == 1
+    slow = "\n\n_fast = selective_scan\n\n\ndef selective_scan(*args, **options):\n    import time\n\n"
+    ops.write_text(text + slow + "    time.sleep(0.01)\n    return _fast(*args, **options)\n")
+    process = gate("compare", "HEAD", ".", "--json", "out.json", folder=repository)
+    progress = process.communicate()[1]
+    assert process.returncode == 1, progress
+    facts = json.loads((repository / "out.json").read_text())
+    assert facts["cases"][0]["verdicts"]["time"] == "regression"
+    trees = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True)
+    assert len(trees.stdout.splitlines()) == 1, "the work tree of the revision was left behind"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_recording_that_is_killed_leaves_no_file(repository, number):
+    process = gate("record", "--output", "out.json", "--rounds", "100000", folder=repository)
+    assert "recording scan" in process.stderr.readline()
+    time.sleep(1)
+    os.killpg(process.pid, number)
+    process.communicate()
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert not list(repository.glob("*.json"))
