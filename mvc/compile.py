@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from mvc.errors import UserError
 from mvc.explanation import Explanation
 from mvc.functional import token_counts
 from mvc.image import load_image, preprocess, top_classes
-from mvc.ladder import RUNGS, Ladder, Rung, build, measure
+from mvc.ladder import RUNGS, Ladder, Rung, build, compile_options, measure
 from mvc.model import MambaVision, create_model
 from mvc.progress import Progress
-from mvc.stopwatch import MEANINGS
+from mvc.stopwatch import MEANINGS, CacheFlush, stopwatch
 from mvc.weights import load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -144,8 +144,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
     for option in ("frozen", "regions"):
         if getattr(args, option) and args.train:
             raise UserError(f"--{option} is for inference; leave it or --train out")
-    if args.plot:
-        plot.check(Path(args.plot))
+    names = args.ladder if args.ladder else LADDER if args.ladder is not None else ()
+    _refuse_early(args, names, device)
     facts: dict[str, Any] = {
         "schema": report.SCHEMA,
         "environment": report.environment(device),
@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
                 model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None, options=_options(args)
             )
         rungs = [Rung("eager", model), Rung("compiled", compiled, compilation.seconds)]
-        for name in args.ladder if args.ladder else LADDER if args.ladder is not None else ():
+        for name in names:
             with progress.step(f"building {name}"):
                 rungs.append(build(name, model, x, mode=args.mode))
         with progress.step("checking against eager"):
@@ -205,6 +205,17 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
     }
     facts["check"] = {"tensor": check.tensor, **figures, "passed": check.passed}
     return facts, compilation.explanation
+
+
+def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.device) -> None:
+    """What would fail only after long work."""
+    if args.plot:
+        plot.check(Path(args.plot))
+    for name in rungs:
+        compile_options(name, training=args.train)
+    stopwatch(args.clock, device)
+    if args.flush_l2:
+        CacheFlush(device)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

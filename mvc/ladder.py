@@ -61,37 +61,43 @@ RUNGS = {
 }
 
 
-def build(name: str, model: MambaVision, x: Tensor, *, mode: str = "default") -> Rung:
-    """A way of running the model by its name, one of `RUNGS`.
+def compile_options(name: str, *, training: bool) -> dict[str, Any] | None:
+    """What `compile_model` is given for one of `RUNGS`; None where nothing is compiled.
 
     Raises:
         UserError: a name that there is not, or "frozen" in training.
     """
-    if name == "eager":
-        return Rung(name, model)
-    if name == "reference":
-        return Rung(name, _with_reference_scan(model))
     backend, _, passes = name.partition(":")
-    options: dict[str, Any] = {}
-    if passes:
-        options["passes"] = [each.strip() for each in passes.split(",")]
-    if backend == "frozen":
-        options["frozen"] = True
-    if backend not in ("inductor", "mvc", "frozen") or (passes and backend != "mvc"):
-        raise UserError(
-            f"{name!r} is no rung of the ladder; there are {', '.join(RUNGS)}, with passes {', '.join(PASSES)}"
-        )
-    if backend == "frozen" and model.training:
+    if name in ("reference", "eager"):
+        return None
+    if name == "frozen" and training:
         raise UserError("the rung 'frozen' is for inference; leave it or --train out")
-    compiled, report = compile_model(
-        model, x, backend="inductor" if backend == "inductor" else "mvc", mode=mode, options=options or None
-    )
+    if name in ("inductor", "mvc"):
+        return {"backend": name}
+    if name == "frozen":
+        return {"backend": "mvc", "options": {"frozen": True}}
+    chosen = [each.strip() for each in passes.split(",")]
+    if backend == "mvc" and set(chosen) <= PASSES.keys():
+        return {"backend": "mvc", "options": {"passes": chosen}}
+    raise UserError(f"{name!r} is no rung of the ladder; there are {', '.join(RUNGS)}, with passes {', '.join(PASSES)}")
+
+
+def build(name: str, model: MambaVision, x: Tensor, *, mode: str = "default") -> Rung:
+    """A way of running the model by its name.
+
+    Raises:
+        UserError: see `compile_options` and `compile_model`.
+    """
+    options = compile_options(name, training=model.training)
+    if options is None:
+        return Rung(name, _with_reference_scan(model) if name == "reference" else model)
+    compiled, report = compile_model(model, x, mode=mode, **options)
     return Rung(name, compiled, report.seconds)
 
 
 def _with_reference_scan(model: MambaVision) -> Model:
-    def selective_scan(*inputs: Tensor, **options: Any) -> Tensor:
-        return reference.selective_scan(*inputs, **options)[0]
+    def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, **options: Any) -> Tensor:
+        return reference.selective_scan(u, delta, A, B.unsqueeze(2), C.unsqueeze(2), **options)[0]  # one group
 
     def run(x: Tensor) -> Tensor:
         with mock.patch.object(functional, "selective_scan", selective_scan):

@@ -72,6 +72,28 @@ def test_explained_frozen_run(tmp_path, capsys):
     assert sum(explanation["launches"].values()) > 0
 
 
+def test_ladder_operators_trace_and_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib, of the extra `plot`, is not installed")
+    files = {name: tmp_path / f"facts.{name}" for name in ("json", "svg", "trace")}
+    arguments = ["--ladder", "reference", "--operators", "--inputs", "2", "--json", str(files["json"])]
+    assert main([*QUICK, *arguments, "--plot", str(files["svg"]), "--trace", str(files["trace"])]) == 0
+    out = capsys.readouterr().out
+    for text in ("reference", "over eager", "2 inputs in turn", "of matmul's rate", "wall time of one call"):
+        assert text in out
+    facts = json.loads(files["json"].read_text())
+    assert [row["name"] for row in facts["ladder"]] == ["eager", "compiled", "reference"]
+    assert all(row.keys() == {"name", "compile_seconds", *report.ROW} for row in facts["ladder"])
+    assert sum(row["seconds"] for row in facts["operators"]["rows"]) > 0
+    assert all(path.is_file() for path in files.values())
+
+
+@pytest.mark.slow
+def test_generated_kernels_have_names_in_the_operators(capsys):
+    assert main([*QUICK, "--backend", "mvc", "--operators", "--json", "-"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["operators"]["rows"]]
+    assert [name for name in names if "cpp_fused" in name]
+
+
 def test_table_says_what_was_measured(capsys):
     assert main([*QUICK, "--quiet"]) == 0
     out, err = capsys.readouterr()
@@ -173,6 +195,12 @@ ERRORS = {
     "frozen training": (["--train", "--frozen"], "--frozen is for inference"),
     "unknown pass": (["--backend", "mvc", "--passes", "raise_lop"], "passes has 'raise_lop'"),
     "mode without Inductor": (["--mode", "max-autotune"], "mode is 'max-autotune', which is for a compiler"),
+    "unknown rung": (["--ladder", "stock"], "'stock' is no rung of the ladder"),
+    "frozen rung in training": (["--train", "--ladder", "frozen"], "'frozen' is for inference"),
+    "picture of another kind": (["--plot", "{tmp}/ladder.pdf"], "is neither .png nor .svg"),
+    "clock of a GPU": (["--clock", "events", "--device", "cpu"], "clock is 'events', which needs CUDA"),
+    "cache of a GPU": (["--flush-l2", "--device", "cpu"], "flushing the L2 cache needs CUDA"),
+    "trace nowhere": (["--trace", "{tmp}/no/trace.json"], "cannot write --trace"),
     "json nowhere": (["--json", "{tmp}/no/facts.json"], "cannot write --json"),
 }
 

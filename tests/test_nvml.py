@@ -226,6 +226,7 @@ def test_reasons_are_nvmls():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_real_one_answers():
     with nvml.watch(CUDA) as watch:
         torch.zeros(2**20, device="cuda").sum().item()

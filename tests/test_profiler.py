@@ -85,6 +85,7 @@ def test_no_round_left_is_an_error(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("clock", ["wall", "events", "graph"])
 def test_a_gpu_is_measured_and_watched(clock):
     x = torch.randn(2048, 2048, device="cuda")

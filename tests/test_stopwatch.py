@@ -124,6 +124,7 @@ def test_what_a_device_does_not_have_is_refused(make, message):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("clock", ["wall", "events", "graph"])
 def test_a_real_product_is_timed(clock):
     watch, x = stopwatch.stopwatch(clock, CUDA), torch.randn(1024, 1024, device="cuda")

@@ -1,0 +1,81 @@
+"""One model in several ways: names, results, figures."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mvc import create_model, ladder
+from mvc.errors import UserError
+from mvc.ladder import Rung
+
+X = [torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_the_reference_runs_no_scan_op_and_gives_the_same():
+    model = create_model("tiny").eval()
+    rung = ladder.build("reference", model, X[0])
+    with Calls() as calls:
+        y = rung.run(X[0])
+    assert not [name for name in calls.names if "selective_scan" in name]
+    with Calls() as calls:
+        expected = ladder.build("eager", model, X[0]).run(X[0])
+    assert [name for name in calls.names if "selective_scan" in name]
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("inductor", {"backend": "inductor"}),
+        ("mvc", {"backend": "mvc"}),
+        ("frozen", {"backend": "mvc", "options": {"frozen": True}}),
+        ("mvc:lower_scan,fuse_movement", {"backend": "mvc", "options": {"passes": ["lower_scan", "fuse_movement"]}}),
+    ],
+)
+def test_names_stand_for_options(name, expected, monkeypatch):
+    asked = {}
+
+    def compile_model(model, x, **options):
+        asked.update(options)
+        return model, type("Report", (), {"seconds": 3.0})
+
+    monkeypatch.setattr(ladder, "compile_model", compile_model)
+    model = create_model("tiny").eval()
+    assert ladder.build(name, model, X[0]) == Rung(name, model, 3.0)
+    assert asked == {"mode": "default", **expected}
+
+
+@pytest.mark.parametrize("name", ["stock", "inductor:lower_scan", "frozen:lower_scan", "", "mvc:no_such_pass"])
+def test_unknown_rungs_are_named(name):
+    with pytest.raises(UserError, match="is no rung of the ladder; there are reference, eager"):
+        ladder.build(name, create_model("tiny").eval(), X[0])
+
+
+def test_frozen_is_not_for_training():
+    with pytest.raises(UserError, match="'frozen' is for inference"):
+        ladder.build("frozen", create_model("tiny").train(), X[0])
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_every_rung_has_its_figures(training):
+    model = create_model("tiny", drop_path_rate=0.0).train(training)
+    rungs = [Rung("eager", model), ladder.build("reference", model, X[0])]
+    with torch.set_grad_enabled(training):
+        measured = ladder.measure(model, rungs, X, rounds=2)
+    assert list(measured.rows) == ["eager", "reference"]
+    assert measured.rows["eager"]["over_eager"] == 1
+    assert measured.rows["reference"]["images_per_second"] > 0
+    assert measured.rows["eager"]["peak_memory_bytes"] > 2**20
+    assert measured.rows["eager"]["peak_reserved_bytes"] is None
+    assert set(measured.alone) == {"scan", "matrix_product", "convolution_stage_1", "convolution_stage_2"}
