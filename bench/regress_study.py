@@ -59,7 +59,10 @@ def _resumed(path: Path) -> dict[str, Any]:
     environment = store.environment("cpu")
     if not path.is_file():
         return {"environment": environment, "commit": store.commit(None), "trials": []}
-    study = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        study = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise SystemExit(f"{path} is no JSON, or is cut off; remove it, or choose --output") from None
     if differing := [key for key in store.COMPARABLE if study["environment"][key] != environment[key]]:
         raise SystemExit(f"{path} was begun elsewhere ({', '.join(differing)} differ); move it, or choose --output")
     return study

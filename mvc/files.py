@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Another name beside `path`, with its suffix, for a file that takes `path`'s place at the end of the block."""
-    with _partial(path) as partial:
+def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
+    """Another name beside `path`, ending in `suffix`, for a file that takes `path`'s place at the end of the block."""
+    with _partial(path, suffix) as partial:
         yield partial
         os.replace(partial, path)
 
@@ -41,8 +41,8 @@ def add(path: Path, text: str) -> Path:
 
 
 @contextlib.contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}")
+def _partial(path: Path, suffix: str = "") -> Iterator[Path]:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{suffix}")
     try:
         yield partial
     finally:

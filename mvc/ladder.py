@@ -13,7 +13,6 @@ from torch import Tensor
 from mvc import ceilings, functional, machine, nvml, profiler
 from mvc.compiler import compile_model, training_step
 from mvc.errors import UserError
-from mvc.kernels import reference
 from mvc.model import MambaVision
 from mvc.passes.pipeline import PASSES
 from mvc.profiler import Measurement, Timing
@@ -96,8 +95,7 @@ def build(name: str, model: MambaVision, x: Tensor, *, mode: str = "default") ->
 
 
 def _with_reference_scan(model: MambaVision) -> Model:
-    def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, **options: Any) -> Tensor:
-        return reference.selective_scan(u, delta, A, B.unsqueeze(2), C.unsqueeze(2), **options)[0]  # one group
+    selective_scan = functools.partial(functional.selective_scan, impl="reference")
 
     def run(x: Tensor) -> Tensor:
         with mock.patch.object(functional, "selective_scan", selective_scan):

@@ -188,7 +188,7 @@ def _copy_rate(device: torch.device) -> float:
 
 def _export(profiled: torch.profiler.profile, path: Path) -> None:
     try:
-        with files.replacing(path) as partial:  # a name that ends in .gz is compressed
+        with files.replacing(path, suffix=path.suffix) as partial:  # what ends in .gz is compressed
             profiled.export_chrome_trace(str(partial))
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write --trace {path}: {error}") from error

@@ -52,6 +52,6 @@ def ladder(facts: dict[str, Any], path: Path) -> None:
     )
     try:
         with files.replacing(path) as partial:
-            figure.savefig(partial, dpi=150)
+            figure.savefig(partial, dpi=150, format=path.suffix[1:])
     except OSError as error:
         raise UserError(f"cannot write --plot {path}: {error.strerror}") from error

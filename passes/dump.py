@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mvc.passes.pipeline import PassRecord
 from torch import fx
-
-from mvc import files
 
 
 class GraphDump:
@@ -24,7 +23,7 @@ class GraphDump:
         stem = ".".join(filter(None, (f"{self.count:02d}_{record.name}", record.region)))
         self.count += 1
         for moment, module in (("before", before), ("after", after)):
-            files.replace(self.folder / f"{stem}.{moment}.py", module.print_readable(print_output=False))
+            _write(self.folder / f"{stem}.{moment}.py", module.print_readable(print_output=False))
 
 
 def _first_free(folder: Path) -> Path:
@@ -37,3 +36,9 @@ def _first_free(folder: Path) -> Path:
             number += 1
         else:
             return path
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -153,6 +153,14 @@ def test_recordings_are_compared_case_for_case(recorded, cases_file):
     assert compared(slower, base, cases_file) == 0
 
 
+def test_some_cases_of_recordings(recorded, cases_file, capsys):
+    base, head = recorded("a"), recorded("b")
+    assert main(["compare", str(base), str(head), "--cases", str(cases_file), "--only", "T", "--json", "-"]) == 0
+    assert [each["case"]["name"] for each in json.loads(capsys.readouterr().out)["cases"]] == ["T"]
+    assert main(["compare", str(base), str(head), "--cases", str(cases_file), "--only", "S"]) == 64
+    assert "--only has 'S'; recorded are scan, T" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("field", store.COMPARABLE)
 def test_recordings_of_other_machines_are_not_compared(recorded, cases_file, field, capsys):
     base, head = recorded("a"), recorded("b")

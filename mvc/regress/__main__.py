@@ -130,7 +130,7 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    comparison = _compared(args, _suite(args))
+    comparison = _compared(args)
     if args.json:
         report.write_json(summary.as_dict(comparison), args.json)
     if args.json != "-":
@@ -144,18 +144,20 @@ def _compare(args: argparse.Namespace) -> int:
     return comparison.exit_status
 
 
-def _compared(args: argparse.Namespace, suite: cases.Suite) -> compare.Comparison:
+def _compared(args: argparse.Namespace) -> compare.Comparison:
     base, head = Path(args.base), Path(args.head)
     if base.is_file() != head.is_file() and not (base.is_dir() and head.is_file()):
         raise UserError(f"of {base} and {head} one is a file; give two recordings, or two git revisions")
     if not head.is_file():
-        return compare.revisions(args.base, args.head, suite, Progress(quiet=args.quiet), exact=args.exact)
+        return compare.revisions(args.base, args.head, _suite(args), Progress(quiet=args.quiet), exact=args.exact)
     if args.exact:
         raise UserError("--exact compares git revisions; of recordings leave it out")
     ours = store.read(head)
     if base.is_dir():
         base = store.newest(base, ours.environment)
-    return compare.recordings(store.read(base), ours, suite.thresholds, names=(str(base), args.head))
+    thresholds = cases.load(args.cases).thresholds
+    pair = (store.only(store.read(base), args.only), store.only(ours, args.only))
+    return compare.recordings(*pair, thresholds, names=(str(base), args.head))
 
 
 def _history(args: argparse.Namespace) -> int:

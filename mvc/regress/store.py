@@ -205,6 +205,17 @@ def _recorded(extra: dict[str, Any]) -> RecordedCase:
     return RecordedCase(Case(**extra["case"]), runs, list(extra["facts"]))
 
 
+def only(recording: Recording, names: Sequence[str]) -> Recording:
+    """With the cases of the given names; all where none is given.
+
+    Raises:
+        UserError: a name that was not recorded.
+    """
+    if unknown := [name for name in names if name not in recording.cases]:
+        raise UserError(f"--only has {unknown[0]!r}; recorded are {', '.join(recording.cases)}")
+    return recording._replace(cases={name: recording.cases[name] for name in names or recording.cases})
+
+
 def differences(base: Recording, head: Recording) -> list[str]:
     """Why times of the two cannot be compared, a line for each field; empty if they can."""
     return [
