@@ -42,6 +42,30 @@ def test_equal_revisions_exit_with_0(run, monkeypatch):
     assert "no change for the worse" in printed.out
 
 
+def throttled(monkeypatch, reasons):
+    """Lets rounds be judged as on a GPU, with these reasons to discard them."""
+    monkeypatch.setattr("mvc.nvml.discards", lambda spans, samples: [next(reasons, None)])
+
+
+def test_throttled_rounds_are_measured_anew_and_counted(run, monkeypatch):
+    fake(monkeypatch)
+    throttled(monkeypatch, iter(["throttled: power cap", None, "throttled: power cap", "throttled: power cap"]))
+    status, printed = run("--only", "scan", "--json", "-")
+    assert status == 0
+    (case,) = json.loads(printed.out)["cases"]
+    assert case["runs"][0]["discarded"] == 3
+    assert len(case["runs"][0]["head_seconds"]) in (5, 7, 10, 15, 20)
+    assert case["remarks"] == ["3 rounds were measured anew, the GPU was throttled"]
+
+
+def test_a_gpu_that_stays_throttled_is_not_comparable(run, monkeypatch):
+    fake(monkeypatch)
+    throttled(monkeypatch, iter(["throttled: power cap"] * 1000))
+    status, printed = run("--only", "scan")
+    assert status == 3
+    assert "20 rounds one after the other were discarded (throttled: power cap)" in printed.out
+
+
 def test_a_slower_head_exits_with_1_after_two_runs(run, monkeypatch):
     fake(monkeypatch, slowness={"head": 1.2})
     status, printed = run("--json", "-")

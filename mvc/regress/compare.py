@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from mvc import nvml
 from mvc.progress import Progress
 from mvc.regress import store
 from mvc.regress.cases import Case, Suite, Thresholds
 from mvc.regress.revisions import dependencies, sources
-from mvc.regress.run import CaseResult, compare_case, exact_run, judged, recorded_run
+from mvc.regress.run import CaseResult, Unthrottled, compare_case, exact_run, in_turns, judged, recorded_run
 from mvc.regress.store import RecordedCase, Recording
 from mvc.regress.worker import CaseFailed, Side, Worker
 
@@ -123,15 +126,16 @@ def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Threshol
 def record(suite: Suite, progress: Progress, *, tree: Path | None = None) -> tuple[Recording, list[str]]:
     """Every case in fresh processes, the most rounds of the thresholds in each; and why cases are missing."""
     recorded: dict[str, RecordedCase] = {}
+    device = torch.device(suite.cases[0].device)
     obstacles: list[str] = []
     for case in suite.cases:
         runs, facts = [], []
         with progress.step(f"recording {case.name}"), fresh_sides(("installed", tree)) as sides:
             try:
                 for _ in range(RUNS):
-                    with Worker(case, *sides()) as worker:
-                        worker.wait_until_ready()
-                        runs.append([worker.time() for _ in range(suite.thresholds.rounds[1])])
+                    with Worker(case, *sides()).wait_until_ready() as worker, nvml.watch(device) as watch:
+                        measure = Unthrottled(in_turns([worker], seed=0), watch)
+                        runs.append([measure()[0] for _ in range(suite.thresholds.rounds[1])])
                         facts.append(worker.facts)
             except CaseFailed as error:
                 obstacles.append(f"{case.name}: {error}")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
+from mvc import nvml
 from mvc.paired import Ratio, paired_ratio
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
-from mvc.regress.worker import Side, Worker
+from mvc.regress.worker import CaseFailed, Side, Worker
 
+MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
 Measure = Callable[[], Sequence[float]]  # base's and head's seconds of one round
 
 
@@ -23,6 +28,7 @@ class Run(NamedTuple):
         ratio: head's over base's, None without times.
         findings: of "time", and of "compile time" and "peak memory" where both sides have them.
         facts: of base's and of head's process: compile time, peak memory, exact numbers.
+        discarded: rounds that were measured anew because the GPU was throttled.
     """
 
     base: list[float]
@@ -30,6 +36,7 @@ class Run(NamedTuple):
     ratio: Ratio | None
     findings: dict[str, Finding]
     facts: tuple[dict[str, Any], dict[str, Any]]
+    discarded: int = 0
 
 
 class Difference(NamedTuple):
@@ -84,6 +91,28 @@ def in_turns(workers: Sequence[Worker], *, seed: int) -> Measure:
     return measure
 
 
+class Unthrottled:
+    """Measures a round anew while the GPU was throttled in it, or ran below the clock that it had before.
+
+    Attributes:
+        discarded: rounds so far.
+    """
+
+    def __init__(self, measure: Measure, watch: nvml.Watch) -> None:
+        self._measure, self._watch = measure, watch
+        self.discarded = 0
+
+    def __call__(self) -> Sequence[float]:
+        for _ in range(MOST_DISCARDED):
+            start = time.perf_counter()
+            seconds = self._measure()
+            (reason,) = nvml.discards([(start, time.perf_counter())], self._watch.samples)
+            if reason is None:
+                return seconds
+            self.discarded += 1
+        raise CaseFailed(f"{MOST_DISCARDED} rounds one after the other were discarded ({reason})")
+
+
 def sample(measure: Measure, thresholds: Thresholds) -> tuple[list[float], list[float], Ratio, Finding]:
     """Rounds until the finding is decided, or the most that are allowed: base's and head's times, what they say."""
     base: list[float] = []
@@ -112,9 +141,12 @@ def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thre
         workers = [
             stack.enter_context(Worker(case, side)).wait_until_ready() for case, side in zip(cases, sides, strict=True)
         ]
-        base, head, ratio, found = sample(in_turns(workers, seed=seed), thresholds)
+        watch = stack.enter_context(nvml.watch(torch.device(cases[0].device)))
+        measure = Unthrottled(in_turns(workers, seed=seed), watch)
+        base, head, ratio, found = sample(measure, thresholds)
         facts = tuple(worker.facts for worker in workers)
-        return Run(base, head, ratio, {"time": found, **_single_findings(facts, thresholds)}, facts)
+        findings = {"time": found, **_single_findings(facts, thresholds)}
+        return Run(base, head, ratio, findings, facts, measure.discarded)
 
 
 def recorded_run(

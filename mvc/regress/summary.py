@@ -61,6 +61,8 @@ def _milliseconds(runs: list[list[float]]) -> str:
 def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
     """What the row does not say: changes other than of time, and what would settle an inconclusive case."""
     lines = [str(difference) for difference in result.exact]
+    if discarded := sum(run.discarded for run in result.runs):
+        lines.append(f"{discarded} rounds were measured anew, the GPU was throttled")
     for metric, verdict in result.verdicts.items():
         if verdict == "inconclusive" and metric == "time":
             more = rounds_to_settle(result.runs, comparison.thresholds.effect)
@@ -114,6 +116,7 @@ def _run_as_dict(run: Run) -> dict[str, Any]:
         "findings": run.findings,
         "base_seconds": run.base,
         "head_seconds": run.head,
+        "discarded": run.discarded,
         "base_facts": base,
         "head_facts": head,
     }
