@@ -58,7 +58,7 @@ def main() -> None:
 def _resumed(path: Path) -> dict[str, Any]:
     environment = store.environment("cpu")
     if not path.is_file():
-        return {"environment": environment, "commit": store.commit(None), "trials": []}
+        return {"environment": environment, "commit": store.commit(cases.ROOT), "trials": []}
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

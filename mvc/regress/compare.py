@@ -14,7 +14,7 @@ import torch
 from mvc import nvml
 from mvc.progress import Progress
 from mvc.regress import store
-from mvc.regress.cases import Case, Suite, Thresholds
+from mvc.regress.cases import ROOT, Case, Suite, Thresholds
 from mvc.regress.revisions import dependencies, sources
 from mvc.regress.run import CaseResult, Unthrottled, compare_case, exact_run, in_turns, judged, recorded_run
 from mvc.regress.store import RecordedCase, Recording
@@ -116,21 +116,19 @@ def _different_inputs(base: Case, head: Case) -> str:
 
 
 def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Thresholds) -> CaseResult:
-    runs = [
-        recorded_run(*times, facts, thresholds)
-        for *times, facts in zip(base.runs, head.runs, zip(base.facts, head.facts, strict=True), strict=False)
-    ]
+    pairs = zip(base.runs, head.runs, base.facts, head.facts, strict=False)
+    runs = [recorded_run(ours, theirs, facts, thresholds) for ours, theirs, *facts in pairs]
     return judged(head.case, runs[:RUNS])
 
 
-def record(suite: Suite, progress: Progress, *, tree: Path | None = None) -> tuple[Recording, list[str]]:
+def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
     """Every case in fresh processes, the most rounds of the thresholds in each; and why cases are missing."""
     recorded: dict[str, RecordedCase] = {}
     device = torch.device(suite.cases[0].device)
     obstacles: list[str] = []
     for case in suite.cases:
         runs, facts = [], []
-        with progress.step(f"recording {case.name}"), fresh_sides(("installed", tree)) as sides:
+        with progress.step(f"recording {case.name}"), fresh_sides(("installed", None)) as sides:
             try:
                 for _ in range(RUNS):
                     with Worker(case, *sides()).wait_until_ready() as worker, nvml.watch(device) as watch:
@@ -142,4 +140,4 @@ def record(suite: Suite, progress: Progress, *, tree: Path | None = None) -> tup
                 continue
         recorded[case.name] = RecordedCase(case, runs, facts)
     environment = store.environment(suite.cases[0].device)
-    return Recording(environment, store.commit(tree), recorded), obstacles
+    return Recording(environment, store.commit(ROOT), recorded), obstacles

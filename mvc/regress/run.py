@@ -149,13 +149,11 @@ def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thre
         return Run(base, head, ratio, findings, facts, measure.discarded)
 
 
-def recorded_run(
-    base: list[float], head: list[float], facts: tuple[dict[str, Any], dict[str, Any]], thresholds: Thresholds
-) -> Run:
+def recorded_run(base: list[float], head: list[float], facts: Sequence[dict[str, Any]], thresholds: Thresholds) -> Run:
     """A run of each of two recordings, whose rounds were not taken in turns."""
     ratio = unpaired_ratio(head, base, confidence=thresholds.confidence)
     findings = {"time": finding(ratio, thresholds.effect), **_single_findings(facts, thresholds)}
-    return Run(base, head, ratio, findings, facts)
+    return Run(base, head, ratio, findings, tuple(facts))
 
 
 def _single_findings(facts: Sequence[dict[str, Any]], thresholds: Thresholds) -> dict[str, Finding]:

@@ -49,9 +49,8 @@ def environment(device: str) -> dict[str, Any]:
     return report.environment(torch.device(device))
 
 
-def commit(tree: Path | None) -> dict[str, Any]:
+def commit(folder: Path) -> dict[str, Any]:
     """The commit of a folder's sources and whether they differ from it; id None where it is no git checkout."""
-    folder = tree or Path(__file__).parents[2]
 
     def git(*arguments: str) -> str | None:
         try:
