@@ -85,12 +85,11 @@ def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Th
     )
     return "\n".join(
         [
-            f"`python bench/regress_study.py`, {environment['date'][:10]}, {report.environment_line(environment)}, "
-            f"load average {environment['load']:.1f} at the start:",
+            f"`python bench/regress_study.py`, {environment['date'][:10]}, {report.environment_line(environment)}:",
             "",
             tabulate(rows, headers=headers, tablefmt="github"),
             "",
-            f"Smallest slowdown called a regression in 19 of 20 comparisons, from those without a change: {smallest}. "
+            f"Smallest slowdown that would be called a regression in 9 of 10 comparisons, by those without a change: {smallest}. "
             f"Minutes in all: {sum(each.seconds for each in trials) / 60:.0f}.",
             "",
         ]

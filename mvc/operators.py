@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
+from torch.autograd import DeviceType
 from torch.profiler import ExecutionTraceObserver, ProfilerActivity
 
 from mvc import ceilings, files, profiler
@@ -28,7 +31,7 @@ class Operator(NamedTuple):
         calls: how often it ran.
         seconds: of its own, without what it calls: on CUDA on the device.
         bytes: of the tensors that it was handed and gave back; None for generated kernels, which do not tell.
-        flops: of convolutions, matrix products and attention, as torch counts them; None for others.
+        flops: of convolutions, matrix products and attention; None for others.
     """
 
     name: str
@@ -105,79 +108,87 @@ def profile(
         tensors = ExecutionTraceObserver()
         tensors.register_callback(str(Path(folder) / "tensors.json"))
         with torch.profiler.profile(
-            activities=activities, record_shapes=True, with_flops=True, execution_trace_observer=tensors
+            activities=activities, record_shapes=True, execution_trace_observer=tensors
         ) as profiled:
             for _ in range(CALLS):
                 run()
             synchronize(device)
-        bytes_of = _bytes(json.loads((Path(folder) / "tensors.json").read_text())["nodes"])
+        bytes_of, flops_of = _work(json.loads((Path(folder) / "tensors.json").read_text())["nodes"])
     if trace:
         _export(profiled, Path(trace))
-    flops_of = _flops(profiled.events())
-    rows = [
-        Operator(
-            event.key,
-            event.count / CALLS,
-            seconds / CALLS,
-            bytes_of[event.key] / CALLS if event.key in bytes_of else None,
-            flops_of[event.key] / CALLS if event.key in flops_of else None,
-        )
-        for event in profiled.key_averages()
-        if (seconds := _own_seconds(event, device))
-    ]
+    rows = []
+    for event in profiled.key_averages():
+        own, total = _seconds(event, device)
+        if own and event.device_type == DeviceType.CPU:  # a kernel's time is also its operator's
+            moved = bytes_of.get(event.key) if own >= 0.5 * total else None  # what mostly calls others moves theirs
+            rows.append(Operator(event.key, event.count, own, moved, flops_of.get(event.key)))
+    rows = [Operator(row.name, *(each and each / CALLS for each in row[1:])) for row in rows]
     return Operators(sorted(rows, key=lambda row: -row.seconds), flop_rate, _copy_rate(device))
 
 
-def _own_seconds(event: Any, device: torch.device) -> float:
-    """Of an operator that mostly works itself; 0 for one that mostly calls others."""
-    own, total = (
-        (event.self_device_time_total, event.device_time_total)
-        if device.type == "cuda"
-        else (event.self_cpu_time_total, event.cpu_time_total)
-    )
-    return own / 1e6 if own >= 0.5 * total else 0.0
+def _seconds(event: Any, device: torch.device) -> tuple[float, float]:
+    """Of an operator alone, and with what it calls."""
+    if device.type == "cuda":
+        return event.self_device_time_total / 1e6, event.device_time_total / 1e6
+    return event.self_cpu_time_total / 1e6, event.cpu_time_total / 1e6
 
 
-def _bytes(nodes: Iterable[dict[str, Any]]) -> Counter[str]:
-    """By operator, of the tensors among its inputs and outputs: [id, storage, offset, elements, bytes of one, device].
+def _work(nodes: Iterable[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+    """Bytes and floating-point operations by operator, from the tensors among its inputs and outputs.
 
     What an output shares with an input (`out=`, in place) counts once.
     """
-    found: Counter[str] = Counter()
+    found, flops = Counter(), Counter()
     for node in nodes:
-        tensors = {
-            tuple(value[:3]): value[3] * value[4]
-            for side in ("inputs", "outputs")
-            for value in _tensors(node.get(side, {}).get("values", []))
-        }
+        inputs, outputs = (list(_tensors(node.get(side, {}))) for side in ("inputs", "outputs"))
+        tensors = {(each.id, each.storage, each.offset): each for each in (*inputs, *outputs)}
         if tensors:
-            found[node["name"]] += sum(tensors.values())
-    return found
+            size = max(each.item_size for each in tensors.values())
+            # A weight in oneDNN's packed form has a shape, and no elements of its own.
+            elements = {key: each.elements or math.prod(each.shape) for key, each in tensors.items()}
+            found[node["name"]] += sum(
+                elements[key] * (each.item_size or size) for key, each in tensors.items() if each.shape
+            )
+        for pattern, count in FLOPS.items():
+            if inputs and outputs and re.fullmatch(pattern, node["name"]):
+                flops[node["name"]] += count([each.shape for each in inputs], outputs[0].shape)
+    return found, flops
 
 
-def _tensors(values: Iterable[Any]) -> Iterable[list[Any]]:
-    for value in values:
-        if not isinstance(value, list):
-            continue
-        if len(value) == 6 and isinstance(value[-1], str):
-            yield value
-        else:
-            yield from _tensors(value)
+class _Tensor(NamedTuple):
+    """As an execution trace has it, and its shape."""
+
+    id: int
+    storage: int
+    offset: int
+    elements: int
+    item_size: int
+    device: str
+    shape: list[int]
 
 
-def _flops(events: Iterable[Any]) -> Counter[str]:
-    """By operator that does the work: torch counts those of `conv2d`, which calls `convolution`, which calls others."""
-    found: Counter[str] = Counter()
-    for event in events:
-        if event.flops:
-            worker = event
-            while worker.cpu_children:
-                slowest = max(worker.cpu_children, key=lambda child: child.cpu_time_total)
-                if slowest.cpu_time_total < 0.5 * worker.cpu_time_total:
-                    break
-                worker = slowest
-            found[worker.name] += event.flops
-    return found
+def _tensors(side: dict[str, list[Any]]) -> Iterator[_Tensor]:
+    """Those of a call, in order, from lists as well."""
+    for value, shape in zip(side.get("values", []), side.get("shapes", []), strict=False):
+        if isinstance(value, list) and len(value) == 6 and isinstance(value[-1], str):
+            yield _Tensor(*value, shape)
+        elif isinstance(value, list):
+            yield from _tensors({"values": value, "shapes": shape})
+
+
+# A multiply-add is two. By the shapes of the tensors that a call takes, and of its first result.
+FLOPS: dict[str, Callable[[list[list[int]], list[int]], int]] = {
+    r"aten::(mm|bmm)": lambda inputs, output: 2 * math.prod(output) * inputs[0][-1],
+    r"aten::(addmm|baddbmm)": lambda inputs, output: 2 * math.prod(output) * inputs[1][-1],
+    r"mkldnn::_linear_pointwise": lambda inputs, output: 2 * math.prod(output) * inputs[0][-1],
+    r"(aten::(mkldnn|cudnn|miopen|thnn|slow)_conv\w*|mkldnn::_convolution_pointwise)": lambda inputs, output: (
+        2 * math.prod(output) * math.prod(inputs[1][1:])
+    ),
+    r"aten::convolution_backward": lambda inputs, output: 4 * math.prod(inputs[0]) * math.prod(inputs[2][1:]),
+    r"aten::_scaled_dot_product_\w+_attention(_for_cpu)?": lambda inputs, output: (
+        2 * inputs[1][-2] * (math.prod(inputs[0]) + math.prod(output))
+    ),
+}
 
 
 def _copy_rate(device: torch.device) -> float:

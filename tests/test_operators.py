@@ -1,12 +1,14 @@
 """What a call's time goes to: names, work and shares, on a graph whose work is known."""
 
 import json
+import math
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import sdpa_flop_count
 
-from mvc import operators
+from mvc import ceilings, operators
 from mvc.errors import UserError
 from mvc.operators import Operator, Operators
 
@@ -42,14 +44,58 @@ def test_calls_bytes_and_flops_of_known_work(profiled):
     assert convolutions[0].bytes >= 4 * (x.numel() + weight.numel() + x.numel())
 
 
+def call(name, inputs, outputs):
+    """As an execution trace has it: tensors are (id, shape, bytes of an element)."""
+
+    def side(tensors):
+        values = [[key, key, 0, size and math.prod(shape), size, "cpu"] for key, shape, size in tensors]
+        return {"values": [*values, 1, "none"], "shapes": [*(shape for _, shape, _ in tensors), [], []]}
+
+    return {"name": name, "inputs": side(inputs), "outputs": side(outputs)}
+
+
 def test_what_an_output_shares_with_an_input_counts_once():
-    tensor = [7, 3, 0, 100, 4, "cpu"]
-    node = {
-        "name": "aten::add_",
-        "inputs": {"values": [tensor, [8, 4, 0, 50, 2, "cpu"], 1, [[9, 5, 0, 10, 1, "cpu"]]]},
-        "outputs": {"values": [tensor]},
-    }
-    assert operators._bytes([node, {"name": "no tensors", "inputs": {"values": [1, "a"]}}]) == {"aten::add_": 510}
+    x, y = (7, [10, 10], 4), (8, [50], 2)
+    bytes_of, _ = operators._work([call("aten::add_", [x, y], [x]), {"name": "without tensors"}])
+    assert bytes_of == {"aten::add_": 500}
+
+
+def test_tensors_in_a_list_count():
+    inputs = {"values": [[[9, 5, 0, 10, 1, "cpu"], [6, 6, 0, 20, 1, "cpu"]]], "shapes": [[[10], [20]]]}
+    assert operators._work([{"name": "aten::cat", "inputs": inputs}])[0] == {"aten::cat": 30}
+
+
+def test_a_packed_weight_counts_by_its_shape():
+    x, packed, y = (1, [8, 4, 64], 4), (2, [32, 64], 0), (3, [8, 4, 32], 4)
+    bytes_of, flops_of = operators._work([call("mkldnn::_linear_pointwise", [x, packed], [y])])
+    assert bytes_of.total() == 4 * (8 * 4 * 64 + 32 * 64 + 8 * 4 * 32)
+    assert flops_of.total() == 2 * 8 * 4 * 64 * 32
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["forward", "backward"])
+def test_flops_are_those_of_torchs_counter(profiled, training):
+    conv = torch.nn.Conv2d(8, 16, 3)
+    x = torch.randn(2, 8, 9, 9, requires_grad=True)
+    a, b = torch.randn(2, 5, 5)
+
+    def run():
+        y = conv(x)
+        if training:
+            y.sum().backward()
+        else:
+            torch.baddbmm(torch.zeros(4, 3, 7), torch.randn(4, 3, 5), torch.randn(4, 5, 7))
+            torch.addmm(a, a, b)
+
+    with torch.set_grad_enabled(training):
+        expected = ceilings.count_flops(run)
+        assert sum(row.flops or 0 for row in profiled(run).rows) == expected
+
+
+@torch.no_grad()
+def test_flops_of_attention(profiled):
+    q, k, v = torch.randn(2, 4, 16, 8), torch.randn(2, 4, 24, 8), torch.randn(2, 4, 24, 8)
+    rows = profiled(lambda: F.scaled_dot_product_attention(q, k, v)).rows
+    assert [row.flops for row in rows if row.flops] == [sdpa_flop_count(q.shape, k.shape, v.shape)]
 
 
 def test_the_table_has_shares_of_both_ceilings():
@@ -81,3 +127,17 @@ def test_a_trace_that_cannot_be_written_is_said(profiled, tmp_path):
 
 def test_copy_rate_is_measured():
     assert 1e8 < operators._copy_rate(CPU) < 1e13
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_kernels_time_is_their_operators():
+    x = torch.randn(2048, 2048, device="cuda")
+    found = operators.profile(lambda: (x @ x).relu(), device=x.device, flop_rate=1e12)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    (x @ x).relu()
+    end.record()
+    end.synchronize()
+    assert {"aten::mm", "aten::relu"} <= {row.name for row in found.rows} | {"aten::clamp_min"}
+    assert sum(row.seconds for row in found.rows) == pytest.approx(start.elapsed_time(end) / 1e3, rel=0.5)

@@ -53,7 +53,7 @@ def count(trials: Sequence[Trial], verdict: str) -> int:
     return sum(each.verdict == verdict for each in trials)
 
 
-def smallest_detectable(trials: Sequence[Trial], effect: float, *, power: float = 0.95) -> float | None:
+def smallest_detectable(trials: Sequence[Trial], effect: float, *, power: float = 0.9) -> float | None:
     """The smallest slowdown, in steps of 1 %, that would be called a regression with that probability.
 
     A slowdown moves the ratios that were measured without one by its own size; both of two independent runs have to
