@@ -89,7 +89,8 @@ def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Th
             "",
             tabulate(rows, headers=headers, tablefmt="github"),
             "",
-            f"Smallest slowdown that would be called a regression in 9 of 10 comparisons, by those without a change: {smallest}. "
+            "Smallest slowdown that would be called a regression in 9 of 10 comparisons, by those without a change: "
+            f"{smallest}. "
             f"Minutes in all: {sum(each.seconds for each in trials) / 60:.0f}.",
             "",
         ]
