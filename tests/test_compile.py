@@ -269,6 +269,7 @@ def command(*arguments: str, **environment: str) -> subprocess.Popen:
         text=True,
         cwd=DATA.parents[1],
         env={**os.environ, **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
     )
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, fx
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from mvc import functional
+from mvc.ceilings import count_flops
 from mvc.compiler import compile_model
 from mvc.config import MIXER_FORMS, PATTERN_PRESETS, VARIANTS, get_config
 from mvc.errors import UserError
 from mvc.model import MambaVision, create_model
-from mvc.profiler import count_flops
 
 # 10⁹ multiply-adds of convolutions, matrix products and attention at the variant's own size. The published figures are
 # rounded and count attention differently (T 4.4, L3-512 489.1).
