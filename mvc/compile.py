@@ -26,6 +26,7 @@ from mvc.functional import token_counts
 from mvc.image import load_image, preprocess, top_classes
 from mvc.ladder import RUNGS, Ladder, Rung, build, compile_options, measure
 from mvc.model import MambaVision, create_model
+from mvc.offline import command as offline
 from mvc.progress import Progress
 from mvc.stopwatch import MEANINGS, CacheFlush, stopwatch
 from mvc.weights import load_weights
@@ -43,6 +44,7 @@ EXAMPLES = """examples:
   python -m mvc.compile --variant T --ladder --plot ladder.svg
   python -m mvc.compile --variant T --ladder reference inductor mvc:lower_scan frozen
   python -m mvc.compile --variant T --operators --trace trace.json
+  python -m mvc.compile --variant T --batch 128 --dtype float16 --frozen --target sm_90 --output t-sm_90
 
 exit status: 0 done, 1 compiled and eager disagree, 2 unusable input or machine, 130 interrupted"""
 
@@ -51,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = _parser().parse_args(arguments)
     try:
+        if args.target:
+            offline.run(args)
+            return 0
         with _as_user_errors(), _private_caches():
             facts, explanation = run(args)
             if args.json != "-":
@@ -110,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_seed, default=0, metavar="N", help="of random weights and input (default 0)")
     add("--json", metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
     add("--quiet", action="store_true", help="no progress, only the table")
+    offline.add_arguments(parser)
     return parser
 
 

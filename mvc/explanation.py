@@ -19,7 +19,7 @@ from mvc.backend import GraphReport, Options, compile_graph
 
 # A line of Inductor's wrapper that runs a kernel: generated, from a library, or a registered op.
 LAUNCH = re.compile(
-    r"^\s+(?:[\w, ]+ = )?((?:cpp|triton)_\w+|extern_kernels\.\w+|torch\.ops\.[\w.]+|aten\.[\w.]+)(?:\.run)?\(", re.M
+    r"^\s+(?:[\w, ]+ = )?(\w+(?=\.run\()|cpp_\w+|extern_kernels\.\w+|torch\.ops\.[\w.]+|aten\.[\w.]+)(?:\.run)?\(", re.M
 )
 
 

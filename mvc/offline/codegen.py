@@ -1,0 +1,146 @@
+"""Generates a model's GPU code, in a process that has the stand-in device; `mvc.offline.generate` starts it.
+
+`python -m mvc.offline.codegen REQUEST FOLDER LAUNCHES` writes the wrappers into the folder and the launches to a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import linecache
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from mvc import create_model
+from mvc.backend import Options, compile_graph
+from mvc.compiler import training_step
+from mvc.explanation import LAUNCH
+from mvc.kernels import rules
+from mvc.offline import torch_private
+from mvc.offline.manifest import Launch
+from mvc.offline.torch_private import NotRun, Step
+
+KERNELS = Path(rules.__file__).parent  # whose functions the model calls
+FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is generated.
+
+    Attributes:
+        variant: of MambaVision.
+        batch, height, width, dtype: of the images, channels_last.
+        training: forward and backward.
+        backend: "mvc", or "inductor" without passes.
+        frozen: of the backend "mvc" in inference; what is computed once is not in the code.
+    """
+
+    variant: str
+    batch: int
+    height: int
+    width: int
+    dtype: str
+    training: bool = False
+    backend: str = "mvc"
+    frozen: bool = False
+
+
+def main(arguments: Sequence[str]) -> None:
+    request, folder = Request(**json.loads(arguments[0])), Path(arguments[1])
+    codes = generate(request)
+    launches = []
+    for phase, code in zip(("forward", "backward"), codes, strict=False):
+        (folder / f"{phase}.py").write_text(code.wrapper, encoding="utf-8")
+        launches += launches_of(code, phase)
+    facts = [dataclasses.asdict(launch) for launch in launches]
+    Path(arguments[2]).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def generate(request: Request) -> list[torch_private.Code]:
+    """The code of the forward graph, and in training of the backward graph behind it."""
+    dtype = getattr(torch, request.dtype)
+    changes = {"drop_path_rate": 0.0} if request.training else {}
+    model = create_model(request.variant, device="meta", dtype=dtype, **changes).train(request.training)
+    fakes = torch_private.fake_mode()
+    _fake_tensors(model, fakes)
+    passes = "all" if request.backend == "mvc" else "none"
+    options = Options.parse({"passes": passes, "frozen": request.frozen, **torch_private.OPTIONS})
+
+    def backend(graph_module: fx.GraphModule, inputs: list[Any]) -> Any:
+        return compile_graph(graph_module, inputs, options)[0]
+
+    with fakes, torch.set_grad_enabled(request.training), torch_private.captured_code() as codes:
+        shape = (request.batch, model.config.in_chans, request.height, request.width)
+        x = torch.empty(shape, dtype=dtype, device="cuda:0", memory_format=torch.channels_last)
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        with contextlib.suppress(NotRun):
+            training_step(compiled, x) if request.training else compiled(x)
+    return codes
+
+
+def _fake_tensors(model: nn.Module, fakes: contextlib.AbstractContextManager) -> None:
+    """Put tensors without storage on the GPU in the place of all parameters and buffers."""
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        with fakes:
+            return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="cuda:0")
+
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(fake(parameter), requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, fake(buffer))
+
+
+def launches_of(code: torch_private.Code, phase: str) -> list[Launch]:
+    """The wrapper's launches, each with the step of the schedule that it belongs to: both are in one order."""
+    names = LAUNCH.findall(code.wrapper)
+    if len(names) != len(code.steps):
+        raise RuntimeError(f"the {phase} wrapper has {len(names)} launches for {len(code.steps)} steps of the schedule")
+    return [_launch(name, step, phase) for name, step in zip(names, code.steps, strict=True)]
+
+
+def _launch(name: str, step: Step, phase: str) -> Launch:
+    library = "." in name
+    if library != (step.kind == "extern"):
+        raise RuntimeError(f"the wrapper calls {name} where the schedule has a {step.kind} step")
+    return Launch(
+        kind=step.kind,
+        name=name,
+        kernels=() if library else (name,),
+        phase=phase,
+        source=_unique(filter(None, map(_source, step.origins))),
+        ops=_unique(str(node.target) for node in step.origins if node.op == "call_function"),
+        bytes_read=step.bytes_read,
+        bytes_written=step.bytes_written,
+        flops=step.flops,
+    )
+
+
+def _unique(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(texts)))
+
+
+def _source(node: fx.Node) -> str | None:
+    """The innermost line of the model's own code, as "functional.py:268: y = selective_scan("."""
+    frames = [
+        (file, int(line))
+        for file, line in FRAME.findall(node.meta.get("stack_trace") or "")
+        if not Path(file).is_relative_to(KERNELS)
+    ]
+    if not frames:
+        return None
+    file, line = frames[-1]
+    return f"{Path(file).name}:{line}: {linecache.getline(file, line).strip()}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,140 @@
+"""A stand-in for one GPU, for processes that generate code: torch sees the card, and nothing can be launched on it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from mvc.errors import UserError
+from mvc.offline.targets import Target
+
+SOURCES = Path(__file__).parent / "csrc"
+LIBRARIES = {"driver.c": "libcuda.so.1", "runtime.c": "libstandin_cudart.so"}
+TORCH_VERSIONS = ("2.13", "2.14")  # whose Inductor the code generation was written for
+TRITON_VERSIONS = ("3.8",)
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why no code can be generated here, in one sentence, or None where it can."""
+    if not sys.platform.startswith("linux"):
+        return f"the stand-in device is preloaded as on Linux; this is {sys.platform}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; install a CUDA build of torch, or triton for Linux"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA; install a CUDA build, which needs no GPU"
+    import triton
+
+    for name, version, known in (
+        ("torch", torch.__version__, TORCH_VERSIONS),
+        ("triton", triton.__version__, TRITON_VERSIONS),
+    ):
+        if not version.startswith(tuple(f"{each}." for each in known)):
+            return f"{name} is {version}; offline code generation knows {' and '.join(known)}"
+    if shutil.which(_compiler()) is None:
+        return f"there is no C compiler {_compiler()!r}; install gcc or clang, or set CC"
+    return None
+
+
+def require() -> None:
+    """
+    Raises:
+        UserError: see `why_not`.
+    """
+    if (reason := why_not()) is not None:
+        raise UserError(reason)
+
+
+def run(arguments: Sequence[str], target: Target, *, scratch: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run Python with the stand-in of a card in front of CUDA.
+
+    Caches of Inductor and Triton lie in `scratch`: what is made here must not be found by processes with a real GPU.
+
+    Args:
+        arguments: of Python: -m MODULE and so on.
+        scratch: a folder for the process's caches and temporary files.
+        timeout: seconds.
+
+    Raises:
+        UserError: the libraries cannot be built, or the process took longer.
+    """
+    libraries = _libraries()
+    card = {
+        "NAME": target.card,
+        "MAJOR": target.capability[0],
+        "MINOR": target.capability[1],
+        "SMS": target.sms,
+        "SHARED_SM": target.shared_sm,
+        "SHARED_BLOCK": target.shared_block,
+        "L2": target.l2,
+        "MEMORY": target.memory,
+    }
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("CUDA_VISIBLE", "TRITON_"))},
+        **{f"MVC_STANDIN_{key}": str(value) for key, value in card.items()},
+        "LD_PRELOAD": str(libraries / "libstandin_cudart.so"),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, (str(libraries), os.environ.get("LD_LIBRARY_PATH")))),
+        "TRITON_LIBCUDA_PATH": str(libraries),
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TMPDIR": str(scratch),
+    }
+    command = [sys.executable, *arguments]
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"generating code took longer than {timeout:.0f} s and was stopped") from error
+
+
+def _compiler() -> str:
+    return os.environ.get("CC", "cc")
+
+
+def _libraries() -> Path:
+    """The folder with both libraries, built once for each triton, whose headers they are built with."""
+    require()
+    import triton
+
+    from mvc.kernels.cpu_scan import cache_folder
+
+    include = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+    digest = hashlib.sha256(triton.__version__.encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    folder = cache_folder() / f"standin-{digest.hexdigest()[:16]}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _build(folder, include)
+    except OSError as error:
+        raise UserError(f"the cache {folder.parent} cannot be written: {error}; set MVC_CACHE_DIR") from error
+    return folder
+
+
+def _build(folder: Path, include: Path) -> None:
+    """Into another folder first, which is then renamed."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-build-") as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        for source, library in LIBRARIES.items():
+            flags = ["-shared", "-fPIC", "-O1", f"-Wl,-soname,{library}", f"-I{include}"]
+            command = [_compiler(), *flags, "-o", str(made / library), str(SOURCES / source)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                reason = next(iter(done.stderr.strip().splitlines()), "no message")
+                raise UserError(f"the stand-in device cannot be built: {reason}")
+        os.rename(made, folder)

@@ -1,0 +1,101 @@
+"""Compiles the kernels of generated code for a card, and reads from the binaries what they need.
+
+`python -m mvc.offline.kernels FOLDER TARGET KERNELS [sass]` writes sources and binaries into the folder, and what was
+read to a file; `mvc.offline.generate` starts it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvc.offline import torch_private
+from mvc.offline.manifest import Kernel
+from mvc.offline.targets import REGISTERS_SM, WARPS_SM, Target, find
+
+RESOURCES = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)")
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
+
+
+def sources(wrapper: str) -> Iterator[tuple[str, str, str]]:
+    """Name, function and source of each kernel in a wrapper, `name = async_compile.triton('function', 'source')`."""
+    for node in ast.parse(wrapper).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            call = node.value
+            if ast.unparse(call.func) == "async_compile.triton":
+                yield node.targets[0].id, call.args[0].value, call.args[1].value
+
+
+def main(arguments: Sequence[str]) -> None:
+    folder, target, sass = Path(arguments[0]), find(arguments[1]), "sass" in arguments[3:]
+    for name in ("kernels", "cubins"):
+        (folder / name).mkdir(exist_ok=True)
+    kernels = {}
+    for phase in ("forward", "backward"):
+        wrapper = folder / f"{phase}.py"
+        for name, function, source in sources(wrapper.read_text(encoding="utf-8")) if wrapper.is_file() else ():
+            path = folder / "kernels" / f"{phase}_{name}.py"
+            path.write_text(source, encoding="utf-8")
+            for index, binary in enumerate(torch_private.compiled(_loaded(path, function), target.compute_capability)):
+                cubin = folder / "cubins" / f"{phase}_{name}-{index}.cubin"
+                cubin.write_bytes(binary.image)
+                kernels[cubin.stem] = dataclasses.asdict(_kernel(cubin, binary, target, sass=sass))
+    Path(arguments[2]).write_text(json.dumps(kernels), encoding="utf-8")
+
+
+def _loaded(path: Path, function: str) -> Any:
+    """The kernel of that name in a file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    with torch_private.no_device():
+        spec.loader.exec_module(module)
+    return getattr(module, function)
+
+
+def _kernel(cubin: Path, binary: torch_private.Binary, target: Target, *, sass: bool) -> Kernel:
+    found = RESOURCES.search(_tool("cuobjdump", "--dump-resource-usage", cubin))
+    registers, spills = int(found["registers"]), int(found["local"]) + int(found["stack"])
+    instructions = Counter(INSTRUCTION.findall(_tool("nvdisasm", "-c", cubin))) if sass else None
+    return Kernel(
+        name=cubin.stem,
+        warps=binary.warps,
+        stages=binary.stages,
+        registers=registers,
+        spills=spills,
+        shared=binary.shared,
+        occupancy=occupancy(target, warps=binary.warps, registers=registers, shared=binary.shared),
+        size=len(binary.image),
+        sass=instructions and dict(instructions),
+    )
+
+
+def occupancy(target: Target, *, warps: int, registers: int, shared: int) -> float:
+    """Warps that a multiprocessor holds at once over the most that it can hold.
+
+    Registers are given out in steps of 8 a thread and 256 a warp; a block takes 1 KiB of shared memory for the system
+    (CUDA C++ programming guide, technical specifications).
+    """
+    per_warp = 32 * -(-registers // 8) * 8
+    blocks = min(WARPS_SM // warps, REGISTERS_SM // (per_warp * warps), target.shared_sm // (shared + 1024), 32)
+    return blocks * warps / WARPS_SM
+
+
+def _tool(name: str, *arguments: object) -> str:
+    """What one of the tools prints that come with triton."""
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    return subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

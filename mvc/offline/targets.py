@@ -1,0 +1,102 @@
+"""The cards that code can be generated for, as their makers specify them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mvc.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One card.
+
+    Attributes:
+        name: of the architecture, as the compilers call it.
+        card: the product that the figures are of.
+        capability: major and minor.
+        sms: multiprocessors.
+        shared_sm, shared_block: bytes of shared memory of a multiprocessor, and most that one block may ask for.
+        l2, memory: bytes.
+        bandwidth: of the memory, bytes/s.
+        matrix_flops: FLOP/s of dense matrix products by dtype; float32 without TF32.
+        source: of the figures.
+    """
+
+    name: str
+    card: str
+    capability: tuple[int, int]
+    sms: int
+    shared_sm: int
+    shared_block: int
+    l2: int
+    memory: int
+    bandwidth: float
+    matrix_flops: dict[str, float]
+    source: str
+
+    @property
+    def compute_capability(self) -> int:
+        """As Triton writes it: 90."""
+        return 10 * self.capability[0] + self.capability[1]
+
+
+# A multiprocessor of any of them.
+REGISTERS_SM = 65536
+WARPS_SM = 64
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            name="sm_80",
+            card="NVIDIA A100-SXM4-80GB",
+            capability=(8, 0),
+            sms=108,
+            shared_sm=164 * 2**10,
+            shared_block=163 * 2**10,
+            l2=40 * 2**20,
+            memory=80 * 2**30,
+            bandwidth=2.039e12,
+            matrix_flops={"float16": 312e12, "bfloat16": 312e12, "float32": 19.5e12},
+            source="NVIDIA A100 data sheet (June 2021); CUDA C++ programming guide, technical specifications",
+        ),
+        Target(
+            name="sm_90",
+            card="NVIDIA H100 80GB HBM3",
+            capability=(9, 0),
+            sms=132,
+            shared_sm=228 * 2**10,
+            shared_block=227 * 2**10,
+            l2=50 * 2**20,
+            memory=80 * 2**30,
+            bandwidth=3.35e12,
+            matrix_flops={"float16": 989.4e12, "bfloat16": 989.4e12, "float32": 66.9e12},
+            source="NVIDIA H100 architecture white paper (SXM5); CUDA C++ programming guide, technical specifications",
+        ),
+        Target(
+            name="sm_100",
+            card="NVIDIA B200",
+            capability=(10, 0),
+            sms=148,
+            shared_sm=228 * 2**10,
+            shared_block=227 * 2**10,
+            l2=126 * 2**20,
+            memory=180 * 2**30,
+            bandwidth=7.7e12,
+            matrix_flops={"float16": 2.25e15, "bfloat16": 2.25e15, "float32": 75e12},
+            source="NVIDIA DGX B200 data sheet, an eighth of the system; CUDA C++ programming guide",
+        ),
+    )
+}
+
+
+def find(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in TARGETS:
+        raise UserError(f"target is {name!r}; it must be one of {', '.join(TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,152 @@
+"""The private API of Inductor and Triton that offline generation uses, in this one place.
+
+`mvc.offline.device` says for which versions; `tests/test_offline_codegen.py` runs all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+
+class NotRun(RuntimeError):
+    """What generated code raises in the place of running."""
+
+
+class Step(NamedTuple):
+    """One node of Inductor's schedule that runs on the device.
+
+    Attributes:
+        kind: "triton" for generated kernels, "scan" for kernels that the model brings, "extern" for library calls.
+        origins: nodes of the FX graph that it computes.
+        bytes_read, bytes_written: of its tensors.
+        flops: as torch counts them.
+    """
+
+    kind: str
+    origins: list[Any]
+    bytes_read: int
+    bytes_written: int
+    flops: int
+
+
+class Code(NamedTuple):
+    """One graph's wrapper and the steps that it runs, in order."""
+
+    wrapper: str
+    steps: list[Step]
+
+
+# Nothing that runs a kernel while compiling: not folding, not padding, which measures; nothing from a cache.
+OPTIONS = {
+    "joint_graph_constant_folding": False,
+    "shape_padding": False,
+    "compile_threads": 1,
+    "fx_graph_cache": False,
+}
+
+
+def fake_mode() -> contextlib.AbstractContextManager:
+    """Tensors made in the block have no storage."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@contextlib.contextmanager
+def captured_code() -> Iterator[list[Code]]:
+    """Collect what Inductor generates in the block; compiled functions raise `NotRun` when they are called."""
+    from torch._functorch import config as functorch_config
+    from torch._inductor.graph import GraphLowering
+
+    codes: list[Code] = []
+
+    class Module:
+        __file__ = "<generated, not run>"
+        key = path = None
+
+        @staticmethod
+        def call(arguments: Any) -> None:
+            raise NotRun
+
+    def compile_to_module(graph: GraphLowering) -> type[Module]:
+        wrapper, _ = graph.codegen()
+        codes.append(Code(wrapper.value, list(_steps(graph))))
+        return Module
+
+    patched = mock.patch.object(GraphLowering, "compile_to_module", compile_to_module)
+    # The backward is wanted too, though nothing calls it.
+    with patched, functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True):
+        yield codes
+
+
+def _steps(graph: Any) -> Iterator[Step]:
+    from torch._inductor import ir
+    from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
+
+    for node in graph.scheduler.nodes:
+        if isinstance(node, NopKernelSchedulerNode):
+            continue
+        if not isinstance(node, ExternKernelSchedulerNode):
+            origins = [origin for each in node.get_nodes() for origin in each.node.get_origins()]
+            yield Step("triton", origins, node.get_read_buffer_sizes(), node.get_write_buffer_sizes(), 0)
+        elif isinstance(node.node, ir.UserDefinedTritonKernel):
+            written = node.node.mutable_args
+            names = {each.get_name() for each in written}
+            read = [each for each in node.node.inputs if hasattr(each, "get_size") and each.get_name() not in names]
+            yield Step("scan", _origins(node.node), sum(map(_bytes, read)), sum(map(_bytes, written)), 0)
+        elif not isinstance(node.node, ir.MultiOutput):  # an element of what another step gave
+            yield Step(
+                "extern",
+                _origins(node.node),
+                node.get_read_buffer_sizes(),
+                node.get_write_buffer_sizes(),
+                int(node.estimate_flops() or 0),
+            )
+
+
+def _origins(node: Any) -> list[Any]:
+    """The FX node that became this call, without those that its inputs came from; all where there is no such one."""
+    own = [each for each in node.get_origins() if str(each.target) == "triton_kernel_wrapper_mutation"]
+    origin = node.get_origin_node()
+    return own or ([origin] if origin is not None else list(node.get_origins()))
+
+
+def _bytes(node: Any) -> int:
+    """Of the tensor as it is seen: a view of a larger one counts what it shows."""
+    return math.prod(int(size) for size in node.get_size()) * node.get_dtype().itemsize
+
+
+class Binary(NamedTuple):
+    """A kernel compiled with one of its configurations."""
+
+    image: bytes
+    warps: int
+    stages: int
+    shared: int
+
+
+@contextlib.contextmanager
+def no_device() -> Iterator[None]:
+    """Load generated kernels without asking a driver what the device is."""
+    from torch._inductor.runtime import triton_helpers
+
+    with triton_helpers.skip_gpu_driver_setup():
+        yield
+
+
+def compiled(kernel: Any, capability: int) -> Iterator[Binary]:
+    """Compile a kernel of a generated file, Inductor's `CachingAutotuner`, with each of its configurations."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    for config in kernel.configs:
+        meta = kernel._create_compile_meta(config)
+        options = kernel._create_compile_options(config, meta)
+        source = ASTSource(kernel.fn, meta["signature"], meta["constants"], meta["configs"][0])
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        yield Binary(made.asm["cubin"], made.metadata.num_warps, made.metadata.num_stages, made.metadata.shared)

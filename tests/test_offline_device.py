@@ -1,0 +1,103 @@
+"""The stand-in for a GPU: what it says of itself, what it refuses, and that it stays in its own process."""
+
+import json
+import os
+import re
+
+import pytest
+import torch
+
+from mvc.errors import UserError
+from mvc.offline import device
+from mvc.offline.targets import TARGETS, find
+
+needs_device = pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not()))
+
+SAYS = """
+import json, torch, triton
+properties = torch.cuda.get_device_properties(0)
+target = triton.runtime.driver.active.get_current_target()
+print(json.dumps([properties.name, [properties.major, properties.minor], properties.multi_processor_count,
+                  properties.L2_cache_size, torch.cuda.device_count(), target.arch]))
+"""
+
+LAUNCHES = """
+import torch
+x = torch.arange(4.0).to("cuda")  # a copy, which is the host's
+for _ in range(2):
+    try:
+        x.add_(1)
+    except RuntimeError as error:
+        print("no kernel image" in str(error))
+torch.cuda.synchronize()
+print(x.cpu().tolist())
+"""
+
+
+def run(code, tmp_path, target="sm_90", timeout=120):
+    done = device.run(["-c", code], find(target), scratch=tmp_path, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_device
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
+def test_torch_and_triton_see_the_card(target, tmp_path):
+    found = json.loads(run(SAYS, tmp_path, target.name))
+    assert found == [target.card, list(target.capability), target.sms, target.l2, 1, target.compute_capability]
+
+
+@needs_device
+def test_launches_are_refused_and_change_nothing(tmp_path):
+    assert run(LAUNCHES, tmp_path).split("\n") == ["True", "True", "[0.0, 1.0, 2.0, 3.0]", ""]
+
+
+@needs_device
+def test_nothing_leaks_into_this_process_or_its_caches(tmp_path, monkeypatch):
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "ours"))
+    before, available = dict(os.environ), torch.cuda.is_available()
+    code = "import os, torch; print(os.environ['TRITON_CACHE_DIR'], os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+    for folder in run(code, tmp_path / "scratch").split():
+        assert folder.startswith(str(tmp_path / "scratch"))
+    assert dict(os.environ) == before
+    assert torch.cuda.is_available() == available
+    assert not (tmp_path / "ours").exists()
+
+
+@needs_device
+def test_a_process_that_hangs_is_stopped(tmp_path):
+    with pytest.raises(UserError, match="took longer than 1 s and was stopped"):
+        run("import time; time.sleep(60)", tmp_path, timeout=1)
+
+
+@needs_device
+def test_a_compiler_that_fails_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setenv("MVC_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="the stand-in device cannot be built"):
+        run("", tmp_path)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_an_unknown_target_is_named():
+    with pytest.raises(UserError, match="target is 'sm_70'; it must be one of sm_80, sm_90, sm_100"):
+        find("sm_70")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda patch: patch.setattr("sys.platform", "win32"), "preloaded as on Linux; this is win32"),
+        (lambda patch: patch.setattr("importlib.util.find_spec", lambda name: None), "triton is not installed"),
+        (lambda patch: patch.setattr("torch.version.cuda", None), "built without CUDA|triton is not installed"),
+        (lambda patch: patch.setattr("torch.__version__", "3.1.0"), "torch is 3.1.0|triton is not|without CUDA"),
+        (lambda patch: patch.setenv("CC", "no-such-compiler"), "no C compiler 'no-such-compiler'|triton|without CUDA"),
+    ],
+    ids=["system", "triton", "cuda", "torch", "compiler"],
+)
+def test_what_is_missing_is_one_sentence(change, sentence, monkeypatch):
+    change(monkeypatch)
+    reason = device.why_not.__wrapped__()
+    assert re.search(sentence, reason)
+    assert "\n" not in reason
