@@ -91,12 +91,12 @@ def _autocast(name: str, device: str) -> Callable[..., tuple[Tensor, Tensor]]:
     return run
 
 
-def _flops(u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
+def flops(u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
     """7 for each step, channel and state: ΔA, its exponential, two to decay and add, B's product, two to read out."""
     return 7 * u_shape[0] * u_shape[1] * A_shape[0] * A_shape[1]
 
 
-def _flops_backward(grad_y_shape, grad_last_state_shape, u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
+def flops_backward(grad_y_shape, grad_last_state_shape, u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
     """19: five for the states again; two each for g, for the gradients of B, C, Δu, Δ and A; and two more products."""
     return 19 * u_shape[0] * u_shape[1] * A_shape[0] * A_shape[1]
 
@@ -117,8 +117,8 @@ def register_rules(name: str) -> None:
     torch.library.register_vmap(backward, functools.partial(_vmap_backward, name))
     for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
         torch.library.impl(forward, key, _autocast(name, device))
-    register_flop_formula(op(name).overloadpacket)(_flops)
-    register_flop_formula(op(name, backward=True).overloadpacket)(_flops_backward)
+    register_flop_formula(op(name).overloadpacket)(flops)
+    register_flop_formula(op(name, backward=True).overloadpacket)(flops_backward)
 
 
 def _fold_into_channels(tensor: Tensor | None, position: int, in_dim: int | None, size: int) -> Tensor | None:

@@ -24,7 +24,7 @@ from mvc.kernels.triton_steps import (
 def _forward_steps(
     h, b_A, b_D, b_bias, mask, t_first, i_groups, i_slot,
     p_u, p_delta, p_B, p_C, p_z, p_reset, p_partial, p_y, p_checkpoint,
-    u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, dim, checkpoint_l,
+    u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, y_l, dim, checkpoint_l,
     N: tl.constexpr, STEPS: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
     REVERSE: tl.constexpr, U_ALONG: tl.constexpr, DELTA_ALONG: tl.constexpr, Z_ALONG: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr,
@@ -68,7 +68,7 @@ def _forward_steps(
                         else:  # read late, to hold fewer registers
                             b_gate = tl.load(p_z + o_t * z_l, mask=mask, other=0.0).to(tl.float32)
                             b_y *= b_gate * sigmoid(b_gate)
-                    tl.store(p_y + o_t * dim, b_y.to(p_y.dtype.element_ty), mask=mask)
+                    tl.store(p_y + o_t * y_l, b_y.to(p_y.dtype.element_ty), mask=mask)
                 else:
                     tl.store(p_partial + o_t * dim, b_y, mask=mask)
     return h
@@ -79,7 +79,7 @@ def forward_kernel(
     p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_reset, p_partial, p_y, p_end, p_checkpoint,
     length, dim, states, width, chunk,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d,
-    B_b, B_l, B_g, B_n, C_b, C_l, C_g, C_n, reset_b, reset_l,
+    B_b, B_l, B_g, B_n, C_b, C_l, C_g, C_n, reset_b, reset_l, y_b, y_l,
     N: tl.constexpr, BLOCK: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
     REVERSE: tl.constexpr, U_ALONG: tl.constexpr, DELTA_ALONG: tl.constexpr, Z_ALONG: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
@@ -88,7 +88,8 @@ def forward_kernel(
 
     N of `states` states; what other states gave to y lies in `partial` unless these are the FIRST, and goes there
     unless they are the LAST. With `checkpoint` (groups, batch, dim, states) the states before each group of WIDE steps,
-    and before each step beyond them, are stored instead.
+    and before each step beyond them, are stored instead. `y` may lie in the memory of `u`: each program reads a step of
+    its channels before it writes it.
     """
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
     i_group, o_channel, mask = channels(width, BLOCK)
@@ -103,9 +104,8 @@ def forward_kernel(
     p_B = weights_of(p_B, o_channel, i_batch, i_group, B_b, B_g, CONSTANT_B)
     p_C = weights_of(p_C, o_channel, i_batch, i_group, C_b, C_g, CONSTANT_C)
     p_reset = offset(p_reset, i_batch * reset_b)
-    o_y = i_batch * length * dim + o_channel
-    p_partial = offset(p_partial, o_y)
-    p_y = offset(p_y, o_y)
+    p_partial = offset(p_partial, i_batch * length * dim + o_channel)
+    p_y = offset(p_y, i_batch * y_b + o_channel)
     p_checkpoint = offset(p_checkpoint, o_state)
     h = load_states(offset(p_start, o_state + i_chunk * all_states), mask, N)
 
@@ -116,14 +116,14 @@ def forward_kernel(
             h = _forward_steps(
                 h, b_A, b_D, b_bias, mask, first, wide, first // WIDE,
                 p_u, p_delta, p_B, p_C, p_z, p_reset, p_partial, p_y, p_checkpoint,
-                u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, dim, all_states,
+                u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, y_l, dim, all_states,
                 N, WIDE, CONSTANT_B, CONSTANT_C, SOFTPLUS, REVERSE, U_ALONG, DELTA_ALONG, Z_ALONG, FIRST, LAST,
             )  # fmt: skip
         else:
             h = _forward_steps(
                 h, b_A, b_D, b_bias, mask, first + WIDE * wide, rest, first // WIDE + wide,
                 p_u, p_delta, p_B, p_C, p_z, p_reset, p_partial, p_y, p_checkpoint,
-                u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, dim, all_states,
+                u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, y_l, dim, all_states,
                 N, 1, CONSTANT_B, CONSTANT_C, SOFTPLUS, REVERSE, U_ALONG, DELTA_ALONG, Z_ALONG, FIRST, LAST,
             )  # fmt: skip
     if p_end is not None:

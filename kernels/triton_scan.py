@@ -161,7 +161,7 @@ def _forward(
             _from_state(inputs.C, first), inputs.D, inputs.z, inputs.delta_bias, _from_state(start, first),
             inputs.reset, partial, y, _from_state(end, first), _from_state(checkpoint, first), *launch.sizes,
             *inputs.u.stride(), *inputs.delta.stride(), *_strides(inputs.z, 3),
-            *_weight_strides(inputs.B), *_weight_strides(inputs.C), *_strides(inputs.reset, 2),
+            *_weight_strides(inputs.B), *_weight_strides(inputs.C), *_strides(inputs.reset, 2), *_strides(y, 3)[:2],
             N=count, BLOCK=BLOCK, CONSTANT_B=inputs.B.dim() == 2, CONSTANT_C=inputs.C.dim() == 2,
             SOFTPLUS=inputs.softplus, REVERSE=inputs.reverse,
             U_ALONG=_along_length(inputs.u, wide), DELTA_ALONG=_along_length(inputs.delta, wide),
@@ -179,12 +179,32 @@ def selective_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, de
         last_state = u.new_zeros(state_shape, dtype=torch.float32)
         return y, last_state if initial_state is None else initial_state.clone(memory_format=torch.contiguous_format)
     last_state = u.new_empty(state_shape, dtype=torch.float32)
-    launch = plan(u, A, B, C)
+    _scan(inputs, y, last_state)
+    return y, last_state
+
+
+def _scan(inputs: Inputs, y: Tensor, last_state: Tensor | None) -> None:
+    launch = plan(inputs.u, inputs.A, inputs.B, inputs.C)
     start = inputs.initial_state
     if launch.chunks > 1:
-        start = _chunk_states(inputs, launch, u, B, start, adjoint=False)
+        start = _chunk_states(inputs, launch, inputs.u, inputs.B, start, adjoint=False)
     _forward(inputs, launch, start, y=y, end=last_state)
-    return y, last_state
+
+
+@triton_op(
+    "mvc::selective_scan_triton_cat", mutates_args={}, schema=f"({SCHEMA.replace('Tensor u', 'Tensor x')}) -> Tensor"
+)
+def selective_scan_cat(x, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse):
+    """x (batch, length, channels) with the scan's y in place of its first dim channels, u; for inference.
+
+    Compiled, the copy of x goes where nothing uses x later, and y is written over u.
+    """
+    u = x[..., : A.shape[0]]
+    inputs = _prepare(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse)
+    result = x.clone(memory_format=torch.contiguous_format)
+    if u.numel() > 0:
+        _scan(inputs, result, None)
+    return result
 
 
 @triton_op(

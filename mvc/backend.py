@@ -109,7 +109,7 @@ class Options:
         unknown = [*(name for name in names if name not in PASSES), *(p for p in own if not isinstance(p, Pass))]
         if unknown:
             raise UserError(f"passes has {unknown[0]!r}; it must hold passes, or names among {', '.join(PASSES)}")
-        return pipeline.build(names, own, impl=self.impl, frozen=self.frozen and inference)
+        return pipeline.build(names, own, impl=self.impl, frozen=self.frozen and inference, inference=inference)
 
 
 @dataclasses.dataclass

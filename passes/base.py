@@ -46,6 +46,7 @@ class Pass(abc.ABC):
 
     name: ClassVar[str]
     needs_frozen: ClassVar[bool] = False  # whether it pays only where parameters stay as they are
+    inference_only: ClassVar[bool] = False  # whether what it inserts has no backward
 
     @abc.abstractmethod
     def __call__(self, graph: fx.Graph) -> Outcome:

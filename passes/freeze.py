@@ -140,6 +140,7 @@ class Frozen:
     """
 
     def __init__(self, main: Callable[..., Any], split: Split) -> None:
+        self.split = split
         self._main = main
         self._compute = split.constants
         self._parameters = _getter(split.parameters)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fuse_batch_norm import FuseBatchNorm
+from mvc.passes.fuse_cat import FuseCat
 from mvc.passes.fuse_depthwise import FuseDepthwise
 from mvc.passes.fuse_movement import FuseMovement
 from mvc.passes.lower_scan import Implementation, LowerScan
@@ -24,8 +25,8 @@ from mvc.passes.torch_ops import call
 from mvc.passes.torch_private import copy_graph
 from torch import fx
 
-# In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, and last they are
-# given to an implementation.
+# In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, they are given to
+# an implementation, and what only that one can do is fused.
 PASSES: dict[str, type[Pass]] = {
     each.name: each
     for each in (
@@ -40,6 +41,7 @@ PASSES: dict[str, type[Pass]] = {
         PrepackConvolution,
         PrepackLinear,
         LowerScan,
+        FuseCat,
     )
 }
 
@@ -88,22 +90,30 @@ def run(
 
 
 def build(
-    names: Sequence[str], own: Sequence[Pass] = (), *, impl: Implementation | None = None, frozen: bool = False
+    names: Sequence[str],
+    own: Sequence[Pass] = (),
+    *,
+    impl: Implementation | None = None,
+    frozen: bool = False,
+    inference: bool = False,
 ) -> list[Pass]:
     """The named passes in the order of `PASSES`, with passes of the caller's own ahead of the lowering.
 
     Args:
         impl: what scans are lowered to.
         frozen: parameters do not change from call to call; passes that need this are left out otherwise.
+        inference: no gradients are asked for; passes that allow none are left out otherwise.
     """
     options = {"impl": impl}
-    chosen = [each for name, each in PASSES.items() if name in names and (frozen or not each.needs_frozen)]
-    built = []
-    for each in chosen:
+    order, lowering = list(PASSES), list(PASSES).index(LowerScan.name)
+    ahead, behind = [], []
+    for name, each in PASSES.items():
+        if name not in names or (each.needs_frozen and not frozen) or (each.inference_only and not inference):
+            continue
         fields = {field.name for field in dataclasses.fields(each)}
-        built.append(each(**{key: value for key, value in options.items() if key in fields}))
-    lowering = [each for each in built if isinstance(each, LowerScan)]
-    return [*(each for each in built if each not in lowering), *own, *lowering]
+        built = each(**{key: value for key, value in options.items() if key in fields})
+        (ahead if order.index(name) < lowering else behind).append(built)
+    return [*ahead, *own, *behind]
 
 
 def digest(passes: Sequence[Pass]) -> str:

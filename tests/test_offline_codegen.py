@@ -31,7 +31,11 @@ def call(args):
 
 
 def test_launches_are_the_steps_of_the_schedule_in_order():
-    steps = [Step("triton", [], 8, 4, 0), Step("extern", [], 16, 8, 100), Step("extern", [], 2, 1, 0)]
+    steps = [
+        Step("triton", [], {"buf1": 8}, {"buf0": 4}),
+        Step("extern", [], {"buf0": 4, "arg0": 12}, {"buf1": 8}, 100),
+        Step("extern", [], {"buf1": 2}, {"buf2": 1}),
+    ]
     launches = codegen.launches_of(Code(WRAPPER, steps), "forward")
     assert [(each.kind, each.name, each.bytes_read, each.flops) for each in launches] == [
         ("triton", "triton_poi_fused_add_0", 8, 0),
@@ -43,7 +47,7 @@ def test_launches_are_the_steps_of_the_schedule_in_order():
 @pytest.mark.parametrize("kinds", [["triton", "extern"], ["extern", "triton", "extern"]], ids=["fewer", "other order"])
 def test_a_schedule_that_does_not_fit_the_wrapper_is_an_error(kinds):
     with pytest.raises(RuntimeError, match="schedule"):
-        codegen.launches_of(Code(WRAPPER, [Step(kind, [], 0, 0, 0) for kind in kinds]), "forward")
+        codegen.launches_of(Code(WRAPPER, [Step(kind, [], {}, {}) for kind in kinds]), "forward")
 
 
 def test_kernels_are_found_in_a_wrapper():
@@ -86,6 +90,9 @@ def check_launches(manifest, folder):
     assert len([scan for scan in scans if scan.phase == "forward"]) == 2
     assert all(launch.bytes_read > 0 and launch.bytes_written > 0 for launch in scans)
     assert all("y = selective_scan(" in scan.source[0] for scan in scans if scan.phase == "forward")
+    assert all(scan.flops > 0 for scan in scans)
+    concatenates = any("_cat_" in launch.name for launch in manifest.launches)
+    assert concatenates == manifest.model["training"], "in inference the scan writes into its half"
     assert sum(launch.flops for launch in manifest.launches) > 0
 
 

@@ -75,6 +75,18 @@ def triton_scan(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
     return op("selective_scan_triton")(*op_arguments(inputs))
 
 
+def assert_in_place_is_the_same(inputs: Inputs) -> None:
+    """The op that writes y beside the rest of its input gives the bits of the scan and of the rest."""
+    u = inputs["u"]
+    rest = torch.randn(*u.shape[:2], 3, dtype=u.dtype)
+    y, _ = triton_scan(**inputs)
+    whole = torch.cat((u, rest), dim=-1)
+    for x in (whole, whole.mT.contiguous().mT):
+        result = op("selective_scan_triton_cat")(x, *op_arguments(inputs)[1:])
+        assert torch.equal(result, torch.cat((y, rest), dim=-1))
+    assert torch.equal(whole, torch.cat((u, rest), dim=-1)), "the input has changed"
+
+
 def interpret(each: Run) -> None:
     from mvc.kernels import triton_scan as launcher
 
@@ -85,6 +97,7 @@ def interpret(each: Run) -> None:
         assert_scan_within_budget(inputs, triton_scan)
         first, second = (run(triton_scan, inputs) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first), "two runs differ"
+        assert_in_place_is_the_same(inputs)
     finally:
         launcher.SHORTEST_CHUNK = before
 

@@ -9,6 +9,8 @@ import contextlib
 import dataclasses
 import json
 import linecache
+import math
+import pkgutil
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,7 +20,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from mvc import create_model
 from mvc.backend import Options, compile_graph
 from mvc.compiler import training_step
 from mvc.explanation import LAUNCH
@@ -36,11 +37,12 @@ class Request:
     """What is generated.
 
     Attributes:
-        variant: of MambaVision.
+        variant: of MambaVision, or what else `builder` knows.
         batch, height, width, dtype: of the images, channels_last.
         training: forward and backward.
         backend: "mvc", or "inductor" without passes.
         frozen: of the backend "mvc" in inference; what is computed once is not in the code.
+        builder: "module:function" that makes the model, called as `mvc.create_model` is.
     """
 
     variant: str
@@ -51,6 +53,7 @@ class Request:
     training: bool = False
     backend: str = "mvc"
     frozen: bool = False
+    builder: str = "mvc:create_model"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -68,7 +71,8 @@ def generate(request: Request) -> list[torch_private.Code]:
     """The code of the forward graph, and in training of the backward graph behind it."""
     dtype = getattr(torch, request.dtype)
     changes = {"drop_path_rate": 0.0} if request.training else {}
-    model = create_model(request.variant, device="meta", dtype=dtype, **changes).train(request.training)
+    model = pkgutil.resolve_name(request.builder)(request.variant, device="meta", dtype=dtype, **changes)
+    model.train(request.training)
     fakes = torch_private.fake_mode()
     _fake_tensors(model, fakes)
     passes = "all" if request.backend == "mvc" else "none"
@@ -119,10 +123,22 @@ def _launch(name: str, step: Step, phase: str) -> Launch:
         phase=phase,
         source=_unique(filter(None, map(_source, step.origins))),
         ops=_unique(str(node.target) for node in step.origins if node.op == "call_function"),
-        bytes_read=step.bytes_read,
-        bytes_written=step.bytes_written,
-        flops=step.flops,
+        reads=step.reads,
+        writes=step.writes,
+        flops=_scan_flops(step.sizes) if step.kind == "scan" else step.flops,
     )
+
+
+def _scan_flops(sizes: dict[str, tuple[int, ...]]) -> int:
+    """Of one launch of a scan's kernel; 0 for those that only tie chunks of the length together."""
+    sizes = {name.removeprefix("p_"): size for name, size in sizes.items()}
+    if not {"u", "A"} <= sizes.keys():
+        return 0
+    dim, states = sizes["A"]
+    rows = (math.prod(sizes["u"]) // dim, 1)
+    if "grad_y" in sizes:
+        return rules.flops_backward(rows, None, rows, None, (dim, states))
+    return rules.flops(rows, None, (dim, states))
 
 
 def _unique(texts: Iterable[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class Launch:
         phase: of a training step, which half it belongs to.
         source: lines of the model's code that it came from, as "file:line: text".
         ops: the FX ops that it computes.
-        bytes_read, bytes_written: of its tensors, each counted once for each launch.
+        reads, writes: bytes of each buffer, by its name in the generated code; a buffer counts once for each launch.
         flops: floating-point operations of matrix products, convolutions, attention and scans; a multiply-add is two.
     """
 
@@ -33,9 +33,21 @@ class Launch:
     phase: Literal["forward", "backward"]
     source: tuple[str, ...]
     ops: tuple[str, ...]
-    bytes_read: int
-    bytes_written: int
+    reads: dict[str, int]
+    writes: dict[str, int]
     flops: int
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(self.reads.values())
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(self.writes.values())
+
+    @property
+    def bytes_moved(self) -> int:
+        return self.bytes_read + self.bytes_written
 
 
 @dataclasses.dataclass(frozen=True)

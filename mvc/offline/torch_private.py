@@ -22,15 +22,17 @@ class Step(NamedTuple):
     Attributes:
         kind: "triton" for generated kernels, "scan" for kernels that the model brings, "extern" for library calls.
         origins: nodes of the FX graph that it computes.
-        bytes_read, bytes_written: of its tensors.
-        flops: as torch counts them.
+        reads, writes: bytes of each buffer, by its name.
+        flops: of library calls, as torch counts them.
+        sizes: for a scan, of its tensors, by the names of the kernel's arguments.
     """
 
     kind: str
     origins: list[Any]
-    bytes_read: int
-    bytes_written: int
-    flops: int
+    reads: dict[str, int]
+    writes: dict[str, int]
+    flops: int = 0
+    sizes: dict[str, tuple[int, ...]] | None = None
 
 
 class Code(NamedTuple):
@@ -87,25 +89,38 @@ def _steps(graph: Any) -> Iterator[Step]:
     from torch._inductor import ir
     from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
 
+    renames = graph.scheduler.mutation_real_name  # a buffer written in place has a name for each of its contents
     for node in graph.scheduler.nodes:
-        if isinstance(node, NopKernelSchedulerNode):
+        if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, ir.MultiOutput):
+            continue  # runs nothing: an element of what another step gave
+        if isinstance(node.node, ir.UserDefinedTritonKernel):
+            yield _scan(node.node)
             continue
-        if not isinstance(node, ExternKernelSchedulerNode):
-            origins = [origin for each in node.get_nodes() for origin in each.node.get_origins()]
-            yield Step("triton", origins, node.get_read_buffer_sizes(), node.get_write_buffer_sizes(), 0)
-        elif isinstance(node.node, ir.UserDefinedTritonKernel):
-            written = node.node.mutable_args
-            names = {each.get_name() for each in written}
-            read = [each for each in node.node.inputs if hasattr(each, "get_size") and each.get_name() not in names]
-            yield Step("scan", _origins(node.node), sum(map(_bytes, read)), sum(map(_bytes, written)), 0)
-        elif not isinstance(node.node, ir.MultiOutput):  # an element of what another step gave
-            yield Step(
-                "extern",
-                _origins(node.node),
-                node.get_read_buffer_sizes(),
-                node.get_write_buffer_sizes(),
-                int(node.estimate_flops() or 0),
+        reads, writes = (
+            {renames.get(name, name): size for name, size in accesses.items()}
+            for accesses in (
+                node.get_read_write_buffer_accesses(include_reads=True, include_writes=False),
+                node.get_read_write_buffer_accesses(include_reads=False, include_writes=True),
             )
+        )
+        if isinstance(node, ExternKernelSchedulerNode):
+            yield Step("extern", _origins(node.node), reads, writes, int(node.estimate_flops() or 0))
+        else:
+            origins = [origin for each in node.get_nodes() for origin in each.node.get_origins()]
+            yield Step("triton", origins, reads, writes)
+
+
+def _scan(kernel: Any) -> Step:
+    arguments = {name: each for name, each in kernel.kwargs.items() if hasattr(each, "get_size")}
+    mutated = {(each.get_name(), tuple(each.get_size())) for each in kernel.mutable_args}
+    reads, writes = {}, {}
+    for each in arguments.values():
+        side = writes if (each.get_name(), tuple(each.get_size())) in mutated else reads
+        side[each.get_name()] = side.get(each.get_name(), 0) + _bytes(each)
+    # In place it writes, of the whole tensor that it is given, the part that it reads.
+    writes = {name: min(size, reads.get(name, size)) for name, size in writes.items()}
+    sizes = {name: tuple(map(int, each.get_size())) for name, each in arguments.items()}
+    return Step("scan", _origins(kernel), reads, writes, sizes=sizes)
 
 
 def _origins(node: Any) -> list[Any]:
