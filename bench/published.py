@@ -1,7 +1,7 @@
 """MambaVision with the published arithmetic and layouts, for what a compiler without our passes makes of it.
 
-Same tensors and scores as `mvc.create_model`; windows are cut from (batch, channels, height, width) maps, mixers work on
-(batch, channels, length), and the scan is one naive Triton kernel behind an op (`mvc_bench::naive_scan`).
+Same tensors and scores as `mvc.create_model`; windows are cut from (batch, channels, height, width) maps, mixers work
+on (batch, channels, length), and the scan is one naive Triton kernel behind an op (`mvc_bench::naive_scan`).
 """
 
 from __future__ import annotations

@@ -44,18 +44,20 @@ EXAMPLES = """examples:
   python -m mvc.compile --variant T --ladder --plot ladder.svg
   python -m mvc.compile --variant T --ladder reference inductor mvc:lower_scan frozen
   python -m mvc.compile --variant T --operators --trace trace.json
-  python -m mvc.compile --variant T --batch 128 --dtype float16 --frozen --target sm_90 --output t-sm_90
+  python -m mvc.compile --variant T --batch 128 --dtype float16 --frozen --target sm_90 --replay
 
-exit status: 0 done, 1 compiled and eager disagree, 2 unusable input or machine, 130 interrupted"""
+exit status: 0 done, 1 compiled and eager disagree or a budget is not kept, 2 unusable input or machine, 130
+interrupted"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
     try:
         if args.target:
-            offline.run(args)
-            return 0
+            return 0 if offline.run(args, parser.get_default) else 1
+        offline.refuse_alone(args)
         with _as_user_errors(), _private_caches():
             facts, explanation = run(args)
             if args.json != "-":

@@ -13,21 +13,23 @@ import math
 import pkgutil
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from mvc.backend import Options, compile_graph
-from mvc.compiler import training_step
 from mvc.explanation import LAUNCH
 from mvc.kernels import rules
 from mvc.offline import torch_private
 from mvc.offline.manifest import Launch
-from mvc.offline.torch_private import NotRun, Step
+from mvc.offline.torch_private import Code, NotRun, Step
+from mvc.passes.freeze import Split
 
+PHASES = ("forward", "backward")
 KERNELS = Path(rules.__file__).parent  # whose functions the model calls
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
 
@@ -56,38 +58,96 @@ class Request:
     builder: str = "mvc:create_model"
 
 
+class Generated(NamedTuple):
+    """The code of the forward graph and, in training, of the backward graph; and what they are called with.
+
+    Attributes:
+        inputs: of the forward: names of tensors of the model and of its arguments, and "constant 0" and so on.
+        constants: for frozen weights, Python that computes the constants from what its `PARAMETERS` names.
+    """
+
+    codes: list[Code]
+    inputs: list[str]
+    constants: str | None
+
+
 def main(arguments: Sequence[str]) -> None:
     request, folder = Request(**json.loads(arguments[0])), Path(arguments[1])
-    codes = generate(request)
-    launches = []
-    for phase, code in zip(("forward", "backward"), codes, strict=False):
+    for name in (*PHASES, "constants"):
+        (folder / f"{name}.py").unlink(missing_ok=True)
+    generated = generate(request)
+    if generated.constants is not None:
+        (folder / "constants.py").write_text(generated.constants, encoding="utf-8")
+    launches, interfaces = [], {}
+    for phase, code in zip(PHASES, generated.codes, strict=False):
         (folder / f"{phase}.py").write_text(code.wrapper, encoding="utf-8")
-        launches += launches_of(code, phase)
-    facts = [dataclasses.asdict(launch) for launch in launches]
+        launches += [dataclasses.asdict(launch) for launch in launches_of(code, phase)]
+        interfaces[phase] = {"inputs": code.inputs, "outputs": code.outputs}
+    facts = {"launches": launches, "interfaces": interfaces, "inputs": generated.inputs}
     Path(arguments[2]).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def generate(request: Request) -> list[torch_private.Code]:
-    """The code of the forward graph, and in training of the backward graph behind it."""
-    dtype = getattr(torch, request.dtype)
+def build(request: Request, device: str, dtype: torch.dtype | None = None) -> nn.Module:
+    """The model of the request, in `dtype` or its own."""
     changes = {"drop_path_rate": 0.0} if request.training else {}
-    model = pkgutil.resolve_name(request.builder)(request.variant, device="meta", dtype=dtype, **changes)
-    model.train(request.training)
+    builder = pkgutil.resolve_name(request.builder)
+    model = builder(request.variant, device=device, dtype=dtype or getattr(torch, request.dtype), **changes)
+    return model.train(request.training)
+
+
+def generate(request: Request) -> Generated:
     fakes = torch_private.fake_mode()
+    model = build(request, "meta")
     _fake_tensors(model, fakes)
     passes = "all" if request.backend == "mvc" else "none"
     options = Options.parse({"passes": passes, "frozen": request.frozen, **torch_private.OPTIONS})
+    inputs, constants = [], None
 
-    def backend(graph_module: fx.GraphModule, inputs: list[Any]) -> Any:
-        return compile_graph(graph_module, inputs, options)[0]
+    def backend(graph_module: fx.GraphModule, examples: list[Any]) -> Any:
+        nonlocal inputs, constants
+        inputs = [torch_private.source_of(node) for node in graph_module.graph.find_nodes(op="placeholder")]
+        split = getattr(compile_graph(graph_module, examples, options)[0], "split", None)
+        if split is not None:
+            constants = _constants_source(split, inputs)
+            computed = (f"constant {index}" for index in range(len(split.fakes)))
+            inputs = [*(inputs[index] for index in split.kept), *computed]
+        return not_run
 
     with fakes, torch.set_grad_enabled(request.training), torch_private.captured_code() as codes:
         shape = (request.batch, model.config.in_chans, request.height, request.width)
-        x = torch.empty(shape, dtype=dtype, device="cuda:0", memory_format=torch.channels_last)
+        x = torch.empty(shape, dtype=getattr(torch, request.dtype), device="cuda:0", memory_format=torch.channels_last)
         compiled = torch.compile(model, backend=backend, fullgraph=True)
         with contextlib.suppress(NotRun):
-            training_step(compiled, x) if request.training else compiled(x)
-    return codes
+            compiled(x)
+    return Generated(codes, inputs, constants)
+
+
+def not_run(*arguments: Any) -> None:
+    raise NotRun
+
+
+def _constants_source(split: Split, inputs: list[str]) -> str:
+    """What is computed once, as a module."""
+    graph = split.constants.graph
+    for node in graph.nodes:
+        node.type = None
+    code = graph.python_code("self")
+    imports = [
+        f"from {each.__module__} import {each.__qualname__} as {name}"
+        for name, each in sorted(code.globals.items())
+        if getattr(each, "__module__", "torch").split(".")[0] == "mvc"
+    ]
+    parameters = ",\n".join(f"    {inputs[index]!r}" for index in split.parameters)
+    return "\n".join(
+        [
+            '"""What the generated code takes as constants, from parameters; computed once."""\n',
+            "import torch",
+            "from torch import device, inf, nan",
+            *imports,
+            f"\nPARAMETERS = (\n{parameters},\n)\n",
+            textwrap.dedent(code.src),
+        ]
+    )
 
 
 def _fake_tensors(model: nn.Module, fakes: contextlib.AbstractContextManager) -> None:
@@ -104,7 +164,7 @@ def _fake_tensors(model: nn.Module, fakes: contextlib.AbstractContextManager) ->
             setattr(module, name, fake(buffer))
 
 
-def launches_of(code: torch_private.Code, phase: str) -> list[Launch]:
+def launches_of(code: Code, phase: str) -> list[Launch]:
     """The wrapper's launches, each with the step of the schedule that it belongs to: both are in one order."""
     names = LAUNCH.findall(code.wrapper)
     if len(names) != len(code.steps):

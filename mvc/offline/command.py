@@ -1,100 +1,105 @@
-"""`python -m mvc.compile --target`: generate and compile GPU code without a GPU, and say what it launches and moves."""
+"""`python -m mvc.compile --target`: generate and compile GPU code without a GPU, check it, and say what it costs."""
 
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-
-from tabulate import tabulate
+from typing import Any
 
 from mvc.config import get_config
 from mvc.errors import UserError
+from mvc.offline import budget, report
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
-from mvc.offline.manifest import Launch, Manifest
+from mvc.offline.manifest import Manifest
+from mvc.offline.replay import replay
 from mvc.offline.targets import TARGETS, find
 from mvc.progress import Progress
 from mvc.report import write_json
 
-SHOWN = 10
-WHAT_IT_SHOWS = (
-    "generated and compiled for this card, and not run: nothing here is a time, and neither races nor the rounding of "
-    "tensor cores nor what autotuning would choose can be seen"
-)
+BUDGETS = Path("bench/budgets")
+OWN = ("target", "output", "sass", "replay", "check_budget", "update_budget")
+SHARED = ("variant", "batch", "size", "dtype", "train", "backend", "frozen", "json", "quiet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("GPU code without a GPU")
-    group.add_argument("--target", choices=TARGETS, help="generate the code for this card, and compile its kernels")
-    group.add_argument("--output", metavar="DIR", type=Path, help="folder for the code, needed with --target")
-    group.add_argument("--sass", action="store_true", help="with --target: count each binary's instructions")
+    add = group.add_argument
+    add("--target", choices=TARGETS, help="generate the code for this card, and compile its kernels")
+    add("--output", metavar="DIR", type=Path, help="folder for the code (default VARIANT-TARGET)")
+    add("--sass", action="store_true", help="with --target: count each binary's instructions")
+    add("--replay", action="store_true", help="with --target: run the code at batch 1 on the CPU, against eager")
+    folder = {"metavar": "DIR", "type": Path, "nargs": "?", "const": BUDGETS}
+    add("--check-budget", help=f"with --target: compare with DIR/TARGET.json (default {BUDGETS})", **folder)
+    add("--update-budget", help="with --target: write what was generated as the budget", **folder)
 
 
-def run(args: argparse.Namespace) -> None:
-    """What `--target` asks for.
+def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
+    """What `--target` asks for; whether the budget is kept and the replay within its limit, where they are asked for.
+
+    Args:
+        default: of an argument of the command, by name.
 
     Raises:
         UserError: this machine cannot generate code, or an option that has no meaning here.
     """
-    if args.output is None:
-        raise UserError("--target writes files; name a folder with --output")
+    for name, given in vars(args).items():
+        if name not in (*OWN, *SHARED) and given != default(name):
+            raise UserError(f"--{name.replace('_', '-')} has no meaning with --target; leave it out")
+    request, target = _request(args), find(args.target)
+    folder = args.output or Path(f"{args.variant}-{args.target}")
+    progress = Progress(quiet=args.quiet)
+    with progress.step(f"generating code for {args.target}"):
+        manifest = generate(request, target, folder, sass=args.sass)
+    replayed = None
+    if args.replay:
+        code = folder
+        if request.batch > 1:
+            code = folder / "batch-1"
+            with progress.step("generating code at batch 1"):
+                generate(dataclasses.replace(request, batch=1), target, code, kernels=False)
+        with progress.step("replaying it on the CPU"):
+            (replayed,) = replay(code)
+    page = report.write_page(manifest, folder, replayed)
+    within, lines = _budget(args, manifest)
+    if args.json:
+        facts = {**manifest.as_dict(), "replay": replayed and dataclasses.asdict(replayed), "budget": lines}
+        write_json(facts, args.json)
+    if args.json != "-":
+        print("\n".join([report.text(manifest, replayed), *lines, f"code, binaries and report: {page.parent}"]))
+    return within and (replayed is None or replayed.passed)
+
+
+def refuse_alone(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: an option of this module without `--target`.
+    """
+    for name in OWN:
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')} is for generated GPU code; name a card with --target")
+
+
+def _request(args: argparse.Namespace) -> Request:
     if args.backend == "eager":
         raise UserError("--backend eager generates no code; use mvc or inductor with --target")
+    if args.frozen and args.train:
+        raise UserError("--frozen is for inference; leave it or --train out")
     side = get_config(args.variant).image_size
     height, width = args.size or (side, side)
-    request = Request(
-        args.variant,
-        args.batch,
-        height,
-        width,
-        args.dtype,
-        training=args.train,
-        backend=args.backend,
-        frozen=args.frozen,
-    )
-    with Progress(quiet=args.quiet).step(f"generating code for {args.target}"):
-        manifest = generate(request, find(args.target), args.output, sass=args.sass)
-    if args.json:
-        write_json(manifest.as_dict(), args.json)
-    if args.json != "-":
-        print(table(manifest))
+    options = {"training": args.train, "backend": args.backend, "frozen": args.frozen}
+    return Request(args.variant, args.batch, height, width, args.dtype, **options)
 
 
-def table(manifest: Manifest) -> str:
-    """For people."""
-    model, kernels = manifest.model, manifest.kernels.values()
-    kinds: dict[str, list[Launch]] = defaultdict(list)
-    for launch in manifest.launches:
-        kinds[launch.kind].append(launch)
-    totals = [
-        [
-            kind,
-            len(launches),
-            f"{sum(each.bytes_read for each in launches) / 1e6:,.1f}",
-            f"{sum(each.bytes_written for each in launches) / 1e6:,.1f}",
-            f"{sum(each.flops for each in launches) / 1e9:,.1f}",
-        ]
-        for kind, launches in [*kinds.items(), ("all", list(manifest.launches))]
-    ]
-    heaviest = sorted(manifest.launches, key=lambda each: -_bytes(each))[:SHOWN]
-    movers = [[each.name, f"{_bytes(each) / 1e6:,.1f}", next(iter(each.source), "")] for each in heaviest]
-    work = "training step" if model["training"] else "inference"
-    backend = f"backend {model['backend']}{', frozen' if model['frozen'] else ''}"
-    return "\n".join(
-        [
-            f"MambaVision-{model['variant']}, {work}, batch {model['batch']}, {model['height']} x {model['width']}, "
-            f"{model['dtype']}, {backend}, for {manifest.target} ({find(manifest.target).card}), torch "
-            f"{manifest.versions['torch']}, triton {manifest.versions['triton']}",
-            tabulate(totals, headers=["launches of", "", "MB read", "MB written", "GFLOP"], disable_numparse=True),
-            f"{len(manifest.kernels)} binaries: at most {max(each.registers for each in kernels)} registers, "
-            f"{sum(each.spills > 0 for each in kernels)} with spills, at least "
-            f"{min(each.occupancy for each in kernels):.0%} of the warps that a multiprocessor can hold",
-            tabulate(movers, headers=["moves most", "MB", "from"], disable_numparse=True),
-            WHAT_IT_SHOWS,
-        ]
-    )
-
-
-def _bytes(launch: Launch) -> int:
-    return launch.bytes_read + launch.bytes_written
+def _budget(args: argparse.Namespace, manifest: Manifest) -> tuple[bool, list[str]]:
+    """Whether the budget is kept, and what to say of it."""
+    if args.update_budget:
+        return True, [f"budget written: {budget.update(manifest, args.update_budget)}"]
+    if not args.check_budget:
+        return True, []
+    if (reason := budget.other_versions(manifest, args.check_budget)) is not None:
+        return True, [f"budget not enforced: {reason}"]
+    lines = budget.compare(manifest, args.check_budget)
+    return not lines, [f"budget: {line}" for line in lines] or ["budget kept"]

@@ -19,14 +19,15 @@ from mvc.offline.targets import Target
 TIMEOUT = 1200.0  # seconds of each process
 
 
-def generate(request: Request, target: Target, folder: Path, *, sass: bool = False) -> Manifest:
+def generate(request: Request, target: Target, folder: Path, *, kernels: bool = True, sass: bool = False) -> Manifest:
     """Generate a model's code for a card and compile its kernels; the folder then holds `manifest.json` and
 
-    `forward.py` and, in training, `backward.py`: Inductor's wrappers; `kernels/`: each kernel's source; `cubins/`: a
-    binary for each of its configurations.
+    `forward.py` and, in training, `backward.py`: Inductor's wrappers; `constants.py`: with frozen weights, what is
+    computed once; `kernels/`: each kernel's source; `cubins/`: a binary for each of its configurations.
 
     Args:
         folder: made if it is not there; files of an earlier run are replaced.
+        kernels: compile them too; without, the manifest has no binaries.
         sass: count the instructions of each binary.
 
     Raises:
@@ -45,16 +46,20 @@ def generate(request: Request, target: Target, folder: Path, *, sass: bool = Fal
         asked = json.dumps(dataclasses.asdict(request))
         launches_file, kernels_file = scratch / "launches.json", scratch / "kernels.json"
         _run(["mvc.offline.codegen", asked, str(folder), str(launches_file)], target, scratch)
-        options = ["sass"] if sass else []
-        _run(["mvc.offline.kernels", str(folder), target.name, str(kernels_file), *options], target, scratch)
-        kernels = {key: Kernel(**facts) for key, facts in json.loads(kernels_file.read_text()).items()}
-        launches = tuple(_with_binaries(facts, kernels) for facts in json.loads(launches_file.read_text()))
+        binaries = {}
+        if kernels:
+            options = ["sass"] if sass else []
+            _run(["mvc.offline.kernels", str(folder), target.name, str(kernels_file), *options], target, scratch)
+            binaries = {key: Kernel(**facts) for key, facts in json.loads(kernels_file.read_text()).items()}
+        facts = json.loads(launches_file.read_text())
     manifest = Manifest(
         target=target.name,
         model=dataclasses.asdict(request),
         versions={"torch": torch.__version__, "triton": triton.__version__, "mvc": __version__},
-        launches=launches,
-        kernels=kernels,
+        launches=tuple(_with_binaries(each, binaries) for each in facts["launches"]),
+        kernels=binaries,
+        interfaces=facts["interfaces"],
+        inputs=facts["inputs"],
     )
     files.replace(folder / "manifest.json", json.dumps(manifest.as_dict(), indent=1) + "\n")
     return manifest

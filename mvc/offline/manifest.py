@@ -85,6 +85,8 @@ class Manifest:
         target: a name in `mvc.offline.targets`.
         model: variant, batch, height, width, dtype, training, backend, passes and the like, as JSON holds them.
         versions: of torch, triton and mvc.
+        interfaces: for each phase, what the wrapper takes and gives: "inputs" and "outputs", names in the graphs.
+        inputs: of the forward, in order: the names of the model's tensors and arguments, and "constant 0" and so on.
     """
 
     target: str
@@ -92,6 +94,8 @@ class Manifest:
     versions: dict[str, str]
     launches: tuple[Launch, ...]
     kernels: dict[str, Kernel]
+    interfaces: dict[str, dict[str, list[str | None]]]
+    inputs: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -36,10 +37,15 @@ class Step(NamedTuple):
 
 
 class Code(NamedTuple):
-    """One graph's wrapper and the steps that it runs, in order."""
+    """One graph's wrapper, the steps that it runs, in order, and the names of what it takes and gives.
+
+    A backward takes what its forward takes and gives under the same names; an output that is none of them is None.
+    """
 
     wrapper: str
     steps: list[Step]
+    inputs: list[str]
+    outputs: list[str | None]
 
 
 # Nothing that runs a kernel while compiling: not folding, not padding, which measures; nothing from a cache.
@@ -49,6 +55,12 @@ OPTIONS = {
     "compile_threads": 1,
     "fx_graph_cache": False,
 }
+
+
+def source_of(placeholder: Any) -> str:
+    """What an input of Dynamo's graph is, as a parameter's or buffer's name in the model, or an argument's."""
+    keys = re.findall(r"\['(\w+)'\]", placeholder._dynamo_source.name)
+    return ".".join(keys[1:] if keys[0] == "self" else keys)
 
 
 def fake_mode() -> contextlib.AbstractContextManager:
@@ -76,7 +88,8 @@ def captured_code() -> Iterator[list[Code]]:
 
     def compile_to_module(graph: GraphLowering) -> type[Module]:
         wrapper, _ = graph.codegen()
-        codes.append(Code(wrapper.value, list(_steps(graph))))
+        outputs = [getattr(each, "name", None) for each in graph.module.graph.output_node().args[0]]
+        codes.append(Code(wrapper.value, list(_steps(graph)), list(graph.graph_input_names), outputs))
         return Module
 
     patched = mock.patch.object(GraphLowering, "compile_to_module", compile_to_module)

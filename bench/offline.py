@@ -1,0 +1,111 @@
+"""What the passes take out of GPU code: launches and bytes beside stock Inductor's on the published arithmetic.
+
+    python bench/offline.py --output bench/results/offline
+
+Code is generated and compiled without a GPU (`mvc.offline`); writes OUTPUT.json and the table OUTPUT.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mvc import files
+from mvc.offline import budget, estimate
+from mvc.offline.codegen import Request
+from mvc.offline.generate import generate
+from mvc.offline.targets import TARGETS, find
+
+VARIANTS, DTYPES, BATCH, SIDE = ("T", "S"), ("float16", "bfloat16"), 128, 224
+COMPARED = ("sm_80", "sm_90")  # with stock; the others are generated for their registers and spills
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="without .json and .md")
+    output = parser.parse_args().output
+    rows = [row(*each) for each in itertools.product(VARIANTS, DTYPES, TARGETS)]
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
+        ).stdout.strip(),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+    files.replace(output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    files.replace(output.with_suffix(".md"), page(facts))
+    print(page(facts))
+
+
+def row(variant: str, dtype: str, target: str) -> dict[str, Any]:
+    sizes = (variant, BATCH, SIDE, SIDE, dtype)
+    facts = {"variant": variant, "dtype": dtype, "target": target, "mvc": made(Request(*sizes, frozen=True), target)}
+    if target in COMPARED:
+        stock = Request(*sizes, backend="inductor", builder="bench.published:create_model")
+        facts["stock"] = made(stock, target)
+    return facts
+
+
+def made(request: Request, target: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = generate(request, find(target), Path(folder))
+    entry = budget.measured(manifest)
+    least = estimate.floor(manifest)
+    facts = {
+        **{key: value for key, value in entry.items() if key != "versions"},
+        "launches": len(manifest.launches),
+        "floor launches": least.launches,
+        "floor triton bytes": least.triton_bytes,
+        "seconds to generate": round(time.perf_counter() - start, 1),
+    }
+    print(f"{budget.key(manifest)}, {target}: {facts}", file=sys.stderr)
+    return facts
+
+
+def page(facts: dict[str, Any]) -> str:
+    rows = []
+    for each in facts["rows"]:
+        ours, stock = each["mvc"], each.get("stock")
+        cells = [each["variant"], each["dtype"], each["target"]]
+        for name in ("launches", "own", "extern bytes"):
+            cells.append(_cell(_value(ours, name), stock and _value(stock, name), name))
+        floor = f"{ours['floor launches']}, {ours['floor triton bytes'] / 1e9:.2f}"
+        rows.append([*cells, floor, ours["largest registers"], ours["spills"]])
+    headers = ["", "dtype", "target", "launches", "Triton and scan, GB", "library, GB", "floor", "registers", "spills"]
+    table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return (
+        f"Batch {BATCH}, {SIDE} x {SIDE}, channels_last, inference, frozen; torch {facts['torch']}, commit "
+        f"{facts['commit']}, {facts['date']}. Ours / stock Inductor's on the published arithmetic (ratio); the floor "
+        f"is launches and GB in Triton kernels around the same library calls. Nothing here is a time.\n\n{table}\n"
+    )
+
+
+def _value(facts: dict[str, Any], name: str) -> int:
+    return facts["triton bytes"] + facts["scan bytes"] if name == "own" else facts[name]
+
+
+def _cell(ours: int, stock: int | None, name: str) -> str:
+    scale, form = (1, "d") if name == "launches" else (1e9, ".2f")
+    shown = format(ours if scale == 1 else ours / scale, form)
+    if stock is None:
+        return shown
+    return f"{shown} / {format(stock if scale == 1 else stock / scale, form)} ({ours / stock:.3f})"
+
+
+if __name__ == "__main__":
+    main()

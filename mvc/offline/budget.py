@@ -1,0 +1,117 @@
+"""Budgets: what generated code may launch, move and need, exactly; a file for each target, an entry for each model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mvc import files
+from mvc.errors import UserError
+from mvc.offline.manifest import Launch, Manifest
+
+FORMAT = "mvc.budget/1"
+ENFORCED = ("torch", "triton")  # another version of these generates other code
+
+
+def key(manifest: Manifest) -> str:
+    """What an entry is called: "T, inference, batch 128, 224 x 224, float16, backend mvc, frozen"."""
+    model = manifest.model
+    work = "training step" if model["training"] else "inference"
+    size = f"batch {model['batch']}, {model['height']} x {model['width']}"
+    backend = f"backend {model['backend']}{', frozen' if model['frozen'] else ''}"
+    builder = "" if model["builder"] == "mvc:create_model" else f", by {model['builder']}"
+    return f"{model['variant']}, {work}, {size}, {model['dtype']}, {backend}{builder}"
+
+
+def measured(manifest: Manifest) -> dict[str, Any]:
+    """The entry of a manifest."""
+    moved = Counter({f"{kind} bytes": 0 for kind in ("triton", "scan", "extern")})
+    for launch in manifest.launches:
+        moved[f"{launch.kind} bytes"] += launch.bytes_moved
+    return {
+        "versions": {name: manifest.versions[name] for name in ENFORCED},
+        "launches": dict(sorted(Counter(map(_described, manifest.launches)).items())),
+        **moved,
+        "kernels": len({launch.name for launch in manifest.launches if launch.kind != "extern"}),
+        "largest registers": max((kernel.registers for kernel in manifest.kernels.values()), default=0),
+        "spills": sum(kernel.spills for kernel in manifest.kernels.values()),
+    }
+
+
+def _described(launch: Launch) -> str:
+    """A launch by its kind, and where it came from without line numbers, which any edit moves."""
+    source = re.sub(r":\d+:", ":", next(iter(launch.source), "unknown"), count=1)
+    name = re.sub(r"_\d+$", "", launch.name)
+    return f"{launch.phase} {launch.kind} {name} from {source}"
+
+
+def compare(manifest: Manifest, folder: Path) -> list[str]:
+    """How the manifest differs from its entry, a line each; empty where it does not.
+
+    Raises:
+        UserError: no budget for this model and target, or one for other versions (`applies`).
+    """
+    allowed, seen = _entry(manifest, folder), measured(manifest)
+    before, after = Counter(allowed["launches"]), Counter(seen["launches"])
+    lines = [f"{count} more: {name}" for name, count in sorted((after - before).items())]
+    lines += [f"{count} fewer: {name}" for name, count in sorted((before - after).items())]
+    if before.total() != after.total():
+        lines.insert(0, f"launches: {before.total()} allowed, {after.total()} generated")
+    for name in sorted(allowed.keys() - {"launches", "versions"}):
+        if allowed[name] != seen[name]:
+            lines.append(f"{name}: {allowed[name]:,} allowed, {seen[name]:,} generated")
+    return lines
+
+
+def other_versions(manifest: Manifest, folder: Path) -> str | None:
+    """Why the entry does not hold for this machine's torch and triton, in one sentence; None where it does."""
+    versions = _entry(manifest, folder)["versions"]
+    differing = [name for name in ENFORCED if versions[name] != manifest.versions[name]]
+    if not differing:
+        return None
+    held = " and ".join(f"{name} {versions[name]}" for name in differing)
+    return f"the budget holds for {held}; here is {' and '.join(f'{n} {manifest.versions[n]}' for n in differing)}"
+
+
+def update(manifest: Manifest, folder: Path) -> Path:
+    """Write the manifest's entry, and keep the others of its target.
+
+    Raises:
+        UserError: the file is no budget, or cannot be written.
+    """
+    path = folder / f"{manifest.target}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            entries = _read(path) if path.exists() else {}
+            entries[key(manifest)] = measured(manifest)
+            facts = {"format": FORMAT, "models": dict(sorted(entries.items()))}
+            files.replace(path, json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"the budget {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _entry(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    path = folder / f"{manifest.target}.json"
+    entries = _read(path)
+    if key(manifest) not in entries:
+        raise UserError(f"{path} has no budget for {key(manifest)!r}; write one with --update-budget")
+    return entries[key(manifest)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["format"] != FORMAT:
+            raise KeyError("format")
+        return facts["models"]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); write it with --update-budget") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no budget of format {FORMAT}; write it anew with --update-budget") from error

@@ -1,0 +1,170 @@
+"""Runs generated GPU code on CPU tensors: Triton kernels under Triton's interpreter, library calls through ATen.
+
+The private API of Inductor's runtime and of Triton's interpreter, in this one place; `mvc.offline.device` says for
+which versions. For processes that were started with TRITON_INTERPRET=1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+WIDEST = 1 << 16  # elements of a block: the interpreter runs a block as one numpy operation
+
+ALIKE = (
+    "abs acos asin atan atan2 ceil cos cosh erf erfc exp exp2 expm1 floor fmod hypot lgamma log log10 log1p log2 pow "
+    "rsqrt sin sinh sqrt tan tanh trunc"
+)
+LIBDEVICE: dict[str, Callable[..., Tensor]] = {
+    **{name: getattr(torch, name) for name in re.split(" ", ALIKE)},
+    "fma": lambda x, y, z: x * y + z,
+    "nearbyint": torch.round,
+    "rint": torch.round,
+}
+
+
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Generated wrappers that are loaded and called in the block run on CPU tensors."""
+    from torch._inductor.runtime import triton_helpers, triton_heuristics
+
+    guards = torch._C._dynamo.guards
+    patches = (
+        mock.patch.object(torch.cuda, "_DeviceGuard", return_value=contextlib.nullcontext()),
+        mock.patch.object(torch.cuda, "set_device"),
+        mock.patch.object(torch._C, "_cuda_getCurrentRawStream", return_value=0, create=True),
+        mock.patch.object(guards, "_empty_strided_cuda", guards._empty_strided_cpu),
+        mock.patch.object(triton_heuristics.CachingAutotuner, "run", _run),
+        mock.patch.object(triton_heuristics.DebugAutotuner, "run", _run),
+        triton_helpers.skip_gpu_driver_setup(),
+        _libdevice(),
+        _attention_on_cpu(),
+    )
+    with contextlib.ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
+        yield
+
+
+def _run(kernel: Any, *args: Any, stream: Any = None, **_: Any) -> None:
+    """One launch of a `CachingAutotuner`, with the first of its configurations."""
+    from torch._inductor.runtime.triton_heuristics import GridExpr, HeuristicType
+
+    config = copy.copy(kernel.configs[0])
+    config.kwargs = dict(config.kwargs)
+    if kernel.heuristic_type in (HeuristicType.POINTWISE, HeuristicType.PERSISTENT_REDUCTION):
+        _widen(config.kwargs, inspect.getsource(kernel.fn.fn))
+    names, constants = kernel.fn.arg_names, kernel.triton_meta["constants"]
+    absent = {name for name, value in constants.items() if value is None} - kernel.triton_meta["signature"].keys()
+    fixed = {*config.kwargs, *kernel.inductor_meta.get("declared_constexpr_names", ()), *absent}
+    given = [name for name in names if name not in fixed]
+    expected = [*given, *kernel.inductor_meta.get("extra_launcher_args", ())]
+    values = dict(zip(expected, args, strict=True))
+    grid = GridExpr.from_meta(kernel.inductor_meta, config, mode="python").eval_slow(values)
+    bound = {name: value for name, value in constants.items() if name in names and name not in config.kwargs}
+    kernel.fn[grid](**{name: values[name] for name in given} | bound | config.kwargs)  # -1 stands for an absent tensor
+
+
+def _widen(blocks: dict[str, int], source: str) -> None:
+    """Enlarge the blocks along axes that the kernel masks, or by powers of two that divide the axis."""
+    axes = [axis for axis in "XYZ" if f"{axis}BLOCK" in blocks]
+    share = round(WIDEST ** (1 / len(axes))) if axes else 1
+    for axis in axes:
+        low = axis.lower()
+        limit = share if "r0_index" not in source else 64  # rows of a reduction are long
+        masked = re.search(rf"{low}mask = {low}index < ", source)
+        extent = re.search(rf"{low}numel = (\d+)", source)
+        divisor = int(extent[1]) & -int(extent[1]) if extent else 1
+        widest = limit if masked else min(limit, divisor)
+        blocks[f"{axis}BLOCK"] = max(blocks[f"{axis}BLOCK"], 1 << int(math.log2(max(widest, 1))))
+
+
+@contextlib.contextmanager
+def _libdevice() -> Iterator[None]:
+    """libdevice's functions by torch's: those of the interpreter return nothing."""
+    from triton.language.extra import libdevice
+
+    with contextlib.ExitStack() as stack:
+        for name, function in LIBDEVICE.items():
+            if hasattr(libdevice, name):
+                stack.enter_context(mock.patch.object(libdevice, name, _of_triton_tensors(function)))
+        for name in ("isnan", "isinf", "signbit"):
+            stack.enter_context(mock.patch.object(libdevice, name, _of_triton_tensors(getattr(torch, name), bool)))
+        yield
+
+
+def _of_triton_tensors(function: Callable[..., Tensor], result: type | None = None) -> Callable[..., Any]:
+    """A function of torch's as one of the interpreter's tensors, elementwise and with broadcasting."""
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    def run(*operands: Any, **_: Any) -> Any:
+        tensors = [each if isinstance(each, tl.tensor) else tl.full((), each, tl.float32) for each in operands]
+        arrays = np.broadcast_arrays(*(np.asarray(each.handle.data) for each in tensors))
+        values = function(*(torch.from_numpy(np.array(each)) for each in arrays)).numpy()
+        largest = max(tensors, key=lambda each: np.asarray(each.handle.data).size)
+        scalar = tl.int1 if result is bool else largest.dtype
+        data = np.asarray(values, dtype=bool if result is bool else np.asarray(largest.handle.data).dtype)
+        kind = tl.block_type(scalar, list(largest.shape)) if largest.type.is_block() else scalar
+        return tl.tensor(TensorHandle(data, scalar), kind)
+
+    return run
+
+
+@contextlib.contextmanager
+def _attention_on_cpu() -> Iterator[None]:
+    """The attention ops that exist for CUDA alone, without dropout; results lie in memory as theirs do."""
+    library = torch.library.Library("aten", "IMPL")
+    for name in ("flash", "efficient", "cudnn"):
+        forward = f"_scaled_dot_product_{name}_attention"
+        for op, compute in ((forward, _attend), (f"{forward}_backward", _attend_backward)):
+            overload = getattr(torch.ops.aten, op).default
+            library.impl(op, functools.partial(_in_layout, overload, compute), "CPU", allow_override=True)
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _in_layout(op: torch._ops.OpOverload, compute: Callable[..., tuple[Tensor, ...]], *args: Any, **kwargs: Any) -> Any:
+    """What `compute` gives, in tensors of the sizes and strides that the op says its results have."""
+    metas = op(*tree_map_only(Tensor, lambda tensor: tensor.to("meta"), args), **kwargs)
+    results = tree_map_only(Tensor, lambda meta: torch.zeros_like(meta, device="cpu"), metas)
+    names = (argument.name.rstrip("_") for argument in op._schema.arguments)
+    for result, value in zip(results, compute(**dict(zip(names, args, strict=False)), **kwargs), strict=False):
+        result.copy_(value)
+    return results
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor]:
+    return ((_weights(query, key, **options) @ value.float()).to(query.dtype),)
+
+
+def _attend_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    weights = _weights(query, key, **options)
+    q, k, v, grad = (each.float() for each in (query, key, value, grad_out))
+    grad_weights = grad @ v.mT
+    grad_products = weights * (grad_weights - (grad_weights * weights).sum(-1, keepdim=True))
+    scale = options.get("scale") or q.shape[-1] ** -0.5
+    return grad_products @ k * scale, grad_products.mT @ q * scale, weights.mT @ grad
+
+
+def _weights(query: Tensor, key: Tensor, **options: Any) -> Tensor:
+    """softmax(QKᵀ/√d) in float32; a bias, dropout and causality are not replayed."""
+    unknown = [name for name in ("attn_bias", "dropout_p", "is_causal") if options.get(name)]
+    if unknown:
+        raise NotImplementedError(f"attention with {unknown[0]} is not replayed")
+    scale = options.get("scale") or query.shape[-1] ** -0.5
+    return torch.softmax(query.float() @ key.float().mT * scale, dim=-1)

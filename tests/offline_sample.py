@@ -1,0 +1,45 @@
+"""A small manifest made by hand: a product, what generated code does around it, and a scan in place."""
+
+import dataclasses
+
+from mvc.offline.manifest import Kernel, Launch, Manifest
+
+MB = 10**6
+
+
+def launch(kind, name, reads, writes, flops=0, source="functional.py:7: y = f(x)"):
+    kernels = () if kind == "extern" else (f"forward_{name}-0",)
+    return Launch(kind, name, kernels, "forward", (source,), (), reads, writes, flops)
+
+
+LAUNCHES = (
+    launch("triton", "norm_0", {"x": 2 * MB, "weight": 1000}, {"a": 2 * MB}),
+    launch("extern", "extern_kernels.mm", {"a": 2 * MB, "w": MB}, {"b": 8 * MB}, flops=4 * 10**9),
+    launch("triton", "silu_1", {"b": 8 * MB, "x": 2 * MB}, {"c": 8 * MB}),
+    launch("scan", "forward_kernel_0", {"c": 4 * MB}, {"c": 4 * MB}, flops=10**6),
+)
+KERNEL = Kernel("forward_norm_0-0", warps=4, stages=1, registers=32, spills=0, shared=0, occupancy=1.0, size=4096)
+
+
+def sample(**changes):
+    model = {
+        "variant": "T",
+        "batch": 128,
+        "height": 224,
+        "width": 224,
+        "dtype": "float16",
+        "training": False,
+        "backend": "mvc",
+        "frozen": True,
+        "builder": "mvc:create_model",
+    }
+    manifest = Manifest(
+        target="sm_90",
+        model=model,
+        versions={"torch": "2.14.1", "triton": "3.8.0", "mvc": "0.1"},
+        launches=LAUNCHES,
+        kernels={KERNEL.name: KERNEL},
+        interfaces={},
+        inputs=[],
+    )
+    return dataclasses.replace(manifest, **changes)

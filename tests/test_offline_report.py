@@ -1,0 +1,72 @@
+"""The estimate, the structural floor, and how both are shown."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from offline_sample import LAUNCHES, MB, launch, sample
+
+from mvc.offline import estimate, report
+from mvc.offline.replay import Replay
+from mvc.offline.targets import find
+
+
+def test_the_floor_leaves_what_only_generated_code_sees():
+    floor = estimate.floor(sample())
+    assert floor.launches == 4  # two calls, and one kernel ahead of each
+    assert floor.triton_bytes == (2 + 8 + 8) * MB  # a written, b read, c written; x and its weight are not counted
+
+
+def test_kernels_that_could_be_one_are_above_the_floor():
+    split = launch("triton", "mul_2", {"c": 8 * MB}, {"d": 8 * MB})
+    scan = launch("scan", "forward_kernel_0", {"d": 4 * MB}, {"e": 4 * MB})
+    assert estimate.floor(sample(launches=(*LAUNCHES[:3], split, scan))).launches == 4
+
+
+def test_a_launch_costs_what_bounds_it():
+    target = find("sm_90")
+    norm, product, *_ = estimate.costs(sample())
+    assert norm.seconds == pytest.approx(estimate.GAP + (4 * MB + 1000) / (0.90 * target.bandwidth))
+    assert norm.floor == pytest.approx(2 * MB / target.bandwidth)
+    assert product.seconds == pytest.approx(estimate.GAP + 4e9 / (0.70 * target.matrix_flops["float16"]))
+    assert product.floor == pytest.approx(4e9 / target.matrix_flops["float16"])
+    assert all(cost.seconds > cost.floor for cost in estimate.costs(sample()))
+
+
+def test_every_kind_of_launch_has_an_efficiency_with_its_source():
+    for name, expected in {
+        "extern_kernels.convolution": "convolution",
+        "torch.ops.aten._scaled_dot_product_cudnn_attention.default": "attention",
+        "extern_kernels.addmm": "matrix product",
+    }.items():
+        assert estimate._kind(launch("extern", name, {}, {})) == expected
+    for each in estimate.EFFICIENCIES.values():
+        assert 0 < each.bandwidth <= 1
+        assert 0 < each.flops <= 1
+        assert each.source
+
+
+def test_the_table_never_calls_an_estimate_a_time():
+    text = report.text(sample(), Replay(3e-7, "scores", 3.1e-7, 1e-5))
+    for part in (
+        f"MambaVision-T, inference, batch 128, 224 x 224, float16, backend mvc, frozen: sm_90 ({find('sm_90').card})",
+        "Floor around the same library calls and scans",
+        "4 launches (0 fewer), 18.0 MB in Triton kernels (4.0 fewer",
+        f"cost most ({report.ESTIMATE};",
+        "relative error 3.0e-07 against float64 (scores; eager 3.1e-07), within the limit 1.0e-05",
+        report.WHAT_IT_SHOWS,
+    ):
+        assert part in text
+    assert "BEYOND THE LIMIT" in report.text(sample(), Replay(float("nan"), "scores", 3e-7, 1e-5))
+
+
+def test_the_page_has_the_picture(tmp_path):
+    page = report.write_page(sample(), tmp_path).read_text()
+    assert page.startswith("# MambaVision-T")
+    assert "](timeline.svg)" in page
+    shapes = ElementTree.parse(tmp_path / "timeline.svg").getroot()
+    titles = [each.text for each in shapes.iter("{http://www.w3.org/2000/svg}title")]
+    for each in LAUNCHES:
+        assert any(title.startswith(each.name) for title in titles)
+    assert all(report.ESTIMATE in title for title in titles)
+    widths = [float(each.get("width")) for each in shapes.iter("{http://www.w3.org/2000/svg}rect")]
+    assert sum(widths[: -len(report.COLOURS)]) == pytest.approx(report.WIDTH * report.ROWS, rel=0.02)
