@@ -6,6 +6,7 @@
 # make bench-model     measure against other models
 # make bench-scan      measure the selective scan against other scans
 # make bench-passes    measure the passes
+# make bench-offline   GPU code without a GPU: launches and bytes beside stock Inductor's
 # make bench-regress   how often the regression gate errs on this machine: about an hour
 # Each makes the virtual environment that it needs.
 
@@ -24,7 +25,7 @@ TORCH_CPU_INDEX ?=
 PIP_INSTALL = PIP_CONSTRAINT=constraints.txt $(@D)/bin/python -m pip install
 PINS = pyproject.toml constraints.txt Makefile
 
-.PHONY: compile test test-cpu-torch lint bench bench-model bench-scan bench-passes bench-regress
+.PHONY: compile test test-cpu-torch lint bench bench-model bench-scan bench-passes bench-offline bench-regress
 
 compile: .venv/installed
 	.venv/bin/python -m mvc.compile --variant S $(ARGS)
@@ -50,6 +51,9 @@ bench-scan: .venv/installed-bench
 
 bench-passes: .venv/installed-bench
 	.venv/bin/python bench/passes.py $(ARGS)
+
+bench-offline: .venv/installed-test
+	.venv/bin/python bench/offline.py --output bench/results/offline $(ARGS)
 
 bench-regress: .venv/installed
 	.venv/bin/python bench/regress_study.py $(ARGS)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,14 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="without .json and .md")
     output = parser.parse_args().output
-    rows = [row(*each) for each in itertools.product(VARIANTS, DTYPES, TARGETS)]
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
-        ).stdout.strip(),
-        "torch": torch.__version__,
-        "rows": rows,
+        "commit": commit,
+        "versions": f"torch {torch.__version__}, triton {triton.__version__}",
+        "rows": [row(*each) for each in itertools.product(VARIANTS, DTYPES, TARGETS)],
     }
     files.replace(output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     files.replace(output.with_suffix(".md"), page(facts))
@@ -89,7 +88,7 @@ def page(facts: dict[str, Any]) -> str:
     headers = ["", "dtype", "target", "launches", "Triton and scan, GB", "library, GB", "floor", "registers", "spills"]
     table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
     return (
-        f"Batch {BATCH}, {SIDE} x {SIDE}, channels_last, inference, frozen; torch {facts['torch']}, commit "
+        f"Batch {BATCH}, {SIDE} x {SIDE}, channels_last, inference, frozen; {facts['versions']}, commit "
         f"{facts['commit']}, {facts['date']}. Ours / stock Inductor's on the published arithmetic (ratio); the floor "
         f"is launches and GB in Triton kernels around the same library calls. Nothing here is a time.\n\n{table}\n"
     )
