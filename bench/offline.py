@@ -54,7 +54,7 @@ def row(variant: str, dtype: str, target: str) -> dict[str, Any]:
     sizes = (variant, BATCH, SIDE, SIDE, dtype)
     facts = {"variant": variant, "dtype": dtype, "target": target, "mvc": made(Request(*sizes, frozen=True), target)}
     if target in COMPARED:
-        stock = Request(*sizes, backend="inductor", builder="bench.published:create_model")
+        stock = Request(*sizes, passes="none", builder="bench.published:create_model")
         facts["stock"] = made(stock, target)
     return facts
 
@@ -66,13 +66,13 @@ def made(request: Request, target: str) -> dict[str, Any]:
     entry = budget.measured(manifest)
     least = estimate.floor(manifest)
     facts = {
-        **{key: value for key, value in entry.items() if key != "versions"},
+        **{key: value for key, value in entry.items() if key not in ("model", "versions")},
         "launches": len(manifest.launches),
         "floor launches": least.launches,
         "floor triton bytes": least.triton_bytes,
         "seconds to generate": round(time.perf_counter() - start, 1),
     }
-    print(f"{budget.key(manifest)}, {target}: {facts}", file=sys.stderr)
+    print(f"{budget.key(manifest.model)}, {target}: {facts}", file=sys.stderr)
     return facts
 
 

@@ -90,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
     backends = "mvc: the passes, then Inductor (default); inductor: no passes; eager: the captured graph as it is"
     add("--backend", choices=BACKENDS, default="mvc", help=backends)
-    add("--passes", default="all", metavar="NAMES", help="all (default), none, or names with commas between them")
+    add(
+        "--passes",
+        type=_passes,
+        default="all",
+        metavar="NAMES",
+        help="all (default), none, or names with commas between them",
+    )
     add("--impl", choices=IMPLEMENTATIONS[1:], help="what the scans run on (default what suits the device)")
     add("--regions", action="store_true", help="compile each kind of block once: compiles faster, runs slower")
     add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
@@ -125,6 +131,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def _passes(text: str) -> str | list[str]:
+    return text if text in ("all", "none") else [name.strip() for name in text.split(",")]
 
 
 def _seed(text: str) -> int:
@@ -228,9 +238,7 @@ def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Those of the backend "mvc" that were asked for."""
-    names = [name.strip() for name in args.passes.split(",")]
-    passes = args.passes if args.passes in ("all", "none") else names
-    asked = {"passes": passes, "impl": args.impl, "frozen": args.frozen, "verify": args.verify, "dump": args.dump}
+    asked = {"passes": args.passes, "impl": args.impl, "frozen": args.frozen, "verify": args.verify, "dump": args.dump}
     usual = {"passes": "all", "impl": None, "frozen": False, "verify": False, "dump": None}
     return {key: value for key, value in asked.items() if value != usual[key]}
 

@@ -29,12 +29,13 @@ def sample(**changes):
         "width": 224,
         "dtype": "float16",
         "training": False,
-        "backend": "mvc",
+        "passes": "all",
         "frozen": True,
         "builder": "mvc:create_model",
     }
     manifest = Manifest(
         target="sm_90",
+        device="stand-in",
         model=model,
         versions={"torch": "2.14.1", "triton": "3.8.0", "mvc": "0.1"},
         launches=LAUNCHES,

@@ -1,11 +1,9 @@
 """GPU code without a GPU: what is generated, where each launch came from, and what its binaries need."""
 
 import ast
-import json
 
 import pytest
 
-from mvc.compile import main
 from mvc.errors import UserError
 from mvc.offline import codegen, device, kernels
 from mvc.offline.codegen import Request
@@ -117,16 +115,3 @@ def test_what_cannot_be_generated_is_one_sentence(tmp_path):
 def test_targets_are_named_as_their_architecture():
     assert [target.compute_capability for target in TARGETS.values()] == [80, 90, 100]
     assert all(name == f"sm_{target.compute_capability}" for name, target in TARGETS.items())
-
-
-@pytest.mark.slow
-@needs_device
-def test_the_command_prints_and_writes_what_was_generated(tmp_path, capsys):
-    arguments = ["--variant", "tiny", "--batch", "2", "--size", "64", "--dtype", "bfloat16", "--frozen", "--quiet"]
-    files = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "out.json")]
-    assert main([*arguments, "--target", "sm_80", *files]) == 0
-    printed = capsys.readouterr().out
-    for text in ("for sm_80 (NVIDIA A100", "launches of", "0 with spills", "and not run: nothing here is a time"):
-        assert text in printed
-    facts = json.loads((tmp_path / "out.json").read_text())
-    assert facts == json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -48,7 +48,7 @@ def test_every_kind_of_launch_has_an_efficiency_with_its_source():
 def test_the_table_never_calls_an_estimate_a_time():
     text = report.text(sample(), Replay(3e-7, "scores", 3.1e-7, 1e-5))
     for part in (
-        f"MambaVision-T, inference, batch 128, 224 x 224, float16, backend mvc, frozen: sm_90 ({find('sm_90').card})",
+        f"MambaVision-T, inference, batch 128, 224 x 224, float16, passes all, frozen: sm_90 ({find('sm_90').card})",
         "Floor around the same library calls and scans",
         "4 launches (0 fewer), 18.0 MB in Triton kernels (4.0 fewer",
         f"cost most ({report.ESTIMATE};",

@@ -15,25 +15,31 @@ from mvc.errors import UserError
 from mvc.offline.manifest import Launch, Manifest
 
 FORMAT = "mvc.budget/1"
+Entry = dict[str, Any]  # what `measured` gives
 ENFORCED = ("torch", "triton")  # another version of these generates other code
 
 
-def key(manifest: Manifest) -> str:
-    """What an entry is called: "T, inference, batch 128, 224 x 224, float16, backend mvc, frozen"."""
-    model = manifest.model
+def key(model: dict[str, Any]) -> str:
+    """What an entry is called: "T, inference, batch 128, 224 x 224, float16, passes all, frozen".
+
+    Args:
+        model: `Manifest.model`.
+    """
     work = "training step" if model["training"] else "inference"
     size = f"batch {model['batch']}, {model['height']} x {model['width']}"
-    backend = f"backend {model['backend']}{', frozen' if model['frozen'] else ''}"
+    passes = model["passes"] if isinstance(model["passes"], str) else " ".join(model["passes"])
+    frozen = ", frozen" if model["frozen"] else ""
     builder = "" if model["builder"] == "mvc:create_model" else f", by {model['builder']}"
-    return f"{model['variant']}, {work}, {size}, {model['dtype']}, {backend}{builder}"
+    return f"{model['variant']}, {work}, {size}, {model['dtype']}, passes {passes}{frozen}{builder}"
 
 
-def measured(manifest: Manifest) -> dict[str, Any]:
+def measured(manifest: Manifest) -> Entry:
     """The entry of a manifest."""
     moved = Counter({f"{kind} bytes": 0 for kind in ("triton", "scan", "extern")})
     for launch in manifest.launches:
         moved[f"{launch.kind} bytes"] += launch.bytes_moved
     return {
+        "model": manifest.model,
         "versions": {name: manifest.versions[name] for name in ENFORCED},
         "launches": dict(sorted(Counter(map(_described, manifest.launches)).items())),
         **moved,
@@ -50,31 +56,43 @@ def _described(launch: Launch) -> str:
     return f"{launch.phase} {launch.kind} {name} from {source}"
 
 
-def compare(manifest: Manifest, folder: Path) -> list[str]:
-    """How the manifest differs from its entry, a line each; empty where it does not.
+def find(folder: Path, target: str, model: dict[str, Any]) -> Entry:
+    """
+    Args:
+        target: name of one.
+        model: `Manifest.model`.
 
     Raises:
-        UserError: no budget for this model and target, or one for other versions (`applies`).
+        UserError: no budget for this model and target.
     """
-    allowed, seen = _entry(manifest, folder), measured(manifest)
+    path = folder / f"{target}.json"
+    entries = _read(path)
+    if key(model) not in entries:
+        raise UserError(f"{path} has no budget for {key(model)!r}; write one with --update-budget")
+    return entries[key(model)]
+
+
+def compare(manifest: Manifest, allowed: Entry) -> list[str]:
+    """How the manifest differs from its entry, a line each; empty where it does not."""
+    seen = measured(manifest)
     before, after = Counter(allowed["launches"]), Counter(seen["launches"])
-    lines = [f"{count} more: {name}" for name, count in sorted((after - before).items())]
+    where = {_described(launch): ", ".join(launch.source) for launch in manifest.launches}
+    lines = [f"{count} more: {name} ({where[name]})" for name, count in sorted((after - before).items())]
     lines += [f"{count} fewer: {name}" for name, count in sorted((before - after).items())]
     if before.total() != after.total():
         lines.insert(0, f"launches: {before.total()} allowed, {after.total()} generated")
-    for name in sorted(allowed.keys() - {"launches", "versions"}):
+    for name in sorted(allowed.keys() - {"model", "versions", "launches"}):
         if allowed[name] != seen[name]:
             lines.append(f"{name}: {allowed[name]:,} allowed, {seen[name]:,} generated")
     return lines
 
 
-def other_versions(manifest: Manifest, folder: Path) -> str | None:
+def other_versions(manifest: Manifest, allowed: Entry) -> str | None:
     """Why the entry does not hold for this machine's torch and triton, in one sentence; None where it does."""
-    versions = _entry(manifest, folder)["versions"]
-    differing = [name for name in ENFORCED if versions[name] != manifest.versions[name]]
+    differing = [name for name in ENFORCED if allowed["versions"][name] != manifest.versions[name]]
     if not differing:
         return None
-    held = " and ".join(f"{name} {versions[name]}" for name in differing)
+    held = " and ".join(f"{name} {allowed['versions'][name]}" for name in differing)
     return f"the budget holds for {held}; here is {' and '.join(f'{n} {manifest.versions[n]}' for n in differing)}"
 
 
@@ -89,20 +107,12 @@ def update(manifest: Manifest, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             entries = _read(path) if path.exists() else {}
-            entries[key(manifest)] = measured(manifest)
+            entries[key(manifest.model)] = measured(manifest)
             facts = {"format": FORMAT, "models": dict(sorted(entries.items()))}
             files.replace(path, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"the budget {path} cannot be written: {error.strerror}") from error
     return path
-
-
-def _entry(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    path = folder / f"{manifest.target}.json"
-    entries = _read(path)
-    if key(manifest) not in entries:
-        raise UserError(f"{path} has no budget for {key(manifest)!r}; write one with --update-budget")
-    return entries[key(manifest)]
 
 
 def _read(path: Path) -> dict[str, Any]:

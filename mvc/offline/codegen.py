@@ -42,8 +42,8 @@ class Request:
         variant: of MambaVision, or what else `builder` knows.
         batch, height, width, dtype: of the images, channels_last.
         training: forward and backward.
-        backend: "mvc", or "inductor" without passes.
-        frozen: of the backend "mvc" in inference; what is computed once is not in the code.
+        passes: of the backend "mvc": "all", "none", which is Inductor alone, or their names.
+        frozen: of inference; what is computed once is not in the code.
         builder: "module:function" that makes the model, called as `mvc.create_model` is.
     """
 
@@ -53,7 +53,7 @@ class Request:
     width: int
     dtype: str
     training: bool = False
-    backend: str = "mvc"
+    passes: str | Sequence[str] = "all"
     frozen: bool = False
     builder: str = "mvc:create_model"
 
@@ -99,8 +99,7 @@ def generate(request: Request) -> Generated:
     fakes = torch_private.fake_mode()
     model = build(request, "meta")
     _fake_tensors(model, fakes)
-    passes = "all" if request.backend == "mvc" else "none"
-    options = Options.parse({"passes": passes, "frozen": request.frozen, **torch_private.OPTIONS})
+    options = Options.parse({"passes": request.passes, "frozen": request.frozen, **torch_private.OPTIONS})
     inputs, constants = [], None
 
     def backend(graph_module: fx.GraphModule, examples: list[Any]) -> Any:

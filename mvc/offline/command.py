@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mvc.backend import Options
 from mvc.config import get_config
 from mvc.errors import UserError
 from mvc.offline import budget, report
@@ -21,7 +22,7 @@ from mvc.report import write_json
 
 BUDGETS = Path("bench/budgets")
 OWN = ("target", "output", "sass", "replay", "check_budget", "update_budget")
-SHARED = ("variant", "batch", "size", "dtype", "train", "backend", "frozen", "json", "quiet")
+SHARED = ("variant", "batch", "size", "dtype", "train", "backend", "passes", "frozen", "json", "quiet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
         if name not in (*OWN, *SHARED) and given != default(name):
             raise UserError(f"--{name.replace('_', '-')} has no meaning with --target; leave it out")
     request, target = _request(args), find(args.target)
+    allowed = budget.find(args.check_budget, target.name, dataclasses.asdict(request)) if args.check_budget else None
     folder = args.output or Path(f"{args.variant}-{args.target}")
     progress = Progress(quiet=args.quiet)
     with progress.step(f"generating code for {args.target}"):
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
         with progress.step("replaying it on the CPU"):
             (replayed,) = replay(code)
     page = report.write_page(manifest, folder, replayed)
-    within, lines = _budget(args, manifest)
+    within, lines = _budget(manifest, allowed, args.update_budget)
     if args.json:
         facts = {**manifest.as_dict(), "replay": replayed and dataclasses.asdict(replayed), "budget": lines}
         write_json(facts, args.json)
@@ -87,19 +89,24 @@ def _request(args: argparse.Namespace) -> Request:
         raise UserError("--backend eager generates no code; use mvc or inductor with --target")
     if args.frozen and args.train:
         raise UserError("--frozen is for inference; leave it or --train out")
+    asked = {"passes": args.passes, "frozen": args.frozen}
+    if args.backend == "inductor":
+        if asked != {"passes": "all", "frozen": False}:
+            raise UserError("--passes and --frozen are of the backend mvc; leave them out")
+        asked["passes"] = "none"
+    Options.parse(asked)  # refuses unknown passes
     side = get_config(args.variant).image_size
     height, width = args.size or (side, side)
-    options = {"training": args.train, "backend": args.backend, "frozen": args.frozen}
-    return Request(args.variant, args.batch, height, width, args.dtype, **options)
+    return Request(args.variant, args.batch, height, width, args.dtype, training=args.train, **asked)
 
 
-def _budget(args: argparse.Namespace, manifest: Manifest) -> tuple[bool, list[str]]:
+def _budget(manifest: Manifest, allowed: budget.Entry | None, update: Path | None) -> tuple[bool, list[str]]:
     """Whether the budget is kept, and what to say of it."""
-    if args.update_budget:
-        return True, [f"budget written: {budget.update(manifest, args.update_budget)}"]
-    if not args.check_budget:
+    if update:
+        return True, [f"budget written: {budget.update(manifest, update)}"]
+    if allowed is None:
         return True, []
-    if (reason := budget.other_versions(manifest, args.check_budget)) is not None:
+    if (reason := budget.other_versions(manifest, allowed)) is not None:
         return True, [f"budget not enforced: {reason}"]
-    lines = budget.compare(manifest, args.check_budget)
+    lines = budget.compare(manifest, allowed)
     return not lines, [f"budget: {line}" for line in lines] or ["budget kept"]

@@ -56,7 +56,16 @@ def require() -> None:
         raise UserError(reason)
 
 
-def run(arguments: Sequence[str], target: Target, *, scratch: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+def present(target: Target) -> str | None:
+    """The name of this machine's GPU where it is of the target's architecture."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() == target.capability:
+        return torch.cuda.get_device_name()
+    return None
+
+
+def run(
+    arguments: Sequence[str], target: Target, *, scratch: Path, timeout: float, stand_in: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Run Python with the stand-in of a card in front of CUDA.
 
     Caches of Inductor and Triton lie in `scratch`: what is made here must not be found by processes with a real GPU.
@@ -65,10 +74,29 @@ def run(arguments: Sequence[str], target: Target, *, scratch: Path, timeout: flo
         arguments: of Python: -m MODULE and so on.
         scratch: a folder for the process's caches and temporary files.
         timeout: seconds.
+        stand_in: otherwise with this machine's own GPU.
 
     Raises:
         UserError: the libraries cannot be built, or the process took longer.
     """
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("TRITON_")},
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TMPDIR": str(scratch),
+    }
+    if stand_in:
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        environment.update(_stand_in(target))
+    command = [sys.executable, *arguments]
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"generating code took longer than {timeout:.0f} s and was stopped") from error
+
+
+def _stand_in(target: Target) -> dict[str, str]:
+    """The environment in which CUDA is the stand-in of a card."""
     libraries = _libraries()
     card = {
         "NAME": target.card,
@@ -80,21 +108,12 @@ def run(arguments: Sequence[str], target: Target, *, scratch: Path, timeout: flo
         "L2": target.l2,
         "MEMORY": target.memory,
     }
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("CUDA_VISIBLE", "TRITON_"))},
+    return {
         **{f"MVC_STANDIN_{key}": str(value) for key, value in card.items()},
         "LD_PRELOAD": str(libraries / "libstandin_cudart.so"),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, (str(libraries), os.environ.get("LD_LIBRARY_PATH")))),
         "TRITON_LIBCUDA_PATH": str(libraries),
-        "TRITON_CACHE_DIR": str(scratch / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
-        "TMPDIR": str(scratch),
     }
-    command = [sys.executable, *arguments]
-    try:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"generating code took longer than {timeout:.0f} s and was stopped") from error
 
 
 def _compiler() -> str:

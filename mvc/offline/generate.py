@@ -54,6 +54,7 @@ def generate(request: Request, target: Target, folder: Path, *, kernels: bool = 
         facts = json.loads(launches_file.read_text())
     manifest = Manifest(
         target=target.name,
+        device=device.present(target) or "stand-in",
         model=dataclasses.asdict(request),
         versions={"torch": torch.__version__, "triton": triton.__version__, "mvc": __version__},
         launches=tuple(_with_binaries(each, binaries) for each in facts["launches"]),
@@ -66,7 +67,8 @@ def generate(request: Request, target: Target, folder: Path, *, kernels: bool = 
 
 
 def _run(module: list[str], target: Target, scratch: Path) -> None:
-    done = device.run(["-m", *module], target, scratch=scratch, timeout=TIMEOUT)
+    stand_in = device.present(target) is None
+    done = device.run(["-m", *module], target, scratch=scratch, timeout=TIMEOUT, stand_in=stand_in)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise UserError(f"generating code for {target.name} failed: {lines[-1]}")

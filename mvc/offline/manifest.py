@@ -83,13 +83,15 @@ class Manifest:
 
     Attributes:
         target: a name in `mvc.offline.targets`.
-        model: variant, batch, height, width, dtype, training, backend, passes and the like, as JSON holds them.
+        device: the GPU of the machine that generated it, or "stand-in".
+        model: the fields of `mvc.offline.codegen.Request`, as JSON holds them.
         versions: of torch, triton and mvc.
         interfaces: for each phase, what the wrapper takes and gives: "inputs" and "outputs", names in the graphs.
         inputs: of the forward, in order: the names of the model's tensors and arguments, and "constant 0" and so on.
     """
 
     target: str
+    device: str
     model: dict[str, Any]
     versions: dict[str, str]
     launches: tuple[Launch, ...]

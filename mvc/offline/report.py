@@ -45,7 +45,7 @@ def _parts(manifest: Manifest, replayed: Replay | None, style: str) -> list[str]
     costs, target = estimate.costs(manifest), find(manifest.target)
     versions = f"torch {manifest.versions['torch']}, triton {manifest.versions['triton']}"
     parts = [
-        f"MambaVision-{budget.key(manifest)}: {target.name} ({target.card}), {versions}",
+        f"MambaVision-{budget.key(manifest.model)}: {target.name} ({target.card}), {versions}",
         _totals(manifest.launches, style),
         _floor(manifest),
         _binaries(manifest),
@@ -87,6 +87,8 @@ def _floor(manifest: Manifest) -> str:
 
 def _binaries(manifest: Manifest) -> str:
     kernels = manifest.kernels.values()
+    if not kernels:
+        return "No binary: kernels were not compiled."
     return (
         f"{len(kernels)} binaries: at most {max(each.registers for each in kernels)} registers, "
         f"{sum(each.spills > 0 for each in kernels)} with spills, at least "
