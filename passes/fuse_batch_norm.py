@@ -59,9 +59,14 @@ def _fold(apply: Callable, dtype: torch.dtype, rank: int, weight, bias, mean, va
 
 @dataclasses.dataclass(frozen=True)
 class FuseBatchNorm(Pass):
-    """Inference BatchNorm into the convolution whose only user it is."""
+    """Inference BatchNorm into the convolution whose only user it is.
+
+    Attributes:
+        frozen: whether weight and bias are folded once, not in every call.
+    """
 
     name: ClassVar[str] = "fuse_batch_norm"
+    frozen: bool = False
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
@@ -74,12 +79,18 @@ class FuseBatchNorm(Pass):
                 continue
             if conv.name not in CONVOLUTIONS:
                 continue
-            if reason := _obstacle(convolution, node, norm.args):
+            if reason := self._cost(node) or _obstacle(convolution, node, norm.args):
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
             _rewrite(graph, node, CONVOLUTIONS[conv.name], dict(conv.args), norm.args)
             outcome.matches += 1
         return outcome
+
+    def _cost(self, node: fx.Node) -> str | None:
+        """Why folding would not pay; None if it does. What follows a convolution on a GPU is one kernel in any case."""
+        if self.frozen or value(node).device.type == "cpu":
+            return None
+        return "weights are not frozen: on a GPU, folding them in each call adds launches and saves none"
 
 
 def _obstacle(convolution: fx.Node, node: fx.Node, norm: dict[str, Any]) -> str | None:

@@ -104,7 +104,7 @@ def build(
         frozen: parameters do not change from call to call; passes that need this are left out otherwise.
         inference: no gradients are asked for; passes that allow none are left out otherwise.
     """
-    options = {"impl": impl}
+    options = {"impl": impl, "frozen": frozen}
     order, lowering = list(PASSES), list(PASSES).index(LowerScan.name)
     ahead, behind = [], []
     for name, each in PASSES.items():

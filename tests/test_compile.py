@@ -201,8 +201,6 @@ ERRORS = {
     "clock of a GPU": (["--clock", "events", "--device", "cpu"], "clock is 'events', which needs CUDA"),
     "cache of a GPU": (["--flush-l2", "--device", "cpu"], "flushing the L2 cache needs CUDA"),
     "trace nowhere": (["--trace", "{tmp}/no/trace.json"], "cannot write --trace"),
-    "target without folder": (["--target", "sm_90"], "--target writes files; name a folder"),
-    "target of eager": (["--target", "sm_90", "--output", "{tmp}/out"], "--backend eager generates no code"),
     "json nowhere": (["--json", "{tmp}/no/facts.json"], "cannot write --json"),
 }
 

@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def run(module: nn.Module, *inputs: torch.Tensor) -> tuple[torch.Tensor, Outcome, set[str]]:
+def run(module: nn.Module, *inputs: torch.Tensor, frozen: bool = False) -> tuple[torch.Tensor, Outcome, set[str]]:
     """The rewritten module's result, what the pass did, and the names of what the graph then calls."""
     outcomes, names = [], set()
 
     def backend(graph_module, _):
-        outcomes.append(FuseBatchNorm()(graph_module.graph))
+        outcomes.append(FuseBatchNorm(frozen=frozen)(graph_module.graph))
         graph_module.graph.eliminate_dead_code()
         graph_module.graph.lint()
         graph_module.recompile()
@@ -84,6 +84,14 @@ def test_changed_weights_take_effect():
         module[0].weight.mul_(2)
         module[1].running_mean.add_(1)
     torch.testing.assert_close(compiled(x), module(x))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_off_the_cpu_only_frozen_weights_are_folded(frozen):
+    module = normed(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to("meta")
+    _, outcome, _ = run(module, torch.empty(2, 3, 5, 5, device="meta"), frozen=frozen)
+    assert outcome.matches == frozen
+    assert ["weights are not frozen" in miss.reason for miss in outcome.near_misses] == [True] * (not frozen)
 
 
 class Shared(nn.Module):

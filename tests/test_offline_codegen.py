@@ -1,9 +1,12 @@
 """GPU code without a GPU: what is generated, where each launch came from, and what its binaries need."""
 
 import ast
+import re
 
 import pytest
+import torch
 
+from mvc import create_model
 from mvc.errors import UserError
 from mvc.offline import codegen, device, kernels
 from mvc.offline.codegen import Request
@@ -34,7 +37,7 @@ def test_launches_are_the_steps_of_the_schedule_in_order():
         Step("extern", [], {"buf0": 4, "arg0": 12}, {"buf1": 8}, 100),
         Step("extern", [], {"buf1": 2}, {"buf2": 1}),
     ]
-    launches = codegen.launches_of(Code(WRAPPER, steps), "forward")
+    launches = codegen.launches_of(Code(WRAPPER, steps, [], []), "forward")
     assert [(each.kind, each.name, each.bytes_read, each.flops) for each in launches] == [
         ("triton", "triton_poi_fused_add_0", 8, 0),
         ("extern", "extern_kernels.mm", 16, 100),
@@ -45,7 +48,7 @@ def test_launches_are_the_steps_of_the_schedule_in_order():
 @pytest.mark.parametrize("kinds", [["triton", "extern"], ["extern", "triton", "extern"]], ids=["fewer", "other order"])
 def test_a_schedule_that_does_not_fit_the_wrapper_is_an_error(kinds):
     with pytest.raises(RuntimeError, match="schedule"):
-        codegen.launches_of(Code(WRAPPER, [Step(kind, [], {}, {}) for kind in kinds]), "forward")
+        codegen.launches_of(Code(WRAPPER, [Step(kind, [], {}, {}) for kind in kinds], [], []), "forward")
 
 
 def test_kernels_are_found_in_a_wrapper():
@@ -115,3 +118,36 @@ def test_what_cannot_be_generated_is_one_sentence(tmp_path):
 def test_targets_are_named_as_their_architecture():
     assert [target.compute_capability for target in TARGETS.values()] == [80, 90, 100]
     assert all(name == f"sm_{target.compute_capability}" for name, target in TARGETS.items())
+
+
+def own_target():
+    """The target that this machine's GPU is, or why there is none."""
+    if not torch.cuda.is_available():
+        return None, "needs a CUDA device"
+    same = [target for target in TARGETS.values() if target.capability == torch.cuda.get_device_capability()]
+    return (same[0], "") if same else (None, f"no target is a {torch.cuda.get_device_name()}")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(own_target()[0] is None, reason=own_target()[1])
+@needs_device
+def test_on_a_gpu_the_kernels_that_run_are_those_of_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "present", lambda target: None)  # generated with the stand-in
+    manifest = generate(Request("tiny", 2, 64, 64, "float16", frozen=True), own_target()[0], tmp_path, kernels=False)
+    model = create_model("tiny", device="cuda", dtype=torch.float16).eval()
+    x = torch.randn(2, 3, 64, 64, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="mvc", options={"frozen": True}, fullgraph=True)
+        compiled(x)  # computes the constants, and chooses configurations
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:
+            compiled(x)
+            torch.cuda.synchronize()
+    ran = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    ran = [unnumbered(event.name) for event in sorted(ran, key=lambda event: event.time_range.start)]
+    foreseen = [unnumbered(launch.name) for launch in manifest.launches if launch.kind != "extern"]
+    assert [name for name in ran if name in foreseen or name.startswith("triton_")] == foreseen
+
+
+def unnumbered(name):
+    return re.sub(r"_\d+$", "", name)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,16 @@ MUTATIONS = {
     "sign of the skip connection": (r"b_y \+= b_D \* b_u", "b_y -= b_D * b_u"),
 }
 
+# Passes that change GPU code, without the others, on the model where they find something.
+OURS, PUBLISHED = "mvc:create_model", "bench.published:create_model"
+ALONE = (
+    (OURS, ("lower_scan",)),
+    (OURS, ("lower_scan", "fuse_batch_norm")),
+    (OURS, ("lower_scan", "fuse_cat")),
+    (PUBLISHED, ("lower_scan", "fuse_depthwise")),
+    (PUBLISHED, ("lower_scan", "fuse_movement")),
+)
+
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory):
@@ -49,6 +60,18 @@ def test_generated_code_computes_what_eager_does_and_changes_are_caught(code, tm
     assert right.limit == 1e-5
     missed = [name for name, each in zip(MUTATIONS, wrong, strict=True) if each.passed]
     assert missed == []
+
+
+def test_the_code_is_right_after_each_pass(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])  # where the processes find bench.published
+    folders, launches = [], []
+    for builder, passes in ALONE:
+        asked = Request("tiny", 2, 64, 64, "float32", frozen=True, passes=passes, builder=builder)
+        folders.append(tmp_path / str(len(folders)))
+        manifest = generate(asked, find("sm_90"), folders[-1], kernels=False)
+        launches.append(tuple(launch.name for launch in manifest.launches))
+    assert len(set(launches)) == len(ALONE), "each leaves its mark"
+    assert [each for each in replay(*folders) if not each.passed] == []
 
 
 @pytest.mark.parametrize(
