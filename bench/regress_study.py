@@ -11,13 +11,16 @@ was interrupted goes on where it stopped. Takes about an hour on two cores.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from mvc import report
+from mvc import files, regress, report
 from mvc.progress import Progress
 from mvc.regress import cases, store
 from mvc.regress.compare import fresh_sides
@@ -36,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     suite = cases.load().only(args.cases)
     counts = dict(zip(SLOWDOWNS, (args.same, args.slower, args.slower), strict=True))
-    study = _resumed(args.output)
+    study = _resumed(args.output, suite.thresholds)
     trials = [Trial.from_dict(each) for each in study["trials"]]
     progress = Progress(quiet=False)
     for case in suite.cases:
@@ -51,19 +54,21 @@ def main() -> None:
                     args.output.parent.mkdir(parents=True, exist_ok=True)
                     report.write_json(study, str(args.output))
     text = table(study["environment"], trials, suite.thresholds)
-    args.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    files.replace(args.output.with_suffix(".md"), text)
     print(text)
 
 
-def _resumed(path: Path) -> dict[str, Any]:
-    environment = store.environment("cpu")
+def _resumed(path: Path, thresholds: cases.Thresholds) -> dict[str, Any]:
+    environment, commit = store.environment("cpu"), store.commit(Path(regress.__file__).parents[1])
+    begun = {"commit": commit["id"], "thresholds": json.loads(json.dumps(dataclasses.asdict(thresholds)))}
     if not path.is_file():
-        return {"environment": environment, "commit": store.commit(cases.ROOT), "trials": []}
+        return {"environment": environment, **begun, "trials": []}
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise SystemExit(f"{path} is no JSON, or is cut off; remove it, or choose --output") from None
-    if differing := [key for key in store.COMPARABLE if study["environment"][key] != environment[key]]:
+    differing = [key for key in store.COMPARABLE if study["environment"][key] != environment[key]]
+    if differing := [*differing, *(key for key in begun if study[key] != begun[key])]:
         raise SystemExit(f"{path} was begun elsewhere ({', '.join(differing)} differ); move it, or choose --output")
     return study
 
@@ -75,10 +80,13 @@ def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Th
         for slowdown in SLOWDOWNS:
             some = [each for each in trials if (each.case, each.slowdown) == (name, slowdown)]
             verdicts = [count(some, each) for each in ("regression", "improvement", "no change", "inconclusive")]
-            rows.append(
-                [name, f"{slowdown:.0%}", len(some), *verdicts, f"{sum(each.seconds for each in some) / 60:.0f}"]
-            )
-    headers = ["case", "slower by", "comparisons", "regression", "improvement", "no change", "inconclusive", "minutes"]
+            measured = statistics.median([ratio.median for each in some for ratio in each.ratios] or [math.nan])
+            minutes = sum(each.seconds for each in some) / 60
+            rows.append([name, f"{slowdown:.0%}", f"{measured - 1:+.1%}", len(some), *verdicts, f"{minutes:.0f}"])
+    headers = [
+        *("case", "slower by", "measured", "comparisons", "regression", "improvement", "no change"),
+        *("inconclusive", "minutes"),
+    ]
     smallest = "; ".join(
         f"{name}: {_percent(smallest_detectable([each for each in trials if each.case == name], thresholds.effect))}"
         for name in dict.fromkeys(each.case for each in trials)
@@ -87,10 +95,10 @@ def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Th
         [
             f"`python bench/regress_study.py`, {environment['date'][:10]}, {report.environment_line(environment)}:",
             "",
-            tabulate(rows, headers=headers, tablefmt="github"),
+            tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True),
             "",
-            "Smallest slowdown that would be called a regression in 9 of 10 comparisons, by those without a change: "
-            f"{smallest}. "
+            "Smallest slowdown that would be called a regression in 9 of 10 comparisons, if it moved the ratios of "
+            f"those without a change and as many rounds were taken: {smallest}. "
             f"Minutes in all: {sum(each.seconds for each in trials) / 60:.0f}.",
             "",
         ]

@@ -9,6 +9,28 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from mvc.errors import UserError
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Refuse at once a file that could not be written after long work.
+
+    Args:
+        option: that named the file, for the message.
+
+    Raises:
+        UserError: its folder is not there, or cannot be written to.
+    """
+    folder = path.absolute().parent
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return  # a pipe or a device
+    if path.is_dir():
+        raise UserError(f"cannot write {option} {path}: it is a folder; name a file")
+    if not folder.is_dir():
+        raise UserError(f"cannot write {option} {path}: there is no folder {path.parent}; make it, or name another")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write {option} {path}: {path.parent} cannot be written to; name another folder")
+
 
 @contextlib.contextmanager
 def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any, ClassVar
 
 import torch
-from mvc.passes.base import Outcome, Pass
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.constants import storages
 from mvc.passes.epilogues import only_user
-from mvc.passes.fx_utils import insert, shape
+from mvc.passes.fx_utils import insert, shape, written_by
 from mvc.passes.torch_ops import call
 from torch import fx
 
@@ -35,6 +36,10 @@ class FuseCat(Pass):
         outcome = Outcome()
         for node in list(graph.nodes):
             if (scan := _scan_in(node)) is not None and (whole := _whole(scan, node)) is not None:
+                if (writer := _writer_between(scan, node)) is not None:
+                    reason = f"{writer.name} writes to what the scan reads before its result is put beside the rest"
+                    outcome.near_misses.append(NearMiss.at(node, reason))
+                    continue
                 with graph.inserting_before(node):
                     fused = insert(graph, torch.ops.mvc.selective_scan_triton_cat.default, whole, *scan.args[1:])
                 fused.meta["stack_trace"] = scan.meta.get("stack_trace")
@@ -67,6 +72,13 @@ def _whole(scan: fx.Node, cat: fx.Node) -> fx.Node | None:
         return None
     whole = known.args["input"]
     return whole if shape(whole) == shape(cat) else None  # there are no further pieces
+
+
+def _writer_between(scan: fx.Node, cat: fx.Node) -> fx.Node | None:
+    """What writes between the two to memory that the scan reads: behind it a scan would read something else."""
+    read = set().union(*map(storages, scan.all_input_nodes))
+    between = (node for node in cat.graph.nodes if scan < node < cat)
+    return next((node for node in between if any(storages(each) & read for each in written_by(node))), None)
 
 
 def _piece(node: Any, index: int) -> fx.Node | None:

@@ -14,22 +14,24 @@ class FakeWorker:
     exact: dict = {}  # noqa: RUF012
     compile_seconds: dict = {}  # noqa: RUF012
     broken: set = set()  # noqa: RUF012
+    message: str = "no such variant"
     noise: float = 0.01
     serial = itertools.count()
 
-    def __init__(self, case, side):
+    def __init__(self, case, side, *, timed=True):
         self.case, self.side = case, side
         self.draw = np.random.default_rng(next(self.serial))
-        self.facts = {"exact": self.exact.get(side.name, {}), "peak_bytes": 10**9}
+        source = f"{side.tree or '/installed'}/mvc/__init__.py"
+        self.facts = {"exact": self.exact.get(side.name, {}), "peak_bytes": 10**9, "source": source, "seconds": 0.01}
         if side.name in self.compile_seconds:
             self.facts["compile_seconds"] = self.compile_seconds[side.name]
 
     def wait_until_ready(self):
         if self.side.name in self.broken:
-            raise CaseFailed(f"{self.side.name}: no such variant")
+            raise CaseFailed(f"{self.side.name}: {self.message}")
         return self
 
-    def time(self):
+    def time(self, calls):
         return 0.01 * self.slowness.get(self.side.name, 1.0) * float(np.exp(self.draw.normal(0, self.noise)))
 
     def __enter__(self):

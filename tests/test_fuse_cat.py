@@ -50,6 +50,22 @@ def along_the_length(x):
     return torch.cat((scan(u), rest), dim=1)
 
 
+def changed_between(x):
+    x = x + 1
+    u, rest = x.chunk(2, dim=-1)
+    y = scan(u)
+    u.mul_(2)
+    return torch.cat((y, rest), dim=-1)
+
+
+def weights_changed_between(x):
+    u, rest = x.chunk(2, dim=-1)
+    weights = torch.ones(2, 5, STATES)
+    y = selective_scan(u, u * 0.5, -torch.ones(DIM, STATES), weights, weights)
+    weights.zero_()
+    return torch.cat((y, rest), dim=-1)
+
+
 def run_pass(function, channels=2 * DIM):
     """The graph of a function, its scans given to Triton as on a GPU, behind the pass; and its matches."""
     graphs = []
@@ -76,7 +92,9 @@ def test_scan_and_concatenation_become_one(function, channels):
     assert shape(fused) == (2, 5, channels)
 
 
-@pytest.mark.parametrize("function", [used_twice, halves_changed, of_another, along_the_length])
+@pytest.mark.parametrize(
+    "function", [used_twice, halves_changed, of_another, along_the_length, changed_between, weights_changed_between]
+)
 def test_what_looks_alike_is_left_alone(function):
     module, matches = run_pass(function)
     assert matches == 0

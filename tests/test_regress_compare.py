@@ -1,13 +1,17 @@
 """`python -m mvc.regress`: what it decides, prints and writes, on processes that are stood for."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from fake_worker import fake
 
+from mvc import nvml
 from mvc.regress import cases, compare, revisions, store
 from mvc.regress.__main__ import main
+from mvc.regress.run import Rounds
 
 CASES = '[thresholds]\nrounds = [5, 20]\n[cases.scan]\nkind = "scan"\n[cases.T]\n'
 
@@ -42,14 +46,17 @@ def test_equal_revisions_exit_with_0(run, monkeypatch):
     assert "no change for the worse" in printed.out
 
 
-def throttled(monkeypatch, reasons):
-    """Lets rounds be judged as on a GPU, with these reasons to discard them."""
-    monkeypatch.setattr("mvc.nvml.discards", lambda spans, samples: [next(reasons, None)])
+def throttled(monkeypatch, *rounds):
+    """Lets rounds be judged as on a GPU that was throttled in those of these indices."""
+    reason = "throttled: power cap"
+    monkeypatch.setattr(
+        "mvc.nvml.discards", lambda spans, samples: [reason if i in rounds else None for i in range(len(spans))]
+    )
 
 
 def test_throttled_rounds_are_measured_anew_and_counted(run, monkeypatch):
     fake(monkeypatch)
-    throttled(monkeypatch, iter(["throttled: power cap", None, "throttled: power cap", "throttled: power cap"]))
+    throttled(monkeypatch, 0, 2, 3)
     status, printed = run("--only", "scan", "--json", "-")
     assert status == 0
     (case,) = json.loads(printed.out)["cases"]
@@ -60,10 +67,20 @@ def test_throttled_rounds_are_measured_anew_and_counted(run, monkeypatch):
 
 def test_a_gpu_that_stays_throttled_is_not_comparable(run, monkeypatch):
     fake(monkeypatch)
-    throttled(monkeypatch, iter(["throttled: power cap"] * 1000))
+    throttled(monkeypatch, *range(1000))
     status, printed = run("--only", "scan")
     assert status == 3
-    assert "20 rounds one after the other were discarded (throttled: power cap)" in printed.out
+    assert "21 of 21 rounds were discarded (throttled: power cap)" in printed.out
+
+
+def test_a_clock_that_rises_later_shows_that_earlier_rounds_were_slow(monkeypatch):
+    taken = iter([[2.0], [2.0], [1.0], [1.0], [1.0]])
+    rounds = Rounds(taken.__next__, nvml.watch(torch.device("cpu")))
+    slow = lambda spans, samples: ["clock" if len(spans) > 2 and i < 2 else None for i in range(len(spans))]  # noqa: E731
+    monkeypatch.setattr("mvc.nvml.discards", slow)
+    assert rounds.up_to(2) == [[2.0], [2.0]]
+    assert rounds.up_to(3) == [[1.0], [1.0], [1.0]]
+    assert rounds.discarded == 2
 
 
 def test_a_slower_head_exits_with_1_after_two_runs(run, monkeypatch):
@@ -89,7 +106,11 @@ def test_noise_exits_with_2_and_says_how_many_rounds_would_settle_it(run, monkey
     fake(monkeypatch, noise=0.5)
     status, printed = run("--only", "scan")
     assert status == 2
-    assert "more rounds would settle it (--rounds, now 20)" in printed.out
+    assert "more than 10,000 more rounds would settle it: it is about the effect looked for, 5%" in printed.out
+    fake(monkeypatch, noise=0.2)
+    status, printed = run("--only", "scan")
+    assert status == 2
+    assert re.search(r"about \d+ more rounds would settle it \(with --rounds \d+\)", printed.out)
 
 
 def test_a_case_that_cannot_run_exits_with_3_and_says_why(run, monkeypatch):
@@ -126,10 +147,47 @@ def test_slow_compilation_is_a_regression_of_its_own(run, monkeypatch):
 )
 def test_exact_numbers_are_judged_without_times(run, monkeypatch, name, head, status):
     fake(monkeypatch, exact={"base": {name: 38}, "head": {name: head, "new": 1}})
-    monkeypatch.setattr("fake_worker.FakeWorker.time", lambda self: pytest.fail("timed"))
+    monkeypatch.setattr("fake_worker.FakeWorker.time", lambda self, calls: pytest.fail("timed"))
     found, printed = run("--exact")
     assert found == status
     assert f"{name}: {head}, was 38" in printed.out
+    assert "scan " not in printed.out, "it has no such numbers"
+
+
+def test_a_pass_that_is_gone_is_a_regression(run, monkeypatch):
+    fake(monkeypatch, exact={"base": {"graphs": 1, "matches of raise_loop": 2}, "head": {"graphs": 1}})
+    status, printed = run("--exact")
+    assert status == 1
+    assert "matches of raise_loop: 0, was 2" in printed.out
+
+
+def test_exact_comparisons_need_something_to_compare(run, monkeypatch):
+    fake(monkeypatch)
+    assert run("--exact")[0] == 3
+    status, printed = run("--exact", "--only", "scan")
+    assert status == 64
+    assert "--exact compares compiled models, and the cases have none" in printed.err
+
+
+def test_a_defect_of_the_gate_is_no_regression(run, monkeypatch):
+    monkeypatch.setattr(compare, "sources", lambda name: 1 / 0)
+    status, printed = run()
+    assert status == 70
+    assert "ZeroDivisionError" in printed.err
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--markdown"])
+def test_a_result_that_cannot_be_written_is_said_first(run, monkeypatch, option):
+    monkeypatch.setattr(compare, "sources", lambda name: pytest.fail("measured"))
+    status, printed = run(option, "nowhere/result")
+    assert status == 64
+    assert f"cannot write {option} nowhere/result: there is no folder nowhere" in printed.err
+
+
+def test_junit_takes_coloured_messages(run, monkeypatch, tmp_path):
+    fake(monkeypatch, broken={"head"}, message="\x1b[31mno such variant\x1b[0m")
+    run("--junit", tmp_path / "junit.xml")
+    assert len(list(ElementTree.parse(tmp_path / "junit.xml").iter("error"))) == 2
 
 
 def test_markdown_and_junit_say_the_same(run, monkeypatch, tmp_path):
@@ -164,8 +222,8 @@ def recorded(run, tmp_path, monkeypatch):
     return recorded
 
 
-def compared(base, head, cases_file):
-    return main(["compare", str(base), str(head), "--cases", str(cases_file)])
+def compared(base, head, cases_file, *options):
+    return main(["compare", str(base), str(head), "--cases", str(cases_file), *options])
 
 
 def test_recordings_are_compared_case_for_case(recorded, cases_file):
@@ -175,6 +233,24 @@ def test_recordings_are_compared_case_for_case(recorded, cases_file):
     assert compared(base, same, cases_file) == 0
     assert compared(base, slower, cases_file) == 1
     assert compared(slower, base, cases_file) == 0
+
+
+def test_what_two_processes_of_one_recording_differ_by_is_no_change(recorded, cases_file, capsys):
+    base, head = recorded("a"), recorded("b", slowness={"installed": 1.2})
+    facts = json.loads(base.read_text())
+    for benchmark in facts["benchmarks"]:
+        runs = benchmark["extra_info"]["runs"]
+        runs[1] = [1.2 * seconds for seconds in runs[1]]
+    base.write_text(json.dumps(facts))
+    assert compared(base, head, cases_file) == 0
+    assert "recorded at different times" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--exact"], ["--device", "cpu"], ["--rounds", "9"]], ids=lambda option: option[0])
+def test_options_of_revisions_are_refused_with_recordings(recorded, cases_file, option, capsys):
+    base = recorded("a")
+    assert compared(base, base, cases_file, *option) == 64
+    assert f"{option[0]} is for git revisions" in capsys.readouterr().err
 
 
 def test_some_cases_of_recordings(recorded, cases_file, capsys):
@@ -211,8 +287,15 @@ def test_the_newest_baseline_of_this_device_is_compared_with(run, recorded, case
         assert run("--baselines", tmp_path / "baselines", command="record")[0] == 0
     head = recorded("head")
     assert compared(tmp_path / "baselines", head, cases_file) == 0
+    ours = store.read(head)
+    other = {**ours.environment, "device": "cuda: another"}
     with pytest.raises(store.UserError, match="has no recording for"):
-        store.newest(tmp_path / "baselines", {"device": "cuda: another", "threads": 2})
+        store.newest(tmp_path / "baselines", ours._replace(environment=other))
+    latest = max((tmp_path / "baselines").rglob("*.json"))
+    facts = json.loads(latest.read_text())
+    facts["machine_info"]["torch"] = "another"
+    latest.write_text(json.dumps(facts))
+    assert store.newest(tmp_path / "baselines", ours) < latest, "the newest that can be compared with"
 
 
 def test_a_case_that_cannot_be_recorded_leaves_the_others(run, tmp_path, monkeypatch):
@@ -271,7 +354,10 @@ def test_outside_git_recordings_are_the_remedy(tmp_path, monkeypatch):
         ("[cases.a]\nspeed = 1", "'speed' is unknown; known are name, kind"),
         ('[cases.a]\nkind = "train"', "kind is 'train'; it must be model or scan"),
         ("[cases.a]\nbatch = 0", "batch is 0; it must be at least 1"),
-        ('[cases.a]\nbatch = "2"', "wrong type"),
+        ('[cases.a]\nbatch = "2"', "batch is '2'; it must be of type int"),
+        ("[cases.a]\nbatch = true", "batch is True; it must be of type int"),
+        ('[cases.a]\ntraining = "false"', "training is 'false'; it must be of type bool"),
+        ('[cases.a]\nmode = "fast"', "mode is 'fast'; it must be default or"),
         ("[cases.a]\n[thresholds]\neffect = 5", "effect is 5; it must lie between 0 and 1"),
         ("[cases.a]\n[thresholds]\nconfidence = 1.5", "confidence is 1.5"),
         ('[cases.a]\n[cases.b]\ndevice = "cuda"', "cases are on cpu and cuda"),

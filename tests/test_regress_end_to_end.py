@@ -1,5 +1,6 @@
 """The gate with its own processes: one case of every kind, a revision that is slower, and a process that is killed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvc.regress import workload
+from mvc.regress import cases, workload
 from mvc.regress.cases import Case
 from mvc.regress.worker import CaseFailed, Side, Worker
 
@@ -39,15 +41,38 @@ def side(tmp_path):
 )
 def test_a_process_times_its_case(case, side):
     with Worker(case, side).wait_until_ready() as worker:
-        assert worker.time() > 0
+        assert worker.time(calls=2) > 0
         assert worker.facts["peak_bytes"] > 2**20
         assert worker.facts["exact"] == {}
 
 
+def test_every_default_case_can_be_built():
+    """On sizes that take no time; `make bench` builds them in one process."""
+    for case in cases.load().cases:
+        small = dataclasses.replace(case, variant="tiny", size=64, batch=1, dim=8, length=4, backend="eager")
+        run, facts, exact = workload.build(small.as_dict())
+        run()
+        assert Path(facts["source"]) == ROOT / "mvc" / "__init__.py"
+        assert exact() == {}
+    torch.set_grad_enabled(True)
+
+
+def test_memory_is_that_of_the_process(side):
+    """Not of the one that started it, which has torch and test cases in memory too."""
+    ours = np.ones(2**27)  # a GiB
+    with Worker(Case("scan", kind="scan", batch=1, dim=8, length=16), side).wait_until_ready() as worker:
+        assert worker.facts["peak_bytes"] < ours.nbytes
+
+
+def test_sources_that_hold_no_mvc_are_not_compared(tmp_path):
+    (tmp_path / "src").mkdir()
+    with pytest.raises(CaseFailed, match=r"^src: imports mvc from .*src holds none at its top"):
+        Worker(Case("scan", kind="scan"), Side("src", tmp_path / "src", tmp_path)).wait_until_ready()
+
+
 @pytest.mark.slow
 def test_a_compiled_model_has_exact_numbers(side):
-    with Worker(Case("tiny", variant="tiny", size=64, frozen=True), side).wait_until_ready() as worker:
-        assert worker.time() > 0
+    with Worker(Case("tiny", variant="tiny", size=64), side, timed=False).wait_until_ready() as worker:
         exact, compile_seconds = worker.facts["exact"], worker.facts["compile_seconds"]
     assert exact["graphs"] == 1
     assert exact["scans"] == exact["matches of lower_scan"] > 0
@@ -55,7 +80,16 @@ def test_a_compiled_model_has_exact_numbers(side):
     assert compile_seconds > 0
 
 
+@pytest.mark.slow
+def test_what_is_chosen_by_its_time_is_not_exact(side):
+    with Worker(Case("tiny", variant="tiny", size=64, frozen=True), side, timed=False).wait_until_ready() as worker:
+        assert worker.facts["exact"]["graphs"] == 1
+        assert not [name for name in worker.facts["exact"] if "prepack" in name or name == "launches"]
+
+
 def test_extra_work_is_the_share_asked_for(monkeypatch):
+    """A product takes 0.1 ms alone, and 0.2 ms behind the case, which takes 10 ms."""
+
     class Products(TorchDispatchMode):
         count = 0
 
@@ -63,13 +97,21 @@ def test_extra_work_is_the_share_asked_for(monkeypatch):
             self.count += func is torch.ops.aten.mul_.Tensor
             return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(workload, "timed", lambda run, calls: [0.002] * calls)  # ten products
     calls = []
-    slowed = workload.slowed(lambda: calls.append(1), 0.01, 0.10)
+
+    def timed(run, count):
+        before, ran = products.count, len(calls)
+        run()
+        behind = len(calls) > ran
+        return [0.01 * behind + (products.count - before) * (0.0002 if behind else 0.0001)] * count
+
+    monkeypatch.setattr(workload, "timed", timed)
     with Products() as products:
+        slowed = workload.slowed(lambda: calls.append(1), 0.01, 0.10)
+        before, ran = products.count, len(calls)
         slowed()
-    assert len(calls) == 1
-    assert products.count == 5
+    assert len(calls) == ran + 1
+    assert products.count - before == 5
 
 
 def test_what_a_side_cannot_run_is_said(side):
@@ -81,7 +123,7 @@ def test_a_process_that_dies_is_said(side):
     with Worker(Case("scan", kind="scan", batch=1, dim=8, length=16), side).wait_until_ready() as worker:
         worker._process.kill()
         with pytest.raises(CaseFailed, match="this: the process ended with status -9"):
-            worker.time()
+            worker.time(calls=1)
 
 
 CASES = '[thresholds]\nrounds = [5, 15]\n[cases.scan]\nkind = "scan"\nbatch = 4\n'

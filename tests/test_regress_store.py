@@ -17,6 +17,8 @@ from mvc.regress.store import RecordedCase, Recording
 
 ENVIRONMENT = dict.fromkeys(store.COMPARABLE) | {
     "date": "2026-01-02T03:04:05+00:00",
+    "load": 0.1,
+    "frequency_mhz": None,
     "device": "cpu: A B",
     "threads": 2,
     "platform": "Linux x86_64",
@@ -90,8 +92,9 @@ def test_github_action_benchmark_finds_its_fields(tmp_path):
         ('{"benchmarks": [], "version": "5.1.0"}', "is not a recording of `python -m mvc.regress record`"),
         (f'{{"format": "{store.FORMAT}"}}', "lacks parts of a recording"),
         (f'{{"format": "{store.FORMAT}", "benchmarks": 3}}', "lacks parts of a recording"),
+        (f'{{"format": "{store.FORMAT}", "benchmarks": [], "machine_info": {{}}}}', r"lacks .* \(no case\)"),
     ],
-    ids=["empty", "other-json", "foreign-benchmark", "nothing-else", "wrong-type"],
+    ids=["empty", "other-json", "foreign-benchmark", "nothing-else", "wrong-type", "no-case"],
 )
 def test_foreign_files_are_refused_in_one_sentence(text, message, tmp_path):
     path = tmp_path / "a.json"
@@ -112,7 +115,17 @@ def test_every_truncation_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [("runs", []), ("runs", [[]]), ("runs", [[0.0]]), ("case", {"speed": 1}), ("facts", 3)]
+    "damage",
+    [
+        ("runs", []),
+        ("runs", [[]]),
+        ("runs", [[0.0]]),
+        ("runs", [[float("nan")]]),
+        ("case", {"speed": 1}),
+        ("facts", 3),
+        ("facts", []),
+        ("facts", [{}, {}]),
+    ],
 )
 def test_damaged_parts_are_refused(damage, tmp_path):
     path = store.write(recording(), tmp_path / "a.json")
@@ -188,4 +201,18 @@ def test_baselines_are_named_by_device_date_and_commit(tmp_path):
 
 
 def test_a_checkout_knows_its_commit(tmp_path):
-    assert store.commit(tmp_path) == {"id": None, "time": None, "dirty": None, "branch": None}
+    unknown = {"id": None, "time": None, "dirty": None, "branch": None}
+    assert store.commit(tmp_path) == unknown
+    assert store.commit(None) == unknown
+
+
+@pytest.mark.parametrize("part", ["machine_info", "commit_info"])
+def test_lost_parts_are_refused(part, tmp_path):
+    path = store.write(recording(), tmp_path / "a.json")
+    facts = json.loads(path.read_text())
+    for key in ("date", "load", "time"):
+        lacking = {**facts, part: {name: value for name, value in facts[part].items() if name != key}}
+        path.write_text(json.dumps(lacking))
+        if key in facts[part]:
+            with pytest.raises(UserError, match=rf"lacks parts of a recording \('{key}'\)"):
+                store.read(path)

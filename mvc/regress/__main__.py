@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -30,8 +31,8 @@ EXAMPLES = """examples:
   python -m mvc.regress selftest --only scan
 
 exit status of compare: 0 no change or better, 1 regression, 2 inconclusive, 3 not comparable (the first that applies,
-of 1, 3, 2, 0); of record: 3 if a case could not run; of all: 64 unusable input, 130 interrupted"""
-USAGE = 64  # EX_USAGE of sysexits.h: argparse's own 2 means "inconclusive" here
+of 1, 3, 2, 0); of record: 3 if a case could not run; of all: 64 unusable input, 70 a defect of mvc, 130 interrupted"""
+USAGE, SOFTWARE = 64, 70  # of sysexits.h: argparse's own 2, and Python's 1 for an exception, have a meaning here
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        return SOFTWARE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,7 +124,9 @@ def _suite(args: argparse.Namespace) -> cases.Suite:
 
 
 def _record(args: argparse.Namespace) -> int:
-    recording, obstacles = compare.record(_suite(args), Progress(quiet=args.quiet))
+    suite = _suite(args)
+    store.require_writable(args.output or args.baselines / "recording")
+    recording, obstacles = compare.record(suite, Progress(quiet=args.quiet))
     for obstacle in obstacles:
         print(f"not recorded: {obstacle}", file=sys.stderr)
     if recording.cases:
@@ -130,6 +136,9 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    for option, path in (("--json", args.json), ("--junit", args.junit), ("--markdown", args.markdown)):
+        if path and path != "-":
+            files.require_folder(Path(path), option)
     comparison = _compared(args)
     if args.json:
         report.write_json(summary.as_dict(comparison), args.json)
@@ -150,11 +159,12 @@ def _compared(args: argparse.Namespace) -> compare.Comparison:
         raise UserError(f"of {base} and {head} one is a file; give two recordings, or two git revisions")
     if not head.is_file():
         return compare.revisions(args.base, args.head, _suite(args), Progress(quiet=args.quiet), exact=args.exact)
-    if args.exact:
-        raise UserError("--exact compares git revisions; of recordings leave it out")
+    for option in ("exact", "device", "rounds"):
+        if getattr(args, option):
+            raise UserError(f"--{option} is for git revisions; of recordings leave it out")
     ours = store.read(head)
     if base.is_dir():
-        base = store.newest(base, ours.environment)
+        base = store.newest(base, ours)
     thresholds = cases.load(args.cases).thresholds
     pair = (store.only(store.read(base), args.only), store.only(ours, args.only))
     return compare.recordings(*pair, thresholds, names=(str(base), args.head))

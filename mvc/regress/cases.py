@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mvc.backend import MODES
 from mvc.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -39,13 +40,14 @@ class Thresholds:
     rounds: tuple[int, int] = (20, 60)
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name in ("effect", "compile_effect", "memory_effect"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
         if not 0.5 <= self.confidence < 1:
             raise UserError(f"confidence is {self.confidence!r}; it must be at least 0.5 and below 1")
         least, most = self.rounds
-        if not 5 <= least <= most:
+        if not 5 <= least <= most:  # fewer have no interval to speak of
             raise UserError(f"rounds is {list(self.rounds)}; it must be [least, most], with 5 <= least <= most")
 
 
@@ -58,6 +60,7 @@ class Case:
         kind: "model" or "scan".
         variant, size: of a model; a size of None is the variant's own.
         backend: of a model: "mvc", "inductor" or "eager".
+        mode: Inductor's, of a model that is compiled.
         training: forward and backward.
         frozen: of the backend "mvc" in inference.
         batch, dtype, device: of the input.
@@ -70,6 +73,7 @@ class Case:
     variant: str = "T"
     size: int | None = None
     backend: str = "mvc"
+    mode: str = "default"
     training: bool = False
     frozen: bool = False
     batch: int = 1
@@ -81,18 +85,25 @@ class Case:
     slowdown: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         allowed = {
             "kind": ("model", "scan"),
             "backend": ("mvc", "inductor", "eager"),
+            "mode": MODES,
             "dtype": ("float32", "float16", "bfloat16"),
             "device": ("cpu", "cuda"),
         }
         for key, values in allowed.items():
             if getattr(self, key) not in values:
-                raise UserError(f"case {self.name}: {key} is {getattr(self, key)!r}; it must be {' or '.join(values)}")
+                raise UserError(f"{key} is {getattr(self, key)!r}; it must be {' or '.join(values)}")
         for key in ("batch", "dim", "length", "states"):
             if getattr(self, key) < 1:
-                raise UserError(f"case {self.name}: {key} is {getattr(self, key)!r}; it must be at least 1")
+                raise UserError(f"{key} is {getattr(self, key)!r}; it must be at least 1")
+
+    @property
+    def has_exact_numbers(self) -> bool:
+        """Whether something of it does not vary from run to run: compiled code, or what tensors take on a GPU."""
+        return self.device == "cuda" or (self.kind == "model" and self.backend != "eager")
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -138,6 +149,16 @@ def load(path: str | Path | None = None) -> Suite:
         raise UserError(f"{chosen} has no cases; write one as [cases.NAME]")
     cases = tuple(_build(Case, {"name": name, **each}, f"{chosen}, case {name}") for name, each in table.items())
     return Suite(cases, _build(Thresholds, facts.get("thresholds", {}), f"{chosen}, thresholds"))
+
+
+def _check_types(facts: Thresholds | Case) -> None:
+    """Every field's type is that of its default; a whole number will do for any, None for a size alone."""
+    for field in dataclasses.fields(facts):
+        value = getattr(facts, field.name)
+        expected = {dataclasses.MISSING: str, None: int}.get(field.default, type(field.default))
+        if value is field.default or type(value) is expected or (expected is float and type(value) is int):
+            continue
+        raise UserError(f"{field.name} is {value!r}; it must be of type {expected.__name__}")
 
 
 def _build(cls: type, facts: Mapping[str, Any], where: str) -> Any:

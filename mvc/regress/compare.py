@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 
 from mvc import nvml
+from mvc.errors import UserError
 from mvc.progress import Progress
 from mvc.regress import store
-from mvc.regress.cases import ROOT, Case, Suite, Thresholds
+from mvc.regress.cases import Case, Suite, Thresholds
 from mvc.regress.revisions import dependencies, sources
-from mvc.regress.run import CaseResult, Unthrottled, compare_case, exact_run, in_turns, judged, recorded_run
+from mvc.regress.run import CaseResult, Rounds, compare_case, exact_run, in_turns, judged, recorded_run
 from mvc.regress.store import RecordedCase, Recording
 from mvc.regress.worker import CaseFailed, Side, Worker
 
@@ -29,7 +30,8 @@ class Comparison(NamedTuple):
     Attributes:
         base, head: what was compared, for people.
         obstacles: why something cannot be compared, a line each.
-        environment: of this machine, or of both recordings.
+        environment: of this machine before the first case, or of both recordings.
+        apart: two recordings, whose rounds were not taken in turns.
     """
 
     base: str
@@ -38,6 +40,7 @@ class Comparison(NamedTuple):
     obstacles: list[str]
     environment: dict[str, Any]
     thresholds: Thresholds
+    apart: bool = False
 
     @property
     def exit_status(self) -> int:
@@ -54,12 +57,19 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
     """Both revisions' processes in turns on this machine.
 
     Args:
-        exact: judge only the numbers that do not vary from run to run, and time nothing.
+        exact: judge only the numbers that do not vary from run to run, of the cases that have some, and time nothing.
+
+    Raises:
+        UserError: `exact`, and no case has such numbers.
     """
     results: list[CaseResult] = []
+    cases = [case for case in suite.cases if case.has_exact_numbers or not exact]
+    if not cases:
+        raise UserError("--exact compares compiled models, and the cases have none; choose others with --only")
+    environment = store.environment(cases[0].device)
     with sources(base) as base_tree, sources(head) as head_tree:
         obstacles = _different_dependencies(base_tree, head_tree)
-        for seed, case in enumerate(suite.cases if not obstacles else ()):
+        for seed, case in enumerate(cases if not obstacles else ()):
             with progress.step(f"comparing {case.name}"), fresh_sides((base, base_tree), (head, head_tree)) as sides:
                 try:
                     if exact:
@@ -68,7 +78,6 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
                         results.append(compare_case((case, case), sides, suite.thresholds, seed=seed))
                 except CaseFailed as error:
                     obstacles.append(f"{case.name}: {error}")
-    environment = store.environment(suite.cases[0].device)
     return Comparison(base, head, results, obstacles, environment, suite.thresholds)
 
 
@@ -107,7 +116,7 @@ def recordings(base: Recording, head: Recording, thresholds: Thresholds, *, name
         else:
             results.append(_judge_recorded(pair[0], pair[1], thresholds))
     results.sort(key=lambda result: result.case.name)
-    return Comparison(*names, results, sorted(obstacles), head.environment, thresholds)
+    return Comparison(*names, results, sorted(obstacles), head.environment, thresholds, apart=True)
 
 
 def _different_inputs(base: Case, head: Case) -> str:
@@ -116,15 +125,19 @@ def _different_inputs(base: Case, head: Case) -> str:
 
 
 def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Thresholds) -> CaseResult:
-    pairs = zip(base.runs, head.runs, base.facts, head.facts, strict=False)
-    runs = [recorded_run(ours, theirs, facts, thresholds) for ours, theirs, *facts in pairs]
-    return judged(head.case, runs[:RUNS])
+    """Every process of the one against every process of the other: what passes for a change must show in all pairs,
+    and so be larger than what two processes of one version differ by."""
+    sides = (zip(each.runs, each.facts, strict=True) for each in (base, head))
+    pairs = itertools.product(*sides)
+    runs = [recorded_run(ours[0], theirs[0], (ours[1], theirs[1]), thresholds) for ours, theirs in pairs]
+    return judged(head.case, runs)
 
 
 def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
     """Every case in fresh processes, the most rounds of the thresholds in each; and why cases are missing."""
     recorded: dict[str, RecordedCase] = {}
     device = torch.device(suite.cases[0].device)
+    environment, sources = store.environment(device.type), None
     obstacles: list[str] = []
     for case in suite.cases:
         runs, facts = [], []
@@ -132,12 +145,13 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
             try:
                 for _ in range(RUNS):
                     with Worker(case, *sides()).wait_until_ready() as worker, nvml.watch(device) as watch:
-                        measure = Unthrottled(in_turns([worker], seed=0), watch)
-                        runs.append([measure()[0] for _ in range(suite.thresholds.rounds[1])])
-                        facts.append(worker.facts)
+                        rounds = Rounds(in_turns([worker], seed=0), watch)
+                        runs.append([seconds for (seconds,) in rounds.up_to(suite.thresholds.rounds[1])])
+                    gpu = nvml.summary(watch) if device.type == "cuda" else None
+                    facts.append({**worker.facts, "discarded": rounds.discarded, "gpu": gpu})
             except CaseFailed as error:
                 obstacles.append(f"{case.name}: {error}")
                 continue
         recorded[case.name] = RecordedCase(case, runs, facts)
-    environment = store.environment(suite.cases[0].device)
-    return Recording(environment, store.commit(ROOT), recorded), obstacles
+        sources = Path(facts[0]["source"]).parent
+    return Recording(environment, store.commit(sources), recorded), obstacles

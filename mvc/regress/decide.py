@@ -11,6 +11,8 @@ import numpy as np
 from mvc.paired import Ratio
 from mvc.regress.cases import Thresholds
 
+MOST_ROUNDS = 10_000  # further ones that are worth counting
+
 Finding = Literal["slower", "faster", "same", "undecided"]
 Verdict = Literal["regression", "improvement", "no change", "inconclusive"]
 
@@ -37,16 +39,17 @@ def single_finding(ratio: float, effect: float) -> Finding:
     return "faster" if ratio <= 1 / (1 + effect) else "same"
 
 
-def verdict(first: Finding, second: Finding | None) -> Verdict:
-    """What two independent runs say together; the second is asked for unless the first is "same".
+def verdict(findings: Sequence[Finding]) -> Verdict:
+    """What independent runs say together; a further one is asked for unless the first is "same".
 
-    A change must recur. What the first run cannot decide the second may find to be the same, but not to be a change.
+    A change must recur in all. What one run cannot decide another may find to be the same, but not to be a change.
     """
-    if first == "same" or second == "same":
+    found = set(findings)
+    if "same" in found:
         return "no change"
-    if first == second == "slower":
+    if found == {"slower"}:
         return "regression"
-    if first == second == "faster":
+    if found == {"faster"}:
         return "improvement"
     return "inconclusive"
 
@@ -62,8 +65,9 @@ def unpaired_ratio(head: Sequence[float], base: Sequence[float], *, confidence: 
     return Ratio(*(float(each) for each in np.exp([median, low, high])))
 
 
-def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int:
-    """About how many more rounds would settle an undecided ratio; intervals shrink with the root of the rounds.
+def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int | None:
+    """About how many more rounds would settle an undecided ratio, None where more than `MOST_ROUNDS`; intervals shrink
+    with the root of the rounds.
 
     The interval has to keep clear of the nearest bound by which "slower", "faster" and "same" are told apart.
     """
@@ -73,7 +77,8 @@ def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int:
     room = median - bound / 2 if median >= bound else bound - median
     if room <= 0 or width <= room:
         return rounds
-    return math.ceil(rounds * ((width / room) ** 2 - 1))
+    more = math.ceil(rounds * ((width / room) ** 2 - 1))
+    return more if more <= MOST_ROUNDS else None
 
 
 def next_look(rounds: int, thresholds: Thresholds) -> int | None:

@@ -62,17 +62,20 @@ def _time(recording: Recording) -> datetime:
 
 
 def change_points(recordings: Sequence[Recording]) -> list[ChangePoint]:
-    """Of every case and kind of device, in the order of the recordings.
+    """Of every case, in the order of the recordings; those that cannot be compared with each other (another device,
+    driver, torch, input and so on) are series of their own.
 
     Raises:
         UserError: Apache Otava is not installed.
     """
-    series: dict[tuple[str, str], list[tuple[Recording, float]]] = defaultdict(list)
+    series: dict[tuple[object, ...], list[tuple[Recording, float]]] = defaultdict(list)
     for recording in recordings:
-        for name, recorded in recording.cases.items():
+        environment = recording.environment
+        machine = tuple(str(environment[key]) for key in store.COMPARABLE)
+        for recorded in recording.cases.values():
             seconds = statistics.median(seconds for run in recorded.runs for seconds in run)
-            series[store.fingerprint(recording.environment), name].append((recording, seconds))
-    return [point for (device, name), points in series.items() for point in _of_one(device, name, points)]
+            series[store.fingerprint(environment), recorded.case, machine].append((recording, seconds))
+    return [point for (device, case, _), points in series.items() for point in _of_one(device, case.name, points)]
 
 
 def _of_one(device: str, name: str, points: Sequence[tuple[Recording, float]]) -> list[ChangePoint]:

@@ -57,6 +57,13 @@ def sources(revision: str) -> Iterator[Path]:
 
 
 def dependencies(tree: Path) -> list[str]:
-    """What the sources in a folder need to run; both sides run with what is installed."""
-    facts = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))
-    return sorted(facts["project"].get("dependencies", []))
+    """What the sources in a folder need to run; both sides run with what is installed.
+
+    Raises:
+        UserError: they do not say.
+    """
+    path = tree / "pyproject.toml"
+    try:
+        return sorted(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["dependencies"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} tells no dependencies ({error}); record each side and compare the files") from error

@@ -16,7 +16,8 @@ from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
 from mvc.regress.worker import CaseFailed, Side, Worker
 
-MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
+MOST_DISCARDED = 20  # rounds beyond those that were kept; then a throttled GPU is given up
+TURN_SECONDS = 0.02  # at least so long is each turn of a case
 Measure = Callable[[], Sequence[float]]  # base's and head's seconds of one round
 
 
@@ -77,52 +78,63 @@ class CaseResult(NamedTuple):
 
 
 def in_turns(workers: Sequence[Worker], *, seed: int) -> Measure:
-    """Times every worker once, in an order drawn anew each time; only one works at a time."""
+    """Times every worker once, in an order drawn anew each time; only one works at a time, and all call as often."""
     generator = random.Random(seed)
     order = list(range(len(workers)))
+    calls = max(1, round(TURN_SECONDS / min(worker.facts["seconds"] for worker in workers)))
 
     def measure() -> list[float]:
         generator.shuffle(order)
         seconds = [0.0] * len(workers)
         for index in order:
-            seconds[index] = workers[index].time()
+            seconds[index] = workers[index].time(calls)
         return seconds
 
     return measure
 
 
-class Unthrottled:
-    """Measures a round anew while the GPU was throttled in it, or ran below the clock that it had before.
+class Rounds:
+    """Rounds of one run, but for those in which the GPU was throttled, or ran below the highest clock of the run.
+
+    Which those are is asked anew after each round: a higher clock may show that earlier ones were slow.
 
     Attributes:
-        discarded: rounds so far.
+        discarded: how many.
     """
 
     def __init__(self, measure: Measure, watch: nvml.Watch) -> None:
         self._measure, self._watch = measure, watch
+        self._taken: list[Sequence[float]] = []
+        self._spans: list[tuple[float, float]] = []
         self.discarded = 0
 
-    def __call__(self) -> Sequence[float]:
-        for _ in range(MOST_DISCARDED):
+    def up_to(self, count: int) -> list[Sequence[float]]:
+        """The seconds of every side in each of so many rounds, measured as far as they are not there yet.
+
+        Raises:
+            CaseFailed: too many were discarded.
+        """
+        while len(kept := self._kept()) < count:
             start = time.perf_counter()
-            seconds = self._measure()
-            (reason,) = nvml.discards([(start, time.perf_counter())], self._watch.samples)
-            if reason is None:
-                return seconds
-            self.discarded += 1
-        raise CaseFailed(f"{MOST_DISCARDED} rounds one after the other were discarded ({reason})")
+            self._taken.append(self._measure())
+            self._spans.append((start, time.perf_counter()))
+        return kept[:count]
+
+    def _kept(self) -> list[Sequence[float]]:
+        reasons = nvml.discards(self._spans, self._watch.samples)
+        kept = [seconds for seconds, reason in zip(self._taken, reasons, strict=True) if reason is None]
+        self.discarded = len(self._taken) - len(kept)
+        if self.discarded > MOST_DISCARDED + len(kept):
+            named = ", ".join(sorted({reason for reason in reasons if reason}))
+            raise CaseFailed(f"{self.discarded} of {len(self._taken)} rounds were discarded ({named})")
+        return kept
 
 
-def sample(measure: Measure, thresholds: Thresholds) -> tuple[list[float], list[float], Ratio, Finding]:
+def sample(rounds: Rounds, thresholds: Thresholds) -> tuple[list[float], list[float], Ratio, Finding]:
     """Rounds until the finding is decided, or the most that are allowed: base's and head's times, what they say."""
-    base: list[float] = []
-    head: list[float] = []
     look = next_look(0, thresholds)
     while True:
-        while len(base) < look:
-            seconds = measure()
-            base.append(seconds[0])
-            head.append(seconds[1])
+        base, head = (list(side) for side in zip(*rounds.up_to(look), strict=True))
         ratio = paired_ratio(head, base, confidence=thresholds.confidence)
         found = finding(ratio, thresholds.effect)
         look = next_look(len(base), thresholds)
@@ -142,11 +154,11 @@ def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thre
             stack.enter_context(Worker(case, side)).wait_until_ready() for case, side in zip(cases, sides, strict=True)
         ]
         watch = stack.enter_context(nvml.watch(torch.device(cases[0].device)))
-        measure = Unthrottled(in_turns(workers, seed=seed), watch)
-        base, head, ratio, found = sample(measure, thresholds)
+        rounds = Rounds(in_turns(workers, seed=seed), watch)
+        base, head, ratio, found = sample(rounds, thresholds)
         facts = tuple(worker.facts for worker in workers)
         findings = {"time": found, **_single_findings(facts, thresholds)}
-        return Run(base, head, ratio, findings, facts, measure.discarded)
+        return Run(base, head, ratio, findings, facts, rounds.discarded)
 
 
 def recorded_run(base: list[float], head: list[float], facts: Sequence[dict[str, Any]], thresholds: Thresholds) -> Run:
@@ -169,11 +181,17 @@ def _single_findings(facts: Sequence[dict[str, Any]], thresholds: Thresholds) ->
 
 
 def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
-    """A process of each side for the numbers that do not vary; nothing is timed."""
+    """A process of each side for the numbers that do not vary; nothing is timed.
+
+    Raises:
+        CaseFailed: a side that cannot run its case, or has no such numbers.
+    """
     facts = []
     for side in sides:
-        with Worker(case, side) as worker:
+        with Worker(case, side, timed=False) as worker:
             facts.append(worker.wait_until_ready().facts)
+        if not facts[-1]["exact"]:
+            raise CaseFailed(f"{side.name}: has no numbers that do not vary")
     return Run([], [], None, {}, (facts[0], facts[1]))
 
 
@@ -193,18 +211,18 @@ def compare_case(
 
 
 def judged(case: Case, runs: list[Run]) -> CaseResult:
-    """What one run or two say."""
-    first, last = runs[0].findings, runs[-1].findings
-    verdicts = {
-        metric: verdict(first[metric], last[metric] if len(runs) > 1 else None) for metric in first if metric in last
-    }
+    """What the runs say together."""
+    metrics = [metric for metric in runs[0].findings if all(metric in run.findings for run in runs)]
+    verdicts = {metric: verdict([run.findings[metric] for run in runs]) for metric in metrics}
     return CaseResult(case, runs, verdicts, exact_differences(*(facts["exact"] for facts in runs[0].facts)))
 
 
 def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[Difference]:
-    """The numbers that both sides have and that differ."""
+    """The numbers that differ. A pass that a side does not have matches nothing there; other numbers that only one side
+    has are unknown on the other."""
+    passes = {name for name in base.keys() | head.keys() if name.startswith("matches of ")}
     return [
-        Difference(name, base[name], head[name])
-        for name in sorted(base.keys() & head.keys())
-        if base[name] != head[name]
+        Difference(name, base.get(name, 0), head.get(name, 0))
+        for name in sorted(passes | (base.keys() & head.keys()))
+        if base.get(name, 0) != head.get(name, 0)
     ]

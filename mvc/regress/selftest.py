@@ -57,7 +57,8 @@ def smallest_detectable(trials: Sequence[Trial], effect: float, *, power: float 
     """The smallest slowdown, in steps of 1 %, that would be called a regression with that probability.
 
     A slowdown moves the ratios that were measured without one by its own size; both of two independent runs have to
-    find it. None if not even 50 % would be found.
+    find it. As runs without a change end early, their intervals are wide: near the effect a comparison takes more
+    rounds, and finds somewhat less than this. None if not even 50 % would be found.
     """
     ratios = [ratio for each in trials if not each.slowdown for ratio in each.ratios]
     for percent in range(1, 51):

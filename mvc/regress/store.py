@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -49,8 +50,8 @@ def environment(device: str) -> dict[str, Any]:
     return report.environment(torch.device(device))
 
 
-def commit(folder: Path) -> dict[str, Any]:
-    """The commit of a folder's sources and whether they differ from it; id None where it is no git checkout."""
+def commit(folder: Path | None) -> dict[str, Any]:
+    """The commit of the sources of mvc in a folder and whether they differ from it; id None where git has them not."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -59,7 +60,7 @@ def commit(folder: Path) -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    tracked = git("ls-files", "--error-unmatch", "mvc/__init__.py") is not None
+    tracked = folder is not None and git("ls-files", "--error-unmatch", "__init__.py") is not None
     head = git("rev-parse", "HEAD") if tracked else None
     return {
         "id": head,
@@ -79,11 +80,24 @@ def write(recording: Recording, path: Path) -> Path:
         UserError: the folder cannot be written to.
     """
     text = json.dumps(as_dict(recording), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    require_writable(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         return files.add(path, text)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def require_writable(path: Path) -> None:
+    """Refuse at once a file that could not be written after long measuring; its folder is made.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; name another folder") from error
+    files.require_folder(path, "the recording")
 
 
 def baseline_path(folder: Path, recording: Recording) -> Path:
@@ -98,18 +112,18 @@ def commit_name(recording: Recording) -> str:
     return (commit["id"] or "installed")[:12] + ("-dirty" if commit["dirty"] else "")
 
 
-def newest(folder: Path, environment: Mapping[str, Any]) -> Path:
-    """The last recording for this kind of device among the baselines in a folder.
+def newest(folder: Path, head: Recording) -> Path:
+    """The last recording among the baselines in a folder that a recording can be compared with; the last of its kind of
+    device where none can.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none of its kind of device.
     """
-    paths = sorted((folder / fingerprint(environment)).glob("*.json"))
+    kind = fingerprint(head.environment)
+    paths = sorted((folder / kind).glob("*.json"), reverse=True)
     if not paths:
-        raise UserError(
-            f"{folder} has no recording for {fingerprint(environment)}; record one with --baselines {folder}"
-        )
-    return paths[-1]
+        raise UserError(f"{folder} has no recording for {kind}; record one with --baselines {folder}")
+    return next((path for path in paths if not differences(read(path), head)), paths[0])
 
 
 def as_dict(recording: Recording) -> dict[str, Any]:
@@ -191,17 +205,26 @@ def read(path: str | Path) -> Recording:
         )
     try:
         cases = {each["name"]: _recorded(each["extra_info"]) for each in facts["benchmarks"]}
-        machine = facts["machine_info"]
-        return Recording({key: machine[key] for key in COMPARABLE} | machine, facts["commit_info"], cases)
+        if not cases:
+            raise ValueError("no case")
+        machine, commit = facts["machine_info"], facts["commit_info"]
+        missing = {*COMPARABLE, "date", "load", "frequency_mhz"} - machine.keys() | {"id", "time", "dirty"} - {*commit}
+        if missing:
+            raise KeyError(min(missing))
+        datetime.fromisoformat(commit["time"] or machine["date"])
+        return Recording(machine, commit, cases)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} lacks parts of a recording ({error}); record it anew") from error
 
 
 def _recorded(extra: dict[str, Any]) -> RecordedCase:
     runs = [[float(seconds) for seconds in run] for run in extra["runs"]]
-    if not runs or not all(run and min(run) > 0 for run in runs):
+    if not runs or not all(run and all(0 < seconds < math.inf for seconds in run) for run in runs):
         raise ValueError("times")
-    return RecordedCase(Case(**extra["case"]), runs, list(extra["facts"]))
+    facts = [{**each, "exact": dict(each["exact"])} for each in extra["facts"]]
+    if len(facts) != len(runs):
+        raise ValueError("facts")
+    return RecordedCase(Case(**extra["case"]), runs, facts)
 
 
 def only(recording: Recording, names: Sequence[str]) -> Recording:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import statistics
 from typing import Any
 from xml.etree import ElementTree
@@ -12,11 +13,12 @@ from tabulate import tabulate
 
 from mvc import report
 from mvc.regress.compare import Comparison
-from mvc.regress.decide import further_rounds
+from mvc.regress.decide import MOST_ROUNDS, further_rounds
 from mvc.regress.run import CaseResult, Run
 
 SCHEMA = "mvc.regress.compare/1"
 HEADERS = ("case", "base ms", "head ms", "head over base", "rounds", "verdict")
+FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML; compilers colour messages
 MEANINGS = {
     0: "no change for the worse",
     1: "a regression",
@@ -29,6 +31,8 @@ def table(comparison: Comparison, *, style: str = "simple") -> str:
     """For people; `style` is one of tabulate's."""
     lines = [tabulate([_row(each) for each in comparison.results], headers=HEADERS, tablefmt=style)]
     lines += [f"{result.case.name}: {text}" for result in comparison.results for text in remarks(result, comparison)]
+    if comparison.apart and comparison.results:
+        lines.append("recorded at different times: what drifted on the machine between them looks like a change")
     lines += [f"not comparable: {obstacle}" for obstacle in comparison.obstacles]
     lines.append(f"{comparison.head} against {comparison.base}: {MEANINGS[comparison.exit_status]}")
     lines.append(report.environment_line(comparison.environment))
@@ -65,18 +69,21 @@ def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
         lines.append(f"{discarded} rounds were measured anew, the GPU was throttled")
     for metric, verdict in result.verdicts.items():
         if verdict == "inconclusive" and metric == "time":
-            more = rounds_to_settle(result.runs, comparison.thresholds.effect)
-            lines.append(f"time is inconclusive: about {more} more rounds would settle it (--rounds, now "
-                         f"{comparison.thresholds.rounds[1]})")  # fmt: skip
+            lines.append(f"time is inconclusive: {_remedy(result.runs, comparison)}")
         elif verdict != "no change" and metric != "time":
             lines.append(f"{metric}: {verdict} ({_single_ratios(result.runs, metric)})")
     return lines
 
 
-def rounds_to_settle(runs: list[Run], effect: float) -> int:
-    """Further rounds for the run that is furthest from decided; as many again where two decided runs disagree."""
+def _remedy(runs: list[Run], comparison: Comparison) -> str:
+    """What would settle it, by the run that is furthest from decided; as much again where decided runs disagree."""
+    effect, most = comparison.thresholds.effect, comparison.thresholds.rounds[1]
     undecided = [run for run in runs if run.findings["time"] == "undecided"] or runs
-    return max(further_rounds(run.ratio, len(run.base), effect) for run in undecided)
+    more = [further_rounds(run.ratio, len(run.base), effect) for run in undecided]
+    if None in more:
+        return f"more than {MOST_ROUNDS:,} more rounds would settle it: it is about the effect looked for, {effect:.0%}"
+    how = "record both with" if comparison.apart else "with"
+    return f"about {max(more)} more rounds would settle it ({how} --rounds {most + max(more)})"
 
 
 def _single_ratios(runs: list[Run], metric: str) -> str:
@@ -132,8 +139,10 @@ def junit(comparison: Comparison) -> str:
         )
         tag = {"regression": "failure", "inconclusive": "skipped"}.get(result.verdict)
         message = "; ".join([" ".join(_row(result)[1:]), *remarks(result, comparison)])
+        message = FORBIDDEN.sub("?", message)
         ElementTree.SubElement(case, tag or "system-out", **({"message": message} if tag else {})).text = message
     for obstacle in comparison.obstacles:
+        obstacle = FORBIDDEN.sub("?", obstacle)
         case = ElementTree.SubElement(
             suite, "testcase", classname="mvc.regress", name=f"comparable: {obstacle.partition(':')[0]}"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,8 +15,6 @@ from typing import Any, NamedTuple
 from mvc.errors import UserError
 from mvc.regress import workload
 from mvc.regress.cases import Case
-
-SLOT_SECONDS = 0.02  # at least so long is each turn of a case
 
 
 class Side(NamedTuple):
@@ -36,13 +36,13 @@ class CaseFailed(UserError):
 
 
 class Worker:
-    """A process that has built and warmed up a case, and times it when it is told to.
+    """A process that has built a case, warmed it up if it is to be timed, and times it when it is told to.
 
     Attributes:
-        facts: "seconds" of one call, "peak_bytes", "compile_seconds" and "exact" numbers.
+        facts: "source" of the mvc that runs, "seconds" of one call, "peak_bytes", "compile_seconds", "exact" numbers.
     """
 
-    def __init__(self, case: Case, side: Side) -> None:
+    def __init__(self, case: Case, side: Side, *, timed: bool = True) -> None:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(side.caches)}
         if side.tree is not None:
             environment["PYTHONPATH"] = str(side.tree)
@@ -57,7 +57,7 @@ class Worker:
             env=environment,
             text=True,
         )
-        self._send(case.as_dict())
+        self._send({"case": case.as_dict(), "timed": timed})
         self.facts: dict[str, Any] = {}
 
     def wait_until_ready(self) -> Worker:
@@ -66,18 +66,21 @@ class Worker:
             self.close()
             raise CaseFailed(f"{self._side.name}: {answer['error']}")
         self.facts = answer["ready"]
+        source, tree = Path(self.facts["source"]).resolve(), self._side.tree
+        if tree is not None and not source.is_relative_to(tree.resolve()):
+            self.close()
+            raise CaseFailed(f"{self._side.name}: imports mvc from {source.parent}; {tree} holds none at its top")
         return self
 
-    def time(self) -> float:
-        """Seconds of one call: the median of a turn."""
-        calls = max(1, round(SLOT_SECONDS / self.facts["seconds"]))
+    def time(self, calls: int) -> float:
+        """Seconds of one call: the median of a turn of so many."""
         self._send({"calls": calls})
-        seconds = sorted(self._receive()["seconds"])
-        return seconds[len(seconds) // 2]
+        return statistics.median(self._receive()["seconds"])
 
     def close(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):  # what a dead process was sent and did not read
+                stream.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -1,8 +1,9 @@
 """One case in a process of its own. The driver passes this file's text to `python -c`, so that it also measures
 revisions older than itself: of mvc it uses the public functions alone.
 
-Lines of JSON: the case comes in; {"ready": facts} goes out. Then each {"calls": n} is answered by {"seconds": [...]},
-and the end of the input ends the process. A case that this mvc cannot run is answered by {"error": why}.
+Lines of JSON: {"case": fields, "timed": whether it will be} comes in; {"ready": facts} goes out. Then each
+{"calls": n} is answered by {"seconds": [...]}, and the end of the input ends the process. A case that this mvc cannot
+run is answered by {"error": why}.
 """
 
 import json
@@ -13,7 +14,7 @@ import time
 
 
 def build(case):
-    """A callable of no arguments that runs the case once, and exact facts about it."""
+    """A callable of no arguments that runs the case once, facts about it, and a function that gives exact numbers."""
     import torch
 
     import mvc
@@ -22,10 +23,12 @@ def build(case):
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("torch finds no CUDA device")
     torch.manual_seed(0)
-    run, facts = (_scan if case["kind"] == "scan" else _model)(torch, mvc, case, device, dtype)
+    torch.set_grad_enabled(case["training"])
+    run, facts, exact = (_scan if case["kind"] == "scan" else _model)(torch, mvc, case, device, dtype)
+    facts["source"] = mvc.__file__
     if device.type == "cuda":
-        return lambda: (run(), torch.cuda.synchronize()), facts
-    return run, facts
+        return lambda: (run(), torch.cuda.synchronize()), facts, exact
+    return run, facts, exact
 
 
 def _model(torch, mvc, case, device, dtype):
@@ -34,27 +37,33 @@ def _model(torch, mvc, case, device, dtype):
     side = case["size"] or model.config.image_size
     x = torch.randn(case["batch"], model.config.in_chans, side, side).to(device, dtype)
     x = x.contiguous(memory_format=torch.channels_last)
-    torch.set_grad_enabled(case["training"])
-    options = {"frozen": True} if case["frozen"] else None
-    start = time.perf_counter()
-    compiled, report = mvc.compile_model(model, x, backend=case["backend"], options=options)
-    facts = {"compile_seconds": time.perf_counter() - start, "exact": _exact(report)}
-    if case["backend"] == "eager":
-        compiled, facts = model, {"exact": {}}
+    compiled, facts, exact = model, {}, dict
+    if case["backend"] != "eager":
+        options = {"frozen": True} if case["frozen"] else None
+        start = time.perf_counter()
+        compiled, report = mvc.compile_model(model, x, backend=case["backend"], mode=case["mode"], options=options)
+        facts["compile_seconds"] = time.perf_counter() - start
+        chosen_by_time = case["frozen"] and device.type == "cpu"
+        exact = lambda: _exact(report, chosen_by_time)  # noqa: E731
     if not case["training"]:
-        return lambda: compiled(x), facts
+        return lambda: compiled(x), facts, exact
     parameters = list(model.parameters())
-    return lambda: torch.autograd.grad(compiled(x).float().sum(), parameters), facts
+    return lambda: torch.autograd.grad(compiled(x).float().sum(), parameters), facts, exact
 
 
-def _exact(report):
-    """Numbers that do not vary from run to run; those of generated code are unknown where it came from a cache."""
+def _exact(report, chosen_by_time):
+    """Numbers that do not vary from run to run; those of generated code are unknown where it came from a cache.
+
+    Frozen on a CPU, library calls are chosen by their time: what depends on that choice is left out.
+    """
     exact = {"graphs": len(report.graphs), "scans": report.scans}
     explanation = report.explanation
-    if explanation.launches:
+    if explanation.launches and not chosen_by_time:
         exact["launches"] = sum(explanation.launches.values())
     for graph in explanation.graphs:
         for record in graph.passes:
+            if chosen_by_time and record.name.startswith("prepack_"):
+                continue
             name = f"matches of {record.name}"
             exact[name] = exact.get(name, 0) + record.matches
     return exact
@@ -67,15 +76,14 @@ def _scan(torch, mvc, case, device, dtype):
     A, D = -torch.rand(shape[2], states, device=device), torch.rand(shape[2]).to(device, dtype)
     inputs = (u, delta, A, B, C)
     if not case["training"]:
-        torch.set_grad_enabled(False)
-        return lambda: mvc.selective_scan(*inputs, D=D, delta_softplus=True), {"exact": {}}
+        return lambda: mvc.selective_scan(*inputs, D=D, delta_softplus=True), {}, dict
     leaves = [each.detach().requires_grad_() for each in inputs]
 
     def step():
         y = mvc.selective_scan(*leaves, D=D, delta_softplus=True)
         return torch.autograd.grad(y.float().sum(), leaves)
 
-    return step, {"exact": {}}
+    return step, {}, dict
 
 
 def timed(run, calls):
@@ -97,24 +105,37 @@ def warm(run, *, window=5, tolerance=0.05, limit=20.0):
         last = now
 
 
-def slowed(run, seconds, share):
-    """The same with extra work: elementwise products for that share of the case's own time, as measured now."""
+def slowed(run, seconds, share, *, trials=2, turns=10, turn_seconds=0.03):
+    """The same with extra work: as many elementwise products as make it slower by that share, here and now.
+
+    What a product takes behind the case is not what it takes alone: a first guess is mended by timing both in turns.
+    """
     import torch
 
     x = torch.rand(4096)
-    work = statistics.median(timed(lambda: [x.mul_(1.0) for _ in range(10)], 200)) / 10
-    repeats = round(share * seconds / work)
+    repeats = round(share * seconds / statistics.median(timed(lambda: x.mul_(1.0), 200)))
 
     def both():
         run()
         for _ in range(repeats):
             x.mul_(1.0)
 
+    calls = max(2, round(turn_seconds / seconds))
+    for _ in range(trials):
+        alone, together = [], []
+        for _ in range(turns):
+            alone += timed(run, calls)
+            together += timed(both, calls)
+        slower = statistics.median(together) / statistics.median(alone) - 1
+        repeats = round(repeats * min(2.0, max(0.5, share / max(slower, 1e-9))))
     return both
 
 
 def resident_peak():
     """Bytes of memory that the process has had at most."""
+    if sys.platform.startswith("linux"):  # where getrusage counts what the process had before it became Python
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     import resource  # Unix alone
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -127,15 +148,18 @@ def main():
     def answer(**facts):
         answers.write(json.dumps(facts) + "\n")
 
-    case = json.loads(sys.stdin.readline())
+    asked = json.loads(sys.stdin.readline())
+    case = asked["case"]
     try:
-        run, facts = build(case)
-        seconds = warm(run)
+        run, facts, exact = build(case)
+        if asked["timed"]:
+            facts["seconds"] = warm(run)
         if case["slowdown"]:
-            run = slowed(run, seconds, case["slowdown"])
+            run = slowed(run, facts["seconds"], case["slowdown"])
         import torch
 
-        facts["seconds"] = seconds
+        run()
+        facts["exact"] = exact()  # recompilations would show by now
         if case["device"] == "cuda":  # what tensors take is the same each time; a process's memory is not
             torch.cuda.reset_peak_memory_stats()
             run()
