@@ -169,14 +169,29 @@ def test_wheel_holds_the_tree_and_nothing_else(checkout: Path, wheel: Path) -> N
     assert packed == tree
 
 
+# Run by every Python that starts: what is no core dependency cannot be imported.
+CORE_ALONE = """
+import sys
+names = "PIL check_jsonschema huggingface_hub hypothesis matplotlib otava pytest pytest_benchmark timm transformers"
+sys.modules.update(dict.fromkeys(names.split()))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("installation", [("wheel", False)], indirect=True, ids=["wheel"])
-def test_the_gate_records_from_a_wheel(installation: Installation, tmp_path: Path) -> None:
-    command = [installation.python, "-m", "mvc.regress", "record", "--only", "scan", "--rounds", "5"]
-    run(*command, "--output", tmp_path / "a.json", cwd=tmp_path)
-    facts = json.loads((tmp_path / "a.json").read_text())
+def test_the_gate_works_from_a_wheel_with_core_dependencies_alone(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CORE_ALONE)
+    gate = [installation.python, "-m", "mvc.regress"]
+    recording, summary = tmp_path / "a.json", tmp_path / "summary.md"
+    core_alone = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
+    run(*gate, "record", "--only", "scan", "--rounds", "5", "--output", recording, **core_alone)
+    facts = json.loads(recording.read_text())
     assert [each["name"] for each in facts["benchmarks"]] == ["scan"]
     assert facts["commit_info"]["id"] is None
+    printed = run(*gate, "compare", recording, recording, "--markdown", summary, **core_alone)
+    assert "no change for the worse" in printed
+    assert "| scan" in summary.read_text()
+    run(installation.python, "-c", "import sys; assert sys.modules['otava'] is None", **core_alone)
 
 
 def test_importing_mvc_imports_neither_torch_nor_triton() -> None:

@@ -1,5 +1,6 @@
 """The workflows under .github: GitHub's schema, and commands that this checkout understands."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -46,7 +47,12 @@ def test_commands_of_the_gate_are_understood():
     assert found == 2
 
 
-def test_targets_of_make_exist(workflow):
+def test_targets_of_make_and_scripts_exist(workflow):
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"run: make (\S+)", workflow.read_text()):
+    targets = re.findall(r"run: make (\S+)", workflow.read_text())
+    scripts = re.findall(r"run: (\.\S+)$", workflow.read_text(), re.MULTILINE)
+    assert targets or scripts
+    for target in targets:
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
+    for script in scripts:
+        assert os.access(ROOT / script, os.X_OK), script
