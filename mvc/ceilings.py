@@ -56,9 +56,14 @@ def copy(device: torch.device) -> tuple[Run, int]:
     return lambda: target.copy_(source), 2 * size
 
 
+def rates(ceilings: Mapping[str, tuple[Run, int]], timings: Mapping[str, Timing]) -> dict[str, float]:
+    """FLOP/s of each of `ceilings`, by their median times."""
+    return {name: work / timings[name].median for name, (_, work) in ceilings.items()}
+
+
 def best_rate(ceilings: Mapping[str, tuple[Run, int]], timings: Mapping[str, Timing]) -> float:
-    """The ceiling: the highest FLOP/s among `ceilings`, by their median times."""
-    return max(work / timings[name].median for name, (_, work) in ceilings.items())
+    """The ceiling: the highest of the rates."""
+    return max(rates(ceilings, timings).values())
 
 
 def _convolution(

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvc import operators, plot, report, torch_private
+from mvc import files, operators, plot, report, torch_private
 from mvc.backend import IMPLEMENTATIONS, MODES
 from mvc.ceilings import count_flops
 from mvc.compiler import BACKENDS, check_against_eager, compile_model, training_step, worst
 from mvc.config import MIN_IMAGE_SIZE, VARIANTS
 from mvc.errors import UserError
-from mvc.explanation import Explanation
+from mvc.explanation import Explanation, kernel_bytes
 from mvc.functional import token_counts
 from mvc.image import load_image, preprocess, top_classes
-from mvc.ladder import RUNGS, Ladder, Rung, build, compile_options, measure
+from mvc.ladder import RUNGS, Rung, build, compile_options, measure
 from mvc.model import MambaVision, create_model
 from mvc.offline import command as offline
 from mvc.progress import Progress
@@ -163,6 +163,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
         if getattr(args, option) and args.train:
             raise UserError(f"--{option} is for inference; leave it or --train out")
     names = args.ladder if args.ladder else LADDER if args.ladder is not None else ()
+    names = [name for name in dict.fromkeys(names) if name != "eager"]  # which is measured in any case
     _refuse_early(args, names, device)
     facts: dict[str, Any] = {
         "schema": report.SCHEMA,
@@ -195,7 +196,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
             measured = measure(
                 model, rungs, inputs, rounds=args.repeats, clock=args.clock, flush=args.flush_l2, seed=args.seed
             )
-        facts["timing"] = _timing(measured, inputs)
+        facts["timing"] = measured.facts(inputs)
         facts["ladder"] = None
         if args.ladder is not None:
             facts["ladder"] = [
@@ -205,7 +206,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
         facts["operators"] = None
         if args.operators or args.trace:
             with progress.step("profiling operators"):
-                profiled = _profile(args, model, x, measured.ceiling)
+                profiled = _profile(args, model, x, measured.product_rate)
             facts["operators"] = profiled.as_dict() if args.operators else None
         facts["classes"] = top_classes(compiled(x)[0].float()) if args.image else None
     facts["compile"] = {
@@ -227,10 +228,16 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
 
 def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.device) -> None:
     """What would fail only after long work."""
+    if args.json and args.json != "-":
+        files.require_folder(Path(args.json), "--json")
+    if args.trace:
+        files.require_folder(Path(args.trace), "--trace")
     if args.plot:
         plot.check(Path(args.plot))
     for name in rungs:
         compile_options(name, training=args.train)
+    if args.clock == "graph" and torch_private.mode_options(args.mode).get("triton.cudagraphs"):
+        raise UserError(f"--clock graph captures what --mode {args.mode} captures itself; use --clock events with it")
     stopwatch(args.clock, device)
     if args.flush_l2:
         CacheFlush(device)
@@ -294,34 +301,17 @@ def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> dic
 def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate: float) -> operators.Operators:
     """Of the model compiled once more, with names for generated CPU kernels, which cost a little time."""
     options = _options(args)
-    if x.device.type == "cpu" and args.backend != "eager":
-        options["cpp.enable_kernel_profile"] = True
-    compiled, _ = compile_model(model, x, backend=args.backend, mode=args.mode, options=options)
+    if args.backend != "eager":
+        options["fx_graph_cache"] = False  # cached code does not tell what it moves
+        if x.device.type == "cpu":
+            options["cpp.enable_kernel_profile"] = True
     step = training_step if args.train else (lambda run, x: run(x))
-    return operators.profile(lambda: step(compiled, x), device=x.device, flop_rate=flop_rate, trace=args.trace)
-
-
-def _timing(measured: Ladder, inputs: list[Tensor]) -> dict[str, Any]:
-    """The facts under "timing"."""
-    measurement, rows = measured.measurement, measured.rows
-    speedup = measurement.timings["eager"].ratio_to(measurement.timings["compiled"])
-    return {
-        **{name: rows[name] for name in ("eager", "compiled")},
-        **measured.alone,
-        "speedup": speedup.median,
-        "speedup_low": speedup.low,
-        "speedup_high": speedup.high,
-        "scan_share": measurement.timings["scan"].ratio_to(measurement.timings["compiled"]).median,
-        "ceiling_flops": measured.ceiling,
-        "rounds": len(measurement.timings["eager"].seconds),
-        "discarded": [list(each) for each in measurement.discarded.items()],
-        "clock": measurement.clock,
-        "flushed": measurement.flushed,
-        "not_warm": list(measurement.not_warm),
-        "inputs": len(inputs),
-        "input_bytes": sum(x.nbytes for x in inputs),
-        "gpu": measurement.gpu,
-    }
+    with kernel_bytes() as kernels:
+        compiled, _ = compile_model(model, x, backend=args.backend, mode=args.mode, options=options)
+        step(compiled, x)  # the backward's code is written when it first runs
+    return operators.profile(
+        lambda: step(compiled, x), device=x.device, flop_rate=flop_rate, kernels=kernels, trace=args.trace
+    )
 
 
 @contextlib.contextmanager

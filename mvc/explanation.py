@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,14 +113,70 @@ class Recorder:
     def generated_code(self) -> Iterator[None]:
         """Count the launches of all code that Inductor generates within; the backward's comes when it first runs."""
 
-        def count(code: str, bytes_moved: int | None) -> None:
+        def count(code: str, steps: list[torch_private.Step] | None) -> None:
             explanation = self.explanation
-            explanation.launches.update(LAUNCH.findall(code.partition("def call(")[2]))
-            if bytes_moved is not None:
-                explanation.bytes_moved = (explanation.bytes_moved or 0) + bytes_moved
+            explanation.launches.update(_launches(code))
+            if steps is not None:
+                explanation.bytes_moved = (explanation.bytes_moved or 0) + sum(step.bytes for step in steps)
 
         with torch_private.generated_code(count):
             yield
+
+
+@contextmanager
+def kernel_bytes() -> Iterator[dict[str, int | None]]:
+    """The kernels of all code that Inductor generates within the block, by name; filled while it lasts.
+
+    The values are the bytes that all launches of a kernel together read and write, by Inductor's count. They are None
+    for kernels that the graph brings, of which it counts whole buffers, seen or not; for cached code; and where
+    launches and schedule do not go together.
+    """
+    kernels: dict[str, int | None] = {}
+
+    def collect(code: str, steps: list[torch_private.Step] | None) -> None:
+        launches = _launches(code)
+        shares = _steps_of(launches, steps or []) or [[] for _ in launches]
+        for name, share in zip(launches, shares, strict=True):
+            if _is_library(name):
+                continue
+            known = kernels.get(name, 0)  # forward and backward may each have a kernel of that name
+            if not share or known is None or any(step.kind == "given" for step in share):
+                kernels[name] = None
+            else:
+                kernels[name] = known + sum(step.bytes for step in share)
+
+    with torch_private.generated_code(collect):
+        yield kernels
+
+
+def _launches(code: str) -> list[str]:
+    return LAUNCH.findall(code.partition("def call(")[2])
+
+
+def _is_library(name: str) -> bool:
+    return "." in name
+
+
+def _steps_of(launches: Sequence[str], steps: Sequence[torch_private.Step]) -> list[list[torch_private.Step]] | None:
+    """The steps that each launch runs, or None where the two do not go together.
+
+    Both are in one order. Between two calls of libraries there is a launch for each step, or one of C++ for all.
+    """
+    runs = [list(group) for _, group in itertools.groupby(launches, _is_library)]
+    schedule = [list(group) for _, group in itertools.groupby(steps, lambda step: step.kind == "library")]
+    if len(runs) != len(schedule):
+        return None
+    found: list[list[torch_private.Step]] = []
+    for names, group in zip(runs, schedule, strict=True):
+        if _is_library(names[0]) != (group[0].kind == "library"):
+            return None
+        if len(names) == 1 and names[0].startswith("cpp_"):
+            found.append(group)
+        elif len(names) == len(group):
+            found += [[step] for step in group]
+        else:
+            return None
+    return found
 
 
 def explain(

@@ -41,13 +41,37 @@ class Ladder(NamedTuple):
         measurement: of everything.
         alone: spread of the scans alone and of each ceiling, by name.
         ceiling: FLOP/s, the best of the ceilings.
+        product_rate: FLOP/s, of the matrix product among them.
         rows: figures of each rung by name, as `mvc.report.ROW` has them.
     """
 
     measurement: Measurement
     alone: dict[str, dict[str, float]]
     ceiling: float
+    product_rate: float
     rows: dict[str, dict[str, Any]]
+
+    def facts(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
+        """What stands under "timing" in `mvc.report.FIELDS`; of the rungs "eager" and "compiled"."""
+        measurement, rows = self.measurement, self.rows
+        speedup = measurement.timings["eager"].ratio_to(measurement.timings["compiled"])
+        return {
+            **{name: rows[name] for name in ("eager", "compiled")},
+            **self.alone,
+            "speedup": speedup.median,
+            "speedup_low": speedup.low,
+            "speedup_high": speedup.high,
+            "scan_share": measurement.timings["scan"].ratio_to(measurement.timings["compiled"]).median,
+            "ceiling_flops": self.ceiling,
+            "rounds": len(measurement.timings["eager"].seconds),
+            "discarded": [list(each) for each in measurement.discarded.items()],
+            "clock": measurement.clock,
+            "flushed": measurement.flushed,
+            "not_warm": list(measurement.not_warm),
+            "inputs": len(inputs),
+            "input_bytes": sum(x.nbytes for x in inputs),
+            "gpu": measurement.gpu,
+        }
 
 
 RUNGS = {
@@ -118,7 +142,7 @@ def measure(
 
     Args:
         rungs: one of them "eager".
-        inputs: images, (batch, channels, height, width); each round takes the next.
+        inputs: images, (batch, channels, height, width); each call takes the next.
     """
     x = inputs[0]
     step = training_step if model.training else _forward
@@ -135,7 +159,8 @@ def measure(
         flush=flush,
         seed=seed,
     )
-    ceiling = ceilings.best_rate(compute, measured.timings)
+    rates = ceilings.rates(compute, measured.timings)
+    ceiling = max(rates.values())
     rows = {}
     for name, run in runs.items():
         timing, scan = measured.timings[name], measured.timings["scan"]
@@ -152,7 +177,8 @@ def measure(
             "share_of_ceiling": ceilings.share(flops, timing.median, ceiling),
             "share_apart_from_scan": ceilings.share(flops, timing.median - scan.median, ceiling),
         }
-    return Ladder(measured, {name: spread(measured.timings[name]) for name in alone}, ceiling, rows)
+    spreads = {name: spread(measured.timings[name]) for name in alone}
+    return Ladder(measured, spreads, ceiling, rates["matrix_product"], rows)
 
 
 def spread(timing: Timing) -> dict[str, float]:

@@ -93,6 +93,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if self._device.type == "cuda":
+            if (visible := torch.cuda.device_count()) > 1:
+                self.notes.append(f"of {visible} GPUs that torch sees, the one at {place(self._device)} was measured")
             try:
                 self._gpu = self._cleanup.enter_context(_open(self._device))
             except pynvml.NVMLError as error:
@@ -195,11 +197,10 @@ def _open(device: torch.device) -> Iterator[_Gpu]:
     Raises:
         pynvml.NVMLError: no library, no driver, no permission, or no such device.
     """
-    properties = torch.cuda.get_device_properties(device)
-    uuid = str(properties.uuid).removeprefix("GPU-").removeprefix("MIG-")
+    uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-").removeprefix("MIG-")
     pynvml.nvmlInit()
     try:
-        yield _find(uuid, bus_id(properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id))
+        yield _find(uuid, place(device))
     finally:
         pynvml.nvmlShutdown()
 
@@ -215,8 +216,24 @@ def _find(uuid: str, bus: str) -> _Gpu:
             continue
         if prefix == "MIG-":
             return _Gpu(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), slice_of=True)
-        return _Gpu(handle, slice_of=False)
-    return _Gpu(pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode()), slice_of=False)
+        return _Gpu(handle, slice_of=_in_slices(handle))
+    handle = pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode())
+    return _Gpu(handle, slice_of=_in_slices(handle))
+
+
+def _in_slices(handle: Any) -> bool:
+    """Whether programs run on slices of the GPU (MIG): CUDA may give a slice the whole GPU's UUID and place."""
+    try:
+        mode, _ = pynvml.nvmlDeviceGetMigMode(handle)
+    except (pynvml.NVMLError, AttributeError):  # GPUs and drivers without MIG
+        return False
+    return mode == pynvml.NVML_DEVICE_MIG_ENABLE
+
+
+def place(device: torch.device) -> str:
+    """Where on the bus a CUDA device is; of a MIG slice, its GPU."""
+    properties = torch.cuda.get_device_properties(device)
+    return bus_id(properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id)
 
 
 def bus_id(domain: int, bus: int, device: int) -> str:

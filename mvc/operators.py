@@ -7,7 +7,8 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from mvc.stopwatch import synchronize
 
 CALLS = 3
 SHOWN = 20
+GRAPH = re.compile(r"^graph_\d+_(?=cpp_)")  # what Inductor's C++ kernels put before their names for the profiler
 
 
 class Operator(NamedTuple):
@@ -30,7 +32,8 @@ class Operator(NamedTuple):
     Attributes:
         calls: how often it ran.
         seconds: of its own, without what it calls: on CUDA on the device.
-        bytes: of the tensors that it was handed and gave back; None for generated kernels, which do not tell.
+        bytes: of generated kernels by Inductor's count, of others those of the tensors that they were handed and gave
+            back; None where they are not known.
         flops: of convolutions, matrix products and attention; None for others.
     """
 
@@ -91,12 +94,18 @@ class Operators(NamedTuple):
 
 
 def profile(
-    run: Callable[[], object], *, device: torch.device, flop_rate: float, trace: str | None = None
+    run: Callable[[], object],
+    *,
+    device: torch.device,
+    flop_rate: float,
+    kernels: Mapping[str, int | None] | None = None,
+    trace: str | None = None,
 ) -> Operators:
     """Profile a few calls of what is warm.
 
     Args:
-        flop_rate: of a matrix product on the device.
+        flop_rate: FLOP/s of a matrix product on the device.
+        kernels: of the compiled code in a call, as `mvc.explanation.kernel_bytes` has them.
         trace: file for a Chrome trace of the calls.
 
     Raises:
@@ -116,14 +125,28 @@ def profile(
         bytes_of, flops_of = _work(json.loads((Path(folder) / "tensors.json").read_text())["nodes"])
     if trace:
         _export(profiled, Path(trace))
-    rows = []
-    for event in profiled.key_averages():
+    rows, kernels = [], kernels or {}
+    for event in _working(profiled.key_averages(), device, kernels):
+        name = GRAPH.sub("", event.key)
         own, total = _seconds(event, device)
-        if own and event.device_type == DeviceType.CPU:  # a kernel's time is also its operator's
-            moved = bytes_of.get(event.key) if own >= 0.5 * total else None  # what mostly calls others moves theirs
-            rows.append(Operator(event.key, event.count, own, moved, flops_of.get(event.key)))
+        moved = bytes_of.get(event.key) if own >= 0.5 * total else None  # what mostly calls others moves theirs
+        if kernels.get(name) is not None:
+            moved = kernels[name] * CALLS
+        rows.append(Operator(name, event.count, own, moved, flops_of.get(event.key)))
     rows = [Operator(row.name, *(each and each / CALLS for each in row[1:])) for row in rows]
     return Operators(sorted(rows, key=lambda row: -row.seconds), flop_rate, _copy_rate(device))
+
+
+def _working(events: Iterable[Any], device: torch.device, kernels: Mapping[str, int | None]) -> list[Any]:
+    """Operators with time of their own, in which that of their kernels on the device is; and such generated kernels as
+    no operator launched (a CUDA graph did)."""
+    events = [event for event in events if _seconds(event, device)[0]]
+    operators = {event.key for event in events if event.device_type == DeviceType.CPU}
+    return [
+        event
+        for event in events
+        if event.device_type == DeviceType.CPU or (event.key in kernels and event.key not in operators)
+    ]
 
 
 def _seconds(event: Any, device: torch.device) -> tuple[float, float]:
@@ -151,7 +174,7 @@ def _work(nodes: Iterable[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
             )
         for pattern, count in FLOPS.items():
             if inputs and outputs and re.fullmatch(pattern, node["name"]):
-                flops[node["name"]] += count([each.shape for each in inputs], outputs[0].shape)
+                flops[node["name"]] += count([each.shape for each in inputs], [each.shape for each in outputs])
     return found, flops
 
 
@@ -176,18 +199,49 @@ def _tensors(side: dict[str, list[Any]]) -> Iterator[_Tensor]:
             yield from _tensors({"values": value, "shapes": shape})
 
 
-# A multiply-add is two. By the shapes of the tensors that a call takes, and of its first result.
-FLOPS: dict[str, Callable[[list[list[int]], list[int]], int]] = {
-    r"aten::(mm|bmm)": lambda inputs, output: 2 * math.prod(output) * inputs[0][-1],
-    r"aten::(addmm|baddbmm)": lambda inputs, output: 2 * math.prod(output) * inputs[1][-1],
-    r"mkldnn::_linear_pointwise": lambda inputs, output: 2 * math.prod(output) * inputs[0][-1],
-    r"(aten::(mkldnn|cudnn|miopen|thnn|slow)_conv\w*|mkldnn::_convolution_pointwise)": lambda inputs, output: (
-        2 * math.prod(output) * math.prod(inputs[1][1:])
+Shapes = list[list[int]]
+
+
+def _product(inputs: Shapes, outputs: Shapes, *, left: int = 0) -> int:
+    return 2 * math.prod(outputs[0]) * inputs[left][-1]
+
+
+def _convolution(inputs: Shapes, outputs: Shapes) -> int:
+    return 2 * math.prod(outputs[0]) * math.prod(inputs[1][1:])
+
+
+def _convolution_backward(inputs: Shapes, outputs: Shapes) -> int:
+    """Of the gradients of input and weight those that were asked for: what was not has no shape."""
+    return sum(2 * math.prod(inputs[0]) * math.prod(inputs[2][1:]) for gradient in outputs[:2] if gradient)
+
+
+def _attention(inputs: Shapes, outputs: Shapes, *, length: int) -> int:
+    """Queries by keys, and weights by values; `length` is the axis of the sequence."""
+    query, key = inputs[:2]
+    return 2 * key[length] * (math.prod(query) + math.prod(outputs[0]))
+
+
+def _attention_backward(inputs: Shapes, outputs: Shapes, *, length: int) -> int:
+    """The weights once more, and the gradients of queries, keys, weights and values."""
+    gradient, query, key = inputs[:3]
+    return 2 * key[length] * (3 * math.prod(query) + 2 * math.prod(gradient))
+
+
+# A multiply-add is two. By the shapes of the tensors that a call takes and gives. Operators that only call another are
+# not here: on CUDA _scaled_dot_product_flash_attention calls _flash_attention_forward, and so on.
+FLOPS: dict[str, Callable[[Shapes, Shapes], int]] = {
+    r"aten::(mm|bmm)|mkldnn::_linear_pointwise": _product,
+    r"aten::(addmm|baddbmm)": partial(_product, left=1),
+    r"aten::(mkldnn|cudnn|miopen|thnn|slow)_conv\w*|mkldnn::_convolution_pointwise": _convolution,
+    r"aten::convolution_backward": _convolution_backward,
+    # (batch, heads, length, dim)
+    r"aten::(_scaled_dot_product_flash_attention_for_cpu|_cudnn_attention_forward)": partial(_attention, length=-2),
+    r"aten::(_scaled_dot_product_flash_attention_for_cpu|_cudnn_attention)_backward": partial(
+        _attention_backward, length=-2
     ),
-    r"aten::convolution_backward": lambda inputs, output: 4 * math.prod(inputs[0]) * math.prod(inputs[2][1:]),
-    r"aten::_scaled_dot_product_\w+_attention(_for_cpu)?": lambda inputs, output: (
-        2 * inputs[1][-2] * (math.prod(inputs[0]) + math.prod(output))
-    ),
+    # (batch, length, heads, dim)
+    r"aten::_(flash|efficient)_attention_forward": partial(_attention, length=-3),
+    r"aten::_(flash|efficient)_attention_backward": partial(_attention_backward, length=-3),
 }
 
 

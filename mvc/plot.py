@@ -16,12 +16,11 @@ def check(path: Path) -> None:
     """Refuse at once what could not be drawn after long measuring.
 
     Raises:
-        UserError: another format, no such folder, or no matplotlib.
+        UserError: another format, a folder that is not there or cannot be written to, or no matplotlib.
     """
     if path.suffix not in FORMATS:
         raise UserError(f"--plot {path} is neither {' nor '.join(FORMATS)}")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--plot {path}: there is no folder {path.parent}")
+    files.require_folder(path, "--plot")
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot needs matplotlib; pip install 'mvc-mambavision[plot]'")
 

@@ -83,7 +83,8 @@ def measure(
     Args:
         runs: by name, what is timed.
         rounds: how many.
-        inputs: arguments for the callables; each round takes the next, so that none finds its own in a cache.
+        inputs: arguments for the callables; each call takes the next, of whichever callable it is, so that none finds
+            its own in a cache: they were last read as many calls ago as there are inputs.
         clock: "wall", "events" or "graph", see `mvc.stopwatch`; by default "events" on CUDA and "wall" elsewhere.
         flush: overwrite the GPU's L2 cache before each call.
         seed: of the order.
@@ -97,12 +98,13 @@ def measure(
     order, generator = list(runs), random.Random(seed)
     taken: list[dict[str, float]] = []
     spans: list[tuple[float, float]] = []
+    arguments = itertools.cycle(inputs)
     with nvml.watch(device) as watch:
-        for arguments in itertools.islice(itertools.cycle(inputs), rounds):
+        for _ in range(rounds):
             generator.shuffle(order)
             start, seconds = time.perf_counter(), {}
             for name in order:
-                call = watch_clock.bind(runs[name], arguments)
+                call = watch_clock.bind(runs[name], next(arguments))
                 before()
                 seconds[name] = watch_clock.seconds(call)
             taken.append(seconds)

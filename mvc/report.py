@@ -56,6 +56,8 @@ FIELDS = {
     "environment.compiler": "the C++ compiler Inductor uses, or null",
     "environment.platform": "operating system and processor architecture",
     "environment.device": "kind and name of the device",
+    "environment.gpu_bus_id": "where on the bus the GPU is that was measured, or null",
+    "environment.cuda_devices": "with CUDA: how many GPUs torch sees, of which one was measured; otherwise null",
     "environment.driver": "version of the NVIDIA driver, or null",
     "environment.sm_clock_mhz": "highest clock of the GPU's multiprocessors, or null",
     "environment.memory_clock_mhz": "highest clock of the GPU's memory, or null",
@@ -109,8 +111,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         import triton
     except ImportError:
         triton = None
-    gpu = nvml.identify(device) if device.type == "cuda" else nvml.UNKNOWN
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor()
+    cuda = device.type == "cuda"
+    gpu = nvml.identify(device) if cuda else nvml.UNKNOWN
+    name = torch.cuda.get_device_name(device) if cuda else machine.processor()
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "mvc": __version__,
@@ -120,6 +123,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "compiler": torch_private.cpp_compiler(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": f"{device.type}: {name}",
+        "gpu_bus_id": nvml.place(device) if cuda else None,
+        "cuda_devices": torch.cuda.device_count() if cuda else None,
         "driver": gpu.driver,
         "sm_clock_mhz": gpu.sm_clock,
         "memory_clock_mhz": gpu.memory_clock,
@@ -133,6 +138,9 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def environment_line(environment: dict[str, Any]) -> str:
+    device = environment["device"]
+    if (environment.get("cuda_devices") or 1) > 1:  # older recordings do not tell
+        device += f" at {environment['gpu_bus_id']}, one of {environment['cuda_devices']}"
     compiler = environment["compiler"] or "no C++ compiler"
     triton = f"triton {environment['triton']}" if environment["triton"] else "no triton"
     threads = f"{environment['threads']} threads"
@@ -141,7 +149,7 @@ def environment_line(environment: dict[str, Any]) -> str:
     if environment["frequency_mhz"] is not None:
         threads += f" at {environment['frequency_mhz']:.0f} MHz"
     load = "" if environment["load"] is None else f", load average {environment['load']:.1f}"
-    return f"{environment['device']}, {threads}{load}, torch {environment['torch']}, {triton}, {compiler}"
+    return f"{device}, {threads}{load}, torch {environment['torch']}, {triton}, {compiler}"
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -177,7 +185,10 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line for each way of running the model."""
+    """One line for each way of running the model; what only a GPU tells has a column where there is any of it."""
+    reserved, energy = (
+        any(row[key] is not None for row in rows.values()) for key in ("peak_reserved_bytes", "energy_joules_per_image")
+    )
     cells = [
         [
             name,
@@ -186,8 +197,10 @@ def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             f"{row['images_per_second']:.1f}",
             f"{row['over_eager']:.3f} ({row['over_eager_low']:.3f} to {row['over_eager_high']:.3f})",
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
+            *([_or_blank(row["peak_reserved_bytes"], ".0f", 2**20)] if reserved else []),
+            *([_or_blank(row["energy_joules_per_image"], ".3g")] if energy else []),
             f"{row['share_of_ceiling']:.0%}",
-            "" if row["share_apart_from_scan"] is None else f"{row['share_apart_from_scan']:.0%}",
+            _or_blank(row["share_apart_from_scan"], ".0%"),
         ]
         for name, row in rows.items()
     ]
@@ -198,10 +211,16 @@ def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "images/s",
         "over eager",
         "peak MiB",
+        *(["reserved MiB"] if reserved else []),
+        *(["J/image"] if energy else []),
         "of ceiling¹",
         "apart from scans",
     ]
     return tabulate(cells, headers=headers, disable_numparse=True, stralign="right")
+
+
+def _or_blank(value: float | None, form: str, unit: int = 1) -> str:
+    return "" if value is None else format(value / unit, form)
 
 
 def _conditions(timing: Mapping[str, Any]) -> Iterator[str]:

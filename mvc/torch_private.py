@@ -10,7 +10,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import torch
@@ -94,10 +94,22 @@ def inductor(
         )
 
 
+class Step(NamedTuple):
+    """One node of Inductor's schedule that runs something.
+
+    Attributes:
+        kind: "generated" for kernels that Inductor writes, "given" for Triton kernels that the graph holds.
+        bytes: that it reads and writes, by Inductor's count.
+    """
+
+    kind: Literal["generated", "given", "library"]
+    bytes: int
+
+
 @contextlib.contextmanager
-def generated_code(observe: Callable[[str, int | None], None]) -> Iterator[None]:
+def generated_code(observe: Callable[[str, list[Step] | None], None]) -> Iterator[None]:
     """Call `observe` with the source of each wrapper that Inductor writes or takes from its cache within the block, and
-    the bytes that it reads and writes, None for cached code. One thread at a time: torch is patched meanwhile."""
+    the steps that it runs, in order, None for cached code. One thread at a time: torch is patched meanwhile."""
     from torch._inductor.graph import GraphLowering
     from torch._inductor.virtualized import V
 
@@ -105,12 +117,26 @@ def generated_code(observe: Callable[[str, int | None], None]) -> Iterator[None]
 
     def save(code: str) -> None:
         graph = V.graph
-        observe(code, graph.count_bytes()[0] if isinstance(graph, GraphLowering) else None)
+        observe(code, list(_steps(graph)) if isinstance(graph, GraphLowering) else None)
         if outer is not None:
             outer(code)
 
     with _patching, mock.patch.object(GraphLowering, "save_output_code", save):
         yield
+
+
+def _steps(graph: Any) -> Iterator[Step]:
+    from torch._inductor import ir
+    from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
+
+    for node in graph.scheduler.nodes:
+        if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, ir.MultiOutput):
+            continue  # runs nothing: an element of what another step gave
+        if isinstance(node.node, ir.UserDefinedTritonKernel):
+            kind = "given"
+        else:
+            kind = "library" if isinstance(node, ExternKernelSchedulerNode) else "generated"
+        yield Step(kind, node.get_read_write_buffers_sizes())
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ class FakeNvml:
             "nvmlDeviceGetHandleByUUID": lambda uuid: self._known(uuid, f"GPU-{UUID}"),
             "nvmlDeviceGetHandleByPciBusId": lambda bus: self._known(bus, "00000000:17:00.0"),
             "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda handle: f"parent of {handle}",
+            "nvmlDeviceGetMigMode": [0, 0],
             "nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1980, 2: 3201}[kind],
             "nvmlDeviceGetMaxClockInfo": lambda handle, kind: {1: 1985, 2: 3202}[kind],
             "nvmlDeviceGetTemperature": 41,
@@ -40,6 +41,7 @@ class FakeNvml:
         for name in self.answers:
             monkeypatch.setattr(pynvml, name, lambda *arguments, name=name: self._answer(name, arguments))
         monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: PROPERTIES)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
         return self
 
     def _answer(self, name, arguments):

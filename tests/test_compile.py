@@ -75,23 +75,29 @@ def test_explained_frozen_run(tmp_path, capsys):
 def test_ladder_operators_trace_and_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib, of the extra `plot`, is not installed")
     files = {name: tmp_path / f"facts.{name}" for name in ("json", "svg", "trace")}
-    arguments = ["--ladder", "reference", "--operators", "--inputs", "2", "--json", str(files["json"])]
+    ladder = ["--ladder", "reference", "eager", "reference"]
+    arguments = [*ladder, "--operators", "--inputs", "2", "--json", str(files["json"])]
     assert main([*QUICK, *arguments, "--plot", str(files["svg"]), "--trace", str(files["trace"])]) == 0
     out = capsys.readouterr().out
     for text in ("reference", "over eager", "2 inputs in turn", "of matmul's rate", "wall time of one call"):
         assert text in out
     facts = json.loads(files["json"].read_text())
-    assert [row["name"] for row in facts["ladder"]] == ["eager", "compiled", "reference"]
+    assert [row["name"] for row in facts["ladder"]] == ["eager", "compiled", "reference"], "each once"
     assert all(row.keys() == {"name", "compile_seconds", *report.ROW} for row in facts["ladder"])
     assert sum(row["seconds"] for row in facts["operators"]["rows"]) > 0
     assert all(path.is_file() for path in files.values())
 
 
 @pytest.mark.slow
-def test_generated_kernels_have_names_in_the_operators(capsys):
-    assert main([*QUICK, "--backend", "mvc", "--operators", "--json", "-"]) == 0
-    names = [row["name"] for row in json.loads(capsys.readouterr().out)["operators"]["rows"]]
-    assert [name for name in names if "cpp_fused" in name]
+@pytest.mark.parametrize("more", [[], ["--train"]], ids=["inference", "training"])
+def test_generated_kernels_have_names_and_bytes_in_the_operators(more, capsys):
+    assert main([*QUICK, *more, "--backend", "mvc", "--operators", "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    generated = [row for row in facts["operators"]["rows"] if row["name"].startswith("cpp_fused")]
+    assert generated
+    assert all(row["bytes"] > 0 for row in generated)
+    rate = facts["operators"]["flop_rate"]
+    assert 0 < rate <= facts["timing"]["ceiling_flops"], "a matrix product's, of the same run"
 
 
 def test_table_says_what_was_measured(capsys):
@@ -202,7 +208,12 @@ ERRORS = {
     "cache of a GPU": (["--flush-l2", "--device", "cpu"], "flushing the L2 cache needs CUDA"),
     "trace nowhere": (["--trace", "{tmp}/no/trace.json"], "cannot write --trace"),
     "json nowhere": (["--json", "{tmp}/no/facts.json"], "cannot write --json"),
+    "picture nowhere": (["--plot", "{tmp}/no/ladder.svg"], "cannot write --plot"),
+    "json in a folder's place": (["--json", "{tmp}"], "it is a folder; name a file"),
+    "graphs of graphs": (["--clock", "graph", "--mode", "reduce-overhead"], "--mode reduce-overhead captures itself"),
+    "graphs of tuned graphs": (["--clock", "graph", "--mode", "max-autotune"], "--mode max-autotune captures itself"),
 }
+EARLY = [case for case in ERRORS if case.endswith("nowhere") or "place" in case or "graphs" in case]
 
 
 @pytest.mark.parametrize("case", ERRORS)
@@ -217,6 +228,12 @@ def test_error_is_one_sentence_and_exit_status_2(case, tmp_path, capsys):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert fragment in err
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_what_would_fail_after_long_work_fails_before(case, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvc.compile.create_model", lambda *arguments, **options: pytest.fail("it began"))
+    assert main([*QUICK, *(argument.format(tmp=tmp_path) for argument in ERRORS[case][0])]) == 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvc import create_model, ladder
+from mvc.ceilings import count_flops
+from mvc.compiler import training_step
 from mvc.errors import UserError
 from mvc.ladder import Rung
 
@@ -74,8 +76,28 @@ def test_every_rung_has_its_figures(training):
     with torch.set_grad_enabled(training):
         measured = ladder.measure(model, rungs, X, rounds=2)
     assert list(measured.rows) == ["eager", "reference"]
-    assert measured.rows["eager"]["over_eager"] == 1
-    assert measured.rows["reference"]["images_per_second"] > 0
-    assert measured.rows["eager"]["peak_memory_bytes"] > 2**20
-    assert measured.rows["eager"]["peak_reserved_bytes"] is None
+    eager, reference = measured.rows.values()
+    assert eager["over_eager"] == eager["over_eager_low"] == eager["over_eager_high"] == 1
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    flops = count_flops(lambda: training_step(model, X[0]) if training else model(X[0]))
+    for row in (eager, reference):
+        assert row["p10_seconds"] <= row["median_seconds"] <= row["p90_seconds"]
+        assert row["over_eager_low"] <= row["over_eager"] <= row["over_eager_high"]
+        assert row["images_per_second"] == pytest.approx(2 / row["median_seconds"])
+        assert row["peak_memory_bytes"] > 2 * weights, "the process holds more than the model"
+        assert row["share_of_ceiling"] * measured.ceiling * row["median_seconds"] == pytest.approx(flops)
+        assert row["share_apart_from_scan"] > row["share_of_ceiling"]
+        assert row["peak_reserved_bytes"] is row["energy_joules_per_image"] is None, "a CPU does not tell"
     assert set(measured.alone) == {"scan", "matrix_product", "convolution_stage_1", "convolution_stage_2"}
+    assert 0 < measured.product_rate <= measured.ceiling
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.no_grad()
+def test_a_gpu_tells_its_memory_and_energy():
+    model, inputs = create_model("tiny").eval().cuda(), [x.cuda() for x in X]
+    row = ladder.measure(model, [Rung("eager", model)], inputs, rounds=2).rows["eager"]
+    assert sum(parameter.nbytes for parameter in model.parameters()) < row["peak_memory_bytes"]
+    assert row["peak_memory_bytes"] <= row["peak_reserved_bytes"]
+    assert 0 < row["energy_joules_per_image"] < 1000 * row["median_seconds"], "below 1 kW"

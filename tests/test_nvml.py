@@ -160,6 +160,29 @@ def test_a_mig_slice_is_read_from_its_gpu_and_said(monkeypatch):
     assert fake.calls[-1] == "nvmlShutdown"
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["by its UUID", "on the bus"])
+def test_a_gpu_in_slices_is_said_however_it_was_found(known, monkeypatch):
+    by_uuid = {} if known else {"nvmlDeviceGetHandleByUUID": error("NOT_FOUND")}
+    (note,) = seen(monkeypatch, nvmlDeviceGetMigMode=[1, 1], **by_uuid).notes
+    assert note.startswith("the device is a MIG slice")
+
+
+@pytest.mark.parametrize("answer", [error("NOT_SUPPORTED"), AttributeError("no such function"), [0, 1]], ids=repr)
+def test_a_whole_gpu_is_no_slice(answer, monkeypatch):
+    assert seen(monkeypatch, nvmlDeviceGetMigMode=answer).notes == []
+
+
+@pytest.mark.parametrize("more", [{}, {"nvmlInit": error("DRIVER_NOT_LOADED")}], ids=["NVML", "no NVML"])
+def test_of_several_gpus_the_measured_one_is_named(more, monkeypatch):
+    fake = FakeNvml(**more).install(monkeypatch)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    with nvml.watch(CUDA) as watch:
+        pass
+    assert fake.calls
+    assert watch.notes[0] == "of 4 GPUs that torch sees, the one at 00000000:17:00.0 was measured"
+    assert watch.notes[0] in nvml.lines(nvml.summary(watch))
+
+
 def test_an_exception_in_the_block_ends_the_sampling(monkeypatch):
     fake = FakeNvml().install(monkeypatch)
     watch = nvml.watch(CUDA)
@@ -219,10 +242,23 @@ def test_the_names_that_are_called_exist():
         assert callable(getattr(pynvml, name)), name
 
 
+REASONS = {
+    "GpuIdle": "idle",
+    "ApplicationsClocksSetting": "application clocks",
+    "SwPowerCap": "power cap",
+    "HwSlowdown": "hardware slowdown",
+    "SyncBoost": "sync boost",
+    "SwThermalSlowdown": "software thermal slowdown",
+    "HwThermalSlowdown": "hardware thermal slowdown",
+    "HwPowerBrakeSlowdown": "power brake",
+    "DisplayClockSetting": "display clocks",
+}
+
+
 def test_reasons_are_nvmls():
-    for name, value in vars(pynvml).items():
-        if name.startswith("nvmlClocksEventReason") and not name.endswith(("All", "None")):
-            assert value in nvml.REASONS, name
+    bits = {getattr(pynvml, f"nvmlClocksEventReason{name}"): meaning for name, meaning in REASONS.items()}
+    assert bits == nvml.REASONS
+    assert sum(bits) == pynvml.nvmlClocksEventReasonAll, "NVML knows no others"
 
 
 @pytest.mark.gpu

@@ -1,16 +1,21 @@
 """What a call's time goes to: names, work and shares, on a graph whose work is known."""
 
+import contextlib
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 from torch.nn import functional as F
-from torch.utils.flop_counter import sdpa_flop_count
+from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
 from mvc import ceilings, operators
 from mvc.errors import UserError
+from mvc.explanation import kernel_bytes
 from mvc.operators import Operator, Operators
+from mvc.torch_private import Step
 
 CPU = torch.device("cpu")
 
@@ -91,11 +96,128 @@ def test_flops_are_those_of_torchs_counter(profiled, training):
         assert sum(row.flops or 0 for row in profiled(run).rows) == expected
 
 
-@torch.no_grad()
-def test_flops_of_attention(profiled):
-    q, k, v = torch.randn(2, 4, 16, 8), torch.randn(2, 4, 24, 8), torch.randn(2, 4, 24, 8)
-    rows = profiled(lambda: F.scaled_dot_product_attention(q, k, v)).rows
-    assert [row.flops for row in rows if row.flops] == [sdpa_flop_count(q.shape, k.shape, v.shape)]
+@pytest.mark.parametrize("needed", ["input", "weight", "both"])
+def test_only_gradients_that_are_asked_for_count(profiled, needed):
+    x = torch.randn(2, 8, 9, 9, requires_grad=needed != "weight")
+    weight = torch.randn(16, 8, 3, 3, requires_grad=needed != "input")
+
+    def run():
+        F.conv2d(x, weight).sum().backward()
+
+    forward = 2 * (2 * 16 * 7 * 7) * (8 * 3 * 3)
+    (backward,) = (row.flops for row in profiled(run).rows if row.name == "aten::convolution_backward")
+    assert backward == ceilings.count_flops(run) - forward == (2 if needed == "both" else 1) * forward
+
+
+Q, K, V = (2, 4, 16, 8), (2, 4, 24, 8), (2, 4, 24, 12)  # (batch, heads, length, dim)
+Y = (2, 4, 16, 12)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["forward", "and backward"])
+def test_flops_of_attention(profiled, training):
+    tensors = [torch.randn(shape, requires_grad=training) for shape in (Q, K, K)]
+
+    def run():
+        y = F.scaled_dot_product_attention(*tensors)
+        if training:
+            y.sum().backward()
+
+    expected = [sdpa_flop_count(Q, K, K), *([sdpa_backward_flop_count(Q, Q, K, K)] if training else [])]
+    assert sorted(row.flops for row in profiled(run).rows if row.flops) == expected
+
+
+def swapped(shape):
+    """(batch, length, heads, dim), as some kernels on a GPU take it."""
+    batch, heads, length, dim = shape
+    return batch, length, heads, dim
+
+
+ORDERS = {"flash": swapped, "efficient": swapped, "cudnn": tuple}
+
+
+@pytest.mark.parametrize("kernel", ORDERS)
+def test_flops_of_attention_on_a_gpu_are_its_kernels(kernel):
+    """The operators that call these have none, or they would count twice."""
+    order = ORDERS[kernel]
+    q, k, v, y = ((key, order(shape), 2) for key, shape in enumerate((Q, K, V, Y), 1))
+    gradient = (5, order(Y), 2)
+    public = f"aten::_scaled_dot_product_{kernel}_attention"
+    nodes = [
+        call(f"aten::_{kernel}_attention_forward", [q, k, v], [y]),
+        call(f"aten::_{kernel}_attention_backward", [gradient, q, k, v, y], [q, k, v]),
+        call(public, [q, k, v], [y]),
+        call(f"{public}_backward", [gradient, q, k, v, y], [q, k, v]),
+    ]
+    assert operators._work(nodes)[1] == {
+        f"aten::_{kernel}_attention_forward": sdpa_flop_count(Q, K, V),
+        f"aten::_{kernel}_attention_backward": sdpa_backward_flop_count(Y, Q, K, V),
+    }
+
+
+def test_bytes_of_generated_kernels_are_inductors_count(profiled):
+    """Two loops that become one C++ kernel between the calls of libraries."""
+    x, weight = torch.randn(64, 256), torch.randn(256, 128)
+    run = torch.compile(
+        lambda x, w: ((x + 1) @ (w * 2)).relu(),
+        options={"fx_graph_cache": False, "cpp.enable_kernel_profile": True},
+    )
+    with torch.no_grad(), kernel_bytes() as kernels:
+        run(x, weight)
+        rows = profiled(lambda: run(x, weight), kernels=kernels).rows
+    generated = {row.name: (row.calls, row.bytes) for row in rows if row.name.startswith("cpp_fused")}
+    assert sorted(generated.values()) == [(1, 2 * 4 * 64 * 128), (1, 2 * 4 * (x.numel() + weight.numel()))]
+    assert generated.keys() == kernels.keys()
+
+
+ADD, PRODUCT, GIVEN = Step("generated", 8), Step("library", 100), Step("given", 50)
+
+
+@pytest.mark.parametrize(
+    ("graphs", "expected"),
+    [
+        ([("cpp_a extern_kernels.mm cpp_b", [ADD, PRODUCT, ADD])], {"cpp_a": 8, "cpp_b": 8}),
+        ([("cpp_a extern_kernels.mm", [ADD, ADD, ADD, PRODUCT])], {"cpp_a": 24}),
+        ([("triton_a.run triton_b.run triton_a.run", [ADD] * 3)], {"triton_a": 16, "triton_b": 8}),
+        ([("triton_a.run scan.run", [ADD, GIVEN])], {"triton_a": 8, "scan": None}),
+        ([("cpp_a", [ADD]), ("cpp_a", [ADD])], {"cpp_a": 16}),
+        ([("cpp_a cpp_b", [ADD] * 2), ("cpp_a", None)], {"cpp_a": None, "cpp_b": 8}),
+        ([("cpp_a", None), ("cpp_a", [ADD])], {"cpp_a": None}),
+        ([("triton_a.run", [ADD] * 2)], {"triton_a": None}),
+        ([("cpp_a cpp_b", [ADD] * 3)], {"cpp_a": None, "cpp_b": None}),
+        ([("cpp_a extern_kernels.mm", [PRODUCT, ADD])], {"cpp_a": None}),
+        ([("cpp_a aten.sort extern_kernels.mm", [ADD, PRODUCT])], {"cpp_a": None}),
+        ([("cpp_a extern_kernels.mm cpp_b", [ADD, PRODUCT])], {"cpp_a": None, "cpp_b": None}),
+    ],
+)
+def test_launches_take_the_bytes_of_their_steps_or_none(graphs, expected, monkeypatch):
+    @contextlib.contextmanager
+    def generated_code(observe):
+        for launches, steps in graphs:
+            observe("\n".join(["def call(self, args):", *(f"    {name}(buf0)" for name in launches.split())]), steps)
+        yield
+
+    monkeypatch.setattr("mvc.torch_private.generated_code", generated_code)
+    with kernel_bytes() as kernels:
+        assert kernels == expected
+
+
+def test_a_kernel_that_no_operator_launched_has_a_row_of_its_own():
+    def event(key, device_type, seconds):
+        return SimpleNamespace(
+            key=key, device_type=device_type, self_device_time_total=seconds * 1e6, device_time_total=seconds * 1e6
+        )
+
+    events = [
+        event("aten::mm", DeviceType.CPU, 2),
+        event("sm90_gemm", DeviceType.CUDA, 2),
+        event("triton_launched", DeviceType.CPU, 3),
+        event("triton_launched", DeviceType.CUDA, 3),
+        event("triton_in_a_graph", DeviceType.CUDA, 4),
+        event("cudaGraphLaunch", DeviceType.CPU, 0),
+    ]
+    kernels = {"triton_launched": 8, "triton_in_a_graph": None}
+    found = operators._working(events, torch.device("cuda"), kernels)
+    assert [each.key for each in found] == ["aten::mm", "triton_launched", "triton_in_a_graph"]
 
 
 def test_the_table_has_shares_of_both_ceilings():

@@ -35,7 +35,10 @@ def test_draws_every_rung(suffix, ladder, tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("ladder.pdf", "is neither .png nor .svg"), ("no-such-folder/ladder.png", "there is no folder no-such-folder")],
+    [
+        ("ladder.pdf", "is neither .png nor .svg"),
+        ("no-such-folder/ladder.png", "cannot write --plot no-such-folder/ladder.png: there is no folder"),
+    ],
 )
 def test_refused_at_once(path, message):
     with pytest.raises(UserError, match=message):

@@ -43,11 +43,13 @@ def test_measure_runs_everything_once_a_round(ticking):
     assert (measured.clock, measured.flushed, measured.discarded, measured.gpu) == ("wall", False, {}, None)
 
 
-def test_inputs_are_taken_in_turn_and_alike_for_all(ticking):
-    taken = {"a": [], "b": []}
-    runs = {name: seen.append for name, seen in taken.items()}
-    profiler.measure(runs, rounds=5, device=CPU, inputs=[("x",), ("y",), ("z",)])
-    assert taken["a"][-5:] == taken["b"][-5:] == ["x", "y", "z", "x", "y"]
+def test_each_call_takes_the_next_input_whichever_is_called(ticking):
+    calls = []
+    runs = {name: (lambda x, name=name: calls.append((name, x))) for name in "ab"}
+    profiler.measure(runs, rounds=30, device=CPU, inputs=[("x",), ("y",), ("z",)])
+    timed = calls[-60:]
+    assert [x for _, x in timed] == list("xyz" * 20), "an input comes again after all others, never at once"
+    assert {(name, x) for name, x in timed} == {(name, x) for name in "ab" for x in "xyz"}, "all inputs for all"
 
 
 def test_each_is_called_until_its_time_settles(monkeypatch):

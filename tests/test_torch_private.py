@@ -14,7 +14,7 @@ def test_inductor_knows_the_modes(mode):
 
 
 def test_inductor_compiles_a_graph_within_its_options_and_decompositions():
-    """The code that it writes is seen, with the bytes that it moves."""
+    """The code that it writes is seen, with its steps and the bytes that they move."""
     seen = []
     table = {torch.ops.aten.sin.default: torch.cos}
 
@@ -24,11 +24,11 @@ def test_inductor_compiles_a_graph_within_its_options_and_decompositions():
         )
 
     x = torch.linspace(0, 1, 7)
-    with torch_private.generated_code(lambda code, moved: seen.append((code, moved))):
+    with torch_private.generated_code(lambda code, steps: seen.append((code, steps))):
         torch.testing.assert_close(torch.compile(lambda x: x.sin() + 1, backend=backend)(x), x.cos() + 1)
-    ((code, moved),) = seen
+    ((code, steps),) = seen
     assert "def call(" in code
-    assert moved == 2 * 7 * 4
+    assert steps == [("generated", 2 * 7 * 4)]
 
 
 def test_cpp_compiler_is_found():
@@ -217,6 +217,8 @@ def test_inductor_writes_the_calls_of_onednn():
     def run(x, weight):
         return torch.ops.mvc.packed_linear(x, weight, None, "none", "")
 
-    with torch_private.generated_code(lambda code, moved: seen.append(code)):
+    with torch_private.generated_code(lambda code, steps: seen.append((code, steps))):
         torch.compile(run, options={"fx_graph_cache": False})(torch.randn(3, 16), weight)
-    assert "_linear_pointwise" in seen[0]
+    ((code, steps),) = seen
+    assert "_linear_pointwise" in code
+    assert [step.kind for step in steps] == ["library"]
