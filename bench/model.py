@@ -83,7 +83,7 @@ def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, de
 
     print(f"measuring {rounds} rounds ...", file=sys.stderr)
     timings = profiler.measure(runs, rounds=rounds, device=device).timings
-    ceiling = ceilings.best_rate(compute, timings)
+    ceiling = max(ceilings.rates(compute, timings).values())
     rows, best = {}, {}
     for name in models:
         ways = {how: timings[f"{name} {how}"] for how in ("eager", *HOWS)}

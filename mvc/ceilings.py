@@ -57,13 +57,8 @@ def copy(device: torch.device) -> tuple[Run, int]:
 
 
 def rates(ceilings: Mapping[str, tuple[Run, int]], timings: Mapping[str, Timing]) -> dict[str, float]:
-    """FLOP/s of each of `ceilings`, by their median times."""
+    """FLOP/s of each of `ceilings`, by their median times; the highest is what a model's rate is held against."""
     return {name: work / timings[name].median for name, (_, work) in ceilings.items()}
-
-
-def best_rate(ceilings: Mapping[str, tuple[Run, int]], timings: Mapping[str, Timing]) -> float:
-    """The ceiling: the highest of the rates."""
-    return max(rates(ceilings, timings).values())
 
 
 def _convolution(

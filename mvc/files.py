@@ -34,7 +34,11 @@ def require_folder(path: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
-    """Another name beside `path`, ending in `suffix`, for a file that takes `path`'s place at the end of the block."""
+    """Another name beside `path`, ending in `suffix`, for a file that takes `path`'s place at the end of the block; a
+    pipe or a device is itself written to."""
+    if path.exists() and not path.is_file():
+        yield path  # of a folder, whoever writes will hear
+        return
     with _partial(path, suffix) as partial:
         yield partial
         os.replace(partial, path)

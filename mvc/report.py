@@ -254,9 +254,6 @@ def write_json(facts: dict[str, Any], target: str) -> None:
         return
     path = Path(target)
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device; a folder is refused by opening it
-            path.write_text(text, encoding="utf-8")
-            return
         files.replace(path, text)
     except OSError as error:
         raise UserError(f"cannot write --json {target}: {error.strerror}") from error

@@ -82,7 +82,9 @@ class FuseBatchNorm(Pass):
             if reason := self._cost(node) or _obstacle(convolution, node, norm.args):
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
-            _rewrite(graph, node, CONVOLUTIONS[conv.name], dict(conv.args), norm.args)
+            folded = _fused(graph, node, CONVOLUTIONS[conv.name], dict(conv.args), norm.args)
+            folded.meta["stack_trace"] = convolution.meta.get("stack_trace")
+            node.replace_all_uses_with(folded)
             outcome.matches += 1
         return outcome
 
@@ -108,13 +110,12 @@ def _obstacle(convolution: fx.Node, node: fx.Node, norm: dict[str, Any]) -> str 
     return None
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, function: Callable, conv: dict[str, Any], norm: dict[str, Any]) -> None:
+def _fused(graph: fx.Graph, node: fx.Node, function: Callable, conv: dict[str, Any], norm: dict[str, Any]) -> fx.Node:
+    """The convolution with BatchNorm in its weight and bias, ahead of BatchNorm's `node`."""
     weight = conv["weight"]
     statistics = (norm["running_mean"], norm["running_var"], norm.get("weight"), norm.get("bias"))
     with graph.inserting_before(node):
         apply = functools.partial(insert, graph)
         rest = (weight, conv.get("bias"), *statistics, norm.get("eps", 1e-5))
         conv["weight"], conv["bias"] = _fold(apply, value(weight).dtype, len(shape(weight)), *rest)
-        folded = insert(graph, function, conv.pop("input"), **conv)
-    folded.meta["stack_trace"] = node.meta.get("stack_trace")
-    node.replace_all_uses_with(folded)
+        return insert(graph, function, conv.pop("input"), **conv)

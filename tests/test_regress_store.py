@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -216,3 +217,14 @@ def test_lost_parts_are_refused(part, tmp_path):
         if key in facts[part]:
             with pytest.raises(UserError, match=rf"lacks parts of a recording \('{key}'\)"):
                 store.read(path)
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = multiprocessing.get_context("fork").Pool(1)
+    text = reader.apply_async(path.read_text)
+    files.replace(path, "through it")
+    assert text.get(timeout=30) == "through it"
+    assert path.is_fifo()
+    reader.terminate()
