@@ -2,7 +2,9 @@
 
     python bench/offline.py --output bench/results/offline
 
-Code is generated and compiled without a GPU (`mvc.offline`); writes OUTPUT.json and the table OUTPUT.md.
+Code is generated and compiled without a GPU (`mvc.offline`); writes OUTPUT.json and the tables OUTPUT.md: both sides,
+and what each pass and each choice of the model is worth. `--budgets DIR` also
+writes ours in the first dtype as budgets.
 """
 
 from __future__ import annotations
@@ -32,37 +34,56 @@ from mvc.offline.targets import TARGETS, find
 
 VARIANTS, DTYPES, BATCH, SIDE = ("T", "S"), ("float16", "bfloat16"), 128, 224
 COMPARED = ("sm_80", "sm_90")  # with stock; the others are generated for their registers and spills
+PUBLISHED, FUSING = "bench.published:create_model", ("fuse_depthwise", "fuse_movement")
+# From stock to ours: what is added, and what is asked for. For the first variant, dtype and compared target.
+STEPS = (
+    ("published arithmetic, Inductor alone", {"passes": "none", "builder": PUBLISHED}),
+    ("its mixers through fuse_depthwise, fuse_movement", {"passes": FUSING, "builder": PUBLISHED}),
+    ("the model and the scan of mvc", {"passes": ("lower_scan",)}),
+    ("what parameters alone decide, computed once", {"passes": ("lower_scan",), "frozen": True}),
+    ("fuse_batch_norm", {"passes": ("lower_scan", "fuse_batch_norm"), "frozen": True}),
+    ("fuse_cat: all passes", {"frozen": True}),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="without .json and .md")
-    output = parser.parse_args().output
+    parser.add_argument("--budgets", type=Path, metavar="DIR", help=f"also write ours in {DTYPES[0]} there, as budgets")
+    args = parser.parse_args()
+    output = args.output
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "versions": f"torch {torch.__version__}, triton {triton.__version__}",
-        "rows": [row(*each) for each in itertools.product(VARIANTS, DTYPES, TARGETS)],
+        "rows": [row(*each, args.budgets) for each in itertools.product(VARIANTS, DTYPES, TARGETS)],
+        "steps": [{"step": name, **step(asked)} for name, asked in STEPS],
     }
     files.replace(output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     files.replace(output.with_suffix(".md"), page(facts))
     print(page(facts))
 
 
-def row(variant: str, dtype: str, target: str) -> dict[str, Any]:
+def row(variant: str, dtype: str, target: str, budgets: Path | None) -> dict[str, Any]:
     sizes = (variant, BATCH, SIDE, SIDE, dtype)
-    facts = {"variant": variant, "dtype": dtype, "target": target, "mvc": made(Request(*sizes, frozen=True), target)}
+    facts = {"variant": variant, "dtype": dtype, "target": target}
+    facts["mvc"] = made(Request(*sizes, frozen=True), target, budgets=budgets if dtype == DTYPES[0] else None)
     if target in COMPARED:
-        stock = Request(*sizes, passes="none", builder="bench.published:create_model")
-        facts["stock"] = made(stock, target)
+        facts["stock"] = made(Request(*sizes, **STEPS[0][1]), target)
     return facts
 
 
-def made(request: Request, target: str) -> dict[str, Any]:
+def step(asked: dict[str, Any]) -> dict[str, Any]:
+    return made(Request(VARIANTS[0], BATCH, SIDE, SIDE, DTYPES[0], **asked), COMPARED[-1], kernels=False)
+
+
+def made(request: Request, target: str, *, kernels: bool = True, budgets: Path | None = None) -> dict[str, Any]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        manifest = generate(request, find(target), Path(folder))
+        manifest = generate(request, find(target), Path(folder) / "code", kernels=kernels)
+    if budgets is not None:
+        budget.update(manifest, budgets)
     entry = budget.measured(manifest)
     least = estimate.floor(manifest)
     facts = {
@@ -87,10 +108,17 @@ def page(facts: dict[str, Any]) -> str:
         rows.append([*cells, floor, ours["largest registers"], ours["spills"]])
     headers = ["", "dtype", "target", "launches", "Triton and scan, GB", "library, GB", "floor", "registers", "spills"]
     table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    steps = [
+        [each["step"], each["launches"], f"{_value(each, 'own') / 1e9:.2f}", f"{each['extern bytes'] / 1e9:.2f}"]
+        for each in facts["steps"]
+    ]
+    headers = ["step by step", "launches", "Triton and scan, GB", "library, GB"]
+    by_steps = tabulate(steps, headers=headers, tablefmt="github", disable_numparse=True)
     return (
         f"Batch {BATCH}, {SIDE} x {SIDE}, channels_last, inference, frozen; {facts['versions']}, commit "
         f"{facts['commit']}, {facts['date']}. Ours / stock Inductor's on the published arithmetic (ratio); the floor "
-        f"is launches and GB in Triton kernels around the same library calls. Nothing here is a time.\n\n{table}\n"
+        f"is launches and GB in Triton kernels around the same library calls. Nothing here is a time.\n\n{table}\n\n"
+        f"{VARIANTS[0]}, {DTYPES[0]}, {COMPARED[-1]}:\n\n{by_steps}\n"
     )
 
 

@@ -11,7 +11,7 @@ from mvc.errors import UserError
 from mvc.offline import budget, device
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
-from mvc.offline.targets import find
+from mvc.offline.targets import TARGETS, find
 
 COMMITTED = Path(__file__).parents[1] / "bench" / "budgets"
 NAME = "T, inference, batch 128, 224 x 224, float16, passes all, frozen"
@@ -38,17 +38,41 @@ def test_what_appeared_is_named_with_its_line():
     assert budget.compare(changed, budget.measured(sample())) == [
         "1 more: forward triton copy from functional.py: x.contiguous() (functional.py:9: x.contiguous())",
         "1 fewer: forward triton norm from functional.py: y = f(x)",
+        "triton bytes: 22,001,000 allowed, 34,000,000 generated",
         "largest registers: 32 allowed, 255 generated",
         "spills: 0 allowed, 8 generated",
-        "triton bytes: 22,001,000 allowed, 34,000,000 generated",
     ]
     fewer = budget.compare(sample(launches=LAUNCHES[1:]), budget.measured(sample()))
     assert fewer[0] == "launches: 4 allowed, 3 generated"
 
 
-def test_a_moved_line_is_no_difference():
-    moved = tuple(dataclasses.replace(each, source=("functional.py:99: y = f(x)",)) for each in LAUNCHES)
-    assert budget.compare(sample(launches=moved), budget.measured(sample())) == []
+@pytest.mark.parametrize("by", [1, 3, 90, 995])
+def test_moved_lines_are_no_difference(by):
+    lines = ["functional.py:{}: x = f(linear(x)) > functional.py:{}: return x[:1:2]", "model.py:{}: y = g(x)"]
+    here, there = (tuple(line.format(9 + by * moved, 97 + by * moved) for line in lines) for moved in (False, True))
+    before, after = (
+        sample(launches=tuple(dataclasses.replace(each, source=source) for each in LAUNCHES))
+        for source in (here, there)
+    )
+    assert budget.compare(after, budget.measured(before)) == []
+    assert any(
+        "x = f(linear(x)) > functional.py: return x[:1:2]" in name for name in budget.measured(after)["launches"]
+    )
+
+
+def test_kernels_of_one_name_are_two_in_a_training_step():
+    backward = dataclasses.replace(LAUNCHES[0], phase="backward")
+    assert budget.measured(sample(launches=(*LAUNCHES, backward)))["kernels"] == 4
+
+
+@pytest.mark.parametrize("without", ["spills", "launches"])
+def test_an_entry_that_does_not_say_all_is_one_sentence(tmp_path, without):
+    path = budget.update(sample(), tmp_path)
+    facts = json.loads(path.read_text())
+    del facts["models"][NAME][without]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=rf"{NAME}.* differs in {without}; write it anew with --update-budget"):
+        entry(tmp_path, sample())
 
 
 def test_other_versions_are_reported():
@@ -83,17 +107,25 @@ def test_a_model_without_a_budget_is_one_sentence(tmp_path):
         entry(tmp_path, sample(model={**sample().model, "variant": "S"}))
 
 
+@pytest.mark.parametrize("variant", ["T", "S"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_committed_budgets_hold_the_published_sizes(target, variant):
+    request = Request(variant, 128, 224, 224, "float16", frozen=True)
+    assert budget.find(COMMITTED, target, dataclasses.asdict(request))["spills"] == 0
+
+
 def committed():
     for path in sorted(COMMITTED.glob("*.json")):
         for name, allowed in json.loads(path.read_text())["models"].items():
-            yield pytest.param(path.stem, allowed, id=f"{path.stem}-{name.replace(', ', '-')}")
+            yield pytest.param(path.stem, allowed["model"], id=f"{path.stem}-{name.replace(', ', '-')}")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not()))
-@pytest.mark.parametrize(("target", "allowed"), list(committed()))
-def test_the_committed_budgets_are_kept(target, allowed, tmp_path):
-    manifest = generate(Request(**allowed["model"]), find(target), tmp_path)
+@pytest.mark.parametrize(("target", "model"), list(committed()))
+def test_the_committed_budgets_are_kept(target, model, tmp_path):
+    allowed = budget.find(COMMITTED, target, model)
+    manifest = generate(Request(**model), find(target), tmp_path)
     if (reason := budget.other_versions(manifest, allowed)) is not None:
         pytest.skip(reason)
     assert budget.compare(manifest, allowed) == []

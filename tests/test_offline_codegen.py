@@ -1,14 +1,19 @@
 """GPU code without a GPU: what is generated, where each launch came from, and what its binaries need."""
 
 import ast
+import json
 import re
 
 import pytest
 import torch
+from mvc.kernels import scan
+from offline_sample import sample
+from torch import fx
 
 from mvc import create_model
+from mvc.ceilings import count_flops
 from mvc.errors import UserError
-from mvc.offline import codegen, device, kernels
+from mvc.offline import codegen, device, kernels, torch_private
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
 from mvc.offline.manifest import Manifest
@@ -31,11 +36,59 @@ def call(args):
 """
 
 
+BROKEN_PASS = """
+from mvc.offline.codegen import Request, generate
+from mvc.passes.lower_scan import LowerScan
+
+def broken(self, graph):
+    raise RuntimeError("broken pass")
+
+LowerScan.__call__ = broken
+generate(Request("tiny", 1, 64, 64, "float16"))
+"""
+
+CHUNKS = """
+import json
+from mvc import create_model
+from mvc.offline.codegen import Request, generate, launches_of
+
+def build(variant, **options):
+    return create_model(variant, window_sizes=(16, 2), **options)  # 256 steps, two chunks
+
+(code,) = generate(Request("tiny", 1, 256, 256, "float32", builder="__main__:build")).codes
+combining = [each for each in launches_of(code, "forward") if each.name.startswith("combine_kernel")]
+print(json.dumps([(each.reads, each.writes) for each in combining]))
+"""
+
+CONCATENATION = """
+import contextlib, json, torch
+from mvc.backend import Options, compile_graph
+from mvc.offline import codegen, torch_private
+
+def f(x, w, v, u):
+    a, b = torch.softmax(x @ w, -1), torch.softmax(x @ v, -1)
+    return torch.cat([a, b, *(a + i for i in range(9))], 1) @ u
+
+def backend(graph, examples):
+    compile_graph(graph, examples, Options.parse({"passes": "none", **torch_private.OPTIONS}))
+    return codegen.not_run
+
+with torch_private.fake_mode(), torch.no_grad(), torch_private.captured_code() as codes:
+    tensors = [torch.empty(size, 64, device="cuda:0") for size in (64, 64, 64, 11 * 64)]
+    with contextlib.suppress(torch_private.NotRun):
+        torch.compile(f, backend=backend, fullgraph=True)(*tensors)
+launches = codegen.launches_of(codes[0], "forward")
+print(json.dumps([(each.kind, each.reads, each.writes) for each in launches]))
+"""
+
+NAMES = ["triton_poi_fused_add_0", "extern_kernels.mm", "torch.ops.aten.topk.default"]
+
+
 def test_launches_are_the_steps_of_the_schedule_in_order():
     steps = [
-        Step("triton", [], {"buf1": 8}, {"buf0": 4}),
-        Step("extern", [], {"buf0": 4, "arg0": 12}, {"buf1": 8}, 100),
-        Step("extern", [], {"buf1": 2}, {"buf2": 1}),
+        Step("triton", NAMES[0], [], {"buf1": 8}, {"buf0": 4}),
+        Step("extern", NAMES[1], [], {"buf0": 4, "arg0": 12}, {"buf1": 8}, 100),
+        Step("extern", NAMES[2], [], {"buf1": 2}, {"buf2": 1}),
     ]
     launches = codegen.launches_of(Code(WRAPPER, steps, [], []), "forward")
     assert [(each.kind, each.name, each.bytes_read, each.flops) for each in launches] == [
@@ -45,10 +98,32 @@ def test_launches_are_the_steps_of_the_schedule_in_order():
     ]
 
 
-@pytest.mark.parametrize("kinds", [["triton", "extern"], ["extern", "triton", "extern"]], ids=["fewer", "other order"])
-def test_a_schedule_that_does_not_fit_the_wrapper_is_an_error(kinds):
-    with pytest.raises(RuntimeError, match="schedule"):
-        codegen.launches_of(Code(WRAPPER, [Step(kind, [], {}, {}) for kind in kinds], [], []), "forward")
+@pytest.mark.parametrize("names", [NAMES[:2], [NAMES[0], *NAMES[:0:-1]]], ids=["fewer", "swapped"])
+def test_a_schedule_that_does_not_fit_the_wrapper_is_an_error(names):
+    steps = [Step("triton" if name.startswith("triton") else "extern", name, [], {}, {}) for name in names]
+    with pytest.raises(RuntimeError, match=r"the forward wrapper .* schedule"):
+        codegen.launches_of(Code(WRAPPER, steps, [], []), "forward")
+
+
+def test_the_source_is_the_models_own_line_and_its_caller():
+    frames = [
+        (__file__, 1),
+        (codegen.__file__, 1),
+        (__file__, 3),
+        (torch.nn.functional.__file__, 5849),
+        (scan.__file__, 5),
+    ]
+    trace = "".join(f'  File "{file}", line {line}, in f\n    text\n' for file, line in frames)
+    graph = fx.Graph()
+    inner, torchs = graph.placeholder("x"), graph.placeholder("y")
+    inner.meta["stack_trace"], torchs.meta["stack_trace"] = trace, trace.partition("File")[0]
+    (launch, *_) = codegen.launches_of(
+        Code(WRAPPER, [Step("extern", name, [inner, torchs], {}, {}) for name in NAMES], [], []), "forward"
+    )
+    first, second = launch.source[0].split(" > ")
+    assert first.startswith('codegen.py:1: """Generates a model')
+    assert second == "test_offline_codegen.py:3: import ast"
+    assert len(launch.source) == 1
 
 
 def test_kernels_are_found_in_a_wrapper():
@@ -79,6 +154,7 @@ def test_a_model_becomes_a_manifest_of_launches_and_binaries(training, tmp_path)
     manifest = generate(asked, find("sm_90"), tmp_path, sass=not training)
     assert Manifest.read(tmp_path) == manifest
     check_launches(manifest, tmp_path)
+    check_library_calls(manifest)
     check_binaries(manifest, tmp_path)
 
 
@@ -94,7 +170,37 @@ def check_launches(manifest, folder):
     assert all(scan.flops > 0 for scan in scans)
     concatenates = any("_cat_" in launch.name for launch in manifest.launches)
     assert concatenates == manifest.model["training"], "in inference the scan writes into its half"
-    assert sum(launch.flops for launch in manifest.launches) > 0
+    made = {name for launch in manifest.launches for name in launch.writes}
+    read = {name for launch in manifest.launches for name in launch.reads if name.startswith("buf")}
+    assert read <= made, "elements of results and parts of concatenations are known by their names"
+
+
+def check_library_calls(manifest):
+    calls = [launch for launch in manifest.launches if launch.kind == "extern"]
+    attention = [launch for launch in calls if "attention" in launch.name and launch.phase == "forward"]
+    # Attention's backward computes its weights, half of the forward's work, once more; eager on "meta" keeps them.
+    again = sum(launch.flops for launch in attention) // 2 if manifest.model["training"] else 0
+    assert sum(launch.flops for launch in calls) == eager_flops(manifest.model) + again
+    (projection,) = {
+        (launch.bytes_read, launch.bytes_written)
+        for launch in calls
+        if launch.phase == "forward" and "x_proj" in launch.source[0] and launch.bytes_written == 2 * 32 * 20
+    }
+    assert projection == (2 * (32 * 32 + 32 * 20), 2 * 32 * 20), "of 64 channels it reads the half that it is given"
+
+
+def eager_flops(asked):
+    changes = {"drop_path_rate": 0.0} if asked["training"] else {}
+    model = create_model("tiny", device="meta", dtype=torch.float16, **changes).train(asked["training"])
+    x = torch.empty(asked["batch"], 3, asked["height"], asked["width"], dtype=torch.float16, device="meta")
+
+    def run():
+        with torch.set_grad_enabled(model.training):
+            scores = model(x)
+            if model.training:
+                scores.backward(torch.empty_like(scores))
+
+    return count_flops(run)
 
 
 def check_binaries(manifest, folder):
@@ -107,6 +213,52 @@ def check_binaries(manifest, folder):
         assert kernel.spills == 0, name
         assert 0 < kernel.occupancy <= 1, name
         assert manifest.model["training"] or kernel.sass["EXIT"] > 0
+
+
+@pytest.mark.slow
+@needs_device
+def test_chunks_of_a_scan_read_what_they_change(tmp_path):
+    done = device.run(["-c", CHUNKS], find("sm_90"), scratch=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    states = 4 * 2 * 32 * 8  # bytes of a float32 for two chunks, 32 channels and 8 states
+    ((reads, writes),) = json.loads(done.stdout)
+    assert list(writes.values()) == [states]
+    assert sorted(reads.values()) == [states, states]  # each chunk's own state, which it replaces, and its decay
+    assert writes.items() <= reads.items()
+
+
+@pytest.mark.slow
+@needs_device
+def test_what_is_concatenated_in_place_counts_as_the_whole(tmp_path):
+    done = device.run(["-c", CONCATENATION], find("sm_90"), scratch=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    launches = json.loads(done.stdout)
+    kernels = [writes for kind, _, writes in launches if kind == "triton"]
+    ((name, size),) = kernels[0].items()
+    assert size == 4 * 64 * 64
+    assert kernels[1] == {name: 10 * size}
+    assert launches[-1][1][name] == 11 * size
+
+
+@pytest.mark.slow
+@needs_device
+def test_a_pass_that_raises_is_an_error(tmp_path):
+    done = device.run(["-c", BROKEN_PASS], find("sm_90"), scratch=tmp_path, timeout=120)
+    assert done.returncode == 1
+    assert "RuntimeError: broken pass" in done.stderr
+
+
+@needs_device
+def test_what_cannot_be_counted_is_an_error():
+    assert torch_private._flops(None, "extern_kernels.topk") == 0
+    with pytest.raises(RuntimeError, match=r"the FLOPs of aten\.convolution, which came from None, cannot be counted"):
+        torch_private._flops(None, "aten.convolution")
+
+
+def test_named_passes_are_the_same_in_a_manifest_that_was_read(tmp_path):
+    manifest = sample(model={**sample().model, "passes": ("lower_scan",)})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.as_dict()))
+    assert Manifest.read(tmp_path) == manifest
 
 
 @needs_device

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from mvc.kernels.cpu_scan import cache_folder
 
 from mvc.errors import UserError
 from mvc.offline import device
@@ -34,6 +35,25 @@ print(x.cpu().tolist())
 """
 
 
+COMPILES = """
+import torch, triton
+import triton.language as tl
+
+torch._inductor.config.compile_threads = 1
+
+@triton.jit
+def kernel(p_x):
+    tl.store(p_x, 1.0)
+
+x = torch.empty(4, device="cuda")
+for run in (lambda: kernel[(1,)](x), lambda: torch.compile(lambda x: x.sin() + 1)(x)):
+    try:
+        run()
+    except RuntimeError:
+        print("refused")
+"""
+
+
 def run(code, tmp_path, target="sm_90", timeout=120):
     done = device.run(["-c", code], find(target), scratch=tmp_path, timeout=timeout)
     assert done.returncode == 0, done.stderr
@@ -54,21 +74,40 @@ def test_launches_are_refused_and_change_nothing(tmp_path):
 
 @needs_device
 def test_nothing_leaks_into_this_process_or_its_caches(tmp_path, monkeypatch):
-    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "ours"))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "compiles.py").write_text(COMPILES)  # Triton reads the source of its kernels
+    monkeypatch.setenv("MVC_CACHE_DIR", str(cache_folder()))  # where the stand-in is
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        (elsewhere / name).mkdir(parents=True)
+        monkeypatch.setenv(name, str(elsewhere / name))
     before, available = dict(os.environ), torch.cuda.is_available()
-    code = "import os, torch; print(os.environ['TRITON_CACHE_DIR'], os.environ['TORCHINDUCTOR_CACHE_DIR'])"
-    for folder in run(code, tmp_path / "scratch").split():
-        assert folder.startswith(str(tmp_path / "scratch"))
+    done = device.run([str(scratch / "compiles.py")], find("sm_90"), scratch=scratch, timeout=300)
+    assert done.stdout == "refused\nrefused\n", done.stderr
+    assert list(scratch.glob("triton/**/*.cubin"))
+    assert list(scratch.glob("inductor/**/*.py"))
+    assert [path for path in elsewhere.rglob("*") if not path.is_dir()] == []
     assert dict(os.environ) == before
     assert torch.cuda.is_available() == available
-    assert not (tmp_path / "ours").exists()
 
 
 @needs_device
 def test_a_process_that_hangs_is_stopped(tmp_path):
     with pytest.raises(UserError, match="took longer than 1 s and was stopped"):
         run("import time; time.sleep(60)", tmp_path, timeout=1)
+
+
+@needs_device
+def test_a_compiler_that_hangs_is_stopped(tmp_path, monkeypatch):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\nsleep 60\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("MVC_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(device, "BUILD_TIMEOUT", 1.0)
+    with pytest.raises(UserError, match=r"the stand-in device cannot be built: .*cc took longer than 1 s"):
+        run("", tmp_path)
 
 
 @needs_device
@@ -92,9 +131,13 @@ def test_an_unknown_target_is_named():
         (lambda patch: patch.setattr("importlib.util.find_spec", lambda name: None), "triton is not installed"),
         (lambda patch: patch.setattr("torch.version.cuda", None), "built without CUDA|triton is not installed"),
         (lambda patch: patch.setattr("torch.__version__", "3.1.0"), "torch is 3.1.0|triton is not|without CUDA"),
+        (
+            lambda patch: patch.setattr("torch.version.cuda", "12.8"),
+            r"torch [\w.+]+ is built for CUDA 12.8 and triton's headers are of CUDA 13; install|torch is|triton is not",
+        ),
         (lambda patch: patch.setenv("CC", "no-such-compiler"), "no C compiler 'no-such-compiler'|triton|without CUDA"),
     ],
-    ids=["system", "triton", "cuda", "torch", "compiler"],
+    ids=["system", "triton", "cuda", "torch", "other-cuda", "compiler"],
 )
 def test_what_is_missing_is_one_sentence(change, sentence, monkeypatch):
     change(monkeypatch)

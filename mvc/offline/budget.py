@@ -17,6 +17,9 @@ from mvc.offline.manifest import Launch, Manifest
 FORMAT = "mvc.budget/1"
 Entry = dict[str, Any]  # what `measured` gives
 ENFORCED = ("torch", "triton")  # another version of these generates other code
+MOVED = tuple(f"{kind} bytes" for kind in ("triton", "scan", "extern"))
+COUNTED = (*MOVED, "kernels", "largest registers", "spills")
+LINE = re.compile(r"(\w\.py):\d+:")
 
 
 def key(model: dict[str, Any]) -> str:
@@ -35,7 +38,7 @@ def key(model: dict[str, Any]) -> str:
 
 def measured(manifest: Manifest) -> Entry:
     """The entry of a manifest."""
-    moved = Counter({f"{kind} bytes": 0 for kind in ("triton", "scan", "extern")})
+    moved = Counter(dict.fromkeys(MOVED, 0))
     for launch in manifest.launches:
         moved[f"{launch.kind} bytes"] += launch.bytes_moved
     return {
@@ -43,15 +46,15 @@ def measured(manifest: Manifest) -> Entry:
         "versions": {name: manifest.versions[name] for name in ENFORCED},
         "launches": dict(sorted(Counter(map(_described, manifest.launches)).items())),
         **moved,
-        "kernels": len({launch.name for launch in manifest.launches if launch.kind != "extern"}),
+        "kernels": len({(launch.phase, launch.name) for launch in manifest.launches if launch.kind != "extern"}),
         "largest registers": max((kernel.registers for kernel in manifest.kernels.values()), default=0),
         "spills": sum(kernel.spills for kernel in manifest.kernels.values()),
     }
 
 
 def _described(launch: Launch) -> str:
-    """A launch by its kind, and where it came from without line numbers, which any edit moves."""
-    source = re.sub(r":\d+:", ":", next(iter(launch.source), "unknown"), count=1)
+    """A launch by its kind, and where its result came from without line numbers, which any edit moves."""
+    source = LINE.sub(r"\1:", next(iter(launch.source), "unknown"))
     name = re.sub(r"_\d+$", "", launch.name)
     return f"{launch.phase} {launch.kind} {name} from {source}"
 
@@ -63,17 +66,20 @@ def find(folder: Path, target: str, model: dict[str, Any]) -> Entry:
         model: `Manifest.model`.
 
     Raises:
-        UserError: no budget for this model and target.
+        UserError: no budget for this model and target, or one that does not say just what is measured.
     """
-    path = folder / f"{target}.json"
+    path, name = folder / f"{target}.json", key(model)
     entries = _read(path)
-    if key(model) not in entries:
-        raise UserError(f"{path} has no budget for {key(model)!r}; write one with --update-budget")
-    return entries[key(model)]
+    if name not in entries:
+        raise UserError(f"{path} has no budget for {name!r}; write one with --update-budget")
+    if unknown := entries[name].keys() ^ {"model", "versions", "launches", *COUNTED}:
+        differing = ", ".join(sorted(unknown))
+        raise UserError(f"{path}: the budget for {name!r} differs in {differing}; write it anew with --update-budget")
+    return entries[name]
 
 
 def compare(manifest: Manifest, allowed: Entry) -> list[str]:
-    """How the manifest differs from its entry, a line each; empty where it does not."""
+    """How the manifest differs from its entry, which `find` gives, a line each; empty where it does not."""
     seen = measured(manifest)
     before, after = Counter(allowed["launches"]), Counter(seen["launches"])
     where = {_described(launch): ", ".join(launch.source) for launch in manifest.launches}
@@ -81,7 +87,7 @@ def compare(manifest: Manifest, allowed: Entry) -> list[str]:
     lines += [f"{count} fewer: {name}" for name, count in sorted((before - after).items())]
     if before.total() != after.total():
         lines.insert(0, f"launches: {before.total()} allowed, {after.total()} generated")
-    for name in sorted(allowed.keys() - {"model", "versions", "launches"}):
+    for name in COUNTED:
         if allowed[name] != seen[name]:
             lines.append(f"{name}: {allowed[name]:,} allowed, {seen[name]:,} generated")
     return lines

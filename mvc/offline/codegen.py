@@ -12,9 +12,8 @@ import linecache
 import math
 import pkgutil
 import re
-import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +23,13 @@ from torch import fx, nn
 from mvc.backend import Options, compile_graph
 from mvc.explanation import LAUNCH
 from mvc.kernels import rules
-from mvc.offline import torch_private
+from mvc.offline import child, torch_private
 from mvc.offline.manifest import Launch
 from mvc.offline.torch_private import Code, NotRun, Step
 from mvc.passes.freeze import Split
 
 PHASES = ("forward", "backward")
-KERNELS = Path(rules.__file__).parent  # whose functions the model calls
+LIBRARIES = (Path(rules.__file__).parent, Path(torch.__file__).parent)  # whose functions the model calls
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
 
 
@@ -73,8 +72,6 @@ class Generated(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     request, folder = Request(**json.loads(arguments[0])), Path(arguments[1])
-    for name in (*PHASES, "constants"):
-        (folder / f"{name}.py").unlink(missing_ok=True)
     generated = generate(request)
     if generated.constants is not None:
         (folder / "constants.py").write_text(generated.constants, encoding="utf-8")
@@ -99,7 +96,8 @@ def generate(request: Request) -> Generated:
     fakes = torch_private.fake_mode()
     model = build(request, "meta")
     _fake_tensors(model, fakes)
-    options = Options.parse({"passes": request.passes, "frozen": request.frozen, **torch_private.OPTIONS})
+    asked = {"passes": request.passes, "frozen": request.frozen, "strict": True}
+    options = Options.parse({**asked, **torch_private.OPTIONS})
     inputs, constants = [], None
 
     def backend(graph_module: fx.GraphModule, examples: list[Any]) -> Any:
@@ -164,7 +162,11 @@ def _fake_tensors(model: nn.Module, fakes: contextlib.AbstractContextManager) ->
 
 
 def launches_of(code: Code, phase: str) -> list[Launch]:
-    """The wrapper's launches, each with the step of the schedule that it belongs to: both are in one order."""
+    """The wrapper's launches, each with the step of the schedule that it belongs to: both are in one order.
+
+    Raises:
+        RuntimeError: they are not.
+    """
     names = LAUNCH.findall(code.wrapper)
     if len(names) != len(code.steps):
         raise RuntimeError(f"the {phase} wrapper has {len(names)} launches for {len(code.steps)} steps of the schedule")
@@ -172,16 +174,16 @@ def launches_of(code: Code, phase: str) -> list[Launch]:
 
 
 def _launch(name: str, step: Step, phase: str) -> Launch:
-    library = "." in name
-    if library != (step.kind == "extern"):
-        raise RuntimeError(f"the wrapper calls {name} where the schedule has a {step.kind} step")
+    if name != step.name:
+        raise RuntimeError(f"the {phase} wrapper launches {name} where the schedule has {step.name}")
+    origins = step.origins[::-1]  # what gives the result first
     return Launch(
         kind=step.kind,
         name=name,
-        kernels=() if library else (name,),
+        kernels=() if step.kind == "extern" else (name,),
         phase=phase,
-        source=_unique(filter(None, map(_source, step.origins))),
-        ops=_unique(str(node.target) for node in step.origins if node.op == "call_function"),
+        source=tuple(dict.fromkeys(filter(None, map(_source, origins)))),
+        ops=tuple(dict.fromkeys(str(node.target) for node in origins if node.op == "call_function")),
         reads=step.reads,
         writes=step.writes,
         flops=_scan_flops(step.sizes) if step.kind == "scan" else step.flops,
@@ -200,22 +202,15 @@ def _scan_flops(sizes: dict[str, tuple[int, ...]]) -> int:
     return rules.flops(rows, None, (dim, states))
 
 
-def _unique(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(texts)))
-
-
 def _source(node: fx.Node) -> str | None:
-    """The innermost line of the model's own code, as "functional.py:268: y = selective_scan("."""
+    """The innermost line of the model's own code, after the line that calls it; see `Launch.source`."""
     frames = [
-        (file, int(line))
+        f"{Path(file).name}:{line}: {linecache.getline(file, int(line)).strip()}"
         for file, line in FRAME.findall(node.meta.get("stack_trace") or "")
-        if not Path(file).is_relative_to(KERNELS)
+        if not any(Path(file).is_relative_to(library) for library in LIBRARIES)
     ]
-    if not frames:
-        return None
-    file, line = frames[-1]
-    return f"{Path(file).name}:{line}: {linecache.getline(file, line).strip()}"
+    return " > ".join(frames[-2:]) or None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    child.serve(main)

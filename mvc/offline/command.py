@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mvc import files
 from mvc.backend import Options
 from mvc.config import get_config
 from mvc.errors import UserError
@@ -28,8 +29,10 @@ SHARED = ("variant", "batch", "size", "dtype", "train", "backend", "passes", "fr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("GPU code without a GPU")
     add = group.add_argument
-    add("--target", choices=TARGETS, help="generate the code for this card, and compile its kernels")
-    add("--output", metavar="DIR", type=Path, help="folder for the code (default VARIANT-TARGET)")
+    cards = ", ".join(f"{target.name} ({target.card})" for target in TARGETS.values())
+    add("--target", metavar="CARD", help=f"generate the code for this card, and compile its kernels: {cards}")
+    output = "folder for the code, of which nothing else is part: replaced whole (default VARIANT-TARGET)"
+    add("--output", metavar="DIR", type=Path, help=output)
     add("--sass", action="store_true", help="with --target: count each binary's instructions")
     add("--replay", action="store_true", help="with --target: run the code at batch 1 on the CPU, against eager")
     folder = {"metavar": "DIR", "type": Path, "nargs": "?", "const": BUDGETS}
@@ -49,12 +52,17 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
     for name, given in vars(args).items():
         if name not in (*OWN, *SHARED) and given != default(name):
             raise UserError(f"--{name.replace('_', '-')} has no meaning with --target; leave it out")
-    request, target = _request(args), find(args.target)
+    if args.check_budget and args.update_budget:
+        raise UserError("--update-budget overwrites what --check-budget compares with; leave one of them out")
+    target, request = find(args.target), _request(args)
     allowed = budget.find(args.check_budget, target.name, dataclasses.asdict(request)) if args.check_budget else None
+    if args.json and args.json != "-":
+        files.require_folder(Path(args.json), "--json")
     folder = args.output or Path(f"{args.variant}-{args.target}")
     progress = Progress(quiet=args.quiet)
     with progress.step(f"generating code for {args.target}"):
         manifest = generate(request, target, folder, sass=args.sass)
+    page = report.write_page(manifest, folder)  # stays where the replay fails
     replayed = None
     if args.replay:
         code = folder
@@ -64,11 +72,10 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
                 generate(dataclasses.replace(request, batch=1), target, code, kernels=False)
         with progress.step("replaying it on the CPU"):
             (replayed,) = replay(code)
-    page = report.write_page(manifest, folder, replayed)
+        report.write_page(manifest, folder, replayed)
     within, lines = _budget(manifest, allowed, args.update_budget)
     if args.json:
-        facts = {**manifest.as_dict(), "replay": replayed and dataclasses.asdict(replayed), "budget": lines}
-        write_json(facts, args.json)
+        write_json({**manifest.as_dict(), "replay": replayed and replayed.as_dict(), "budget": lines}, args.json)
     if args.json != "-":
         print("\n".join([report.text(manifest, replayed), *lines, f"code, binaries and report: {page.parent}"]))
     return within and (replayed is None or replayed.passed)

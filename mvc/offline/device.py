@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ import torch
 from filelock import FileLock
 
 from mvc.errors import UserError
+from mvc.offline import child
 from mvc.offline.targets import Target
 
 SOURCES = Path(__file__).parent / "csrc"
 LIBRARIES = {"driver.c": "libcuda.so.1", "runtime.c": "libstandin_cudart.so"}
-TORCH_VERSIONS = ("2.13", "2.14")  # whose Inductor the code generation was written for
+BUILD_TIMEOUT = 120.0  # seconds of each library
+TORCH_VERSIONS = ("2.14",)  # whose private API is used, and with which it is tested
 TRITON_VERSIONS = ("3.8",)
 
 
@@ -42,6 +45,11 @@ def why_not() -> str | None:
     ):
         if not version.startswith(tuple(f"{each}." for each in known)):
             return f"{name} is {version}; offline code generation knows {' and '.join(known)}"
+    if torch.version.cuda.partition(".")[0] != (headers := _cuda_of_headers()):
+        return (
+            f"torch {torch.__version__} is built for CUDA {torch.version.cuda} and triton's headers are of CUDA "
+            f"{headers}; install a torch for CUDA {headers}"
+        )
     if shutil.which(_compiler()) is None:
         return f"there is no C compiler {_compiler()!r}; install gcc or clang, or set CC"
     return None
@@ -79,18 +87,13 @@ def run(
     Raises:
         UserError: the libraries cannot be built, or the process took longer.
     """
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("TRITON_")},
-        "TRITON_CACHE_DIR": str(scratch / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
-        "TMPDIR": str(scratch),
-    }
+    environment = child.environment(scratch)
     if stand_in:
         environment.pop("CUDA_VISIBLE_DEVICES", None)
         environment.update(_stand_in(target))
     command = [sys.executable, *arguments]
     try:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        return child.run(command, env=environment, timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"generating code took longer than {timeout:.0f} s and was stopped") from error
 
@@ -116,6 +119,18 @@ def _stand_in(target: Target) -> dict[str, str]:
     }
 
 
+def _cuda_of_headers() -> str:
+    """The major version of the CUDA whose runtime the stand-in takes the place of."""
+    text = (_include() / "cuda_runtime_api.h").read_text(encoding="utf-8", errors="replace")
+    return str(int(re.search(r"#define CUDART_VERSION\s+(\d+)", text)[1]) // 1000)
+
+
+def _include() -> Path:
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+
+
 def _compiler() -> str:
     return os.environ.get("CC", "cc")
 
@@ -127,7 +142,6 @@ def _libraries() -> Path:
 
     from mvc.kernels.cpu_scan import cache_folder
 
-    include = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
     digest = hashlib.sha256(triton.__version__.encode())
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
@@ -138,21 +152,25 @@ def _libraries() -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
-                _build(folder, include)
+                _build(folder)
     except OSError as error:
         raise UserError(f"the cache {folder.parent} cannot be written: {error}; set MVC_CACHE_DIR") from error
     return folder
 
 
-def _build(folder: Path, include: Path) -> None:
+def _build(folder: Path) -> None:
     """Into another folder first, which is then renamed."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-build-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
         for source, library in LIBRARIES.items():
-            flags = ["-shared", "-fPIC", "-O1", f"-Wl,-soname,{library}", f"-I{include}"]
+            flags = ["-shared", "-fPIC", "-O1", f"-Wl,-soname,{library}", f"-I{_include()}"]
             command = [_compiler(), *flags, "-o", str(made / library), str(SOURCES / source)]
-            done = subprocess.run(command, capture_output=True, text=True)
+            try:
+                done = child.run(command, timeout=BUILD_TIMEOUT)
+            except subprocess.TimeoutExpired as error:
+                late = f"{command[0]} took longer than {BUILD_TIMEOUT:.0f} s"
+                raise UserError(f"the stand-in device cannot be built: {late}") from error
             if done.returncode:
                 reason = next(iter(done.stderr.strip().splitlines()), "no message")
                 raise UserError(f"the stand-in device cannot be built: {reason}")

@@ -2,45 +2,113 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
-from mvc import __version__, files
+from mvc import __version__
 from mvc.errors import UserError
-from mvc.offline import device
+from mvc.offline import child, device
 from mvc.offline.codegen import Request
-from mvc.offline.manifest import Kernel, Launch, Manifest
+from mvc.offline.manifest import FORMAT, Kernel, Launch, Manifest
 from mvc.offline.targets import Target
 
 TIMEOUT = 1200.0  # seconds of each process
 
 
 def generate(request: Request, target: Target, folder: Path, *, kernels: bool = True, sass: bool = False) -> Manifest:
-    """Generate a model's code for a card and compile its kernels; the folder then holds `manifest.json` and
+    """Generate a model's code for a card and compile its kernels, into a folder of which nothing else is part.
 
-    `forward.py` and, in training, `backward.py`: Inductor's wrappers; `constants.py`: with frozen weights, what is
-    computed once; `kernels/`: each kernel's source; `cubins/`: a binary for each of its configurations.
+    It then holds `manifest.json`; `forward.py` and, in training, `backward.py`: Inductor's wrappers; `constants.py`:
+    with frozen weights, what is computed once; `kernels/`: each kernel's source; `cubins/`: a binary for each of its
+    configurations.
 
     Args:
-        folder: made if it is not there; files of an earlier run are replaced.
+        folder: made if it is not there. One that holds the manifest of an earlier run is removed with all that is in
+            it once the new one is whole; until then, and where this fails, it stays as it is.
         kernels: compile them too; without, the manifest has no binaries.
         sass: count the instructions of each binary.
 
     Raises:
-        UserError: this machine cannot (`device.why_not`), or the model cannot be compiled.
+        UserError: the folder holds something else or cannot be written, this machine cannot (`device.why_not`), or the
+            model cannot be compiled.
     """
+    _refuse_foreign(folder)
+    device.require()
+    with _replacing(folder.resolve()) as made:
+        manifest = _generated(request, target, made, kernels=kernels, sass=sass)
+        text = json.dumps(manifest.as_dict(), indent=1) + "\n"
+        (made / "manifest.json").write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """
+    Raises:
+        UserError: something is there that `generate` did not make.
+    """
+    try:
+        here = Path.cwd()
+        if folder.resolve() in (here, *here.parents):
+            raise UserError(f"folder is '{folder}', in which this process runs; name another")
+        if folder.exists() and any(folder.iterdir()) and not _has_manifest(folder):
+            raise UserError(f"folder is '{folder}', which holds other files than generated code; name a new one")
+    except OSError as error:
+        raise UserError(f"folder is '{folder}', which cannot be used ({error.strerror}); name another") from error
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Whether it is a folder of `generate`'s, of this version or another."""
+    try:
+        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return facts["format"].startswith(FORMAT.partition("/")[0] + "/")
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` whole at the end of the block; of several processes, the last's.
+
+    Killed while it does so, this leaves the old one under a name beside it that begins with a dot.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UserError(f"folder is '{folder}', which cannot be made ({error.strerror}); name another") from error
+    with beside as name:
+        made = Path(name) / folder.name
+        made.mkdir()
+        yield made
+        try:
+            with FileLock(folder.with_name(f".{folder.name}.lock")):
+                _take_place(made, folder)
+        except OSError as error:
+            raise UserError(f"folder is '{folder}', which cannot be replaced ({error.strerror})") from error
+
+
+def _take_place(made: Path, folder: Path) -> None:
+    _refuse_foreign(folder)  # what has appeared meanwhile
+    old = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, old)
+    os.rename(made, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _generated(request: Request, target: Target, folder: Path, *, kernels: bool, sass: bool) -> Manifest:
+    """Fill an empty folder but for the manifest."""
     import triton
 
-    device.require()
-    folder = folder.absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made: {error.strerror}") from error
     with tempfile.TemporaryDirectory(prefix="mvc-offline-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
         asked = json.dumps(dataclasses.asdict(request))
@@ -52,7 +120,7 @@ def generate(request: Request, target: Target, folder: Path, *, kernels: bool = 
             _run(["mvc.offline.kernels", str(folder), target.name, str(kernels_file), *options], target, scratch)
             binaries = {key: Kernel(**facts) for key, facts in json.loads(kernels_file.read_text()).items()}
         facts = json.loads(launches_file.read_text())
-    manifest = Manifest(
+    return Manifest(
         target=target.name,
         device=device.present(target) or "stand-in",
         model=dataclasses.asdict(request),
@@ -62,16 +130,13 @@ def generate(request: Request, target: Target, folder: Path, *, kernels: bool = 
         interfaces=facts["interfaces"],
         inputs=facts["inputs"],
     )
-    files.replace(folder / "manifest.json", json.dumps(manifest.as_dict(), indent=1) + "\n")
-    return manifest
 
 
 def _run(module: list[str], target: Target, scratch: Path) -> None:
     stand_in = device.present(target) is None
     done = device.run(["-m", *module], target, scratch=scratch, timeout=TIMEOUT, stand_in=stand_in)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise UserError(f"generating code for {target.name} failed: {lines[-1]}")
+        raise UserError(f"generating code for {target.name} failed: {child.reason(done)}")
 
 
 def _with_binaries(facts: dict, kernels: dict[str, Kernel]) -> Launch:

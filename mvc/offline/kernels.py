@@ -12,17 +12,17 @@ import importlib.util
 import json
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvc.offline import torch_private
+from mvc.offline import child, torch_private
 from mvc.offline.manifest import Kernel
 from mvc.offline.targets import REGISTERS_SM, WARPS_SM, Target, find
 
 RESOURCES = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)")
+TOOL_TIMEOUT = 120.0  # seconds
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
 
 
@@ -38,7 +38,7 @@ def sources(wrapper: str) -> Iterator[tuple[str, str, str]]:
 def main(arguments: Sequence[str]) -> None:
     folder, target, sass = Path(arguments[0]), find(arguments[1]), "sass" in arguments[3:]
     for name in ("kernels", "cubins"):
-        (folder / name).mkdir(exist_ok=True)
+        (folder / name).mkdir()
     kernels = {}
     for phase in ("forward", "backward"):
         wrapper = folder / f"{phase}.py"
@@ -94,8 +94,9 @@ def _tool(name: str, *arguments: object) -> str:
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    return subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+    command = [path, *map(str, arguments)]  # in this process's session, and so ended with it
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=TOOL_TIMEOUT).stdout
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    child.serve(main)

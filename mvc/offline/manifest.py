@@ -21,9 +21,11 @@ class Launch:
         name: the kernel's name in the generated code, or the op's with its overload.
         kernels: names in `Manifest.kernels` of what it launches; empty for an extern op.
         phase: of a training step, which half it belongs to.
-        source: lines of the model's code that it came from, as "file:line: text".
-        ops: the FX ops that it computes.
-        reads, writes: bytes of each buffer, by its name in the generated code; a buffer counts once for each launch.
+        source: lines of the model's code that it came from, that of its result first. Each is the innermost one outside
+            of torch and the scan's kernels, after the line that calls it: "file:line: text > file:line: text".
+        ops: the FX ops that it computes, in the order of `source`.
+        reads, writes: bytes of each buffer, by its name in the generated code. A buffer counts once for each launch, of
+            a view what it shows; one that is concatenated in place under the name of the whole.
         flops: floating-point operations of matrix products, convolutions, attention and scans; a multiply-add is two.
     """
 
@@ -98,6 +100,10 @@ class Manifest:
     kernels: dict[str, Kernel]
     interfaces: dict[str, dict[str, list[str | None]]]
     inputs: list[str]
+
+    def __post_init__(self) -> None:
+        lists = {key: list(value) for key, value in self.model.items() if isinstance(value, tuple)}
+        object.__setattr__(self, "model", {**self.model, **lists})
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}

@@ -9,7 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,22 +22,28 @@ import torch
 from torch import Tensor, nn
 
 from mvc.errors import UserError
+from mvc.offline import child, device
 from mvc.offline.manifest import Manifest
 
 TIMEOUT = 1200.0  # seconds
 FLOAT32_LIMIT = 1e-5  # of scores
-# Of gradients and of lower precision: so many times the error of eager arithmetic in that dtype, and one rounding.
+# In training and in lower precision: so many times the error of eager arithmetic in that dtype there, or in the median
+# gradient (for what a forward gives, the median of those) where that is more, and one rounding.
 EAGER_ERRORS = 2.0
+GRADIENT = "gradient of "  # ahead of a parameter's name
 
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """How far the results of generated code are from float64, as relative errors in the Euclidean norm.
+    """How far a result of generated code is from float64, as relative errors in the Euclidean norm.
+
+    In training there are several: scores, each parameter's gradient and each buffer after the step. This is the one
+    furthest beyond its limit, or else nearest to it.
 
     Attributes:
-        error: of the scores; in training the largest of that and those of each parameter's gradient.
-        worst: what has that error.
-        eager: the largest error of eager arithmetic in the same dtype.
+        error: of the generated code.
+        worst: the result's name.
+        eager: the error of eager arithmetic in the same dtype.
         limit: what `error` may be.
     """
 
@@ -50,6 +56,15 @@ class Replay:
     def passed(self) -> bool:
         return self.error <= self.limit  # False for NaN
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: None for an error that is no finite number."""
+        return {**dataclasses.asdict(self), "error": self.error if math.isfinite(self.error) else None}
+
+    @property
+    def strain(self) -> float:
+        """The error as a share of the limit; infinite for NaN."""
+        return math.inf if math.isnan(self.error) else self.error / self.limit
+
 
 def replay(*folders: Path) -> list[Replay]:
     """Run the code in folders that `mvc.offline.generate` has filled, with random weights and images.
@@ -58,26 +73,22 @@ def replay(*folders: Path) -> list[Replay]:
     and what autotuning would choose cannot be seen so.
 
     Raises:
-        UserError: a folder without a manifest, or code that raises or takes longer than `TIMEOUT`.
+        UserError: this machine cannot (`device.why_not`), a folder without a manifest, or code that raises or takes
+            longer than `TIMEOUT`.
     """
+    device.require()
     for folder in folders:
         Manifest.read(folder)
     with tempfile.TemporaryDirectory(prefix="mvc-replay-", ignore_cleanup_errors=True) as scratch:
         result = Path(scratch) / "result.json"
-        environment = {
-            **os.environ,
-            "TRITON_INTERPRET": "1",
-            "TRITON_CACHE_DIR": f"{scratch}/triton",
-            "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",
-        }
+        environment = {**child.environment(Path(scratch)), "TRITON_INTERPRET": "1"}
         command = [sys.executable, "-m", "mvc.offline.replay", str(result), *map(str, folders)]
         try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+            done = child.run(command, env=environment, timeout=TIMEOUT)
         except subprocess.TimeoutExpired as error:
             raise UserError(f"the replay took longer than {TIMEOUT:.0f} s and was stopped") from error
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise UserError(f"the generated code cannot be replayed: {lines[-1]}")
+            raise UserError(f"the generated code cannot be replayed: {child.reason(done)}")
         return [Replay(**facts) for facts in json.loads(result.read_text())]
 
 
@@ -106,11 +117,26 @@ def _replayed(folder: Path) -> Replay:
     eager = _eager(model, x, cotangent.to(dtype))
     seen = _generated(folder, manifest, {**state, "x": x}, cotangent.to(dtype))
     errors, of_eager = _errors(seen, expected), _errors(eager, expected)
-    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
-    most = max(of_eager.values())
-    strict = dtype == torch.float32 and not request.training
-    limit = FLOAT32_LIMIT if strict else EAGER_ERRORS * most + torch.finfo(dtype).eps
-    return Replay(errors[worst], worst, most, limit)
+    limits = _limits(of_eager, dtype, training=request.training)
+    results = [Replay(errors[name], name, of_eager[name], limits[name]) for name in expected]
+    return max(results, key=lambda result: result.strain)
+
+
+def _limits(eager: dict[str, float], dtype: torch.dtype, *, training: bool) -> dict[str, float]:
+    """What the error of each result may be, by its name.
+
+    Args:
+        eager: errors of eager arithmetic; those of buffers that no arithmetic is done on are zero.
+    """
+    if dtype == torch.float32 and not training:
+        return dict.fromkeys(eager, FLOAT32_LIMIT)
+
+    def typical(name: str) -> float:
+        alike = [error for other, error in eager.items() if other.startswith(GRADIENT) == name.startswith(GRADIENT)]
+        return statistics.median([error for error in alike if error] or [0.0])
+
+    rounding = torch.finfo(dtype).eps
+    return {name: EAGER_ERRORS * max(error, typical(name)) + rounding for name, error in eager.items()}
 
 
 def _make_telling(model: nn.Module) -> None:
@@ -126,17 +152,19 @@ def _make_telling(model: nn.Module) -> None:
 
 
 def _eager(model: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
-    """Scores and, in training, gradients by the parameters' names."""
+    """Scores and, in training, gradients and the buffers after the step, by their names in the model."""
     with torch.set_grad_enabled(model.training):
         scores = model(x)
         if model.training:
             scores.backward(cotangent)
-    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
-    return {"scores": scores.detach(), **gradients}
+    gradients = {GRADIENT + name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    buffers = dict(model.named_buffers()) if model.training else {}
+    results = {"scores": scores.detach(), **gradients, **buffers}
+    return {name: each.double() for name, each in results.items()}  # a count of batches is an integer
 
 
 def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
-    """What `_eager` gives, from the wrappers."""
+    """What `_eager` gives, from the wrappers, which update buffers among the tensors in place."""
     from mvc.offline import interpreter
 
     if (folder / "constants.py").is_file():
@@ -153,8 +181,8 @@ def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cot
         known.update(zip(forward["outputs"], outputs, strict=True))
         taken = [known[name] for name in manifest.interfaces["backward"]["inputs"]]
         gradients = _module(folder / "backward.py").call(taken)
-    named = {name: each for name, each in zip(names, gradients, strict=True) if each is not None and name != "x"}
-    return {"scores": outputs[0], **named}
+    named = {GRADIENT + name: each for name, each in zip(names, gradients, strict=True) if each is not None}
+    return {**tensors, "scores": outputs[0], **named}
 
 
 def _module(path: Path, **globals_: Any) -> ModuleType:
@@ -169,14 +197,15 @@ def _module(path: Path, **globals_: Any) -> ModuleType:
 def _errors(seen: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """By name, relative to the tensor's own norm; for gradients at least to what would be its share in that of all: a
     bias ahead of a BatchNorm has none."""
-    gradients = [each for name, each in expected.items() if name != "scores"]
+    gradients = [each for name, each in expected.items() if name.startswith(GRADIENT)]
     mean_square = sum(float(each.square().sum()) for each in gradients) / max(1, sum(map(Tensor.numel, gradients)))
     errors = {}
     for name, each in expected.items():
-        share = 0.0 if name == "scores" else math.sqrt(mean_square * each.numel())
-        errors[name] = float((seen[name].double() - each).norm()) / max(float(each.norm()), share)
+        share = math.sqrt(mean_square * each.numel()) if name.startswith(GRADIENT) else 0.0
+        distance = float((seen[name].double() - each).norm()) if name in seen else math.inf
+        errors[name] = distance / max(float(each.norm()), share)
     return errors
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    child.serve(main)

@@ -16,11 +16,11 @@ from mvc.offline.manifest import Launch, Manifest
 from mvc.offline.replay import Replay
 from mvc.offline.targets import find
 
-SHOWN = 10
+SHOWN, LINE_WIDTH = 10, 72
 ESTIMATE = "estimate, not measured"
-WHAT_IT_SHOWS = (
-    "Generated and compiled for this card, and not run there: races, the rounding of tensor cores and what autotuning "
-    "would choose cannot be seen, and no time here is measured."
+NOT_SHOWN = (
+    "Not shown: races, the rounding of tensor cores and what autotuning would choose; nothing ran on the card, and no "
+    "time here is measured."
 )
 COLOURS = {"triton": "#4c78a8", "scan": "#e45756", "extern": "#b8b8b8"}
 WIDTH, HEIGHT, ROWS = 1000, 24, 10  # of the picture: pixels of a row, and rows
@@ -54,7 +54,7 @@ def _parts(manifest: Manifest, replayed: Replay | None, style: str) -> list[str]
     ]
     if replayed is not None:
         parts.append(_replayed(replayed))
-    return [*parts, WHAT_IT_SHOWS]
+    return [*parts, _shown(manifest, replayed)]
 
 
 def _totals(launches: Sequence[Launch], style: str) -> str:
@@ -81,7 +81,9 @@ def _floor(manifest: Manifest) -> str:
     return (
         f"Floor around the same library calls and scans, one read and one write for each: {least.launches} launches "
         f"({len(manifest.launches) - least.launches} fewer), {least.triton_bytes / 1e6:,.1f} MB in Triton kernels "
-        f"({(moved - least.triton_bytes) / 1e6:,.1f} fewer, of sums of residuals)."
+        f"({(moved - least.triton_bytes) / 1e6:,.1f} fewer: {least.parameter_bytes / 1e6:,.1f} of parameters and "
+        "arguments; the rest passes between generated kernels, is read again, as residual sums are, or leaves the "
+        "model)."
     )
 
 
@@ -103,7 +105,7 @@ def _costliest(costs: Sequence[Cost], style: str) -> str:
             f"{cost.launch.bytes_moved / 1e6:,.1f}",
             f"{cost.seconds * 1e6:.1f}",
             f"{cost.floor * 1e6:.1f}",
-            next(iter(cost.launch.source), ""),
+            _caller(cost.launch),
         ]
         for cost in sorted(costs, key=lambda cost: -cost.seconds)[:SHOWN]
     ]
@@ -111,12 +113,32 @@ def _costliest(costs: Sequence[Cost], style: str) -> str:
     return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
 
 
+def _caller(launch: Launch) -> str:
+    """The line that the launch came from, by its caller and as far as a table has room for it."""
+    line = next(iter(launch.source), "").partition(" > ")[0]
+    return line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…"
+
+
 def _replayed(replay: Replay) -> str:
     verdict = "within the limit" if replay.passed else "BEYOND THE LIMIT"
     return (
-        f"Replayed on the CPU, Triton kernels interpreted: relative error {replay.error:.1e} against float64 "
-        f"({replay.worst}; eager {replay.eager:.1e}), {verdict} {replay.limit:.1e}."
+        "Replayed on the CPU at batch 1, Triton kernels interpreted, each with its first configuration and widened "
+        f"blocks: relative error {replay.error:.1e} against float64 ({replay.worst}; eager {replay.eager:.1e}), "
+        f"{verdict} {replay.limit:.1e}."
     )
+
+
+def _shown(manifest: Manifest, replayed: Replay | None) -> str:
+    """What may be concluded, and what not."""
+    if not manifest.kernels:
+        shown = "code can be generated for this card"
+    elif spilled := sum(kernel.spills > 0 for kernel in manifest.kernels.values()):
+        shown = f"the code compiles for this card, WITH SPILLS IN {spilled} BINARIES"
+    else:
+        shown = "the code compiles for this card without spills"
+    if replayed is not None:
+        shown += f", and its Triton part {'computes' if replayed.passed else 'DOES NOT COMPUTE'} what eager computes"
+    return f"Shown: {shown}. {NOT_SHOWN}"
 
 
 def timeline(costs: Sequence[Cost]) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
+
+# Library calls whose FLOPs have to be known.
+PRODUCT = re.compile(r"convolution|attention|m[mv]\b|dot\b")
 
 
 class NotRun(RuntimeError):
@@ -22,13 +25,15 @@ class Step(NamedTuple):
 
     Attributes:
         kind: "triton" for generated kernels, "scan" for kernels that the model brings, "extern" for library calls.
+        name: of what the wrapper launches.
         origins: nodes of the FX graph that it computes.
-        reads, writes: bytes of each buffer, by its name.
+        reads, writes: bytes of each buffer, by its name; of a view, the bytes that it shows.
         flops: of library calls, as torch counts them.
         sizes: for a scan, of its tensors, by the names of the kernel's arguments.
     """
 
     kind: str
+    name: str
     origins: list[Any]
     reads: dict[str, int]
     writes: dict[str, int]
@@ -87,9 +92,10 @@ def captured_code() -> Iterator[list[Code]]:
             raise NotRun
 
     def compile_to_module(graph: GraphLowering) -> type[Module]:
-        wrapper, _ = graph.codegen()
+        with _kernel_names() as kernels:
+            wrapper, _ = graph.codegen()
         outputs = [getattr(each, "name", None) for each in graph.module.graph.output_node().args[0]]
-        codes.append(Code(wrapper.value, list(_steps(graph)), list(graph.graph_input_names), outputs))
+        codes.append(Code(wrapper.value, list(_steps(graph, kernels)), list(graph.graph_input_names), outputs))
         return Module
 
     patched = mock.patch.object(GraphLowering, "compile_to_module", compile_to_module)
@@ -98,49 +104,153 @@ def captured_code() -> Iterator[list[Code]]:
         yield codes
 
 
-def _steps(graph: Any) -> Iterator[Step]:
-    from torch._inductor import ir
+@contextlib.contextmanager
+def _kernel_names() -> Iterator[dict[str, str]]:
+    """Collect, while a wrapper is written, which kernel it launches for a node of the schedule, by the node's name."""
+    from torch._inductor.codegen.triton import TritonScheduling
+    from torch._inductor.ir import UserDefinedTritonKernel
+
+    names: dict[str, str] = {}
+    define_kernel = TritonScheduling.define_kernel
+    codegen_comment = UserDefinedTritonKernel.codegen_comment
+
+    def define(scheduling: Any, source: str, schedule: Any, kernel: Any) -> str:
+        name = define_kernel(scheduling, source, schedule, kernel)
+        names.update((each.get_name(), name) for each in schedule if hasattr(each, "get_name"))  # not its markers
+        return name
+
+    def comment(node: Any, wrapper: Any, kernel_name: str) -> None:
+        names[node.get_operation_name()] = kernel_name
+        codegen_comment(node, wrapper, kernel_name)
+
+    generated = mock.patch.object(TritonScheduling, "define_kernel", define)
+    with generated, mock.patch.object(UserDefinedTritonKernel, "codegen_comment", comment):
+        yield names
+
+
+def _steps(graph: Any, kernels: dict[str, str]) -> Iterator[Step]:
+    """The schedule without what runs nothing: allocations, concatenations in place, elements of what a call gave."""
+    from torch._inductor.ir import MultiOutput, UserDefinedTritonKernel
     from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
 
-    renames = graph.scheduler.mutation_real_name  # a buffer written in place has a name for each of its contents
+    buffers = _Buffers(graph)
     for node in graph.scheduler.nodes:
-        if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, ir.MultiOutput):
-            continue  # runs nothing: an element of what another step gave
-        if isinstance(node.node, ir.UserDefinedTritonKernel):
-            yield _scan(node.node)
+        if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, MultiOutput):
             continue
-        reads, writes = (
-            {renames.get(name, name): size for name, size in accesses.items()}
-            for accesses in (
-                node.get_read_write_buffer_accesses(include_reads=True, include_writes=False),
-                node.get_read_write_buffer_accesses(include_reads=False, include_writes=True),
-            )
-        )
+        if isinstance(node.node, UserDefinedTritonKernel):
+            yield _scan(node.node, kernels[node.get_name()], buffers)
+            continue
+        reads, writes = buffers.accessed(node)
         if isinstance(node, ExternKernelSchedulerNode):
-            yield Step("extern", _origins(node.node), reads, writes, int(node.estimate_flops() or 0))
+            yield _call(node.node, reads, writes, buffers)
         else:
             origins = [origin for each in node.get_nodes() for origin in each.node.get_origins()]
-            yield Step("triton", origins, reads, writes)
+            (name,) = {kernels[each.get_name()] for each in node.get_nodes()}
+            yield Step("triton", name, sorted(set(origins)), reads, writes)
 
 
-def _scan(kernel: Any) -> Step:
-    arguments = {name: each for name, each in kernel.kwargs.items() if hasattr(each, "get_size")}
-    mutated = {(each.get_name(), tuple(each.get_size())) for each in kernel.mutable_args}
-    reads, writes = {}, {}
-    for each in arguments.values():
-        side = writes if (each.get_name(), tuple(each.get_size())) in mutated else reads
-        side[each.get_name()] = side.get(each.get_name(), 0) + _bytes(each)
+class _Buffers:
+    """The names and sizes of a graph's buffers.
+
+    A buffer that is written in place has a name for each of its contents, and one that is concatenated in place is a
+    part of another: both count under the name of the memory. What a call gives counts under the names of its elements.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        from torch._inductor.ir import ConcatKernel, MultiOutput
+
+        self._graph = graph
+        self._real = dict(graph.scheduler.mutation_real_name)
+        self._elements: dict[str, dict[str, int]] = {}
+        for node in (each.node for each in graph.scheduler.nodes):
+            if isinstance(node, ConcatKernel):
+                self._real.update((part.get_name(), node.get_name()) for part in node.inputs)
+            elif isinstance(node, MultiOutput):
+                self._elements.setdefault(node.inputs[0].get_name(), {})[node.get_name()] = _bytes(node)
+
+    def accessed(self, node: Any) -> tuple[dict[str, int], dict[str, int]]:
+        """What a node of the schedule reads and writes, as Inductor counts it: a library call's inputs whole."""
+        reads = node.get_read_write_buffer_accesses(include_reads=True, include_writes=False)
+        writes = node.get_read_write_buffer_accesses(include_reads=False, include_writes=True)
+        elements = [self._elements.get(name, {name: size}) for name, size in writes.items()]
+        return self._counted(reads.items()), self._counted(each for some in elements for each in some.items())
+
+    def seen(self, tensors: Iterable[Any]) -> dict[str, int]:
+        """What the tensors show of their buffers, each view once."""
+        views = {
+            (each.get_name(), tuple(each.get_size()), tuple(each.get_stride()), each.get_layout().offset): _bytes(each)
+            for each in tensors
+        }
+        return self._counted((name, size) for (name, *_), size in views.items())
+
+    def _counted(self, accesses: Iterable[tuple[str, int]]) -> dict[str, int]:
+        totals: dict[str, int] = {}
+        for name, size in accesses:
+            while name in self._real:
+                name = self._real[name]
+            if name in totals:  # seen twice, at most the whole of it
+                size = min(totals[name] + size, _bytes(self._graph.get_buffer(name)))
+            totals[name] = size
+        return totals
+
+
+def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _Buffers) -> Step:
+    """A library call. Of an input that is a view of a larger buffer it reads what the view shows."""
+    from torch.utils._pytree import tree_leaves
+
+    tensors = [each for each in tree_leaves([kernel.inputs, kernel.kwargs]) if _is_tensor(each)]
+    seen = buffers.seen(tensors)
+    reads = {name: min(size, seen.get(name, size)) for name, size in reads.items()}
+    origin, name = _origin(kernel), kernel.get_kernel_name()
+    origins = sorted(kernel.get_origins()) if origin is None else [origin]
+    return Step("extern", name, origins, reads, writes, _flops(origin, name))
+
+
+def _scan(kernel: Any, name: str, buffers: _Buffers) -> Step:
+    """A kernel that the model brings; which of its tensors it reads and writes is what Inductor found in its code."""
+    tensors = {argument: each for argument, each in kernel.kwargs.items() if _is_tensor(each)}
+    found = kernel.arg_accesses.read_writes
+    reads, writes = (
+        buffers.seen(tensors[each.name] for each in side if each.name in tensors)
+        for side in (found.reads, found.writes)
+    )
     # In place it writes, of the whole tensor that it is given, the part that it reads.
-    writes = {name: min(size, reads.get(name, size)) for name, size in writes.items()}
-    sizes = {name: tuple(map(int, each.get_size())) for name, each in arguments.items()}
-    return Step("scan", _origins(kernel), reads, writes, sizes=sizes)
+    writes = {buffer: min(size, reads.get(buffer, size)) for buffer, size in writes.items()}
+    origins = [each for each in kernel.get_origins() if str(each.target) == "triton_kernel_wrapper_mutation"]
+    sizes = {argument: tuple(map(int, each.get_size())) for argument, each in tensors.items()}
+    return Step("scan", name, origins, reads, writes, sizes=sizes)
 
 
-def _origins(node: Any) -> list[Any]:
-    """The FX node that became this call, without those that its inputs came from; all where there is no such one."""
-    own = [each for each in node.get_origins() if str(each.target) == "triton_kernel_wrapper_mutation"]
-    origin = node.get_origin_node()
-    return own or ([origin] if origin is not None else list(node.get_origins()))
+def _origin(kernel: Any) -> Any:
+    """The FX node that became this library call.
+
+    Inductor names none for calls with several results, nor where it took a bias off: of all that the call and its
+    inputs came from, it is then the last of the same op.
+    """
+    if (origin := kernel.get_origin_node()) is not None:
+        return origin
+    op = getattr(kernel.op_overload, "overloadpacket", None)
+    same = [each for each in kernel.get_origins() if op and getattr(each.target, "overloadpacket", None) is op]
+    return max(same, default=None)
+
+
+def _flops(origin: Any, name: str) -> int:
+    """
+    Raises:
+        RuntimeError: torch cannot count what is a convolution, a matrix product or attention.
+    """
+    from torch._inductor.fx_utils import count_flops_fx
+
+    flops = 0 if origin is None else int(count_flops_fx(origin) or 0)
+    if not flops and PRODUCT.search(name):
+        raise RuntimeError(f"the FLOPs of {name}, which came from {origin}, cannot be counted")
+    return flops
+
+
+def _is_tensor(node: Any) -> bool:
+    from torch._inductor.ir import IRNode
+
+    return isinstance(node, IRNode) and node.maybe_get_size() is not None
 
 
 def _bytes(node: Any) -> int:

@@ -1,0 +1,83 @@
+"""Processes of which nothing is left behind: a session of their own, ended whole, and one line on what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+WHY = "mvc: failed: "  # marks the line of `serve` among what libraries print
+CHANGE_CODE = ("TORCH", "PYTORCH_", "INDUCTOR_", "TRITON_")  # prefixes of variables that may change generated code
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
+
+def run(
+    command: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a session of its own, without input; its output is captured.
+
+    However this ends, by an interrupt too, all processes of the session are killed: compilers that the command started
+    would go on writing to a folder that is being removed.
+
+    Args:
+        timeout: seconds.
+        env: variables of its environment, by default this process's.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer.
+    """
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    """This process's variables without those that may change generated code, and with private caches.
+
+    Args:
+        scratch: a folder for caches and temporary files.
+    """
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(CHANGE_CODE)},
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TMPDIR": str(scratch),
+    }
+
+
+def serve(main: Callable[[Sequence[str]], None]) -> None:
+    """Be such a process: call `main` with the arguments of the command, and say in the last line why it failed.
+
+    A parent that is killed cannot end its session, so this process ends with it.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        main(sys.argv[1:])
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(f"{WHY}{type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    """Of its message, the first that is not merely the heading of the next, "backend='f' raised:"."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return next((line for line in lines if not line.endswith(":")), lines[0])
+
+
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Why a process failed, in one line: what `serve` says, or the last that it printed."""
+    if done.returncode < 0:
+        return f"it was ended by {signal.Signals(-done.returncode).name}"
+    lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    return next((line.removeprefix(WHY) for line in reversed(lines) if line.startswith(WHY)), lines[-1])
