@@ -16,7 +16,7 @@ from mvc.offline.manifest import Launch, Manifest
 from mvc.offline.replay import Replay
 from mvc.offline.targets import find
 
-SHOWN, LINE_WIDTH = 10, 72
+SHOWN, LINE_WIDTH = 10, 48
 ESTIMATE = "estimate, not measured"
 NOT_SHOWN = (
     "Not shown: races, the rounding of tensor cores and what autotuning would choose; nothing ran on the card, and no "
@@ -105,7 +105,7 @@ def _costliest(costs: Sequence[Cost], style: str) -> str:
             f"{cost.launch.bytes_moved / 1e6:,.1f}",
             f"{cost.seconds * 1e6:.1f}",
             f"{cost.floor * 1e6:.1f}",
-            _caller(cost.launch),
+            _origin(cost.launch),
         ]
         for cost in sorted(costs, key=lambda cost: -cost.seconds)[:SHOWN]
     ]
@@ -113,10 +113,10 @@ def _costliest(costs: Sequence[Cost], style: str) -> str:
     return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
 
 
-def _caller(launch: Launch) -> str:
-    """The line that the launch came from, by its caller and as far as a table has room for it."""
-    line = next(iter(launch.source), "").partition(" > ")[0]
-    return line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…"
+def _origin(launch: Launch) -> str:
+    """The line that the launch's result came from behind its caller's, each as far as a table has room for it."""
+    lines = next(iter(launch.source), "").split(" > ")
+    return " > ".join(line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…" for line in lines)
 
 
 def _replayed(replay: Replay) -> str:
