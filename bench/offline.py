@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=Path, metavar="DIR", help=f"also write ours in {DTYPES[0]} there, as budgets")
     args = parser.parse_args()
     output = args.output
+    files.require_folder(output.with_suffix(".json"), "--output")
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,8 +1,8 @@
 """How often the regression gate errs on this machine: comparisons whose truth is known.
 
 For each case, a version against itself, and against itself with 10 % and 5 % of extra work inserted: elementwise
-products for that share of the case's own time. What was measured is kept after each comparison, so that a study that
-was interrupted goes on where it stopped. Takes about an hour on two cores.
+products for that share of the case's own time. What was measured is kept beside the output, as *.partial, after each
+comparison: a study that was interrupted goes on where it stopped. Takes a good hour on two cores.
 
   python bench/regress_study.py                       all of it; the table is printed and written beside the figures
   python bench/regress_study.py --cases scan --same 5 --slower 2 --output /tmp/study.json
@@ -39,7 +39,8 @@ def main() -> None:
     args = parser.parse_args()
     suite = cases.load().only(args.cases)
     counts = dict(zip(SLOWDOWNS, (args.same, args.slower, args.slower), strict=True))
-    study = _resumed(args.output, suite.thresholds)
+    partial = args.output.with_suffix(".partial")
+    study = _resumed(partial, suite.thresholds)
     trials = [Trial.from_dict(each) for each in study["trials"]]
     progress = Progress(quiet=False)
     for case in suite.cases:
@@ -52,7 +53,8 @@ def main() -> None:
                         trials.append(trial(case, slowdown, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
                     study["trials"].append(trials[-1]._asdict())
                     args.output.parent.mkdir(parents=True, exist_ok=True)
-                    report.write_json(study, str(args.output))
+                    report.write_json(study, str(partial))
+    partial.replace(args.output)
     text = table(study["environment"], trials, suite.thresholds)
     files.replace(args.output.with_suffix(".md"), text)
     print(text)
@@ -68,8 +70,8 @@ def _resumed(path: Path, thresholds: cases.Thresholds) -> dict[str, Any]:
     except ValueError:
         raise SystemExit(f"{path} is no JSON, or is cut off; remove it, or choose --output") from None
     differing = [key for key in store.COMPARABLE if study["environment"][key] != environment[key]]
-    if differing := [*differing, *(key for key in begun if study[key] != begun[key])]:
-        raise SystemExit(f"{path} was begun elsewhere ({', '.join(differing)} differ); move it, or choose --output")
+    if differing := [*differing, *(key for key in begun if study.get(key) != begun[key])]:
+        raise SystemExit(f"{path} was begun otherwise ({', '.join(differing)} differ); remove it, or choose --output")
     return study
 
 

@@ -126,6 +126,36 @@ def test_the_source_is_the_models_own_line_and_its_caller():
     assert len(launch.source) == 1
 
 
+def test_reductions_that_a_kernel_leaves_in_parts_are_finished_by_launches():
+    wrapper = """
+            triton_red_0.run(buf1, buf2, workspace_0, 131072, 64, stream=raw_stream0)
+            buf3 = workspace_0[0 * (2048) * (64) : (0 + 1) * (2048) * (64)].view(2048, 64).sum(dim=0).view([64])
+            buf4 = workspace_0[1 * (8) * (4) : (1 + 1) * (8) * (4)].view(8, 4).amax(dim=0).view([4]).to(torch.float16)
+            buf5 = reinterpret_tensor(workspace_0, (32768, 2), (2, 1), 0); del workspace_0  # reuse
+    """
+    assert list(codegen._launched(wrapper)) == ["triton_red_0", "Tensor.sum", "Tensor.amax", "Tensor.to"]
+
+
+@pytest.mark.slow
+@needs_device
+def test_training_at_sizes_where_rows_and_columns_are_reduced_at_once(tmp_path):
+    manifest = generate(Request("tiny", 8192, 64, 64, "float16", training=True), find("sm_90"), tmp_path, kernels=False)
+    sums = [launch for launch in manifest.launches if launch.name == "Tensor.sum"]
+    assert len(sums) > 0
+    written = {name: size for launch in manifest.launches for name, size in launch.writes.items()}
+    taken = [name for launch in sums for name in launch.reads]
+    assert len(set(taken)) == len(taken), "each has parts of its own"
+    assert all(written[name] == launch.reads[name] for launch in sums for name in launch.reads)
+    for launch in manifest.launches:
+        if launch.kind == "triton":
+            assert not launch.reads.keys() & launch.writes.keys() - manifest_inputs(manifest), launch.name
+
+
+def manifest_inputs(manifest):
+    """What may be read and written by one launch: arguments that are updated in place."""
+    return {name for interface in manifest.interfaces.values() for name in interface["inputs"]}
+
+
 def test_kernels_are_found_in_a_wrapper():
     ((name, function, source),) = kernels.sources(WRAPPER)
     assert (name, function) == ("triton_poi_fused_add_0", "triton_")

@@ -70,7 +70,8 @@ def test_the_table_never_calls_an_estimate_a_time():
         f"cost most ({report.ESTIMATE};",
         "relative error 3.0e-07 against float64 (scores; eager 3.1e-07), within the limit 1.0e-05",
         "Replayed on the CPU at batch 1, Triton kernels interpreted, each with its first configuration",
-        "Shown: the code compiles for this card without spills, and its Triton part computes what eager computes. Not",
+        "Shown: the code compiles for this card without spills, and at batch 1 its Triton part computes what eager "
+        "computes. Not",
         report.NOT_SHOWN,
     ):
         assert part in text

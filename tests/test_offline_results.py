@@ -1,4 +1,4 @@
-"""What the passes take out of GPU code, as `bench/offline.py` found it: within limits, and still what is generated."""
+"""What the passes take out of GPU code, as `bench/offline.py` found it: within limits, and what the budgets hold."""
 
 import itertools
 import json

@@ -70,17 +70,17 @@ def test_a_gpu_that_stays_throttled_is_not_comparable(run, monkeypatch):
     throttled(monkeypatch, *range(1000))
     status, printed = run("--only", "scan")
     assert status == 3
-    assert "21 of 21 rounds were discarded (throttled: power cap)" in printed.out
+    assert "20 rounds one after the other were discarded (throttled: power cap)" in printed.out
 
 
 def test_a_clock_that_rises_later_shows_that_earlier_rounds_were_slow(monkeypatch):
-    taken = iter([[2.0], [2.0], [1.0], [1.0], [1.0]])
+    taken = iter([[2.0]] * 45 + [[1.0]] * 50)
     rounds = Rounds(taken.__next__, nvml.watch(torch.device("cpu")))
-    slow = lambda spans, samples: ["clock" if len(spans) > 2 and i < 2 else None for i in range(len(spans))]  # noqa: E731
+    slow = lambda spans, samples: ["clock" if len(spans) > 45 and i < 45 else None for i in range(len(spans))]  # noqa: E731
     monkeypatch.setattr("mvc.nvml.discards", slow)
-    assert rounds.up_to(2) == [[2.0], [2.0]]
-    assert rounds.up_to(3) == [[1.0], [1.0], [1.0]]
-    assert rounds.discarded == 2
+    assert rounds.up_to(45) == [[2.0]] * 45
+    assert rounds.up_to(46) == [[1.0]] * 46
+    assert rounds.discarded == 45
 
 
 def test_a_slower_head_exits_with_1_after_two_runs(run, monkeypatch):
@@ -235,15 +235,18 @@ def test_recordings_are_compared_case_for_case(recorded, cases_file):
     assert compared(slower, base, cases_file) == 0
 
 
-def test_what_two_processes_of_one_recording_differ_by_is_no_change(recorded, cases_file, capsys):
+def test_what_two_processes_of_one_recording_differ_by_decides_nothing(recorded, cases_file, capsys):
     base, head = recorded("a"), recorded("b", slowness={"installed": 1.2})
     facts = json.loads(base.read_text())
     for benchmark in facts["benchmarks"]:
         runs = benchmark["extra_info"]["runs"]
         runs[1] = [1.2 * seconds for seconds in runs[1]]
     base.write_text(json.dumps(facts))
-    assert compared(base, head, cases_file) == 0
-    assert "recorded at different times" in capsys.readouterr().out
+    assert compared(base, head, cases_file) == 2
+    printed = capsys.readouterr().out
+    assert "recorded at different times" in printed
+    assert "the processes of one recording differ by as much" in printed
+    assert " 20 + 20 " in printed, "each process counts once"
 
 
 @pytest.mark.parametrize("option", [["--exact"], ["--device", "cpu"], ["--rounds", "9"]], ids=lambda option: option[0])
@@ -358,6 +361,7 @@ def test_outside_git_recordings_are_the_remedy(tmp_path, monkeypatch):
         ("[cases.a]\nbatch = true", "batch is True; it must be of type int"),
         ('[cases.a]\ntraining = "false"', "training is 'false'; it must be of type bool"),
         ('[cases.a]\nmode = "fast"', "mode is 'fast'; it must be default or"),
+        ("[cases.a]\n[thresholds]\nrounds = [20.5, 60]", "it must hold whole numbers"),
         ("[cases.a]\n[thresholds]\neffect = 5", "effect is 5; it must lie between 0 and 1"),
         ("[cases.a]\n[thresholds]\nconfidence = 1.5", "confidence is 1.5"),
         ('[cases.a]\n[cases.b]\ndevice = "cuda"', "cases are on cpu and cuda"),

@@ -130,6 +130,21 @@ def test_a_finding_must_recur(findings, expected):
     assert decide.verdict(findings) == expected
 
 
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        (["slower"] * 4, "regression"),
+        (["faster"] * 4, "improvement"),
+        (["same"] * 4, "no change"),
+        (["slower", "slower", "same", "slower"], "inconclusive"),
+        (["undecided"] * 4, "inconclusive"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_trusted_alone_nowhere_must_be_unanimous(findings, expected):
+    assert decide.unanimous(findings) == expected
+
+
 def test_single_measurements_need_the_whole_effect():
     assert decide.single_finding(1.25, 0.25) == "slower"
     assert decide.single_finding(1.24, 0.25) == "same"

@@ -93,9 +93,10 @@ def test_github_action_benchmark_finds_its_fields(tmp_path):
         ('{"benchmarks": [], "version": "5.1.0"}', "is not a recording of `python -m mvc.regress record`"),
         (f'{{"format": "{store.FORMAT}"}}', "lacks parts of a recording"),
         (f'{{"format": "{store.FORMAT}", "benchmarks": 3}}', "lacks parts of a recording"),
+        (f'{{"format": "{store.FORMAT}", "benchmarks": [[]], "machine_info": []}}', "lacks parts of a recording"),
         (f'{{"format": "{store.FORMAT}", "benchmarks": [], "machine_info": {{}}}}', r"lacks .* \(no case\)"),
     ],
-    ids=["empty", "other-json", "foreign-benchmark", "nothing-else", "wrong-type", "no-case"],
+    ids=["empty", "other-json", "foreign-benchmark", "nothing-else", "wrong-type", "wrong-types", "no-case"],
 )
 def test_foreign_files_are_refused_in_one_sentence(text, message, tmp_path):
     path = tmp_path / "a.json"
@@ -126,6 +127,8 @@ def test_every_truncation_is_refused(tmp_path):
         ("facts", 3),
         ("facts", []),
         ("facts", [{}, {}]),
+        ("facts", [{"exact": {"graphs": "1"}}] * 2),
+        ("facts", [{"exact": {}, "peak_bytes": 0}] * 2),
     ],
 )
 def test_damaged_parts_are_refused(damage, tmp_path):

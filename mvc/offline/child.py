@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 WHY = "mvc: failed: "  # marks the line of `serve` among what libraries print
-CHANGE_CODE = ("TORCH", "PYTORCH_", "INDUCTOR_", "TRITON_")  # prefixes of variables that may change generated code
+# Prefixes of variables that may change generated code.
+CHANGE_CODE = ("TORCH", "PYTORCH_", "INDUCTOR_", "TRITON_", "PTXAS_", "DISABLE_PTXAS_")
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
@@ -37,7 +38,7 @@ def run(
         try:
             output, errors = process.communicate(timeout=timeout)
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # ended, or already another's number
                 os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 

@@ -13,7 +13,7 @@ import math
 import pkgutil
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ from mvc.passes.freeze import Split
 
 PHASES = ("forward", "backward")
 LIBRARIES = (Path(rules.__file__).parent, Path(torch.__file__).parent)  # whose functions the model calls
+# A reduction that a kernel left in parts.
+FINISHED = re.compile(r"\s+\w+ = \w+\[[^\]]*\]\.view\(.*?\)\.(?P<op>\w+)\(dim=0\)\.view\(\[.*?\]\)(?P<cast>\.to\()?")
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
 
 
@@ -167,10 +169,20 @@ def launches_of(code: Code, phase: str) -> list[Launch]:
     Raises:
         RuntimeError: they are not.
     """
-    names = LAUNCH.findall(code.wrapper)
+    names = list(_launched(code.wrapper))
     if len(names) != len(code.steps):
         raise RuntimeError(f"the {phase} wrapper has {len(names)} launches for {len(code.steps)} steps of the schedule")
     return [_launch(name, step, phase) for name, step in zip(names, code.steps, strict=True)]
+
+
+def _launched(wrapper: str) -> Iterator[str]:
+    """The names of what a wrapper launches, in order."""
+    for line in wrapper.splitlines():
+        yield from LAUNCH.findall(line)
+        if (finished := FINISHED.match(line)) is not None:
+            yield f"Tensor.{finished['op']}"
+            if finished["cast"]:
+                yield "Tensor.to"
 
 
 def _launch(name: str, step: Step, phase: str) -> Launch:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,8 +51,8 @@ def why_not() -> str | None:
             f"torch {torch.__version__} is built for CUDA {torch.version.cuda} and triton's headers are of CUDA "
             f"{headers}; install a torch for CUDA {headers}"
         )
-    if shutil.which(_compiler()) is None:
-        return f"there is no C compiler {_compiler()!r}; install gcc or clang, or set CC"
+    if shutil.which(_compiler()[0]) is None:
+        return f"there is no C compiler {_compiler()[0]!r}; install gcc or clang, or set CC"
     return None
 
 
@@ -131,8 +132,8 @@ def _include() -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "include"
 
 
-def _compiler() -> str:
-    return os.environ.get("CC", "cc")
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "")) or ["cc"]
 
 
 def _libraries() -> Path:
@@ -146,6 +147,10 @@ def _libraries() -> Path:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
     folder = cache_folder() / f"standin-{digest.hexdigest()[:16]}"
+    if re.search(r"[\s:]", str(folder)):
+        raise UserError(
+            f"the cache is {folder.parent}, whose name LD_PRELOAD takes apart; set MVC_CACHE_DIR to another"
+        )
     if folder.is_dir():
         return folder
     try:
@@ -165,7 +170,7 @@ def _build(folder: Path) -> None:
         made.mkdir()
         for source, library in LIBRARIES.items():
             flags = ["-shared", "-fPIC", "-O1", f"-Wl,-soname,{library}", f"-I{_include()}"]
-            command = [_compiler(), *flags, "-o", str(made / library), str(SOURCES / source)]
+            command = [*_compiler(), *flags, "-o", str(made / library), str(SOURCES / source)]
             try:
                 done = child.run(command, timeout=BUILD_TIMEOUT)
             except subprocess.TimeoutExpired as error:

@@ -50,18 +50,18 @@ class Cost:
 
 
 class Floor(NamedTuple):
-    """The least that generated code must launch and move around the library calls and scans, which stay as they are.
+    """What generated code launches and moves with one read and one write around each library call and scan.
 
     What a call gives and generated code takes is read once, and what a call takes from generated code is written once,
     however often the kernels that are there do so. Everything else is above the floor: parameters and arguments, and
     what generated kernels pass to each other or read again. Residual sums are of these: each call that one passes costs
-    at least one more read. So no code is below the floor, and a network with residual sums cannot reach it.
+    at least one more read, so that a network with residual sums cannot reach the floor.
 
     Attributes:
-        launches: the calls, and the fewest kernels between them: each computes what it reads into what it writes as the
-            generated ones do, after the calls that it depends on and before those that take it.
-        triton_bytes: of generated kernels: for each buffer, the most that one of them reads of what a call wrote, or
-            writes of what a call reads, and no more than the call's part.
+        launches: the calls in their order, and the fewest kernels between them: each computes what it reads into what
+            it writes as the generated ones do, after the calls that it depends on and before those that take it.
+        triton_bytes: of generated kernels: for each buffer, what they read of what a call wrote, or write of what a
+            call reads, and no more than the call's part.
         parameter_bytes: that generated kernels read besides, of parameters and arguments.
     """
 

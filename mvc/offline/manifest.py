@@ -25,7 +25,8 @@ class Launch:
             of torch and the scan's kernels, after the line that calls it: "file:line: text > file:line: text".
         ops: the FX ops that it computes, in the order of `source`.
         reads, writes: bytes of each buffer, by its name in the generated code. A buffer counts once for each launch, of
-            a view what it shows; one that is concatenated in place under the name of the whole.
+            a view that a call or a scan takes what it shows; one that is concatenated in place under the name of the
+            whole.
         flops: floating-point operations of matrix products, convolutions, attention and scans; a multiply-add is two.
     """
 

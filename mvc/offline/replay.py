@@ -54,16 +54,19 @@ class Replay:
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.limit  # False for NaN
+        return math.isfinite(self.limit) and self.error <= self.limit  # False for NaN
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: None for an error that is no finite number."""
-        return {**dataclasses.asdict(self), "error": self.error if math.isfinite(self.error) else None}
+        """For JSON: None for what is no finite number."""
+        facts = dataclasses.asdict(self)
+        return {
+            name: None if isinstance(each, float) and not math.isfinite(each) else each for name, each in facts.items()
+        }
 
     @property
     def strain(self) -> float:
-        """The error as a share of the limit; infinite for NaN."""
-        return math.inf if math.isnan(self.error) else self.error / self.limit
+        """The error as a share of the limit; infinite where one of them is no finite number."""
+        return self.error / self.limit if math.isfinite(self.error) and math.isfinite(self.limit) else math.inf
 
 
 def replay(*folders: Path) -> list[Replay]:

@@ -137,7 +137,8 @@ def _shown(manifest: Manifest, replayed: Replay | None) -> str:
     else:
         shown = "the code compiles for this card without spills"
     if replayed is not None:
-        shown += f", and its Triton part {'computes' if replayed.passed else 'DOES NOT COMPUTE'} what eager computes"
+        computes = "computes" if replayed.passed else "DOES NOT COMPUTE"
+        shown += f", and at batch 1 its Triton part {computes} what eager computes"
     return f"Shown: {shown}. {NOT_SHOWN}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -92,7 +92,7 @@ def captured_code() -> Iterator[list[Code]]:
             raise NotRun
 
     def compile_to_module(graph: GraphLowering) -> type[Module]:
-        with _kernel_names() as kernels:
+        with _kernels() as kernels:
             wrapper, _ = graph.codegen()
         outputs = [getattr(each, "name", None) for each in graph.module.graph.output_node().args[0]]
         codes.append(Code(wrapper.value, list(_steps(graph, kernels)), list(graph.graph_input_names), outputs))
@@ -104,32 +104,58 @@ def captured_code() -> Iterator[list[Code]]:
         yield codes
 
 
+class _Kernels(NamedTuple):
+    """What a wrapper launches.
+
+    Attributes:
+        names: of kernels, by the names of the schedule's nodes that they compute.
+        parts: of the reductions that a kernel leaves to be finished, by the nodes' names too: the op that does it, the
+            buffer that it then fills, and the bytes of the parts.
+    """
+
+    names: dict[str, str]
+    parts: dict[str, tuple[tuple[str, str, int], ...]]
+
+
 @contextlib.contextmanager
-def _kernel_names() -> Iterator[dict[str, str]]:
-    """Collect, while a wrapper is written, which kernel it launches for a node of the schedule, by the node's name."""
+def _kernels() -> Iterator[_Kernels]:
+    """Filled while a wrapper is written."""
     from torch._inductor.codegen.triton import TritonScheduling
     from torch._inductor.ir import UserDefinedTritonKernel
 
-    names: dict[str, str] = {}
+    found = _Kernels({}, {})
     define_kernel = TritonScheduling.define_kernel
     codegen_comment = UserDefinedTritonKernel.codegen_comment
 
     def define(scheduling: Any, source: str, schedule: Any, kernel: Any) -> str:
         name = define_kernel(scheduling, source, schedule, kernel)
-        names.update((each.get_name(), name) for each in schedule if hasattr(each, "get_name"))  # not its markers
+        nodes = [each.get_name() for each in schedule if hasattr(each, "get_name")]  # not its markers
+        found.names.update(dict.fromkeys(nodes, name))
+        if kernel.mix_order_reduction:
+            parts = tuple(_parts(kernel))
+            found.parts.update(dict.fromkeys(nodes, parts))
         return name
 
     def comment(node: Any, wrapper: Any, kernel_name: str) -> None:
-        names[node.get_operation_name()] = kernel_name
+        found.names[node.get_operation_name()] = kernel_name
         codegen_comment(node, wrapper, kernel_name)
 
     generated = mock.patch.object(TritonScheduling, "define_kernel", define)
     with generated, mock.patch.object(UserDefinedTritonKernel, "codegen_comment", comment):
-        yield names
+        yield found
 
 
-def _steps(graph: Any, kernels: dict[str, str]) -> Iterator[Step]:
-    """The schedule without what runs nothing: allocations, concatenations in place, elements of what a call gave."""
+def _parts(kernel: Any) -> Iterator[tuple[str, str, int]]:
+    """Of a kernel that reduces rows and columns at once: of the columns it leaves a part for each of its blocks."""
+    blocks = -(-int(kernel.numels["x"]) // kernel.rsplit_size)
+    for partial in kernel.saved_partial_accumulate:
+        op = {"min": "amin", "max": "amax"}.get(partial.reduction_type, partial.reduction_type)
+        yield f"Tensor.{op}", partial.buffer_name, 4 * blocks * int(kernel.numels["r0_"])  # float32
+
+
+def _steps(graph: Any, kernels: _Kernels) -> Iterator[Step]:
+    """The schedule without what runs nothing: allocations, concatenations in place, elements of what a call gave, and
+    sums of parts for which there is another way."""
     from torch._inductor.ir import MultiOutput, UserDefinedTritonKernel
     from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
 
@@ -138,15 +164,41 @@ def _steps(graph: Any, kernels: dict[str, str]) -> Iterator[Step]:
         if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, MultiOutput):
             continue
         if isinstance(node.node, UserDefinedTritonKernel):
-            yield _scan(node.node, kernels[node.get_name()], buffers)
-            continue
-        reads, writes = buffers.accessed(node)
-        if isinstance(node, ExternKernelSchedulerNode):
-            yield _call(node.node, reads, writes, buffers)
+            yield _scan(node.node, kernels.names[node.get_name()], buffers)
+        elif isinstance(node, ExternKernelSchedulerNode):
+            yield _call(node.node, *buffers.accessed([node]), buffers)
         else:
-            origins = [origin for each in node.get_nodes() for origin in each.node.get_origins()]
-            (name,) = {kernels[each.get_name()] for each in node.get_nodes()}
-            yield Step("triton", name, sorted(set(origins)), reads, writes)
+            yield from _generated(node, kernels, buffers, graph.scheduler.removed_ops)
+
+
+def _generated(node: Any, kernels: _Kernels, buffers: _Buffers, removed: Any) -> Iterator[Step]:
+    """The kernels of a node of the schedule: one but where rows and columns are reduced at once, which may take another
+    for what follows; behind each the library calls that finish its reductions."""
+    by_kernel: dict[str, list[Any]] = {}
+    for each in node.get_nodes():
+        if each.get_name() not in removed:
+            by_kernel.setdefault(kernels.names[each.get_name()], []).append(each)
+    for name, nodes in by_kernel.items():
+        origins = sorted({origin for each in nodes for origin in each.node.get_origins()})
+        parts = kernels.parts.get(nodes[0].get_name(), ())
+        reads, writes = buffers.accessed(nodes if parts or len(by_kernel) > 1 else [node])
+        finishing = []
+        for op, buffer, size in parts:
+            writes.pop(buffer, None)
+            writes[f"parts of {buffer}"] = size
+            finishing += _finishing(op, buffer, size, buffers.size(buffer), buffers.elements(buffer), origins)
+        yield Step("triton", name, origins, reads, writes)
+        yield from finishing
+
+
+def _finishing(op: str, buffer: str, parts: int, size: int, elements: int, origins: list[Any]) -> Iterator[Step]:
+    """The library calls that make a buffer of its parts in float32; a cast is a launch of its own."""
+    if size == 4 * elements:
+        yield Step("extern", op, origins, {f"parts of {buffer}": parts}, {buffer: size})
+        return
+    whole = f"{buffer} in float32"
+    yield Step("extern", op, origins, {f"parts of {buffer}": parts}, {whole: 4 * elements})
+    yield Step("extern", "Tensor.to", origins, {whole: 4 * elements}, {buffer: size})
 
 
 class _Buffers:
@@ -168,12 +220,25 @@ class _Buffers:
             elif isinstance(node, MultiOutput):
                 self._elements.setdefault(node.inputs[0].get_name(), {})[node.get_name()] = _bytes(node)
 
-    def accessed(self, node: Any) -> tuple[dict[str, int], dict[str, int]]:
-        """What a node of the schedule reads and writes, as Inductor counts it: a library call's inputs whole."""
-        reads = node.get_read_write_buffer_accesses(include_reads=True, include_writes=False)
-        writes = node.get_read_write_buffer_accesses(include_reads=False, include_writes=True)
+    def accessed(self, nodes: Sequence[Any]) -> tuple[dict[str, int], dict[str, int]]:
+        """What nodes of the schedule that run as one read and write, as Inductor counts it: a library call's inputs
+        whole, and nothing that a kernel reads of what it has written itself."""
+        reads, writes = {}, {}
+        for node in nodes:
+            reads.update(node.get_read_write_buffer_accesses(include_reads=True, include_writes=False))
+            writes.update(node.get_read_write_buffer_accesses(include_reads=False, include_writes=True))
+        own = {name for node in nodes for name in node.get_buffer_names()}
+        reads = {name: size for name, size in reads.items() if name not in own}
+        if len(nodes) > 1:  # Inductor does so within one node
+            writes = {name: size for name, size in writes.items() if name not in self._graph.removed_buffers}
         elements = [self._elements.get(name, {name: size}) for name, size in writes.items()]
         return self._counted(reads.items()), self._counted(each for some in elements for each in some.items())
+
+    def size(self, name: str) -> int:
+        return _bytes(self._graph.get_buffer(name))
+
+    def elements(self, name: str) -> int:
+        return math.prod(map(int, self._graph.get_buffer(name).get_size()))
 
     def seen(self, tensors: Iterable[Any]) -> dict[str, int]:
         """What the tensors show of their buffers, each view once."""

@@ -47,6 +47,8 @@ class Thresholds:
         if not 0.5 <= self.confidence < 1:
             raise UserError(f"confidence is {self.confidence!r}; it must be at least 0.5 and below 1")
         least, most = self.rounds
+        if {type(least), type(most)} != {int}:
+            raise UserError(f"rounds is {list(self.rounds)}; it must hold whole numbers")
         if not 5 <= least <= most:  # fewer have no interval to speak of
             raise UserError(f"rounds is {list(self.rounds)}; it must be [least, most], with 5 <= least <= most")
 
@@ -152,7 +154,7 @@ def load(path: str | Path | None = None) -> Suite:
 
 
 def _check_types(facts: Thresholds | Case) -> None:
-    """Every field's type is that of its default; a whole number will do for any, None for a size alone."""
+    """Every field's type is that of its default; a whole number will do where that is not whole, None for a size."""
     for field in dataclasses.fields(facts):
         value = getattr(facts, field.name)
         expected = {dataclasses.MISSING: str, None: int}.get(field.default, type(field.default))

@@ -16,6 +16,7 @@ from mvc.errors import UserError
 from mvc.progress import Progress
 from mvc.regress import store
 from mvc.regress.cases import Case, Suite, Thresholds
+from mvc.regress.decide import unanimous, verdict
 from mvc.regress.revisions import dependencies, sources
 from mvc.regress.run import CaseResult, Rounds, compare_case, exact_run, in_turns, judged, recorded_run
 from mvc.regress.store import RecordedCase, Recording
@@ -73,7 +74,7 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
             with progress.step(f"comparing {case.name}"), fresh_sides((base, base_tree), (head, head_tree)) as sides:
                 try:
                     if exact:
-                        results.append(judged(case, [exact_run(case, sides())]))
+                        results.append(judged(case, [exact_run(case, sides())], verdict))
                     else:
                         results.append(compare_case((case, case), sides, suite.thresholds, seed=seed))
                 except CaseFailed as error:
@@ -125,12 +126,12 @@ def _different_inputs(base: Case, head: Case) -> str:
 
 
 def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Thresholds) -> CaseResult:
-    """Every process of the one against every process of the other: what passes for a change must show in all pairs,
-    and so be larger than what two processes of one version differ by."""
+    """Every process of the one against every process of the other: what all pairs say is larger than what two processes
+    of one version differ by."""
     sides = (zip(each.runs, each.facts, strict=True) for each in (base, head))
     pairs = itertools.product(*sides)
     runs = [recorded_run(ours[0], theirs[0], (ours[1], theirs[1]), thresholds) for ours, theirs in pairs]
-    return judged(head.case, runs)
+    return judged(head.case, runs, unanimous)
 
 
 def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:

@@ -54,6 +54,12 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
     return "inconclusive"
 
 
+def unanimous(findings: Sequence[Finding]) -> Verdict:
+    """What findings say of which none is trusted alone: nothing unless they agree."""
+    alike = {("slower",): "regression", ("faster",): "improvement", ("same",): "no change"}
+    return alike.get(tuple(set(findings)), "inconclusive")
+
+
 def unpaired_ratio(head: Sequence[float], base: Sequence[float], *, confidence: float) -> Ratio:
     """Ratio of the medians with its percentile bootstrap interval; each side is drawn from on its own."""
     generator = np.random.default_rng(0)
@@ -75,7 +81,7 @@ def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int | None:
     width = math.log(max(ratio.high / ratio.median, ratio.median / ratio.low))
     bound = math.log1p(effect)
     room = median - bound / 2 if median >= bound else bound - median
-    if room <= 0 or width <= room:
+    if width <= room:
         return rounds
     more = math.ceil(rounds * ((width / room) ** 2 - 1))
     return more if more <= MOST_ROUNDS else None

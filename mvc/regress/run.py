@@ -16,8 +16,8 @@ from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
 from mvc.regress.worker import CaseFailed, Side, Worker
 
-MOST_DISCARDED = 20  # rounds beyond those that were kept; then a throttled GPU is given up
-TURN_SECONDS = 0.02  # at least so long is each turn of a case
+MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
+TURN_SECONDS = 0.02  # about so long is each turn of a case
 Measure = Callable[[], Sequence[float]]  # base's and head's seconds of one round
 
 
@@ -94,7 +94,7 @@ def in_turns(workers: Sequence[Worker], *, seed: int) -> Measure:
 
 
 class Rounds:
-    """Rounds of one run, but for those in which the GPU was throttled, or ran below the highest clock of the run.
+    """Rounds of one run, but for those in which the GPU was throttled, or ran below 90 % of the run's highest clock.
 
     Which those are is asked anew after each round: a higher clock may show that earlier ones were slow.
 
@@ -112,7 +112,7 @@ class Rounds:
         """The seconds of every side in each of so many rounds, measured as far as they are not there yet.
 
         Raises:
-            CaseFailed: too many were discarded.
+            CaseFailed: the last `MOST_DISCARDED` were all discarded.
         """
         while len(kept := self._kept()) < count:
             start = time.perf_counter()
@@ -124,9 +124,10 @@ class Rounds:
         reasons = nvml.discards(self._spans, self._watch.samples)
         kept = [seconds for seconds, reason in zip(self._taken, reasons, strict=True) if reason is None]
         self.discarded = len(self._taken) - len(kept)
-        if self.discarded > MOST_DISCARDED + len(kept):
-            named = ", ".join(sorted({reason for reason in reasons if reason}))
-            raise CaseFailed(f"{self.discarded} of {len(self._taken)} rounds were discarded ({named})")
+        last = reasons[-MOST_DISCARDED:]
+        if len(last) == MOST_DISCARDED and None not in last:
+            named = ", ".join(sorted(set(last)))
+            raise CaseFailed(f"{MOST_DISCARDED} rounds one after the other were discarded ({named})")
         return kept
 
 
@@ -207,13 +208,13 @@ def compare_case(
     runs = [one_run(cases, sides(), thresholds, seed=2 * seed)]
     if any(found != "same" for found in runs[0].findings.values()):
         runs.append(one_run(cases, sides(), thresholds, seed=2 * seed + 1))
-    return judged(cases[1], runs)
+    return judged(cases[1], runs, verdict)
 
 
-def judged(case: Case, runs: list[Run]) -> CaseResult:
-    """What the runs say together."""
+def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], Verdict]) -> CaseResult:
+    """What the runs say together, by one of the rules of `mvc.regress.decide`."""
     metrics = [metric for metric in runs[0].findings if all(metric in run.findings for run in runs)]
-    verdicts = {metric: verdict([run.findings[metric] for run in runs]) for metric in metrics}
+    verdicts = {metric: together([run.findings[metric] for run in runs]) for metric in metrics}
     return CaseResult(case, runs, verdicts, exact_differences(*(facts["exact"] for facts in runs[0].facts)))
 
 

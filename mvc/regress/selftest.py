@@ -58,10 +58,10 @@ def smallest_detectable(trials: Sequence[Trial], effect: float, *, power: float 
 
     A slowdown moves the ratios that were measured without one by its own size; both of two independent runs have to
     find it. As runs without a change end early, their intervals are wide: near the effect a comparison takes more
-    rounds, and finds somewhat less than this. None if not even 50 % would be found.
+    rounds, and finds somewhat less than this. None if not even 50 % would be found, or no trial is without a slowdown.
     """
     ratios = [ratio for each in trials if not each.slowdown for ratio in each.ratios]
-    for percent in range(1, 51):
+    for percent in range(1, 51) if ratios else ():
         moved = (Ratio(*(bound * (1 + percent / 100) for bound in ratio)) for ratio in ratios)
         found = sum(finding(ratio, effect) == "slower" for ratio in moved)
         if found / len(ratios) >= math.sqrt(power):

@@ -213,7 +213,7 @@ def read(path: str | Path) -> Recording:
             raise KeyError(min(missing))
         datetime.fromisoformat(commit["time"] or machine["date"])
         return Recording(machine, commit, cases)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks parts of a recording ({error}); record it anew") from error
 
 
@@ -222,7 +222,9 @@ def _recorded(extra: dict[str, Any]) -> RecordedCase:
     if not runs or not all(run and all(0 < seconds < math.inf for seconds in run) for run in runs):
         raise ValueError("times")
     facts = [{**each, "exact": dict(each["exact"])} for each in extra["facts"]]
-    if len(facts) != len(runs):
+    singles = [each[key] for each in facts for key in ("compile_seconds", "peak_bytes") if key in each]
+    exact = [number for each in facts for number in each["exact"].values()]
+    if len(facts) != len(runs) or not all(number > 0 for number in singles) or not {*map(type, exact)} <= {int}:
         raise ValueError("facts")
     return RecordedCase(Case(**extra["case"]), runs, facts)
 

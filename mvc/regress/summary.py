@@ -46,19 +46,24 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _row(result: CaseResult) -> list[str]:
-    runs = [run for run in result.runs if run.ratio is not None]
+    base, head = (_processes(result.runs, side) for side in ("base", "head"))
     return [
         result.case.name,
-        _milliseconds([run.base for run in runs]),
-        _milliseconds([run.head for run in runs]),
-        " and ".join(str(run.ratio) for run in runs),
-        " + ".join(str(len(run.base)) for run in runs),
+        _milliseconds(base),
+        _milliseconds(head),
+        " and ".join(str(run.ratio) for run in result.runs if run.ratio is not None),
+        " + ".join(str(len(seconds)) for seconds in base),
         result.verdict,
     ]
 
 
-def _milliseconds(runs: list[list[float]]) -> str:
-    seconds = list(itertools.chain.from_iterable(runs))
+def _processes(runs: list[Run], side: str) -> list[tuple[float, ...]]:
+    """The seconds of each process once: of recordings, each is in several pairs."""
+    return list(dict.fromkeys(tuple(getattr(run, side)) for run in runs if run.ratio is not None))
+
+
+def _milliseconds(processes: list[tuple[float, ...]]) -> str:
+    seconds = list(itertools.chain.from_iterable(processes))
     return f"{statistics.median(seconds) * 1e3:.3g}" if seconds else ""
 
 
@@ -77,13 +82,19 @@ def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
 
 def _remedy(runs: list[Run], comparison: Comparison) -> str:
     """What would settle it, by the run that is furthest from decided; as much again where decided runs disagree."""
-    effect, most = comparison.thresholds.effect, comparison.thresholds.rounds[1]
-    undecided = [run for run in runs if run.findings["time"] == "undecided"] or runs
+    effect = comparison.thresholds.effect
+    undecided = [run for run in runs if run.findings["time"] == "undecided"]
+    if comparison.apart and not undecided:
+        return (
+            "the processes of one recording differ by as much; record anew on a quieter machine, or compare revisions"
+        )
+    undecided = undecided or runs
     more = [further_rounds(run.ratio, len(run.base), effect) for run in undecided]
     if None in more:
         return f"more than {MOST_ROUNDS:,} more rounds would settle it: it is about the effect looked for, {effect:.0%}"
     how = "record both with" if comparison.apart else "with"
-    return f"about {max(more)} more rounds would settle it ({how} --rounds {most + max(more)})"
+    rounds = max(len(run.base) for run in undecided)
+    return f"about {max(more)} more rounds would settle it ({how} --rounds {rounds + max(more)})"
 
 
 def _single_ratios(runs: list[Run], metric: str) -> str:
@@ -133,7 +144,7 @@ def junit(comparison: Comparison) -> str:
     """JUnit XML: a regression is a failure, an inconclusive case is skipped, what cannot be compared is an error."""
     suite = ElementTree.Element("testsuite", name="mvc.regress")
     for result in comparison.results:
-        seconds = sum(sum(run.base) + sum(run.head) for run in result.runs)
+        seconds = sum(sum(each) for side in ("base", "head") for each in _processes(result.runs, side))
         case = ElementTree.SubElement(
             suite, "testcase", classname="mvc.regress", name=result.case.name, time=f"{seconds:.3f}"
         )

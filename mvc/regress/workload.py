@@ -43,26 +43,31 @@ def _model(torch, mvc, case, device, dtype):
         start = time.perf_counter()
         compiled, report = mvc.compile_model(model, x, backend=case["backend"], mode=case["mode"], options=options)
         facts["compile_seconds"] = time.perf_counter() - start
-        chosen_by_time = case["frozen"] and device.type == "cpu"
-        exact = lambda: _exact(report, chosen_by_time)  # noqa: E731
+        exact = lambda: _exact(report, chosen_by_time(case))  # noqa: E731
     if not case["training"]:
         return lambda: compiled(x), facts, exact
     parameters = list(model.parameters())
     return lambda: torch.autograd.grad(compiled(x).float().sum(), parameters), facts, exact
 
 
-def _exact(report, chosen_by_time):
+def chosen_by_time(case):
+    """Whether what is called depends on measurements: of library calls, frozen on a CPU, or of kernels."""
+    return (case["frozen"] and case["device"] == "cpu") or case["mode"].startswith("max-autotune")
+
+
+def _exact(report, by_time):
     """Numbers that do not vary from run to run; those of generated code are unknown where it came from a cache.
 
-    Frozen on a CPU, library calls are chosen by their time: what depends on that choice is left out.
+    Args:
+        by_time: leave out what depends on measurements.
     """
     exact = {"graphs": len(report.graphs), "scans": report.scans}
     explanation = report.explanation
-    if explanation.launches and not chosen_by_time:
+    if explanation.launches and not by_time:
         exact["launches"] = sum(explanation.launches.values())
     for graph in explanation.graphs:
         for record in graph.passes:
-            if chosen_by_time and record.name.startswith("prepack_"):
+            if by_time and record.name.startswith("prepack_"):
                 continue
             name = f"matches of {record.name}"
             exact[name] = exact.get(name, 0) + record.matches
@@ -108,7 +113,7 @@ def warm(run, *, window=5, tolerance=0.05, limit=20.0):
 def slowed(run, seconds, share, *, trials=2, turns=10, turn_seconds=0.03):
     """The same with extra work: as many elementwise products as make it slower by that share, here and now.
 
-    What a product takes behind the case is not what it takes alone: a first guess is mended by timing both in turns.
+    What a product takes behind a short case is not what it takes alone: there a first guess is mended by timing both.
     """
     import torch
 
@@ -120,8 +125,8 @@ def slowed(run, seconds, share, *, trials=2, turns=10, turn_seconds=0.03):
         for _ in range(repeats):
             x.mul_(1.0)
 
-    calls = max(2, round(turn_seconds / seconds))
-    for _ in range(trials):
+    calls = round(turn_seconds / seconds)
+    for _ in range(trials if calls > 1 else 0):
         alone, together = [], []
         for _ in range(turns):
             alone += timed(run, calls)
@@ -154,7 +159,7 @@ def main():
         run, facts, exact = build(case)
         if asked["timed"]:
             facts["seconds"] = warm(run)
-        if case["slowdown"]:
+        if asked["timed"] and case["slowdown"]:
             run = slowed(run, facts["seconds"], case["slowdown"])
         import torch
 
@@ -163,7 +168,8 @@ def main():
         if case["device"] == "cuda":  # what tensors take is the same each time; a process's memory is not
             torch.cuda.reset_peak_memory_stats()
             run()
-            facts["exact"]["peak bytes"] = torch.cuda.max_memory_allocated()
+            if not chosen_by_time(case):
+                facts["exact"]["peak bytes"] = torch.cuda.max_memory_allocated()
         elif sys.platform != "win32":
             facts["peak_bytes"] = resident_peak()
     except Exception as error:
