@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -81,8 +80,10 @@ def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Th
     for name in dict.fromkeys(each.case for each in trials):
         for slowdown in SLOWDOWNS:
             some = [each for each in trials if (each.case, each.slowdown) == (name, slowdown)]
+            if not some:
+                continue
             verdicts = [count(some, each) for each in ("regression", "improvement", "no change", "inconclusive")]
-            measured = statistics.median([ratio.median for each in some for ratio in each.ratios] or [math.nan])
+            measured = statistics.median(ratio.median for each in some for ratio in each.ratios)
             minutes = sum(each.seconds for each in some) / 60
             rows.append([name, f"{slowdown:.0%}", f"{measured - 1:+.1%}", len(some), *verdicts, f"{minutes:.0f}"])
     headers = [

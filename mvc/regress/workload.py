@@ -110,10 +110,11 @@ def warm(run, *, window=5, tolerance=0.05, limit=20.0):
         last = now
 
 
-def slowed(run, seconds, share, *, trials=2, turns=10, turn_seconds=0.03):
+def slowed(run, seconds, share, *, trials=3, trial_seconds=1.0):
     """The same with extra work: as many elementwise products as make it slower by that share, here and now.
 
-    What a product takes behind a short case is not what it takes alone: there a first guess is mended by timing both.
+    What a product takes behind a short case is not what it takes alone: there a first guess is mended by timing both,
+    call by call in turns.
     """
     import torch
 
@@ -125,13 +126,9 @@ def slowed(run, seconds, share, *, trials=2, turns=10, turn_seconds=0.03):
         for _ in range(repeats):
             x.mul_(1.0)
 
-    calls = round(turn_seconds / seconds)
-    for _ in range(trials if calls > 1 else 0):
-        alone, together = [], []
-        for _ in range(turns):
-            alone += timed(run, calls)
-            together += timed(both, calls)
-        slower = statistics.median(together) / statistics.median(alone) - 1
+    pairs = round(trial_seconds / seconds)
+    for _ in range(trials if pairs >= 100 else 0):
+        slower = statistics.median([timed(both, 1)[0] / timed(run, 1)[0] for _ in range(pairs)]) - 1
         repeats = round(repeats * min(2.0, max(0.5, share / max(slower, 1e-9))))
     return both
 
