@@ -3,8 +3,7 @@
     python bench/offline.py --output bench/results/offline
 
 Code is generated and compiled without a GPU (`mvc.offline`); writes OUTPUT.json and the tables OUTPUT.md: both sides,
-and what each pass and each choice of the model is worth. `--budgets DIR` also
-writes ours in the first dtype as budgets.
+and what each pass and each choice of the model is worth. `--budgets DIR` also writes ours in float16 as budgets.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
     """Every case in fresh processes, the most rounds of the thresholds in each; and why cases are missing."""
     recorded: dict[str, RecordedCase] = {}
     device = torch.device(suite.cases[0].device)
-    environment, sources = store.environment(device.type), None
+    environment, package = store.environment(device.type), None
     obstacles: list[str] = []
     for case in suite.cases:
         runs, facts = [], []
@@ -154,5 +154,5 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
                 obstacles.append(f"{case.name}: {error}")
                 continue
         recorded[case.name] = RecordedCase(case, runs, facts)
-        sources = Path(facts[0]["source"]).parent
-    return Recording(environment, store.commit(sources), recorded), obstacles
+        package = Path(facts[0]["source"]).parent
+    return Recording(environment, store.commit(package), recorded), obstacles
