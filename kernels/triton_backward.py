@@ -9,7 +9,6 @@ from mvc.kernels.triton_steps import (
     load_channels,
     load_states,
     load_steps,
-    offset,
     position,
     run_position,
     sigmoid,
@@ -22,11 +21,11 @@ from mvc.kernels.triton_steps import (
 
 
 @triton.jit
-def _add_partial(b_value, pointer, mask, FIRST: tl.constexpr):
+def _add_partial(b_value, pointer, offset, mask, FIRST: tl.constexpr):
     if FIRST:
         return b_value
     else:
-        return b_value + tl.load(pointer, mask=mask, other=0.0)
+        return b_value + tl.load(pointer + offset, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -115,10 +114,9 @@ def _backward_steps(
                 sums_C = new_C
             b_of_step *= 1.0 / LOG2E  # b_A is A over ln 2
 
-            p_part = offset(p_partial, o_t * dim)
-            b_y = _add_partial(b_y, p_part, mask, FIRST)
-            b_of_drive = _add_partial(b_of_drive, offset(p_part, partial_l), mask, FIRST)
-            b_of_step = _add_partial(b_of_step, offset(p_part, 2 * partial_l), mask, FIRST)
+            b_y = _add_partial(b_y, p_partial, o_t * dim, mask, FIRST)
+            b_of_drive = _add_partial(b_of_drive, p_partial, o_t * dim + partial_l, mask, FIRST)
+            b_of_step = _add_partial(b_of_step, p_partial, o_t * dim + 2 * partial_l, mask, FIRST)
             if LAST:
                 b_of_u = b_of_drive * b_step + b_D * b_grad
                 b_of_delta = b_of_drive * b_x + b_of_step
@@ -134,9 +132,9 @@ def _backward_steps(
                 b_sum_D += b_grad * b_x
                 b_sum_bias += b_of_delta
             else:
-                tl.store(p_part, b_y, mask=mask)
-                tl.store(p_part + partial_l, b_of_drive, mask=mask)
-                tl.store(p_part + 2 * partial_l, b_of_step, mask=mask)
+                tl.store(p_partial + o_t * dim, b_y, mask=mask)
+                tl.store(p_partial + o_t * dim + partial_l, b_of_drive, mask=mask)
+                tl.store(p_partial + o_t * dim + 2 * partial_l, b_of_step, mask=mask)
     return g, sums_A, sums_B, sums_C, b_sum_D, b_sum_bias
 
 
@@ -168,15 +166,19 @@ def backward_kernel(
     p_grad_y += i_batch * grad_y_b + o_channel.to(tl.int64) * grad_y_d
     p_u += i_batch * u_b + o_channel.to(tl.int64) * u_d
     p_delta += i_batch * delta_b + o_channel.to(tl.int64) * delta_d
-    p_z = offset(p_z, i_batch * z_b + o_channel.to(tl.int64) * z_d)
+    if p_z is not None:
+        p_z += i_batch * z_b + o_channel.to(tl.int64) * z_d
     p_B = weights_of(p_B, o_channel, i_batch, i_group, B_b, B_g, CONSTANT_B)
     p_C = weights_of(p_C, o_channel, i_batch, i_group, C_b, C_g, CONSTANT_C)
-    p_reset = offset(p_reset, i_batch * reset_b)
+    if p_reset is not None:
+        p_reset += i_batch * reset_b
     o_sequence = i_batch * length * dim + o_channel
-    p_partial = offset(p_partial, o_sequence)
-    p_grad_u = offset(p_grad_u, o_sequence)
-    p_grad_delta = offset(p_grad_delta, o_sequence)
-    p_grad_z = offset(p_grad_z, o_sequence)
+    if p_partial is not None:
+        p_partial += o_sequence
+    p_grad_u += o_sequence
+    p_grad_delta += o_sequence
+    if p_grad_z is not None:
+        p_grad_z += o_sequence
     groups = dim // width
     i_in_group = tl.program_id(0) % tl.cdiv(width, BLOCK)
     o_weight = ((i_in_group * batch + i_batch) * length * groups + i_group) * states

@@ -8,7 +8,6 @@ from mvc.kernels.triton_steps import (
     load_channels,
     load_states,
     load_steps,
-    offset,
     position,
     run_position,
     sigmoid,
@@ -100,14 +99,21 @@ def forward_kernel(
     b_bias = load_channels(p_bias, o_channel, mask)
     p_u += i_batch * u_b + o_channel.to(tl.int64) * u_d
     p_delta += i_batch * delta_b + o_channel.to(tl.int64) * delta_d
-    p_z = offset(p_z, i_batch * z_b + o_channel.to(tl.int64) * z_d)
+    if p_z is not None:
+        p_z += i_batch * z_b + o_channel.to(tl.int64) * z_d
     p_B = weights_of(p_B, o_channel, i_batch, i_group, B_b, B_g, CONSTANT_B)
     p_C = weights_of(p_C, o_channel, i_batch, i_group, C_b, C_g, CONSTANT_C)
-    p_reset = offset(p_reset, i_batch * reset_b)
-    p_partial = offset(p_partial, i_batch * length * dim + o_channel)
-    p_y = offset(p_y, i_batch * y_b + o_channel)
-    p_checkpoint = offset(p_checkpoint, o_state)
-    h = load_states(offset(p_start, o_state + i_chunk * all_states), mask, N)
+    if p_reset is not None:
+        p_reset += i_batch * reset_b
+    if p_partial is not None:
+        p_partial += i_batch * length * dim + o_channel
+    if p_y is not None:
+        p_y += i_batch * y_b + o_channel
+    if p_checkpoint is not None:
+        p_checkpoint += o_state
+    if p_start is not None:
+        p_start += o_state + i_chunk * all_states
+    h = load_states(p_start, mask, N)
 
     first = i_chunk * chunk
     wide, rest = split_chunk(first, chunk, length, WIDE)
@@ -160,9 +166,11 @@ def summary_kernel(
     b_bias = load_channels(p_bias, o_channel, mask)
     p_x += i_batch * x_b + o_channel.to(tl.int64) * x_d
     p_delta += i_batch * delta_b + o_channel.to(tl.int64) * delta_d
-    p_z = offset(p_z, i_batch * z_b + o_channel.to(tl.int64) * z_d)
+    if p_z is not None:
+        p_z += i_batch * z_b + o_channel.to(tl.int64) * z_d
     p_W = weights_of(p_W, o_channel, i_batch, i_group, W_b, W_g, CONSTANT)
-    p_reset = offset(p_reset, i_batch * reset_b)
+    if p_reset is not None:
+        p_reset += i_batch * reset_b
     h = load_states(None, mask, N)
     b_total = tl.zeros((BLOCK,), tl.float32)  # ΣΔ
     kept = 1.0

@@ -1,8 +1,8 @@
 """The linear recurrence on NVIDIA GPUs: its Triton kernel, how it is launched, and `mvc::linear_recurrence_triton`.
 
-Importing this module imports triton and registers the op. A program runs BLOCK lanes, elements of all axes but the one
-that the recurrence runs along, one in each thread. Where few lanes would leave a GPU idle, its length is cut in chunks
-that run side by side, as the scan's is.
+Importing this module imports triton and registers the op, whose schema torch infers from the annotations. A program
+runs BLOCK lanes, elements of all axes but the one that the recurrence runs along, one in each thread. Where few lanes
+would leave a GPU idle, its length is cut in chunks that run side by side, as the scan's is.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from mvc.kernels.recurrence_ops import SCHEMA, register_rules, result_dtype
+from mvc.kernels.recurrence_ops import register_rules, result_dtype
 from mvc.kernels.triton_forward import combine_kernel
-from mvc.kernels.triton_steps import load_steps, offset, position, run_position, split_chunk
+from mvc.kernels.triton_steps import load_steps, position, run_position, split_chunk
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
@@ -89,7 +89,8 @@ def recurrence_kernel(
     mask = o_lane < lanes
     p_a += _lane_offset(o_lane, size_1, size_2, size_3, a_0, a_1, a_2, a_3)
     p_b += _lane_offset(o_lane, size_1, size_2, size_3, b_0, b_1, b_2, b_3)
-    p_h = offset(p_h, o_lane // h_l * h_l * length + o_lane % h_l)
+    if p_h is not None:
+        p_h += o_lane // h_l * h_l * length + o_lane % h_l
     o_state = i_chunk.to(tl.int64) * lanes + o_lane
     if p_start is None:
         h = tl.zeros((BLOCK,), tl.float32)
@@ -130,8 +131,8 @@ def _along_length(tensor: Tensor) -> bool:
     return step == 1 and lanes[-1] != 1 and all(aligned)
 
 
-@triton_op("mvc::linear_recurrence_triton", mutates_args={}, schema=SCHEMA)
-def linear_recurrence(a, b, initial, dim, reverse):
+@triton_op("mvc::linear_recurrence_triton", mutates_args={})
+def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
     dtype = result_dtype(a, b, initial)
     if dtype == torch.float64:
         raise TypeError("the Triton recurrence takes no float64; use impl='chunked'")

@@ -1,8 +1,9 @@
 """The selective scan on NVIDIA GPUs: how its Triton kernels are launched, and `mvc::selective_scan_triton`.
 
-Importing this module imports triton and registers the op. Launches depend on shapes alone, so that results are the same
-in every run: many sequences run each in one piece; where few channels of few sequences would leave a GPU idle, the
-length is cut into chunks that run side by side.
+Importing this module imports triton and registers the op, whose schema torch infers from the annotations (torch 2.11
+takes no other). Launches depend on shapes alone, so that results are the same in every run: many sequences run each in
+one piece; where few channels of few sequences would leave a GPU idle, the length is cut into chunks that run side by
+side.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 import triton
-from mvc.kernels.ops import SCHEMA
 from mvc.kernels.rules import register_rules
 from mvc.kernels.triton_backward import backward_kernel
 from mvc.kernels.triton_forward import combine_kernel, forward_kernel, summary_kernel
@@ -170,8 +170,21 @@ def _forward(
         )  # fmt: skip
 
 
-@triton_op("mvc::selective_scan_triton", mutates_args={}, schema=f"({SCHEMA}) -> (Tensor, Tensor)")
-def selective_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse):
+@triton_op("mvc::selective_scan_triton", mutates_args={})
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
     inputs = _prepare(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse)
     y = u.new_empty(u.shape)
     state_shape = (u.shape[0], *A.shape)
@@ -191,10 +204,21 @@ def _scan(inputs: Inputs, y: Tensor, last_state: Tensor | None) -> None:
     _forward(inputs, launch, start, y=y, end=last_state)
 
 
-@triton_op(
-    "mvc::selective_scan_triton_cat", mutates_args={}, schema=f"({SCHEMA.replace('Tensor u', 'Tensor x')}) -> Tensor"
-)
-def selective_scan_cat(x, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse):
+@triton_op("mvc::selective_scan_triton_cat", mutates_args={})
+def selective_scan_cat(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> Tensor:
     """x (batch, length, channels) with the scan's y in place of its first dim channels, u; for inference.
 
     Compiled, the copy of x goes where nothing uses x later, and y is written over u.
@@ -207,14 +231,23 @@ def selective_scan_cat(x, delta, A, B, C, D, z, delta_bias, initial_state, reset
     return result
 
 
-@triton_op(
-    "mvc::selective_scan_triton_backward",
-    mutates_args={},
-    schema=f"(Tensor grad_y, Tensor grad_last_state, {SCHEMA}) -> ({', '.join(['Tensor'] * 9)})",
-)
+@triton_op("mvc::selective_scan_triton_backward", mutates_args={})
 def selective_scan_backward(
-    grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse
-):
+    grad_y: Tensor,
+    grad_last_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     if u.numel() == 0:
         gradients = [None if t is None else torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in tensors]

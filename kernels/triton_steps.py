@@ -163,11 +163,3 @@ def split_chunk(first, chunk, length, WIDE: tl.constexpr):
     """How many groups of WIDE steps a chunk has, and how many steps beyond them."""
     steps = tl.minimum(first + chunk, length) - first
     return steps // WIDE, steps % WIDE
-
-
-@triton.jit
-def offset(pointer, offset):
-    if pointer is None:
-        return None
-    else:
-        return pointer + offset
