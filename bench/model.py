@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from mvc import ceilings, create_model, profiler, report
 from mvc.compile import DTYPES, positive
 from mvc.compiler import check_against_eager, compile_model
 from mvc.errors import UserError
+from mvc.table import tabulate
 
 HOWS: dict[str, dict[str, Any]] = {
     "inductor": {"backend": "inductor"},
@@ -132,7 +132,7 @@ def table(dtype: str, facts: dict[str, Any]) -> str:
         for name, row in facts["models"].items()
     ]
     headers = [f"{dtype}, images/s", "eager", *HOWS, "best over eager", "of ceiling, apart from scans", "scans"]
-    lines = [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)]
+    lines = [tabulate(rows, headers=headers, markdown=True)]
     lines += [f"{pair}: {ratio:.2f} (the best of each)" for pair, ratio in facts["ratios"].items()]
     lines.append(f"ceiling {facts['ceiling_flops'] / 1e9:.0f} GFLOP/s; {facts['rounds']} interleaved rounds")
     return "\n".join(lines)

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 import triton
-from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -30,6 +29,7 @@ from mvc.offline import budget, estimate
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
 from mvc.offline.targets import TARGETS, find
+from mvc.table import tabulate
 
 VARIANTS, DTYPES, BATCH, SIDE = ("T", "S"), ("float16", "bfloat16"), 128, 224
 COMPARED = ("sm_80", "sm_90")  # with stock; the others are generated for their registers and spills
@@ -107,13 +107,13 @@ def page(facts: dict[str, Any]) -> str:
         floor = f"{ours['floor launches']}, {ours['floor triton bytes'] / 1e9:.2f}"
         rows.append([*cells, floor, ours["largest registers"], ours["spills"]])
     headers = ["", "dtype", "target", "launches", "Triton and scan, GB", "library, GB", "floor", "registers", "spills"]
-    table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    table = tabulate(rows, headers=headers, markdown=True)
     steps = [
         [each["step"], each["launches"], f"{_value(each, 'own') / 1e9:.2f}", f"{each['extern bytes'] / 1e9:.2f}"]
         for each in facts["steps"]
     ]
     headers = ["step by step", "launches", "Triton and scan, GB", "library, GB"]
-    by_steps = tabulate(steps, headers=headers, tablefmt="github", disable_numparse=True)
+    by_steps = tabulate(steps, headers=headers, markdown=True)
     return (
         f"Batch {BATCH}, {SIDE} x {SIDE}, channels_last, inference, frozen; {facts['versions']}, commit "
         f"{facts['commit']}, {facts['date']}. Ours / stock Inductor's on the published arithmetic (ratio); the floor "

@@ -27,12 +27,12 @@ from unittest import mock
 import torch
 from mvc.passes import pipeline
 from peers import mamba_ssm_reference
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvc import create_model, functional, profiler, report, selective_scan
 from mvc.compile import DTYPES, positive
+from mvc.table import tabulate
 
 # What is compared: arguments of torch.compile.
 STOCK: dict[str, dict[str, Any]] = {

@@ -17,13 +17,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from mvc import files, regress, report
 from mvc.progress import Progress
 from mvc.regress import cases, store
 from mvc.regress.compare import fresh_sides
 from mvc.regress.selftest import Trial, count, smallest_detectable, trial
+from mvc.table import tabulate
 
 OUTPUT = Path(__file__).parent / "results" / "regress_study.json"
 SLOWDOWNS = (0.0, 0.10, 0.05)
@@ -98,7 +97,7 @@ def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Th
         [
             f"`python bench/regress_study.py`, {environment['date'][:10]}, {report.environment_line(environment)}:",
             "",
-            tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True),
+            tabulate(rows, headers=headers, markdown=True),
             "",
             "Smallest slowdown that would be called a regression in 9 of 10 comparisons, if it moved the ratios of "
             f"those without a change and as many rounds were taken: {smallest}. "

@@ -20,11 +20,11 @@ import torch
 from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
 from peers import installed
-from tabulate import tabulate
 from torch import Tensor
 
 from mvc import machine, profiler, report
 from mvc.compile import positive
+from mvc.table import tabulate
 
 ROOT = Path(__file__).parents[1]
 TENSORS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -234,7 +234,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     cells = [[row["name"], span(row, ""), span(row, "other_"), f"{row['ratio']:.2f}"] for row in rows]
     headers = ["float32", "ms (10 to 90 %)", "the other's", "ratio"]
-    return tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True)
+    return tabulate(cells, headers=headers, markdown=True)
 
 
 if __name__ == "__main__":

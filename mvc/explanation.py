@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from mvc import torch_private
 from mvc.backend import GraphReport, Options, compile_graph
+from mvc.table import tabulate
 
 # A line of Inductor's wrapper that runs a kernel: generated, from a library, or a registered op.
 LAUNCH = re.compile(

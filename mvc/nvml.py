@@ -12,8 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import pynvml
 import torch
+
+try:
+    import pynvml
+except ImportError:  # of the package nvidia-ml-py
+    pynvml = None
 
 INTERVAL = 0.02  # seconds between samples
 TOP_SHARE = 0.9  # of the run's highest clock: what ran slower is discarded
@@ -32,10 +36,10 @@ REASONS = {
 }
 THROTTLING = frozenset(REASONS[bit] for bit in (0x004, 0x008, 0x020, 0x040, 0x080))
 POLICIES = {
-    "power": pynvml.NVML_PERF_POLICY_POWER,
-    "thermal": pynvml.NVML_PERF_POLICY_THERMAL,
-    "board limit": pynvml.NVML_PERF_POLICY_BOARD_LIMIT,
-    "reliability": pynvml.NVML_PERF_POLICY_RELIABILITY,
+    "power": "NVML_PERF_POLICY_POWER",
+    "thermal": "NVML_PERF_POLICY_THERMAL",
+    "board limit": "NVML_PERF_POLICY_BOARD_LIMIT",
+    "reliability": "NVML_PERF_POLICY_RELIABILITY",
 }
 
 
@@ -48,6 +52,10 @@ class Identity(NamedTuple):
 
 
 UNKNOWN = Identity(None, None, None)
+
+
+class Unavailable(Exception):
+    """NVML cannot be asked; the message says why."""
 
 
 class Sample(NamedTuple):
@@ -97,8 +105,8 @@ class Watch:
                 self.notes.append(f"of {visible} GPUs that torch sees, the one at {place(self._device)} was measured")
             try:
                 self._gpu = self._cleanup.enter_context(_open(self._device))
-            except pynvml.NVMLError as error:
-                self.notes.append(f"NVML cannot be used ({error}): no clocks, no power, nothing is discarded")
+            except Unavailable as error:
+                self.notes.append(f"{error}: no clocks, no power; throttling is not seen, and nothing is discarded")
         if self._gpu is not None:
             self._before = self._gpu.energy(), self._gpu.violations()
             self.samples.append(self._gpu.sample())
@@ -162,7 +170,7 @@ class _Gpu:
     def violations(self) -> dict[str, float]:
         """Seconds that the clock has been held down, by cause."""
         read = {
-            name: self._read(f"{name} violation time", "nvmlDeviceGetViolationStatus", policy)
+            name: self._read(f"{name} violation time", "nvmlDeviceGetViolationStatus", getattr(pynvml, policy))
             for name, policy in POLICIES.items()
         }
         return {name: status.violationTime / 1e9 for name, status in read.items() if status is not None}
@@ -195,14 +203,19 @@ def _open(device: torch.device) -> Iterator[_Gpu]:
     devices change with CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 
     Raises:
-        pynvml.NVMLError: no library, no driver, no permission, or no such device.
+        Unavailable: no package, no library, no driver, no permission, or no such device.
     """
+    if pynvml is None:
+        raise Unavailable("NVML is not installed (pip install nvidia-ml-py)")
     uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-").removeprefix("MIG-")
-    pynvml.nvmlInit()
     try:
-        yield _find(uuid, place(device))
-    finally:
-        pynvml.nvmlShutdown()
+        pynvml.nvmlInit()
+        try:
+            yield _find(uuid, place(device))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise Unavailable(f"NVML cannot be used ({error})") from error
 
 
 def _find(uuid: str, bus: str) -> _Gpu:
@@ -247,7 +260,7 @@ def identify(device: torch.device) -> Identity:
         with _open(device) as gpu:
             clocks = (gpu.max_clock(kind) for kind in (pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM))
             return Identity(pynvml.nvmlSystemGetDriverVersion(), *clocks)
-    except pynvml.NVMLError:
+    except Unavailable:
         return UNKNOWN
 
 

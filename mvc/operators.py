@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tabulate import tabulate
 from torch.autograd import DeviceType
 from torch.profiler import ExecutionTraceObserver, ProfilerActivity
 
 from mvc import ceilings, files, profiler
 from mvc.errors import UserError
 from mvc.stopwatch import synchronize
+from mvc.table import tabulate
 
 CALLS = 3
 SHOWN = 20
@@ -72,7 +72,7 @@ class Operators(NamedTuple):
         headers = ["operator", "calls", "ms", "of time", "MiB", "GFLOP", "of matmul's rate", "of copy's rate"]
         left = f"{len(self.rows) - SHOWN} more are not shown\n" if len(self.rows) > SHOWN else ""
         return (
-            tabulate(cells, headers=headers, disable_numparse=True, stralign="right", colalign=("left",))
+            tabulate(cells, headers=headers)
             + f"\n{left}one call: {total * 1e3:.1f} ms; {self.flop_rate / 1e9:,.0f} GFLOP/s of a matrix product, "
             f"{self.byte_rate / 1e9:.1f} GB/s of a copy"
         )

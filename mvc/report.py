@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
 from mvc import __version__, files, machine, nvml, torch_private
 from mvc.errors import UserError
 from mvc.stopwatch import MEANINGS
+from mvc.table import tabulate
 
 SCHEMA = "mvc.compile/1"
 
@@ -180,7 +180,7 @@ def table(facts: dict[str, Any]) -> str:
     if facts["classes"] is not None:
         source = "of the photo" if model["weights"] else "of the photo, meaningless: the weights are random"
         lines.append(f"classes {source}:")
-        lines.append(tabulate([[f"{p:.1%}", name] for name, p in facts["classes"]], tablefmt="plain"))
+        lines.append(tabulate([[f"{p:.1%}", name] for name, p in facts["classes"]]))
     return "\n".join(lines)
 
 
@@ -216,7 +216,7 @@ def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "of ceiling¹",
         "apart from scans",
     ]
-    return tabulate(cells, headers=headers, disable_numparse=True, stralign="right")
+    return tabulate(cells, headers=headers)
 
 
 def _or_blank(value: float | None, form: str, unit: int = 1) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -130,12 +129,16 @@ def _read(path: Path) -> object:
     kind = _kind(path)
     try:
         if kind == "safetensors":
+            import safetensors.torch
+
             return safetensors.torch.load_file(path)
         # The published files hold a Namespace. Memory mapping leaves a training state's other tensors on the disk.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from error
+    except ModuleNotFoundError as error:
+        raise UserError(f"reading {path} needs safetensors; pip install safetensors, or take a .pth file") from error
     except Exception as error:  # a damaged file can make the readers raise anything
         raise UserError(f"{path} is truncated or damaged ({_summary(error)}); download or copy it again") from error
 

@@ -144,7 +144,9 @@ def test_an_unknown_uuid_is_looked_for_on_the_bus(monkeypatch):
 def test_a_device_that_nvml_does_not_know_is_said(monkeypatch):
     absent = error("NOT_FOUND")
     watch = seen(monkeypatch, nvmlDeviceGetHandleByUUID=absent, nvmlDeviceGetHandleByPciBusId=absent)
-    assert watch.notes == ["NVML cannot be used (Not Found): no clocks, no power, nothing is discarded"]
+    assert watch.notes == [
+        "NVML cannot be used (Not Found): no clocks, no power; throttling is not seen, and nothing is discarded"
+    ]
 
 
 def test_a_mig_slice_is_read_from_its_gpu_and_said(monkeypatch):

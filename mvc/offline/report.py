@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from mvc import files
 from mvc.offline import budget, estimate
 from mvc.offline.estimate import Cost
 from mvc.offline.manifest import Launch, Manifest
 from mvc.offline.replay import Replay
 from mvc.offline.targets import find
+from mvc.table import tabulate
 
 SHOWN, LINE_WIDTH = 10, 48
 ESTIMATE = "estimate, not measured"
@@ -28,36 +27,36 @@ WIDTH, HEIGHT, ROWS = 1000, 24, 10  # of the picture: pixels of a row, and rows
 
 def text(manifest: Manifest, replayed: Replay | None = None) -> str:
     """For the terminal."""
-    return "\n".join(_parts(manifest, replayed, "simple"))
+    return "\n".join(_parts(manifest, replayed))
 
 
 def write_page(manifest: Manifest, folder: Path, replayed: Replay | None = None) -> Path:
     """Write `report.md` and `timeline.svg` into the folder."""
     files.replace(folder / "timeline.svg", timeline(estimate.costs(manifest)))
-    head, *rest = _parts(manifest, replayed, "github")
+    head, *rest = _parts(manifest, replayed, markdown=True)
     picture = f"![launches in order, by kind and estimated time ({ESTIMATE})](timeline.svg)"
     page = folder / "report.md"
     files.replace(page, "\n\n".join((f"# {head}", picture, *rest)) + "\n")
     return page
 
 
-def _parts(manifest: Manifest, replayed: Replay | None, style: str) -> list[str]:
+def _parts(manifest: Manifest, replayed: Replay | None, *, markdown: bool = False) -> list[str]:
     costs, target = estimate.costs(manifest), find(manifest.target)
     versions = f"torch {manifest.versions['torch']}, triton {manifest.versions['triton']}"
     parts = [
         f"MambaVision-{budget.key(manifest.model)}: {target.name} ({target.card}), {versions}",
-        _totals(manifest.launches, style),
+        _totals(manifest.launches, markdown),
         _floor(manifest),
         _binaries(manifest),
         f"The {SHOWN} launches that cost most ({ESTIMATE}; all together {sum(c.seconds for c in costs) * 1e3:.2f} ms):",
-        _costliest(costs, style),
+        _costliest(costs, markdown),
     ]
     if replayed is not None:
         parts.append(_replayed(replayed))
     return [*parts, _shown(manifest, replayed)]
 
 
-def _totals(launches: Sequence[Launch], style: str) -> str:
+def _totals(launches: Sequence[Launch], markdown: bool) -> str:
     kinds: dict[str, list[Launch]] = defaultdict(list)
     for launch in launches:
         kinds[launch.kind].append(launch)
@@ -72,7 +71,7 @@ def _totals(launches: Sequence[Launch], style: str) -> str:
         for kind, some in [*kinds.items(), ("all", list(launches))]
     ]
     headers = ["launches of", "", "MB read", "MB written", "GFLOP"]
-    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
+    return tabulate(rows, headers=headers, markdown=markdown)
 
 
 def _floor(manifest: Manifest) -> str:
@@ -98,7 +97,7 @@ def _binaries(manifest: Manifest) -> str:
     )
 
 
-def _costliest(costs: Sequence[Cost], style: str) -> str:
+def _costliest(costs: Sequence[Cost], markdown: bool) -> str:
     rows = [
         [
             cost.launch.name.removeprefix("torch.ops.aten."),
@@ -110,7 +109,7 @@ def _costliest(costs: Sequence[Cost], style: str) -> str:
         for cost in sorted(costs, key=lambda cost: -cost.seconds)[:SHOWN]
     ]
     headers = ["launch", "MB", "µs", "floor", "from"]
-    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
+    return tabulate(rows, headers=headers, markdown=markdown)
 
 
 def _origin(launch: Launch) -> str:

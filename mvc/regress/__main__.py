@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from tabulate import tabulate
 
 from mvc import files, report
 from mvc.compile import positive
 from mvc.errors import UserError
 from mvc.progress import Progress
 from mvc.regress import cases, compare, history, selftest, store, summary
+from mvc.table import tabulate
 
 EXAMPLES = """examples:
   python -m mvc.regress compare origin/main .                    this checkout, changes included, against a branch

@@ -9,12 +9,11 @@ import statistics
 from typing import Any
 from xml.etree import ElementTree
 
-from tabulate import tabulate
-
 from mvc import report
 from mvc.regress.compare import Comparison
 from mvc.regress.decide import MOST_ROUNDS, further_rounds
 from mvc.regress.run import CaseResult, Run
+from mvc.table import tabulate
 
 SCHEMA = "mvc.regress.compare/1"
 HEADERS = ("case", "base ms", "head ms", "head over base", "rounds", "verdict")
@@ -27,22 +26,22 @@ MEANINGS = {
 }
 
 
-def table(comparison: Comparison, *, style: str = "simple") -> str:
-    """For people; `style` is one of tabulate's."""
-    lines = [tabulate([_row(each) for each in comparison.results], headers=HEADERS, tablefmt=style)]
+def table(comparison: Comparison, *, markdown: bool = False) -> str:
+    """For people."""
+    lines = [tabulate([_row(each) for each in comparison.results], headers=HEADERS, markdown=markdown)]
     lines += [f"{result.case.name}: {text}" for result in comparison.results for text in remarks(result, comparison)]
     if comparison.apart and comparison.results:
         lines.append("recorded at different times: what drifted on the machine between them looks like a change")
     lines += [f"not comparable: {obstacle}" for obstacle in comparison.obstacles]
     lines.append(f"{comparison.head} against {comparison.base}: {MEANINGS[comparison.exit_status]}")
     lines.append(report.environment_line(comparison.environment))
-    separator = "\n\n" if style == "github" else "\n"
+    separator = "\n\n" if markdown else "\n"
     return separator.join(line for line in lines if line)
 
 
 def markdown(comparison: Comparison) -> str:
     """For the summary of a CI job."""
-    return f"## Latency: {MEANINGS[comparison.exit_status]}\n\n{table(comparison, style='github')}\n"
+    return f"## Latency: {MEANINGS[comparison.exit_status]}\n\n{table(comparison, markdown=True)}\n"
 
 
 def _row(result: CaseResult) -> list[str]:
