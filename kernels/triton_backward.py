@@ -224,8 +224,8 @@ def backward_kernel(
                 N, 1, CONSTANT_B, CONSTANT_C, SOFTPLUS, REVERSE, GRAD_Y_ALONG, U_ALONG, DELTA_ALONG, Z_ALONG, FIRST,
                 LAST,
             )  # fmt: skip
-    is_first = i_chunk == run_position(0, tl.num_programs(2), REVERSE)
-    store_states(p_grad_start + o_state, g, mask & is_first, N)
+    if i_chunk == run_position(0, tl.num_programs(2), REVERSE):
+        store_states(p_grad_start + o_state, g, mask, N)
     o_chunk = i_chunk * batch + i_batch
     o_sum = (o_chunk * dim + o_channel) * states
     store_states(p_grad_A + o_sum, sums_A, mask, N)

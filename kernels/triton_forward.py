@@ -134,7 +134,8 @@ def forward_kernel(
             )  # fmt: skip
     if p_end is not None:
         is_last = i_chunk == run_position(tl.num_programs(2) - 1, tl.num_programs(2), REVERSE)
-        store_states(p_end + o_state, h, mask & is_last, N)
+        if is_last:
+            store_states(p_end + o_state, h, mask, N)
 
 
 @triton.jit

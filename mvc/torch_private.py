@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import fx
 
-TESTED_VERSIONS = ("2.13", "2.14")
+TESTED_VERSIONS = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
 _patching = threading.RLock()
 _select_conv_backend = torch._C._select_conv_backend
@@ -28,7 +28,8 @@ def warn_if_untested() -> None:
     """One warning where torch is of another version than this module was tested with."""
     if ".".join(torch.__version__.split(".")[:2]) not in TESTED_VERSIONS:
         warnings.warn(
-            f"mvc was tested with torch {' and '.join(TESTED_VERSIONS)}; this is {torch.__version__}", stacklevel=2
+            f"mvc was tested with torch {TESTED_VERSIONS[0]} to {TESTED_VERSIONS[-1]}; this is {torch.__version__}",
+            stacklevel=2,
         )
 
 
@@ -83,12 +84,12 @@ def inductor(
     with torch._inductor.config.patch(dict(options)):
         table = {**select_decomp_table(), **decompositions} if decompositions else None
     tag = "/".join(filter(None, (torch.compiler.config.cache_key_tag, cache_tag)))
-    tagged = torch.compiler.config.patch(cache_key_tag=tag)
-    with tagged:  # the inner function as well: a backward is compiled later
+    tagged = functools.partial(torch.compiler.config.patch, cache_key_tag=tag)  # torch 2.11 enters none twice at a time
+    with tagged():  # the inner function as well: a backward is compiled later
         return compile_fx(
             graph_module,
             inputs,
-            inner_compile=tagged(compile_fx_inner),
+            inner_compile=tagged()(compile_fx_inner),
             config_patches=dict(options),
             decompositions=table,
         )
@@ -150,11 +151,13 @@ def fewer_shape_guards() -> Iterator[None]:
     from torch.fx.experimental import _config
     from torch.fx.experimental.symbolic_shapes import _suppress_guards
 
-    def select_unguarded(x: torch.Tensor, weight: torch.Tensor, **options: Any) -> Any:
-        symbol = next((size for size in x.shape if isinstance(size, torch.SymInt)), None)
+    def select_unguarded(
+        input: torch.Tensor, weight: torch.Tensor, **options: Any
+    ) -> Any:  # both by name in torch 2.11
+        symbol = next((size for size in input.shape if isinstance(size, torch.SymInt)), None)
         guards = contextlib.nullcontext() if symbol is None else _suppress_guards(symbol.node.shape_env)
         with guards:
-            return _select_conv_backend(x, weight, **options)
+            return _select_conv_backend(input, weight, **options)
 
     patched = mock.patch.object(torch._C, "_select_conv_backend", select_unguarded)
     with _patching, _config.patch(use_duck_shape=False), patched:

@@ -36,6 +36,13 @@ def require_cpp(needed: bool = True) -> None:
         pytest.skip("the C++ scan cannot be built or loaded here")
 
 
+def require_interpreter() -> None:
+    """Skips the test where Triton's interpreter cannot run an op's kernels."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    if torch.__version__ < (2, 14):
+        pytest.skip(f"interpreted kernels as ops need torch 2.14 with triton 3.8; this is torch {torch.__version__}")
+
+
 class Case(NamedTuple):
     batch: int = 2
     length: int = 7

@@ -20,7 +20,7 @@ import torch
 from mvc.kernels import recurrence_ops
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.rules import op
-from scan_cases import assert_within_budget, require_cpp
+from scan_cases import assert_within_budget, require_cpp, require_interpreter
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from torch.utils.flop_counter import FlopCounterMode
@@ -537,6 +537,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, str | None]:
+    require_interpreter()
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
@@ -544,7 +545,6 @@ def interpreted() -> dict[str, str | None]:
     return json.loads(done.stdout)
 
 
-@needs_triton
 @pytest.mark.parametrize("name", TRITON_RUNS)
 def test_triton_interpreted(name, interpreted):
     assert interpreted[name] is None

@@ -19,7 +19,16 @@ import torch
 from mvc.kernels.checks import SEQUENCE_DTYPES
 from mvc.kernels.ops import triton_available
 from mvc.kernels.rules import op
-from scan_cases import ALL_OPTIONS, Case, Inputs, assert_scan_within_budget, make_inputs, op_arguments, run
+from scan_cases import (
+    ALL_OPTIONS,
+    Case,
+    Inputs,
+    assert_scan_within_budget,
+    make_inputs,
+    op_arguments,
+    require_interpreter,
+    run,
+)
 from torch import Tensor
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -118,6 +127,7 @@ def main() -> None:
 
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, str | None]:
+    require_interpreter()
     root = Path(__file__).parents[1]
     environment = {
         **os.environ,
@@ -129,7 +139,6 @@ def interpreted() -> dict[str, str | None]:
     return json.loads(done.stdout)
 
 
-@needs_triton
 @pytest.mark.parametrize("name", RUNS)
 def test_interpreted(name, interpreted):
     assert interpreted[name] is None
