@@ -1,11 +1,14 @@
 """How often the regression gate errs on this machine: comparisons whose truth is known.
 
 For each case, a version against itself, and against itself with 10 % and 5 % of extra work inserted: elementwise
-products for that share of the case's own time. What was measured is kept beside the output, as *.partial, after each
-comparison: a study that was interrupted goes on where it stopped. Takes a good hour on two cores.
+products for that share of the case's own time, on CUDA the device's.
+
+What was measured is kept beside the output, as *.partial, after each comparison: a study that was interrupted goes on
+where it stopped. Takes a good hour on two cores.
 
   python bench/regress_study.py                       all of it; the table is printed and written beside the figures
-  python bench/regress_study.py --cases scan --same 5 --slower 2 --output /tmp/study.json
+  python bench/regress_study.py --cases scan --same 5 --slower 2 --output study.json
+  python bench/regress_study.py --device cuda         the same on a GPU
 """
 
 from __future__ import annotations
@@ -24,21 +27,25 @@ from mvc.regress.compare import fresh_sides
 from mvc.regress.selftest import Trial, count, smallest_detectable, trial
 from mvc.table import tabulate
 
-OUTPUT = Path(__file__).parent / "results" / "regress_study.json"
+RESULTS = Path(__file__).parent / "results"
+STUDIED = {"cpu": ["scan", "T"], "cuda": ["scan-language", "T-batch-128"]}
+OUTPUTS = {"cpu": "regress_study.json", "cuda": "regress_study_gpu.json"}
 SLOWDOWNS = (0.0, 0.10, 0.05)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=["scan", "T"], metavar="NAME", help="default scan T")
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="default scan T, on CUDA scan-language T-batch-128")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose cases (default cpu)")
     parser.add_argument("--same", type=int, default=30, help="comparisons without a change (default 30)")
     parser.add_argument("--slower", type=int, default=20, help="comparisons for each slowdown (default 20)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON; the table goes to the same name with .md")
+    parser.add_argument("--output", type=Path, help="JSON (default in bench/results); the table goes beside it as .md")
     args = parser.parse_args()
-    suite = cases.load().only(args.cases)
+    args.output = args.output or RESULTS / OUTPUTS[args.device]
+    suite = cases.load(device=args.device).only(args.cases or STUDIED[args.device])
     counts = dict(zip(SLOWDOWNS, (args.same, args.slower, args.slower), strict=True))
     partial = args.output.with_suffix(".partial")
-    study = _resumed(partial, suite.thresholds)
+    study = _resumed(partial, store.environment(args.device), suite.thresholds)
     trials = [Trial.from_dict(each) for each in study["trials"]]
     progress = Progress(quiet=False)
     for case in suite.cases:
@@ -58,8 +65,8 @@ def main() -> None:
     print(text)
 
 
-def _resumed(path: Path, thresholds: cases.Thresholds) -> dict[str, Any]:
-    environment, commit = store.environment("cpu"), store.commit(Path(regress.__file__).parents[1])
+def _resumed(path: Path, environment: dict[str, Any], thresholds: cases.Thresholds) -> dict[str, Any]:
+    commit = store.commit(Path(regress.__file__).parents[1])
     begun = {"commit": commit["id"], "thresholds": json.loads(json.dumps(dataclasses.asdict(thresholds)))}
     if not path.is_file():
         return {"environment": environment, **begun, "trials": []}

@@ -8,9 +8,15 @@ from mvc.regress.worker import CaseFailed
 
 
 class FakeWorker:
-    """Its sides are as slow as `slowness` says, by name; `exact` and `compile_seconds` are by name too."""
+    """Its sides are as slow as `slowness` says, by name; `exact`, `compile_seconds` and `clocks` are by name too.
+
+    On CUDA a call takes 0.01 s on the device and `host` times that until it is done, `host_slowness` by name.
+    """
 
     slowness: dict = {}  # noqa: RUF012 - set by the `fake` function
+    host_slowness: dict = {}  # noqa: RUF012
+    host: float = 1.05
+    clocks: dict = {}  # noqa: RUF012
     exact: dict = {}  # noqa: RUF012
     compile_seconds: dict = {}  # noqa: RUF012
     broken: set = set()  # noqa: RUF012
@@ -23,6 +29,10 @@ class FakeWorker:
         self.draw = np.random.default_rng(next(self.serial))
         source = f"{side.tree or '/installed'}/mvc/__init__.py"
         self.facts = {"exact": self.exact.get(side.name, {}), "peak_bytes": 10**9, "source": source, "seconds": 0.01}
+        self.facts["clocks"] = ["wall"]
+        if case.device == "cuda":
+            self.facts["clocks"] = self.clocks.get(side.name, ["graph", "kernels"])
+            self.facts["no_graph"] = None if "graph" in self.facts["clocks"] else "it synchronizes"
         if side.name in self.compile_seconds:
             self.facts["compile_seconds"] = self.compile_seconds[side.name]
 
@@ -31,8 +41,12 @@ class FakeWorker:
             raise CaseFailed(f"{self.side.name}: {self.message}")
         return self
 
-    def time(self, calls):
-        return 0.01 * self.slowness.get(self.side.name, 1.0) * float(np.exp(self.draw.normal(0, self.noise)))
+    def time(self, calls, clock):
+        assert clock in (*self.facts["clocks"], "wall")
+        seconds = 0.01 * self.slowness.get(self.side.name, 1.0) * (1 + self.case.slowdown)
+        if clock == "wall" and self.case.device == "cuda":
+            seconds = 0.01 * self.host * self.host_slowness.get(self.side.name, 1.0)
+        return seconds * float(np.exp(self.draw.normal(0, self.noise)))
 
     def __enter__(self):
         return self

@@ -61,7 +61,7 @@ def test_throttled_rounds_are_measured_anew_and_counted(run, monkeypatch):
     assert status == 0
     (case,) = json.loads(printed.out)["cases"]
     assert case["runs"][0]["discarded"] == 3
-    assert len(case["runs"][0]["head_seconds"]) in (5, 7, 10, 15, 20)
+    assert len(case["runs"][0]["times"]["time"]["head_seconds"]) in (5, 7, 10, 15, 20)
     assert case["remarks"] == ["3 rounds were measured anew, the GPU was throttled"]
 
 
@@ -92,7 +92,10 @@ def test_a_slower_head_exits_with_1_after_two_runs(run, monkeypatch):
         ("scan", "regression", 2),
         ("T", "regression", 2),
     ]
-    assert facts["cases"][0]["runs"][0]["ratio"]["median"] == pytest.approx(1.2, rel=0.05)
+    times = facts["cases"][0]["runs"][0]["times"]
+    assert list(times) == ["time"], "on a CPU a call's time is the only one"
+    assert times["time"]["clock"] == "wall"
+    assert times["time"]["ratio"]["median"] == pytest.approx(1.2, rel=0.05)
 
 
 def test_a_faster_head_exits_with_0(run, monkeypatch):
@@ -147,7 +150,7 @@ def test_slow_compilation_is_a_regression_of_its_own(run, monkeypatch):
 )
 def test_exact_numbers_are_judged_without_times(run, monkeypatch, name, head, status):
     fake(monkeypatch, exact={"base": {name: 38}, "head": {name: head, "new": 1}})
-    monkeypatch.setattr("fake_worker.FakeWorker.time", lambda self, calls: pytest.fail("timed"))
+    monkeypatch.setattr("fake_worker.FakeWorker.time", lambda self, calls, clock: pytest.fail("timed"))
     found, printed = run("--exact")
     assert found == status
     assert f"{name}: {head}, was 38" in printed.out
@@ -240,7 +243,7 @@ def test_what_two_processes_of_one_recording_differ_by_decides_nothing(recorded,
     facts = json.loads(base.read_text())
     for benchmark in facts["benchmarks"]:
         runs = benchmark["extra_info"]["runs"]
-        runs[1] = [1.2 * seconds for seconds in runs[1]]
+        runs[1] = {"time": [1.2 * seconds for seconds in runs[1]["time"]]}
     base.write_text(json.dumps(facts))
     assert compared(base, head, cases_file) == 2
     printed = capsys.readouterr().out
@@ -313,7 +316,8 @@ def test_selftest_counts_false_alarms(run, monkeypatch):
     fake(monkeypatch)
     status, printed = run("--comparisons", 3, command="selftest")
     assert status == 0
-    assert printed.out.splitlines()[2].split()[:4] == ["scan", "3", "0", "0"]
+    case, slower, _, *counts = printed.out.splitlines()[2].split()
+    assert [case, slower, *counts[:4]] == ["scan", "0%", "3", "3", "0", "0"]
 
 
 @pytest.mark.parametrize(

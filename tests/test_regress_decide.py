@@ -8,7 +8,7 @@ import torch
 
 from mvc import nvml
 from mvc.paired import Ratio
-from mvc.regress import decide
+from mvc.regress import cases, decide
 from mvc.regress.cases import Thresholds
 from mvc.regress.run import Measure, Rounds, sample
 from mvc.regress.selftest import Trial, smallest_detectable
@@ -48,22 +48,36 @@ def luck(draw: np.random.Generator, rounds: int) -> np.ndarray:
 NOISES = (drift, bimodal, outliers, steal, luck)
 
 
+def device(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """A GPU's own time: a clock that both sides have, steps of it for some rounds, and little else."""
+    steps = np.repeat(draw.normal(0, 0.02, (rounds // 5 + 1, 1)), 5, axis=0)[:rounds]
+    return steps + draw.normal(0, 0.004, (rounds, 2))
+
+
+def placement(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """Each process has memory that is up to some 1 % faster or slower for the device."""
+    return draw.normal(0, 0.004, 2) + draw.normal(0, 0.004, (rounds, 2))
+
+
+DEVICE_NOISES = (device, placement)
+
+
 def measurements(noise, slowdown: float, draw: np.random.Generator) -> Measure:
     """Rounds of one run, whose head does that share more work."""
     times = 0.01 * np.exp(noise(draw, THRESHOLDS.rounds[1])) * [1, 1 + slowdown]
-    return iter(times).__next__
+    return ([{"time": seconds} for seconds in turn] for turn in times).__next__
 
 
-def run(noise, slowdown: float, draw: np.random.Generator) -> decide.Finding:
+def run(noise, slowdown: float, draw: np.random.Generator, thresholds: Thresholds) -> decide.Finding:
     rounds = Rounds(measurements(noise, slowdown, draw), nvml.watch(torch.device("cpu")))
-    return sample(rounds, THRESHOLDS)[-1]
+    return sample(rounds, "time", "wall", thresholds)[-1]
 
 
-def verdict(noise, slowdown: float, draw: np.random.Generator) -> decide.Verdict:
+def verdict(noise, slowdown: float, draw: np.random.Generator, thresholds: Thresholds = THRESHOLDS) -> decide.Verdict:
     """Of the whole procedure: a second run unless the first finds no difference."""
-    findings = [run(noise, slowdown, draw)]
+    findings = [run(noise, slowdown, draw, thresholds)]
     if findings != ["same"]:
-        findings.append(run(noise, slowdown, draw))
+        findings.append(run(noise, slowdown, draw, thresholds))
     return decide.verdict(findings)
 
 
@@ -84,6 +98,19 @@ def test_a_tenth_slower_is_called_a_regression(noise):
     found = [verdict(noise, 0.10, draw) for _ in range(TRIALS)]
     assert found.count("regression") >= 0.95 * TRIALS
     assert "improvement" not in found
+
+
+@pytest.mark.parametrize("noise", DEVICE_NOISES, ids=lambda noise: noise.__name__)
+def test_on_a_device_a_twentieth_is_found_and_nothing_else(noise):
+    thresholds = cases.load(device="cuda").thresholds
+    assert thresholds.effect == 0.02
+    draw = np.random.default_rng(6)
+    equal = [verdict(noise, 0.0, draw, thresholds) for _ in range(TRIALS)]
+    assert equal.count("regression") + equal.count("improvement") <= 0.01 * TRIALS
+    assert equal.count("no change") >= 0.9 * TRIALS
+    slower = [verdict(noise, 0.05, draw, thresholds) for _ in range(TRIALS)]
+    assert slower.count("regression") >= 0.95 * TRIALS
+    assert "improvement" not in slower
 
 
 def test_a_twentieth_slower_is_never_called_an_improvement(noise):
@@ -184,7 +211,7 @@ def test_unpaired_times_have_the_ratio_of_their_medians():
 
 def test_smallest_detectable_slowdown_grows_with_the_noise():
     def trials(width):
-        return [Trial("scan", 0.0, "no change", {}, [Ratio(1.0, 1 - width, 1 + width)], 1.0)]
+        return [Trial("scan", 0.0, "no change", {}, [Ratio(1.0, 1 - width, 1 + width)], 1.0, "wall", None)]
 
     assert smallest_detectable(trials(0.01), 0.05) == 0.05  # the effect itself
     assert smallest_detectable(trials(0.08), 0.05) == 0.12

@@ -41,15 +41,18 @@ def side(tmp_path):
 )
 def test_a_process_times_its_case(case, side):
     with Worker(case, side).wait_until_ready() as worker:
-        assert worker.time(calls=2) > 0
+        assert worker.time(calls=2, clock="wall") > 0
+        assert worker.facts["clocks"] == ["wall"]
         assert worker.facts["peak_bytes"] > 2**20
         assert worker.facts["exact"] == {}
 
 
 def test_every_default_case_can_be_built():
     """On sizes that take no time; `make bench` builds them in one process."""
-    for case in cases.load().cases:
-        small = dataclasses.replace(case, variant="tiny", size=64, batch=1, dim=8, length=4, backend="eager")
+    for case in (*cases.load().cases, *cases.load(device="cuda").cases):
+        small = dataclasses.replace(
+            case, device="cpu", variant="tiny", size=64, batch=1, dim=8, length=4, backend="eager", dtype="float32"
+        )
         run, facts, exact = workload.build(small.as_dict())
         run()
         assert Path(facts["source"]) == ROOT / "mvc" / "__init__.py"
@@ -123,7 +126,7 @@ def test_a_process_that_dies_is_said(side):
     with Worker(Case("scan", kind="scan", batch=1, dim=8, length=16), side).wait_until_ready() as worker:
         worker._process.kill()
         with pytest.raises(CaseFailed, match="this: the process ended with status -9"):
-            worker.time(calls=1)
+            worker.time(calls=1, clock="wall")
 
 
 CASES = '[thresholds]\nrounds = [5, 15]\n[cases.scan]\nkind = "scan"\nbatch = 4\n'

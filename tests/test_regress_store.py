@@ -31,8 +31,8 @@ COMMIT = {"id": "0123456789abcdef", "time": "2026-01-02T03:00:00+00:00", "dirty"
 def recording(seconds: float = 0.01) -> Recording:
     case = Case("scan", kind="scan")
     facts = {"exact": {}, "seconds": seconds, "peak_bytes": 10**9}
-    runs = [[seconds * factor for factor in (1.0, 1.1, 0.9, 1.0, 5.0)] for _ in range(2)]
-    return Recording(ENVIRONMENT, COMMIT, {"scan": RecordedCase(case, runs, [facts, facts])})
+    runs = [{"time": [seconds * factor for factor in (1.0, 1.1, 0.9, 1.0, 5.0)]} for _ in range(2)]
+    return Recording(ENVIRONMENT, COMMIT, {"scan": RecordedCase(case, {"time": "wall"}, runs, [facts, facts])})
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -120,9 +120,14 @@ def test_every_truncation_is_refused(tmp_path):
     "damage",
     [
         ("runs", []),
-        ("runs", [[]]),
-        ("runs", [[0.0]]),
-        ("runs", [[float("nan")]]),
+        ("runs", [{}]),
+        ("runs", [[0.01], [0.01]]),
+        ("runs", [{"time": []}]),
+        ("runs", [{"time": [0.0]}]),
+        ("runs", [{"time": [float("nan")]}]),
+        ("clocks", {}),
+        ("clocks", {"time": "graph", "call time": "wall"}),
+        ("clocks", {"speed": "wall"}),
         ("case", {"speed": 1}),
         ("facts", 3),
         ("facts", []),
@@ -154,7 +159,7 @@ def test_writers_at_once_lose_nothing(tmp_path):
         writer.join()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"a.json", "a-2.json", "a-3.json", "a-4.json", "a-5.json", "a-6.json"}
-    assert sorted(store.read(tmp_path / name).cases["scan"].runs[0][0] for name in names) == seconds
+    assert sorted(store.read(tmp_path / name).cases["scan"].runs[0]["time"][0] for name in names) == seconds
 
 
 KILLED = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mvc.regress import cases
 from mvc.regress.__main__ import _parser
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,12 @@ def test_commands_of_the_gate_are_understood():
             _parser().parse_args(shlex.split(command.replace("\\\n", " ")))
             found += 1
     assert found == 2
+
+
+def test_the_gpu_runner_measures_the_cases_for_gpus():
+    text = (ROOT / ".github" / "workflows" / "gpu.yml").read_text()
+    (path,) = re.findall(r"--cases (\S+)", text)
+    assert {case.device for case in cases.load(ROOT / path).cases} == {"cuda"}
 
 
 def test_targets_of_make_and_scripts_exist(workflow):

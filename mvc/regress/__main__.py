@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from mvc.compile import positive
 from mvc.errors import UserError
 from mvc.progress import Progress
 from mvc.regress import cases, compare, history, selftest, store, summary
-from mvc.table import tabulate
+from mvc.regress.worker import CaseFailed
 
 EXAMPLES = """examples:
   python -m mvc.regress compare origin/main .                    this checkout, changes included, against a branch
   python -m mvc.regress compare main HEAD --only scan T --markdown summary.md --junit regress.xml
+  python -m mvc.regress compare main HEAD --device cuda          the cases for GPUs, by the device's time
   python -m mvc.regress compare main HEAD --exact                graphs, launches, matches of passes: nothing is timed
   python -m mvc.regress record --output before.json
   python -m mvc.regress compare before.json after.json
@@ -29,9 +31,11 @@ EXAMPLES = """examples:
   python -m mvc.regress compare bench/baselines after.json       against the newest recording of this kind of device
   python -m mvc.regress history bench/baselines
   python -m mvc.regress selftest --only scan
+  python -m mvc.regress selftest --device cuda --only scan-language --comparisons 1 --slowdown 0.05
 
 exit status of compare: 0 no change or better, 1 regression, 2 inconclusive, 3 not comparable (the first that applies,
-of 1, 3, 2, 0); of record: 3 if a case could not run; of all: 64 unusable input, 70 a defect of mvc, 130 interrupted"""
+of 1, 3, 2, 0); of record: 3 if a case could not run; of selftest: 0 the gate was right, 1 wrong, 2 inconclusive, 3 a
+case could not run; of all: 64 unusable input, 70 a defect of mvc, 130 interrupted"""
 USAGE, SOFTWARE = 64, 70  # of sysexits.h: argparse's own 2, and Python's 1 for an exception, have a meaning here
 
 
@@ -98,19 +102,32 @@ def _parser() -> argparse.ArgumentParser:
     testing = command(_selftest, "compare the installed mvc with itself: false alarms, and what can be detected here")
     _add_choice_of_cases(testing)
     testing.add_argument("--comparisons", type=positive, default=10, metavar="N", help="of each case (default 10)")
+    testing.add_argument(
+        "--slowdown", type=_share, metavar="SHARE", help="as many with that share of extra work, on CUDA the device's"
+    )
+    testing.add_argument("--json", metavar="FILE", help="also write it as JSON; - prints JSON instead of the table")
     return parser
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return share
+
+
 def _add_choice_of_cases(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", metavar="FILE", help="TOML file of cases and thresholds (default mvc's own)")
+    parser.add_argument(
+        "--cases", metavar="FILE", help="TOML file of cases and thresholds (default mvc's own for the device)"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these cases of the file")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of each case's own")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of each case's own (default cpu)")
     parser.add_argument("--rounds", type=positive, metavar="N", help="most rounds of a run (default the file's)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _suite(args: argparse.Namespace) -> cases.Suite:
-    suite = cases.load(args.cases).only(args.only)
+    suite = cases.load(args.cases, device=args.device or "cpu").only(args.only)
     if args.device:
         suite = dataclasses.replace(
             suite, cases=tuple(dataclasses.replace(case, device=args.device) for case in suite.cases)
@@ -165,7 +182,8 @@ def _compared(args: argparse.Namespace) -> compare.Comparison:
     ours = store.read(head)
     if base.is_dir():
         base = store.newest(base, ours)
-    thresholds = cases.load(args.cases).thresholds
+    device = next(iter(ours.cases.values())).case.device
+    thresholds = cases.load(args.cases, device=device).thresholds
     pair = (store.only(store.read(base), args.only), store.only(ours, args.only))
     return compare.recordings(*pair, thresholds, names=(str(base), args.head))
 
@@ -183,24 +201,28 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _selftest(args: argparse.Namespace) -> int:
+    if args.json and args.json != "-":
+        files.require_folder(Path(args.json), "--json")
     suite, progress = _suite(args), Progress(quiet=args.quiet)
-    rows = []
+    slowdowns = [0.0, args.slowdown] if args.slowdown else [0.0]
+    trials: list[selftest.Trial] = []
+    obstacles: list[str] = []
     for case in suite.cases:
         with compare.fresh_sides(("base", None), ("head", None)) as new_sides:
-            sides, trials = new_sides(), []  # one pair: compiled once
-            for seed in range(args.comparisons):
-                with progress.step(f"{case.name} against itself, {seed + 1} of {args.comparisons}"):
-                    trials.append(selftest.trial(case, 0.0, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
-        rows.append(_selftest_row(case.name, trials, suite.thresholds.effect))
-    print(tabulate(rows, headers=("case", "comparisons", "false alarms", "inconclusive", "detectable slowdown")))
-    return 0
-
-
-def _selftest_row(name: str, trials: list[selftest.Trial], effect: float) -> list[object]:
-    smallest = selftest.smallest_detectable(trials, effect)
-    false_alarms = selftest.count(trials, "regression") + selftest.count(trials, "improvement")
-    inconclusive = selftest.count(trials, "inconclusive")
-    return [name, len(trials), false_alarms, inconclusive, "above 50 %" if smallest is None else f"{smallest:.0%}"]
+            sides = new_sides()  # one pair: compiled once
+            try:
+                for slowdown, seed in itertools.product(slowdowns, range(args.comparisons)):
+                    with progress.step(f"{case.name}, {slowdown:.0%} slower, {seed + 1} of {args.comparisons}"):
+                        trials.append(selftest.trial(case, slowdown, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
+            except CaseFailed as error:
+                obstacles.append(f"{case.name}: {error}")
+                print(f"not tried: {obstacles[-1]}", file=sys.stderr)
+    if args.json:
+        environment = store.environment(suite.cases[0].device)
+        report.write_json(selftest.as_dict(trials, obstacles, environment, suite.thresholds), args.json)
+    if args.json != "-" and trials:
+        print(selftest.table(trials, suite.thresholds.effect))
+    return selftest.exit_status(trials, obstacles)
 
 
 if __name__ == "__main__":

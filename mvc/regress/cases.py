@@ -16,9 +16,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[2]
 # In a wheel, and in a checkout.
-DEFAULT_FILES = (Path(__file__).parents[1] / "cases" / "default.toml", ROOT / "bench" / "cases" / "default.toml")
+FOLDERS = (Path(__file__).parents[1] / "cases", Path(__file__).parents[2] / "bench" / "cases")
+DEFAULT_FILES = {"cpu": "default.toml", "cuda": "gpu.toml"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Thresholds:
     """From which effect on a difference counts, and how much is measured to see it.
 
     Attributes:
-        effect: of times: 0.05 calls nothing below 5 % a regression.
+        effect: of times, on CUDA the device's: 0.05 calls nothing below 5 % a regression.
+        call_effect: of the times of calls where they are a second figure, on CUDA.
         compile_effect: of compile times, of which there is one for each process.
         memory_effect: of peak memory, of which there is one for each process.
         confidence: of the interval that decides, from 0 to 1.
@@ -34,6 +35,7 @@ class Thresholds:
     """
 
     effect: float = 0.05
+    call_effect: float = 0.10
     compile_effect: float = 0.25
     memory_effect: float = 0.10
     confidence: float = 0.95
@@ -41,7 +43,7 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        for name in ("effect", "compile_effect", "memory_effect"):
+        for name in ("effect", "call_effect", "compile_effect", "memory_effect"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
         if not 0.5 <= self.confidence < 1:
@@ -51,6 +53,16 @@ class Thresholds:
             raise UserError(f"rounds is {list(self.rounds)}; it must hold whole numbers")
         if not 5 <= least <= most:  # fewer have no interval to speak of
             raise UserError(f"rounds is {list(self.rounds)}; it must be [least, most], with 5 <= least <= most")
+
+    @property
+    def effects(self) -> dict[str, float]:
+        """By what is compared."""
+        return {
+            "time": self.effect,
+            "call time": self.call_effect,
+            "compile time": self.compile_effect,
+            "peak memory": self.memory_effect,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +143,14 @@ class Suite:
         return dataclasses.replace(self, cases=chosen)
 
 
-def load(path: str | Path | None = None) -> Suite:
-    """The cases and thresholds of a TOML file, by default those that come with mvc.
+def load(path: str | Path | None = None, *, device: str = "cpu") -> Suite:
+    """The cases and thresholds of a TOML file, by default those that come with mvc for a kind of device.
 
     Raises:
         UserError: a file that cannot be read, is no TOML, or has unknown or wrong keys.
     """
-    chosen = Path(path) if path else next(each for each in DEFAULT_FILES if each.is_file())
+    defaults = (folder / DEFAULT_FILES[device] for folder in FOLDERS)
+    chosen = Path(path) if path else next(each for each in defaults if each.is_file())
     try:
         facts = tomllib.loads(chosen.read_text(encoding="utf-8"))
     except OSError as error:

@@ -18,7 +18,7 @@ from mvc.regress import store
 from mvc.regress.cases import Case, Suite, Thresholds
 from mvc.regress.decide import unanimous, verdict
 from mvc.regress.revisions import dependencies, sources
-from mvc.regress.run import CaseResult, Rounds, compare_case, exact_run, in_turns, judged, recorded_run
+from mvc.regress.run import CaseResult, Rounds, compare_case, exact_run, in_turns, judged, recorded_run, shared_clocks
 from mvc.regress.store import RecordedCase, Recording
 from mvc.regress.worker import CaseFailed, Side, Worker
 
@@ -114,6 +114,9 @@ def recordings(base: Recording, head: Recording, thresholds: Thresholds, *, name
             obstacles.append(f"{name}: only {names[pair[0] is None]} has this case")
         elif pair[0].case != pair[1].case:
             obstacles.append(f"{name}: {_different_inputs(pair[0].case, pair[1].case)}")
+        elif pair[0].clocks != pair[1].clocks:
+            ours, theirs = (" and ".join(f"{of} by {clock}" for of, clock in each.clocks.items()) for each in pair)
+            obstacles.append(f"{name}: {ours} against {theirs}; compare the revisions, which are timed alike")
         else:
             results.append(_judge_recorded(pair[0], pair[1], thresholds))
     results.sort(key=lambda result: result.case.name)
@@ -130,7 +133,7 @@ def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Threshol
     of one version differ by."""
     sides = (zip(each.runs, each.facts, strict=True) for each in (base, head))
     pairs = itertools.product(*sides)
-    runs = [recorded_run(ours[0], theirs[0], (ours[1], theirs[1]), thresholds) for ours, theirs in pairs]
+    runs = [recorded_run(ours[0], theirs[0], head.clocks, (ours[1], theirs[1]), thresholds) for ours, theirs in pairs]
     return judged(head.case, runs, unanimous)
 
 
@@ -141,18 +144,21 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
     environment, package = store.environment(device.type), None
     obstacles: list[str] = []
     for case in suite.cases:
-        runs, facts = [], []
+        runs, facts, clocks = [], [], {}
         with progress.step(f"recording {case.name}"), fresh_sides(("installed", None)) as sides:
             try:
                 for _ in range(RUNS):
                     with Worker(case, *sides()).wait_until_ready() as worker, nvml.watch(device) as watch:
-                        rounds = Rounds(in_turns([worker], seed=0), watch)
-                        runs.append([seconds for (seconds,) in rounds.up_to(suite.thresholds.rounds[1])])
+                        if shared_clocks([worker]) != (clocks := clocks or shared_clocks([worker])):
+                            raise CaseFailed("its two processes have different clocks")
+                        rounds = Rounds(in_turns([worker], clocks, seed=0), watch)
+                        taken = [turn for (turn,) in rounds.up_to(suite.thresholds.rounds[1])]
+                        runs.append({name: [turn[name] for turn in taken] for name in clocks})
                     gpu = nvml.summary(watch) if device.type == "cuda" else None
                     facts.append({**worker.facts, "discarded": rounds.discarded, "gpu": gpu})
             except CaseFailed as error:
                 obstacles.append(f"{case.name}: {error}")
                 continue
-        recorded[case.name] = RecordedCase(case, runs, facts)
+        recorded[case.name] = RecordedCase(case, clocks, runs, facts)
         package = Path(facts[0]["source"]).parent
     return Recording(environment, store.commit(package), recorded), obstacles

@@ -62,8 +62,8 @@ def _time(recording: Recording) -> datetime:
 
 
 def change_points(recordings: Sequence[Recording]) -> list[ChangePoint]:
-    """Of every case, in the order of the recordings; those that cannot be compared with each other (another device,
-    driver, torch, input and so on) are series of their own.
+    """Of every case's time, on CUDA the device's, in the order of the recordings; those that cannot be compared with
+    each other (another device, driver, torch, clock, input and so on) are series of their own.
 
     Raises:
         UserError: Apache Otava is not installed.
@@ -73,8 +73,9 @@ def change_points(recordings: Sequence[Recording]) -> list[ChangePoint]:
         environment = recording.environment
         machine = tuple(str(environment[key]) for key in store.COMPARABLE)
         for recorded in recording.cases.values():
-            seconds = statistics.median(seconds for run in recorded.runs for seconds in run)
-            series[store.fingerprint(environment), recorded.case, machine].append((recording, seconds))
+            seconds = statistics.median(seconds for run in recorded.runs for seconds in run["time"])
+            alike = (*machine, recorded.clocks["time"])
+            series[store.fingerprint(environment), recorded.case, alike].append((recording, seconds))
     return [point for (device, case, _), points in series.items() for point in _of_one(device, case.name, points)]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import random
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,23 +19,37 @@ from mvc.regress.worker import CaseFailed, Side, Worker
 
 MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
 TURN_SECONDS = 0.02  # about so long is each turn of a case
-Measure = Callable[[], Sequence[float]]  # base's and head's seconds of one round
+HOST_LIMITED = 1.2  # times its device time: a call that takes longer waits for the host
+Round = Sequence[Mapping[str, float]]  # base's and head's seconds, "time" and perhaps "call time"
+Measure = Callable[[], Round]
+SINGLE = {"compile time": "compile_seconds", "peak memory": "peak_bytes"}  # facts of which a process has one
+
+
+class Times(NamedTuple):
+    """Seconds of one call, one for each round, and head's over base's.
+
+    Attributes:
+        clock: one of `mvc.regress.workload`.
+    """
+
+    clock: str
+    base: list[float]
+    head: list[float]
+    ratio: Ratio
 
 
 class Run(NamedTuple):
     """One run's times and what they say.
 
     Attributes:
-        base, head: seconds of one call, one for each round; empty where only exact numbers were asked for.
-        ratio: head's over base's, None without times.
-        findings: of "time", and of "compile time" and "peak memory" where both sides have them.
+        times: "time", the device's on CUDA, and "call time" beside it there; empty where only exact numbers were asked
+            for.
+        findings: of the times, and of "compile time" and "peak memory" where both sides have them.
         facts: of base's and of head's process: compile time, peak memory, exact numbers.
         discarded: rounds that were measured anew because the GPU was throttled.
     """
 
-    base: list[float]
-    head: list[float]
-    ratio: Ratio | None
+    times: dict[str, Times]
     findings: dict[str, Finding]
     facts: tuple[dict[str, Any], dict[str, Any]]
     discarded: int = 0
@@ -76,19 +91,47 @@ class CaseResult(NamedTuple):
         found = {*self.verdicts.values(), *(each.verdict for each in self.exact), "no change"}
         return next(each for each in ("regression", "inconclusive", "improvement", "no change") if each in found)
 
+    @property
+    def call_over_device(self) -> tuple[float, float] | None:
+        """Base's and head's time of a call over the device's time of it, where both were measured."""
+        if any("call time" not in run.times for run in self.runs):
+            return None
+        base, head = (
+            statistics.median(
+                statistics.median(getattr(run.times["call time"], side))
+                / statistics.median(getattr(run.times["time"], side))
+                for run in self.runs
+            )
+            for side in ("base", "head")
+        )
+        return base, head
 
-def in_turns(workers: Sequence[Worker], *, seed: int) -> Measure:
-    """Times every worker once, in an order drawn anew each time; only one works at a time, and all call as often."""
+    @property
+    def host_limited(self) -> bool:
+        """Whether a call of either side waits for the host."""
+        return max(self.call_over_device or (0.0,)) > HOST_LIMITED
+
+
+def shared_clocks(workers: Sequence[Worker]) -> dict[str, str]:
+    """What the times of all are measured by: the best clock that each of them has, and on CUDA the call's beside it."""
+    known = [worker.facts["clocks"] for worker in workers]
+    shared = next(clock for clock in known[0] if all(clock in clocks for clocks in known))
+    return {"time": shared} if shared == "wall" else {"time": shared, "call time": "wall"}
+
+
+def in_turns(workers: Sequence[Worker], clocks: Mapping[str, str], *, seed: int) -> Measure:
+    """Times every worker once by each clock, in an order drawn anew each time; only one works at a time.
+
+    All call as often.
+    """
     generator = random.Random(seed)
     order = list(range(len(workers)))
     calls = max(1, round(TURN_SECONDS / min(worker.facts["seconds"] for worker in workers)))
 
-    def measure() -> list[float]:
+    def measure() -> Round:
         generator.shuffle(order)
-        seconds = [0.0] * len(workers)
-        for index in order:
-            seconds[index] = workers[index].time(calls)
-        return seconds
+        turns = {index: {name: workers[index].time(calls, clock) for name, clock in clocks.items()} for index in order}
+        return [turns[index] for index in range(len(workers))]
 
     return measure
 
@@ -104,11 +147,11 @@ class Rounds:
 
     def __init__(self, measure: Measure, watch: nvml.Watch) -> None:
         self._measure, self._watch = measure, watch
-        self._taken: list[Sequence[float]] = []
+        self._taken: list[Round] = []
         self._spans: list[tuple[float, float]] = []
         self.discarded = 0
 
-    def up_to(self, count: int) -> list[Sequence[float]]:
+    def up_to(self, count: int) -> list[Round]:
         """The seconds of every side in each of so many rounds, measured as far as they are not there yet.
 
         Raises:
@@ -120,7 +163,7 @@ class Rounds:
             self._spans.append((start, time.perf_counter()))
         return kept[:count]
 
-    def _kept(self) -> list[Sequence[float]]:
+    def _kept(self) -> list[Round]:
         reasons = nvml.discards(self._spans, self._watch.samples)
         kept = [seconds for seconds, reason in zip(self._taken, reasons, strict=True) if reason is None]
         self.discarded = len(self._taken) - len(kept)
@@ -131,16 +174,19 @@ class Rounds:
         return kept
 
 
-def sample(rounds: Rounds, thresholds: Thresholds) -> tuple[list[float], list[float], Ratio, Finding]:
-    """Rounds until the finding is decided, or the most that are allowed: base's and head's times, what they say."""
+def sample(rounds: Rounds, name: str, clock: str, thresholds: Thresholds) -> tuple[Times, Finding]:
+    """Rounds until the finding on times of that name is decided, or the most that are allowed; what they say.
+
+    Names that are asked for one after the other share the rounds; each is decided by its own looks at them.
+    """
     look = next_look(0, thresholds)
     while True:
-        base, head = (list(side) for side in zip(*rounds.up_to(look), strict=True))
+        base, head = ([turn[name] for turn in side] for side in zip(*rounds.up_to(look), strict=True))
         ratio = paired_ratio(head, base, confidence=thresholds.confidence)
-        found = finding(ratio, thresholds.effect)
+        found = finding(ratio, thresholds.effects[name])
         look = next_look(len(base), thresholds)
         if found != "undecided" or look is None:
-            return base, head, ratio, found
+            return Times(clock, base, head, ratio), found
 
 
 def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thresholds, *, seed: int) -> Run:
@@ -155,30 +201,39 @@ def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thre
             stack.enter_context(Worker(case, side)).wait_until_ready() for case, side in zip(cases, sides, strict=True)
         ]
         watch = stack.enter_context(nvml.watch(torch.device(cases[0].device)))
-        rounds = Rounds(in_turns(workers, seed=seed), watch)
-        base, head, ratio, found = sample(rounds, thresholds)
-        facts = tuple(worker.facts for worker in workers)
-        findings = {"time": found, **_single_findings(facts, thresholds)}
-        return Run(base, head, ratio, findings, facts, rounds.discarded)
+        clocks = shared_clocks(workers)
+        rounds = Rounds(in_turns(workers, clocks, seed=seed), watch)
+        sampled = {name: sample(rounds, name, clock, thresholds) for name, clock in clocks.items()}
+        return _run(sampled, tuple(worker.facts for worker in workers), thresholds, rounds.discarded)
 
 
-def recorded_run(base: list[float], head: list[float], facts: Sequence[dict[str, Any]], thresholds: Thresholds) -> Run:
+def recorded_run(
+    base: Mapping[str, list[float]],
+    head: Mapping[str, list[float]],
+    clocks: Mapping[str, str],
+    facts: tuple[dict[str, Any], dict[str, Any]],
+    thresholds: Thresholds,
+) -> Run:
     """A run of each of two recordings, whose rounds were not taken in turns."""
-    ratio = unpaired_ratio(head, base, confidence=thresholds.confidence)
-    findings = {"time": finding(ratio, thresholds.effect), **_single_findings(facts, thresholds)}
-    return Run(base, head, ratio, findings, tuple(facts))
+    sampled = {}
+    for name, clock in clocks.items():
+        ratio = unpaired_ratio(head[name], base[name], confidence=thresholds.confidence)
+        found = finding(ratio, thresholds.effects[name])
+        sampled[name] = Times(clock, base[name], head[name], ratio), found
+    return _run(sampled, facts, thresholds)
 
 
-def _single_findings(facts: Sequence[dict[str, Any]], thresholds: Thresholds) -> dict[str, Finding]:
-    keys = {
-        "compile time": ("compile_seconds", thresholds.compile_effect),
-        "peak memory": ("peak_bytes", thresholds.memory_effect),
-    }
-    return {
-        name: single_finding(facts[1][key] / facts[0][key], effect)
-        for name, (key, effect) in keys.items()
-        if all(key in each for each in facts)
-    }
+def _run(
+    sampled: Mapping[str, tuple[Times, Finding]],
+    facts: tuple[dict[str, Any], dict[str, Any]],
+    thresholds: Thresholds,
+    discarded: int = 0,
+) -> Run:
+    findings = {name: found for name, (_, found) in sampled.items()}
+    for name, key in SINGLE.items():
+        if all(key in each for each in facts):
+            findings[name] = single_finding(facts[1][key] / facts[0][key], thresholds.effects[name])
+    return Run({name: times for name, (times, _) in sampled.items()}, findings, facts, discarded)
 
 
 def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
@@ -193,7 +248,7 @@ def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
             facts.append(worker.wait_until_ready().facts)
         if not facts[-1]["exact"]:
             raise CaseFailed(f"{side.name}: has no numbers that do not vary")
-    return Run([], [], None, {}, (facts[0], facts[1]))
+    return Run({}, {}, (facts[0], facts[1]))
 
 
 def compare_case(
@@ -212,7 +267,13 @@ def compare_case(
 
 
 def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], Verdict]) -> CaseResult:
-    """What the runs say together, by one of the rules of `mvc.regress.decide`."""
+    """What the runs say together, by one of the rules of `mvc.regress.decide`.
+
+    Raises:
+        CaseFailed: the runs were not measured by the same clock.
+    """
+    if len(clocks := sorted({run.times["time"].clock for run in runs if run.times})) > 1:
+        raise CaseFailed(f"its runs were timed by different clocks, {' and '.join(clocks)}")
     metrics = [metric for metric in runs[0].findings if all(metric in run.findings for run in runs)]
     verdicts = {metric: together([run.findings[metric] for run in runs]) for metric in metrics}
     return CaseResult(case, runs, verdicts, exact_differences(*(facts["exact"] for facts in runs[0].facts)))

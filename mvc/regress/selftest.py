@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mvc.paired import Ratio
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import finding
 from mvc.regress.run import compare_case
 from mvc.regress.worker import Side
+from mvc.table import tabulate
+
+SCHEMA = "mvc.regress.selftest/1"
+Outcome = Literal["right", "wrong", "inconclusive"]
 
 
 class Trial(NamedTuple):
@@ -23,8 +28,10 @@ class Trial(NamedTuple):
         slowdown: share of work that was inserted on the head's side.
         verdict: of the whole gate: times, compile times, memory and exact numbers.
         by_metric: `CaseResult.verdicts`.
-        ratios: of times, one (median, low, high) for each run.
+        ratios: of times, on CUDA the device's, one (median, low, high) for each run.
         seconds: that the comparison took.
+        clock: that measured the times.
+        call_over_device: `CaseResult.call_over_device` of the base; None on a CPU.
     """
 
     case: str
@@ -33,6 +40,14 @@ class Trial(NamedTuple):
     by_metric: dict[str, str]
     ratios: list[Ratio]
     seconds: float
+    clock: str
+    call_over_device: float | None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Right: nothing is found where nothing was inserted, and inserted work is a regression of time."""
+        found, truth = (self.by_metric["time"], "regression") if self.slowdown else (self.verdict, "no change")
+        return "inconclusive" if found == "inconclusive" else "right" if found == truth else "wrong"
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Trial:
@@ -45,12 +60,68 @@ def trial(
     """Compare a case with itself, with that share of extra work on the head's side."""
     start = time.perf_counter()
     result = compare_case((case, dataclasses.replace(case, slowdown=slowdown)), sides, thresholds, seed=seed)
-    ratios = [run.ratio for run in result.runs]
-    return Trial(case.name, slowdown, result.verdict, dict(result.verdicts), ratios, time.perf_counter() - start)
+    times = [run.times["time"] for run in result.runs]
+    return Trial(
+        case.name,
+        slowdown,
+        result.verdict,
+        dict(result.verdicts),
+        [each.ratio for each in times],
+        time.perf_counter() - start,
+        times[0].clock,
+        result.call_over_device and result.call_over_device[0],
+    )
 
 
 def count(trials: Sequence[Trial], verdict: str) -> int:
     return sum(each.verdict == verdict for each in trials)
+
+
+def exit_status(trials: Sequence[Trial], obstacles: Sequence[str]) -> int:
+    """1 wrong in a trial, 3 a case could not be tried, 2 a trial is inconclusive, 0 right, the first that applies."""
+    outcomes = {each.outcome for each in trials}
+    if "wrong" in outcomes:
+        return 1
+    if obstacles:
+        return 3
+    return 2 if "inconclusive" in outcomes else 0
+
+
+def as_dict(
+    trials: Sequence[Trial], obstacles: Sequence[str], environment: dict[str, Any], thresholds: Thresholds
+) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "schema": SCHEMA,
+        "exit_status": exit_status(trials, obstacles),
+        "not_comparable": list(obstacles),
+        "environment": environment,
+        "thresholds": dataclasses.asdict(thresholds),
+        "trials": [
+            {**each._asdict(), "ratios": [ratio._asdict() for ratio in each.ratios], "outcome": each.outcome}
+            for each in trials
+        ],
+    }
+
+
+def table(trials: Sequence[Trial], effect: float) -> str:
+    """A row for each case and slowdown."""
+    headers = ("case", "slower by", "measured", "comparisons", "right", "inconclusive", "wrong", "detectable slowdown")
+    rows = []
+    for case, slowdown in dict.fromkeys((each.case, each.slowdown) for each in trials):
+        some = [each for each in trials if (each.case, each.slowdown) == (case, slowdown)]
+        outcomes = [each.outcome for each in some]
+        counts = [outcomes.count(outcome) for outcome in ("right", "inconclusive", "wrong")]
+        measured = statistics.median(ratio.median for each in some for ratio in each.ratios) - 1
+        smallest = smallest_detectable(some, effect)
+        detectable = "" if slowdown else "above 50 %" if smallest is None else f"{smallest:.0%}"
+        rows.append([case, f"{slowdown:.0%}", f"{measured:+.1%}", len(some), *counts, detectable])
+    lines = [tabulate(rows, headers=headers)]
+    for each in {each.case: each for each in trials if each.call_over_device}.values():
+        lines.append(
+            f"{each.case}: device time by {each.clock}; a call takes {each.call_over_device:.2f} times as long"
+        )
+    return "\n".join(lines)
 
 
 def smallest_detectable(trials: Sequence[Trial], effect: float, *, power: float = 0.9) -> float | None:

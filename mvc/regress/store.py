@@ -18,7 +18,8 @@ from mvc import files, report
 from mvc.errors import UserError
 from mvc.regress.cases import Case
 
-FORMAT = "mvc.regress/1"
+FORMAT = "mvc.regress/2"
+FORMAT_OF_CALLS = "mvc.regress/1"  # which still is read: every time was a call's
 # What two recordings must have alike for their times to be compared.
 COMPARABLE = (
     *("device", "driver", "sm_clock_mhz", "memory_clock_mhz", "cpu", "threads", "affinity"),
@@ -32,7 +33,7 @@ class Recording(NamedTuple):
     Attributes:
         environment: as `mvc.report.environment` gives it.
         commit: id and "dirty", as pytest-benchmark has them.
-        cases: by name; each has the case, seconds for each process, and facts for each process.
+        cases: by name.
     """
 
     environment: dict[str, Any]
@@ -41,8 +42,17 @@ class Recording(NamedTuple):
 
 
 class RecordedCase(NamedTuple):
+    """What was measured of a case.
+
+    Attributes:
+        clocks: which one measured each time: "time", and on CUDA "call time".
+        runs: seconds of one call by the same names, for each process.
+        facts: for each process.
+    """
+
     case: Case
-    runs: list[list[float]]
+    clocks: dict[str, str]
+    runs: list[dict[str, list[float]]]
     facts: list[dict[str, Any]]
 
 
@@ -152,9 +162,15 @@ def _benchmark(name: str, recorded: RecordedCase) -> dict[str, Any]:
         "fullname": f"mvc.regress::{name}",
         "params": None,
         "param": None,
-        "extra_info": {"case": recorded.case.as_dict(), "runs": recorded.runs, "facts": recorded.facts},
-        "options": {"disable_gc": False, "timer": "perf_counter", "min_rounds": 1, "max_time": 0, "warmup": True},
-        "stats": _stats([seconds for run in recorded.runs for seconds in run]),
+        "extra_info": {**recorded._asdict(), "case": recorded.case.as_dict()},
+        "options": {
+            "disable_gc": False,
+            "timer": recorded.clocks["time"],
+            "min_rounds": 1,
+            "max_time": 0,
+            "warmup": True,
+        },
+        "stats": _stats([seconds for run in recorded.runs for seconds in run["time"]]),
     }
 
 
@@ -199,11 +215,15 @@ def read(path: str | Path) -> Recording:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is no JSON, or is cut off; record it anew") from error
-    if not isinstance(facts, Mapping) or facts.get("format") != FORMAT:
+    if not isinstance(facts, Mapping) or facts.get("format") not in (FORMAT, FORMAT_OF_CALLS):
         raise UserError(
             f"{path} is not a recording of `python -m mvc.regress record` (format {FORMAT}); record it anew"
         )
     try:
+        if facts["format"] == FORMAT_OF_CALLS:
+            for each in facts["benchmarks"]:
+                each["extra_info"]["clocks"] = {"time": "wall"}
+                each["extra_info"]["runs"] = [{"time": run} for run in each["extra_info"]["runs"]]
         cases = {each["name"]: _recorded(each["extra_info"]) for each in facts["benchmarks"]}
         if not cases:
             raise ValueError("no case")
@@ -218,15 +238,19 @@ def read(path: str | Path) -> Recording:
 
 
 def _recorded(extra: dict[str, Any]) -> RecordedCase:
-    runs = [[float(seconds) for seconds in run] for run in extra["runs"]]
-    if not runs or not all(run and all(0 < seconds < math.inf for seconds in run) for run in runs):
+    clocks = {name: str(clock) for name, clock in extra["clocks"].items()}
+    runs = [{name: [float(seconds) for seconds in run[name]] for name in clocks} for run in extra["runs"]]
+    times = [times for run in runs for times in run.values()]
+    if not times or set(clocks) not in ({"time"}, {"time", "call time"}):
+        raise ValueError("clocks")
+    if not all(each and all(0 < seconds < math.inf for seconds in each) for each in times):
         raise ValueError("times")
     facts = [{**each, "exact": dict(each["exact"])} for each in extra["facts"]]
     singles = [each[key] for each in facts for key in ("compile_seconds", "peak_bytes") if key in each]
     exact = [number for each in facts for number in each["exact"].values()]
     if len(facts) != len(runs) or not all(number > 0 for number in singles) or not {*map(type, exact)} <= {int}:
         raise ValueError("facts")
-    return RecordedCase(Case(**extra["case"]), runs, facts)
+    return RecordedCase(Case(**extra["case"]), clocks, runs, facts)
 
 
 def only(recording: Recording, names: Sequence[str]) -> Recording:

@@ -12,11 +12,16 @@ from xml.etree import ElementTree
 from mvc import report
 from mvc.regress.compare import Comparison
 from mvc.regress.decide import MOST_ROUNDS, further_rounds
-from mvc.regress.run import CaseResult, Run
+from mvc.regress.run import SINGLE, CaseResult, Run, Times
 from mvc.table import tabulate
 
-SCHEMA = "mvc.regress.compare/1"
-HEADERS = ("case", "base ms", "head ms", "head over base", "rounds", "verdict")
+SCHEMA = "mvc.regress.compare/2"
+HEADERS = ("case", "clock", "base ms", "head ms", "head over base", "rounds", "verdict")
+CLOCKS = {
+    "graph": "device time of a call, by the replay of a CUDA graph",
+    "kernels": "device time of a call, its kernels summed by torch.profiler",
+    "wall": "time of a call until its result is there",
+}
 FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML; compilers colour messages
 MEANINGS = {
     0: "no change for the worse",
@@ -28,7 +33,11 @@ MEANINGS = {
 
 def table(comparison: Comparison, *, markdown: bool = False) -> str:
     """For people."""
-    lines = [tabulate([_row(each) for each in comparison.results], headers=HEADERS, markdown=markdown)]
+    rows = [row for each in comparison.results for row in _rows(each)]
+    lines = [tabulate(rows, headers=HEADERS, markdown=markdown)]
+    used = {times.clock for result in comparison.results for run in result.runs for times in run.times.values()}
+    if used != {"wall"}:
+        lines.append("; ".join(f"{clock}: {meaning}" for clock, meaning in CLOCKS.items() if clock in used))
     lines += [f"{result.case.name}: {text}" for result in comparison.results for text in remarks(result, comparison)]
     if comparison.apart and comparison.results:
         lines.append("recorded at different times: what drifted on the machine between them looks like a change")
@@ -44,60 +53,82 @@ def markdown(comparison: Comparison) -> str:
     return f"## Latency: {MEANINGS[comparison.exit_status]}\n\n{table(comparison, markdown=True)}\n"
 
 
-def _row(result: CaseResult) -> list[str]:
-    base, head = (_processes(result.runs, side) for side in ("base", "head"))
+def _rows(result: CaseResult) -> list[list[str]]:
+    """The case with its verdict, and on CUDA the call's time with its own."""
+    names = list(result.runs[0].times)
+    first, *others = [_measured([run.times[name] for run in result.runs]) for name in names] or [[""] * 5]
+    rows = [[result.case.name, *first, _verdict(result)]]
+    for name, measured in zip(names[1:], others, strict=True):
+        rows.append([f"{result.case.name}, {name}", *measured, result.verdicts[name]])
+    return rows
+
+
+def _measured(times: list[Times]) -> list[str]:
+    base, head = (_processes(times, side) for side in ("base", "head"))
     return [
-        result.case.name,
+        times[0].clock,
         _milliseconds(base),
         _milliseconds(head),
-        " and ".join(str(run.ratio) for run in result.runs if run.ratio is not None),
+        " and ".join(str(each.ratio) for each in times),
         " + ".join(str(len(seconds)) for seconds in base),
-        result.verdict,
     ]
 
 
-def _processes(runs: list[Run], side: str) -> list[tuple[float, ...]]:
+def _verdict(result: CaseResult) -> str:
+    """The case's, and what it is of unless that is time alone."""
+    found = [*result.verdicts.items(), *((each.name, each.verdict) for each in result.exact)]
+    causes = [name for name, verdict in found if verdict == result.verdict]
+    named = "" if result.verdict == "no change" or causes == ["time"] else f" ({', '.join(causes)})"
+    return result.verdict + named
+
+
+def _processes(times: list[Times], side: str) -> list[tuple[float, ...]]:
     """The seconds of each process once: of recordings, each is in several pairs."""
-    return list(dict.fromkeys(tuple(getattr(run, side)) for run in runs if run.ratio is not None))
+    return list(dict.fromkeys(tuple(getattr(each, side)) for each in times))
 
 
 def _milliseconds(processes: list[tuple[float, ...]]) -> str:
-    seconds = list(itertools.chain.from_iterable(processes))
-    return f"{statistics.median(seconds) * 1e3:.3g}" if seconds else ""
+    return f"{statistics.median(itertools.chain.from_iterable(processes)) * 1e3:.3g}"
 
 
 def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
-    """What the row does not say: changes other than of time, and what would settle an inconclusive case."""
+    """What the rows do not say: changes other than of time, and what would settle an inconclusive case."""
     lines = [str(difference) for difference in result.exact]
     if discarded := sum(run.discarded for run in result.runs):
         lines.append(f"{discarded} rounds were measured anew, the GPU was throttled")
+    if result.host_limited:
+        base, head = result.call_over_device
+        lines.append(f"limited by the host: a call takes {base:.2f} (base) and {head:.2f} (head) times its device time")
+    reasons = dict.fromkeys(facts.get("no_graph") for run in result.runs for facts in run.facts)
+    lines += [f"no CUDA graph of it is timed: {reason}" for reason in reasons if reason]
     for metric, verdict in result.verdicts.items():
-        if verdict == "inconclusive" and metric == "time":
-            lines.append(f"time is inconclusive: {_remedy(result.runs, comparison)}")
-        elif verdict != "no change" and metric != "time":
-            lines.append(f"{metric}: {verdict} ({_single_ratios(result.runs, metric)})")
+        if metric in SINGLE:
+            if verdict != "no change":
+                lines.append(f"{metric}: {verdict} ({_single_ratios(result.runs, metric)})")
+        elif verdict == "inconclusive":
+            lines.append(f"{metric} is inconclusive: {_remedy(result.runs, metric, comparison)}")
     return lines
 
 
-def _remedy(runs: list[Run], comparison: Comparison) -> str:
+def _remedy(runs: list[Run], metric: str, comparison: Comparison) -> str:
     """What would settle it, by the run that is furthest from decided; as much again where decided runs disagree."""
-    effect = comparison.thresholds.effect
-    undecided = [run for run in runs if run.findings["time"] == "undecided"]
+    effect = comparison.thresholds.effects[metric]
+    undecided = [run for run in runs if run.findings[metric] == "undecided"]
     if comparison.apart and not undecided:
         return (
             "the processes of one recording differ by as much; record anew on a quieter machine, or compare revisions"
         )
-    undecided = undecided or runs
-    more = [further_rounds(run.ratio, len(run.base), effect) for run in undecided]
+    times = [run.times[metric] for run in undecided or runs]
+    more = [further_rounds(each.ratio, len(each.base), effect) for each in times]
     if None in more:
         return f"more than {MOST_ROUNDS:,} more rounds would settle it: it is about the effect looked for, {effect:.0%}"
     how = "record both with" if comparison.apart else "with"
-    rounds = max(len(run.base) for run in undecided)
+    rounds = max(len(each.base) for each in times)
     return f"about {max(more)} more rounds would settle it ({how} --rounds {rounds + max(more)})"
 
 
 def _single_ratios(runs: list[Run], metric: str) -> str:
-    key = {"compile time": "compile_seconds", "peak memory": "peak_bytes"}[metric]
+    key = SINGLE[metric]
     return " and ".join(f"{head[key] / base[key]:.2f} times" for base, head in (run.facts for run in runs))
 
 
@@ -117,6 +148,8 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
                 "case": result.case.as_dict(),
                 "verdict": result.verdict,
                 "verdicts": result.verdicts,
+                "call_over_device": result.call_over_device,
+                "host_limited": result.host_limited,
                 "exact_differences": [each._asdict() for each in result.exact],
                 "remarks": remarks(result, comparison),
                 "runs": [_run_as_dict(run) for run in result.runs],
@@ -129,10 +162,16 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 def _run_as_dict(run: Run) -> dict[str, Any]:
     base, head = run.facts
     return {
-        "ratio": run.ratio and run.ratio._asdict(),
+        "times": {
+            name: {
+                "clock": times.clock,
+                "ratio": times.ratio._asdict(),
+                "base_seconds": times.base,
+                "head_seconds": times.head,
+            }
+            for name, times in run.times.items()
+        },
         "findings": run.findings,
-        "base_seconds": run.base,
-        "head_seconds": run.head,
         "discarded": run.discarded,
         "base_facts": base,
         "head_facts": head,
@@ -143,12 +182,13 @@ def junit(comparison: Comparison) -> str:
     """JUnit XML: a regression is a failure, an inconclusive case is skipped, what cannot be compared is an error."""
     suite = ElementTree.Element("testsuite", name="mvc.regress")
     for result in comparison.results:
-        seconds = sum(sum(each) for side in ("base", "head") for each in _processes(result.runs, side))
+        times = [run.times["time"] for run in result.runs if run.times]
+        seconds = sum(sum(each) for side in ("base", "head") for each in _processes(times, side))
         case = ElementTree.SubElement(
             suite, "testcase", classname="mvc.regress", name=result.case.name, time=f"{seconds:.3f}"
         )
         tag = {"regression": "failure", "inconclusive": "skipped"}.get(result.verdict)
-        message = "; ".join([" ".join(_row(result)[1:]), *remarks(result, comparison)])
+        message = "; ".join([*(" ".join(row) for row in _rows(result)), *remarks(result, comparison)])
         message = FORBIDDEN.sub("?", message)
         ElementTree.SubElement(case, tag or "system-out", **({"message": message} if tag else {})).text = message
     for obstacle in comparison.obstacles:

@@ -39,7 +39,8 @@ class Worker:
     """A process that has built a case, warmed it up if it is to be timed, and times it when it is told to.
 
     Attributes:
-        facts: "source" of the mvc that runs, "seconds" of one call, "peak_bytes", "compile_seconds", "exact" numbers.
+        facts: "source" of the mvc that runs, "seconds" of one call, "clocks" for its time, the best first, "no_graph"
+            (why CUDA graphs are none of them), "peak_bytes", "compile_seconds", "exact" numbers.
     """
 
     def __init__(self, case: Case, side: Side, *, timed: bool = True) -> None:
@@ -72,9 +73,9 @@ class Worker:
             raise CaseFailed(f"{self._side.name}: imports mvc from {source.parent}; {tree} holds none at its top")
         return self
 
-    def time(self, calls: int) -> float:
-        """Seconds of one call: the median of a turn of so many."""
-        self._send({"calls": calls})
+    def time(self, calls: int, clock: str) -> float:
+        """Seconds of one call by one of the clocks of `mvc.regress.workload`: the median of a turn of so many."""
+        self._send({"calls": calls, "clock": clock})
         return statistics.median(self._receive()["seconds"])
 
     def close(self) -> None:

@@ -2,19 +2,32 @@
 revisions older than itself: of mvc it uses the public functions alone.
 
 Lines of JSON: {"case": fields, "timed": whether it will be} comes in; {"ready": facts} goes out. Then each
-{"calls": n} is answered by {"seconds": [...]}, and the end of the input ends the process. A case that this mvc cannot
-run is answered by {"error": why}.
+{"calls": n, "clock": name} is answered by {"seconds": [...]}, and the end of the input ends the process. A case that
+this mvc cannot run is answered by {"error": why}.
+
+Clocks: "wall" is the time of a call until the device is done; "graph" the device's time of a call, by the replay of a
+CUDA graph of it; "kernels" what its kernels, copies and memsets took by the profiler, summed.
 """
 
+import functools
+import itertools
 import json
+import math
 import os
 import statistics
 import sys
 import time
 
+GRAPH_SECONDS = 2e-3  # a graph is about so long at least: what a replay adds around it is then a thousandth
+PRODUCT_SECONDS = 1e-5  # extra work takes about so long at least: a kernel takes 2 us, however small it is
+OWN_GRAPHS = ("reduce-overhead", "max-autotune")  # modes whose calls replay CUDA graphs
+
 
 def build(case):
-    """A callable of no arguments that runs the case once, facts about it, and a function that gives exact numbers."""
+    """A callable of no arguments that runs the case once, facts about it, and a function that gives exact numbers.
+
+    On CUDA the callable returns before the device is done.
+    """
     import torch
 
     import mvc
@@ -26,8 +39,6 @@ def build(case):
     torch.set_grad_enabled(case["training"])
     run, facts, exact = (_scan if case["kind"] == "scan" else _model)(torch, mvc, case, device, dtype)
     facts["source"] = mvc.__file__
-    if device.type == "cuda":
-        return lambda: (run(), torch.cuda.synchronize()), facts, exact
     return run, facts, exact
 
 
@@ -91,6 +102,15 @@ def _scan(torch, mvc, case, device, dtype):
     return step, {}, dict
 
 
+def until_done(run, device):
+    """The call as one who waits for its result sees it."""
+    if device == "cpu":
+        return run
+    import torch
+
+    return lambda: (run(), torch.cuda.synchronize())
+
+
 def timed(run, calls):
     seconds = []
     for _ in range(calls):
@@ -133,6 +153,146 @@ def slowed(run, seconds, share, *, trials=3, trial_seconds=1.0):
     return both
 
 
+def clocks_of(case, run, facts):
+    """By name, what gives seconds of one call from so many calls; the facts note which can be the case's time."""
+    call = until_done(run, case["device"])
+    if case["device"] == "cpu":
+        facts["clocks"] = ["wall"]
+        if case["slowdown"]:
+            call = slowed(call, facts["seconds"], case["slowdown"])
+        return {"wall": functools.partial(timed, call)}
+    clocks, facts["no_graph"] = device_clocks(case, run)
+    facts["clocks"] = list(clocks)
+    if case["slowdown"]:
+        clock = by_graph if "graph" in clocks else by_kernels
+        run, every = slowed_on_device(run, case["slowdown"], clock, case["device"])
+        clocks, call = device_clocks(case, run, every)[0], until_done(run, case["device"])
+    return {**clocks, "wall": functools.partial(timed, call)}
+
+
+def device_clocks(case, run, every=1):
+    """The device's clocks by name, and why a graph is none of them.
+
+    Args:
+        every: so many calls only do together what they do on average.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    import torch
+
+    clocks = {"kernels": by_kernels(run, every)}
+    if case["kind"] == "model" and case["backend"] != "eager" and case["mode"] in OWN_GRAPHS:
+        obstacle = f"the mode {case['mode']} replays CUDA graphs of its own"
+    else:
+        try:
+            return {"graph": by_graph(run, every), **clocks}, None
+        except Exception as error:  # what cannot be captured says so in many ways
+            torch.cuda.synchronize()
+            obstacle = first_line(error)
+    clocks["kernels"](1)  # may be refused, then sooner than later
+    return clocks, obstacle
+
+
+def by_graph(run, every=1):
+    """Means over the calls that a graph holds; short calls are many in a graph."""
+    graph, calls = capture(run, every), every
+    seconds = statistics.median(replayed(graph, 3))
+    if seconds < GRAPH_SECONDS:
+        calls = every * math.ceil(GRAPH_SECONDS / seconds)
+        graph = capture(run, calls)
+    return lambda wanted: [seconds / calls for seconds in replayed(graph, max(3, math.ceil(wanted / calls)))]
+
+
+def capture(run, calls):
+    """A CUDA graph of so many calls."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):  # left even where the capture fails, which torch.cuda.graph does not see to
+        for _ in range(3):
+            run()  # what is made on first use must be there
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(calls):
+                run()
+    return graph
+
+
+def replayed(graph, count):
+    """Seconds of so many replays, behind one more that keeps the device busy while the host hands them over."""
+    import torch
+
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    graph.replay()
+    for event in events[:-1]:
+        event.record()
+        graph.replay()
+    events[-1].record()
+    events[-1].synchronize()
+    return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(events)]
+
+
+def by_kernels(run, every=1):
+    """The mean over a turn's calls."""
+    return lambda wanted: [kernels(run, every * math.ceil(wanted / every))]
+
+
+def kernels(run, calls):
+    import torch
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+        for _ in range(calls):
+            run()
+        torch.cuda.synchronize()
+    seen = [each for each in profiler.events() if each.device_type == DeviceType.CUDA and not each.is_user_annotation]
+    if not seen:
+        raise RuntimeError("torch.profiler saw no kernel: none ran, or NVIDIA's driver keeps CUPTI for administrators")
+    return sum(each.time_range.elapsed_us() for each in seen) / 1e6 / calls
+
+
+def slowed_on_device(run, share, clock, device, *, trials=8, tolerance=0.1):
+    """The same with extra work of the device, and the number of calls of which one has it: elementwise products whose
+    size makes a call slower by that share, within a tenth of it, by that clock, here and now.
+
+    Raises:
+        RuntimeError: no size does.
+    """
+    import torch
+
+    x = torch.ones(2**24, device=device)
+    turn = 20
+    alone = clock(run)
+    seconds = statistics.median(alone(turn))
+    every = max(1, round(PRODUCT_SECONDS / (share * seconds)))
+    product = statistics.median(clock(lambda: x.mul_(1.0))(turn))
+    elements = share * seconds * every / product * x.numel()
+    for _ in range(trials):
+        both = with_products(run, x, round(elements), every)
+        slower = statistics.median(clock(both, every)(turn)) / statistics.median(alone(turn)) - 1
+        if abs(slower / share - 1) < tolerance:
+            return both, every
+        elements *= min(2.0, max(0.5, share / max(slower, 1e-9)))
+    raise RuntimeError(f"extra work of {share:.0%} was asked for; what was inserted makes the case {slower:.1%} slower")
+
+
+def with_products(run, x, elements, every):
+    """The same with products of so many elements of x, one after the other, in one of so many calls."""
+    turns = itertools.cycle([True] + [False] * (every - 1))
+
+    def both():
+        run()
+        if next(turns):
+            for _ in range(elements // x.numel()):
+                x.mul_(1.0)
+            x[: elements % x.numel()].mul_(1.0)
+
+    return both
+
+
 def resident_peak():
     """Bytes of memory that the process has had at most."""
     if sys.platform.startswith("linux"):  # where getrusage counts what the process had before it became Python
@@ -143,9 +303,14 @@ def resident_peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def first_line(error):
+    return next(iter(str(error).splitlines()), "no message")
+
+
 def main():
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what others print must not reach the driver
+    os.environ["TEARDOWN_CUPTI"] = "0"  # by the profiler after each turn: that takes long, and can crash CUDA graphs
 
     def answer(**facts):
         answers.write(json.dumps(facts) + "\n")
@@ -154,28 +319,29 @@ def main():
     case = asked["case"]
     try:
         run, facts, exact = build(case)
+        call = until_done(run, case["device"])
         if asked["timed"]:
-            facts["seconds"] = warm(run)
-        if asked["timed"] and case["slowdown"]:
-            run = slowed(run, facts["seconds"], case["slowdown"])
-        import torch
-
-        run()
+            facts["seconds"] = warm(call)
+        call()
         facts["exact"] = exact()  # recompilations would show by now
         if case["device"] == "cuda":  # what tensors take is the same each time; a process's memory is not
+            import torch
+
             torch.cuda.reset_peak_memory_stats()
-            run()
+            call()
             if not chosen_by_time(case):
                 facts["exact"]["peak bytes"] = torch.cuda.max_memory_allocated()
         elif sys.platform != "win32":
             facts["peak_bytes"] = resident_peak()
+        clocks = clocks_of(case, run, facts) if asked["timed"] else {}
     except Exception as error:
-        answer(error=f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}")
+        answer(error=f"{type(error).__name__}: {first_line(error)}")
         return
     answer(ready=facts)
     for line in sys.stdin:
-        run()  # its caches and threads have been another process's since the last turn
-        answer(seconds=timed(run, json.loads(line)["calls"]))
+        turn = json.loads(line)
+        call()  # its caches and threads have been another process's since the last turn
+        answer(seconds=clocks[turn["clock"]](turn["calls"]))
 
 
 if __name__ == "__main__":

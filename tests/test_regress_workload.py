@@ -1,0 +1,255 @@
+"""The gate's clocks on CUDA and its extra work, on a device that is stood for: work moves its time on."""
+
+import contextlib
+import io
+import itertools
+import json
+import statistics
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mvc.regress import workload
+from mvc.regress.cases import Case
+
+REPLAY = 2e-6  # seconds between two replays
+RESOLUTION = 5e-7  # of events
+LAUNCH = 2e-6  # seconds of a product, however small
+ELEMENT = 2e-12  # of each of its elements
+
+
+class Device:
+    """What is captured by a graph does not run.
+
+    Attributes:
+        now: its time in seconds, when it waits for nobody.
+        idle: seconds that it has waited for the host.
+        captured: seconds of each kernel of the graph that is being made, or None.
+        kernels: seconds of each that ran.
+    """
+
+    def __init__(self):
+        self.now, self.idle, self.captured, self.kernels = 0.0, 0.0, None, []
+
+    def work(self, seconds):
+        if self.captured is not None:
+            self.captured.append(seconds)
+        else:
+            self.now += seconds
+            self.kernels.append(seconds)
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream):
+        self.captured = graph.kernels
+        try:
+            yield
+        finally:
+            self.captured = None
+
+    def synchronize(self):
+        if self.captured is not None:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+
+@pytest.fixture
+def device(monkeypatch):
+    device = Device()
+
+    class Graph:
+        def __init__(self):
+            self.kernels = []
+
+        def replay(self):
+            device.now += REPLAY
+            for seconds in self.kernels:
+                device.work(seconds)
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.time = device.now
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return round((end.time - self.time) / RESOLUTION) * RESOLUTION * 1e3
+
+    class Profile:
+        def __init__(self, activities, acc_events):
+            pass
+
+        def __enter__(self):
+            self.first = len(device.kernels)
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def events(self):
+            def event(kind, seconds, annotation=False):
+                span = SimpleNamespace(elapsed_us=lambda: seconds * 1e6)
+                return SimpleNamespace(device_type=kind, is_user_annotation=annotation, time_range=span)
+
+            seen = [event(DeviceType.CUDA, seconds) for seconds in device.kernels[self.first :]]
+            return [*seen, event(DeviceType.CPU, 1.0), event(DeviceType.CUDA, 1.0, annotation=True)] if seen else []
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, value in {
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": contextlib.nullcontext,
+        "CUDAGraph": Graph,
+        "graph": device.graph,
+        "Event": Event,
+        "synchronize": device.synchronize,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    return device
+
+
+@pytest.mark.parametrize("seconds", [3e-6, 23e-6, 1e-4, 5e-3])
+def test_a_graph_takes_what_its_calls_take(device, seconds):
+    measured = workload.by_graph(lambda: device.work(seconds))(20)
+    assert len(measured) >= 3
+    assert statistics.median(measured) == pytest.approx(seconds, rel=0.002)
+
+
+def test_kernels_are_summed_without_what_is_no_kernel(device):
+    def run():
+        device.work(1e-4)
+        device.work(3e-4)
+
+    (measured,) = workload.by_kernels(run)(7)
+    assert measured == pytest.approx(4e-4)
+    assert len(device.kernels) == 14
+
+
+def test_a_profiler_that_sees_nothing_is_an_error(device):
+    with pytest.raises(RuntimeError, match=r"torch\.profiler saw no kernel"):
+        workload.by_kernels(lambda: None)(7)
+
+
+def clocks(case, run):
+    return workload.device_clocks({"backend": "mvc", **case.as_dict()}, run)
+
+
+def test_what_can_be_captured_is_timed_by_its_graph(device):
+    names, obstacle = clocks(Case("scan", kind="scan"), lambda: device.work(1e-4))
+    assert list(names) == ["graph", "kernels"]
+    assert obstacle is None
+
+
+def test_what_waits_for_the_device_is_timed_by_its_kernels(device):
+    def run():
+        device.work(1e-4)
+        torch.cuda.synchronize()
+
+    names, obstacle = clocks(Case("scan", kind="scan"), run)
+    assert list(names) == ["kernels"]
+    assert obstacle == "operation not permitted when stream is capturing"
+    assert names["kernels"](3) == [pytest.approx(1e-4)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "backend", "expected"),
+    [
+        ("reduce-overhead", "mvc", ["kernels"]),
+        ("max-autotune", "inductor", ["kernels"]),
+        ("max-autotune-no-cudagraphs", "mvc", ["graph", "kernels"]),
+        ("reduce-overhead", "eager", ["graph", "kernels"]),
+    ],
+)
+def test_calls_that_replay_graphs_are_captured_by_none(device, mode, backend, expected):
+    names, obstacle = clocks(Case("T", mode=mode, backend=backend), lambda: device.work(1e-3))
+    assert list(names) == expected
+    assert (obstacle == f"the mode {mode} replays CUDA graphs of its own") == ("graph" not in expected)
+
+
+class Products(TorchDispatchMode):
+    """Gives elementwise products to a device."""
+
+    def __init__(self, device, launch=LAUNCH):
+        super().__init__()
+        self.device, self.launch = device, launch
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mul_.Tensor and args[0].numel():
+            self.device.work(self.launch + ELEMENT * args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clock", [workload.by_graph, workload.by_kernels])
+@pytest.mark.parametrize(
+    ("seconds", "share"), [(7e-6, 0.05), (2.3e-5, 0.05), (1e-4, 0.05), (1e-4, 0.10), (5e-3, 0.05), (2.5e-2, 0.10)]
+)
+def test_extra_work_is_the_share_asked_for(device, seconds, share, clock):
+    with Products(device):
+        slower, every = workload.slowed_on_device(lambda: device.work(seconds), share, clock, "meta")
+        measured = statistics.median(clock(slower, every)(20))
+    assert measured / seconds - 1 == pytest.approx(share, rel=0.11)
+
+
+def test_extra_work_that_cannot_be_made_is_an_error(device):
+    with (
+        Products(device, launch=5e-5),
+        pytest.raises(RuntimeError, match=r"^extra work of 10% .* the case 50\.\d% slower"),
+    ):
+        workload.slowed_on_device(lambda: device.work(1e-4), 0.10, workload.by_graph, "meta")
+
+
+def answers(monkeypatch, case, run, turns):
+    """What the process of a case answers, in this process."""
+    asked = [{"case": case.as_dict(), "timed": True}, *turns]
+    answered = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(workload.sys, "stdin", io.StringIO("".join(json.dumps(line) + "\n" for line in asked)))
+        patch.setattr(workload.os, "fdopen", lambda *_, **__: answered)
+        patch.setattr(workload.os, "dup", lambda _: None)
+        patch.setattr(workload.os, "dup2", lambda *_: None)
+        patch.setenv("TEARDOWN_CUPTI", "1")
+        patch.setattr(workload, "build", lambda case: (run, {}, dict))
+        workload.main()
+    return [json.loads(line) for line in answered.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("slowdown", [0.0, 0.05])
+def test_a_process_answers_by_every_clock(device, monkeypatch, slowdown):
+    """A call takes 1 ms on the device, and 3 ms until the host has handed it over."""
+
+    def run():
+        if device.captured is None:
+            device.idle += 2e-3
+        device.work(1e-3)
+
+    host = itertools.count()
+    monkeypatch.setattr(workload.time, "perf_counter", lambda: device.now + device.idle + next(host) * 1e-9)
+    monkeypatch.setattr(torch, "ones", lambda size, device: torch.empty(size, device="meta"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000)
+    turns = [{"calls": 5, "clock": clock} for clock in ("graph", "kernels", "wall")]
+    with Products(device):
+        ready, *seconds = answers(monkeypatch, Case("T", device="cuda", slowdown=slowdown), run, turns)
+    assert ready["ready"]["clocks"] == ["graph", "kernels"]
+    assert ready["ready"]["no_graph"] is None
+    assert ready["ready"]["exact"] == {"peak bytes": 1000}
+    assert ready["ready"]["seconds"] == pytest.approx(3e-3, rel=0.001)
+    graph, kernels, wall = (statistics.median(each["seconds"]) for each in seconds)
+    assert graph == pytest.approx(1e-3 * (1 + slowdown), rel=0.006)
+    assert kernels == pytest.approx(graph, rel=0.002)
+    assert wall == pytest.approx(graph + 2e-3, rel=0.002)
+
+
+def test_a_case_without_a_clock_says_why(device, monkeypatch):
+    host = itertools.count()
+    monkeypatch.setattr(workload.time, "perf_counter", lambda: next(host) * 1e-3)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000)
+    (answer,) = answers(monkeypatch, Case("scan", kind="scan", device="cuda"), device.synchronize, [])
+    assert answer["error"].startswith("RuntimeError: torch.profiler saw no kernel: none ran")
