@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--train", action="store_true", help="forward and backward, without drop path")
     add("--repeats", type=positive, default=10, metavar="N", help="timed rounds (default 10)")
     add("--inputs", type=positive, default=4, metavar="N", help="different inputs, timed in turn (default 4)")
-    add("--clock", choices=MEANINGS, help="how a call is timed (default events on CUDA, wall elsewhere)")
+    add("--clock", choices=MEANINGS, help="how a call is timed (default the device's time on CUDA, wall elsewhere)")
     add("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each call")
     add("--ladder", nargs="*", metavar="RUNG", help=f"also measure {', '.join(RUNGS)} (default {' '.join(LADDER)})")
     add("--operators", action="store_true", help="also print what the compiled model's time goes to")
@@ -197,6 +197,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
                 model, rungs, inputs, rounds=args.repeats, clock=args.clock, flush=args.flush_l2, seed=args.seed
             )
         facts["timing"] = measured.facts(inputs)
+        facts["families"] = measured.profile and measured.profile.as_dict()
         facts["ladder"] = None
         if args.ladder is not None:
             facts["ladder"] = [
@@ -237,7 +238,7 @@ def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.
     for name in rungs:
         compile_options(name, training=args.train)
     if args.clock == "graph" and torch_private.mode_options(args.mode).get("triton.cudagraphs"):
-        raise UserError(f"--clock graph captures what --mode {args.mode} captures itself; use --clock events with it")
+        raise UserError(f"--clock graph captures what --mode {args.mode} captures itself; use --clock kernels with it")
     stopwatch(args.clock, device)
     if args.flush_l2:
         CacheFlush(device)

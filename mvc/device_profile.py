@@ -71,6 +71,12 @@ class DeviceProfile(NamedTuple):
             calls[family(kernel.name)] += kernel.calls
         return {name: calls[name] for name in FAMILIES if name in calls}
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, by family."""
+        seconds = self.by_family()
+        rows = [{"family": name, "kernels": n, "seconds": seconds[name]} for name, n in self.launches().items()]
+        return {"seconds": self.seconds, "gaps": self.gaps, "rows": rows}
+
 
 def profile_device(run: Callable[[], object], *, device: torch.device, calls: int = 3) -> DeviceProfile:
     """Profile calls of what is warm, one by one, kernels that CUDA graphs replay among them.
@@ -121,8 +127,8 @@ def trace(run: Callable[[], object], *, device: torch.device) -> list[Event]:
     events = of_device(profiled.events())
     if not events:
         raise UserError(
-            "torch.profiler saw no kernel of the call: it launches none, or CUPTI may not be used here "
-            "(NVIDIA's driver can keep it for administrators); time by --clock events or graph"
+            "torch.profiler saw no kernel of the call: it launches none, or CUPTI cannot be used here; "
+            "time by the clock 'events' or 'graph'"
         )
     return events
 

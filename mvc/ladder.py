@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mvc import ceilings, functional, machine, nvml, profiler
 from mvc.compiler import compile_model, training_step
+from mvc.device_profile import DeviceProfile, profile_device
 from mvc.errors import UserError
 from mvc.model import MambaVision
 from mvc.passes.pipeline import PASSES
@@ -43,6 +44,7 @@ class Ladder(NamedTuple):
         ceiling: FLOP/s, the best of the ceilings.
         product_rate: FLOP/s, of the matrix product among them.
         rows: figures of each rung by name, as `mvc.report.ROW` has them.
+        profile: of the rung "compiled" on CUDA; None elsewhere, or where it was not among the rungs.
     """
 
     measurement: Measurement
@@ -50,6 +52,7 @@ class Ladder(NamedTuple):
     ceiling: float
     product_rate: float
     rows: dict[str, dict[str, Any]]
+    profile: DeviceProfile | None
 
     def facts(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
         """What stands under "timing" in `mvc.report.FIELDS`; of the rungs "eager" and "compiled"."""
@@ -61,17 +64,28 @@ class Ladder(NamedTuple):
             "speedup": speedup.median,
             "speedup_low": speedup.low,
             "speedup_high": speedup.high,
-            "scan_share": measurement.timings["scan"].ratio_to(measurement.timings["compiled"]).median,
+            "scan_share": self._scan_share(),
+            "scan_share_source": "scans timed apart" if self.profile is None else "device profile",
             "ceiling_flops": self.ceiling,
             "rounds": len(measurement.timings["eager"].seconds),
             "discarded": [list(each) for each in measurement.discarded.items()],
             "clock": measurement.clock,
+            "clock_reason": measurement.clock_reason,
+            "limited_by_host": list(measurement.limited_by_host),
             "flushed": measurement.flushed,
             "not_warm": list(measurement.not_warm),
             "inputs": len(inputs),
             "input_bytes": sum(x.nbytes for x in inputs),
             "gpu": measurement.gpu,
         }
+
+    def _scan_share(self) -> float:
+        """Of the compiled model's time: on CUDA of its kernels', where the scans that are timed apart are launched by
+        another program, with other strides."""
+        if self.profile is not None:
+            return self.profile.by_family().get("scan", 0.0) / self.profile.seconds
+        timings = self.measurement.timings
+        return timings["scan"].ratio_to(timings["compiled"]).median
 
 
 RUNGS = {
@@ -167,6 +181,7 @@ def measure(
         once = functools.partial(run, x)
         over_eager, peak = timing.ratio_to(measured.timings["eager"]), machine.peak_memory(once, x.device)
         rows[name] = spread(timing) | {
+            "call_median_seconds": measured.calls and measured.calls[name].median,
             "images_per_second": x.shape[0] / timing.median,
             "over_eager": over_eager.median,
             "over_eager_low": over_eager.low,
@@ -178,7 +193,10 @@ def measure(
             "share_apart_from_scan": ceilings.share(flops, timing.median - scan.median, ceiling),
         }
     spreads = {name: spread(measured.timings[name]) for name in alone}
-    return Ladder(measured, spreads, ceiling, rates["matrix_product"], rows)
+    profile = None
+    if x.device.type == "cuda" and "compiled" in runs:  # after all timing, which a profiler that was used once slows
+        profile = profile_device(functools.partial(runs["compiled"], x), device=x.device)
+    return Ladder(measured, spreads, ceiling, rates["matrix_product"], rows, profile)
 
 
 def spread(timing: Timing) -> dict[str, float]:

@@ -43,7 +43,7 @@ def ladder(facts: dict[str, Any], path: Path) -> None:
     axes.bar_label(bars, [f"{rate:.1f}" for rate in rates], padding=6)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel(f"images/s, {timing['clock']} time, median and 10 to 90 % of {timing['rounds']} rounds")
+    axes.set_xlabel(f"images/s (clock: {timing['clock']}), median and 10 to 90 % of {timing['rounds']} rounds")
     work, environment = "training step" if model["training"] else "inference", facts["environment"]
     axes.set_title(
         f"MambaVision-{model['variant']}, {work}, batch {model['batch']}, {model['dtype']}\n"

@@ -17,11 +17,12 @@ from torch import nn
 from mvc import nvml, torch_private
 from mvc.errors import UserError
 from mvc.paired import Ratio, paired_ratio
-from mvc.stopwatch import CacheFlush, Clock, Run, WallClock, stopwatch
+from mvc.stopwatch import CacheFlush, Clock, Run, WallClock, for_all, for_calls, stopwatch
 
 WINDOW = 3  # calls whose median is held against that of the calls before them
 WARM = 0.1  # a callable is warm once the two differ by no more than this share
 WARMUP_SECONDS = 20.0  # it is measured after that long at the latest, and said not to be warm
+HOST_LIMIT = 1.2  # a call that takes more than this many times its time on the device is limited by the host
 
 
 class Timing(NamedTuple):
@@ -49,20 +50,31 @@ class Measurement(NamedTuple):
     """What `measure` saw.
 
     Attributes:
-        timings: by name, of the rounds that were kept.
-        discarded: rounds that were not, by reason.
-        clock: how a call was timed, one of `mvc.stopwatch.MEANINGS`.
+        timings: by name, of the rounds that were kept: what `clock` says, on CUDA by default the device's time.
+        calls: by name, where `clock` leaves the host out: device events around one call in the same rounds, launches
+            included; otherwise None.
+        discarded: rounds that were not kept, by reason.
+        clock: how all were timed, one of `mvc.stopwatch.MEANINGS`.
+        clock_reason: why it was not the replay of CUDA graphs, where that is the default.
         flushed: whether the GPU's L2 cache was overwritten before each call.
         not_warm: callables whose time had not settled when the rounds began.
         gpu: what NVML said meanwhile (`mvc.nvml.summary`), or None on a CPU.
     """
 
     timings: dict[str, Timing]
+    calls: dict[str, Timing] | None
     discarded: dict[str, int]
     clock: Clock
+    clock_reason: str | None
     flushed: bool
     not_warm: tuple[str, ...]
     gpu: dict[str, Any] | None
+
+    @property
+    def limited_by_host(self) -> tuple[str, ...]:
+        """What waits for the host: a call takes more than `HOST_LIMIT` times its time on the device."""
+        calls = self.calls or {}
+        return tuple(name for name in calls if calls[name].median > HOST_LIMIT * self.timings[name].median)
 
 
 def measure(
@@ -85,28 +97,32 @@ def measure(
         rounds: how many.
         inputs: arguments for the callables; each call takes the next, of whichever callable it is, so that none finds
             its own in a cache: they were last read as many calls ago as there are inputs.
-        clock: "wall", "events" or "graph", see `mvc.stopwatch`; by default "events" on CUDA and "wall" elsewhere.
+        clock: one of `mvc.stopwatch.MEANINGS`, for all callables. By default on CUDA the device's time: "graph", or
+            "kernels" where a callable cannot be captured in a CUDA graph; elsewhere "wall".
         flush: overwrite the GPU's L2 cache before each call.
         seed: of the order.
 
     Raises:
-        UserError: a clock or a flush that the device does not have, or no round that could be kept.
+        UserError: a clock or a flush that the device does not have, a callable that cannot be captured where "graph"
+            was asked for, or no round that could be kept.
     """
-    watch_clock = stopwatch(clock, device)
+    chosen, calls = stopwatch(clock, device), for_calls(device)
     before = CacheFlush(device) if flush else _nothing
-    not_warm = tuple(name for name, run in runs.items() if not _warm(run, inputs, watch_clock))
+    not_warm = tuple(name for name, run in runs.items() if not _warm(run, inputs, calls))
+    chosen, clock_reason = for_all(chosen, runs, inputs[0], required=clock is not None)
+    clocks = (chosen, calls) if chosen.of_device else (chosen,)
     order, generator = list(runs), random.Random(seed)
-    taken: list[dict[str, float]] = []
+    taken: list[dict[tuple[str, Clock], float]] = []
     spans: list[tuple[float, float]] = []
     arguments = itertools.cycle(inputs)
     with nvml.watch(device) as watch:
         for _ in range(rounds):
             generator.shuffle(order)
             start, seconds = time.perf_counter(), {}
-            for name in order:
-                call = watch_clock.bind(runs[name], next(arguments))
+            for name, each in itertools.product(order, clocks):
+                call = each.bind(runs[name], next(arguments))
                 before()
-                seconds[name] = watch_clock.seconds(call)
+                seconds[name, each.name] = each.seconds(call)
             taken.append(seconds)
             spans.append((start, time.perf_counter()))
     reasons = nvml.discards(spans, watch.samples)
@@ -114,10 +130,16 @@ def measure(
     discarded = dict(Counter(reason for reason in reasons if reason is not None))
     if not kept:
         raise UserError(f"all {rounds} rounds were discarded ({', '.join(discarded)}); let the GPU cool, or free it")
+    timings = {
+        each.name: {name: Timing(tuple(seconds[name, each.name] for seconds in kept)) for name in runs}
+        for each in clocks
+    }
     return Measurement(
-        {name: Timing(tuple(seconds[name] for seconds in kept)) for name in runs},
+        timings[chosen.name],
+        timings[calls.name] if chosen.of_device else None,
         discarded,
-        watch_clock.name,
+        chosen.name,
+        clock_reason,
         flush,
         not_warm,
         nvml.summary(watch) if device.type == "cuda" else None,

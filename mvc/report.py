@@ -16,15 +16,18 @@ import torch
 
 from mvc import __version__, files, machine, nvml, torch_private
 from mvc.errors import UserError
+from mvc.profiler import HOST_LIMIT
 from mvc.stopwatch import MEANINGS
 from mvc.table import tabulate
 
-SCHEMA = "mvc.compile/1"
+SCHEMA = "mvc.compile/2"
 
 ROW = {
-    "median_seconds": "one batch; of a ceiling, about a fifth of the model's operations",
+    "median_seconds": "one batch, timed as timing.clock says; of a ceiling, about a fifth of the model's operations",
     "p10_seconds": "10 % of the rounds were faster",
     "p90_seconds": "90 % of the rounds were faster",
+    "call_median_seconds": "where timing.clock leaves the host out: a call between device events, launches included; "
+    "otherwise null",
     "images_per_second": "batch over median",
     "over_eager": "median over the rounds of this time over eager's",
     "over_eager_low": "lower end of its 90 % bootstrap interval",
@@ -88,17 +91,22 @@ FIELDS = {
     "timing.speedup": "median over the rounds of eager's time over compiled's",
     "timing.speedup_low": "lower end of its 90 % bootstrap interval",
     "timing.speedup_high": "upper end of its 90 % bootstrap interval",
-    "timing.scan_share": "the scan's time over compiled's",
+    "timing.scan_share": "the scans' time over compiled's",
+    "timing.scan_share_source": "device profile: of the kernels of a compiled call; or scans timed apart",
     "timing.ceiling_flops": "FLOP/s: the best of a large matrix product and the two 3x3 convolutions, same run",
     "timing.rounds": "timed rounds, each running everything once in a random order",
     "timing.discarded": "rounds left out of the figures, as [reason, rounds]",
     "timing.clock": "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items()),
+    "timing.clock_reason": "on CUDA, why the default clock was not graph; otherwise null",
+    "timing.limited_by_host": f"of which a call takes more than {HOST_LIMIT} times its time on the device: names",
     "timing.flushed": "whether the GPU's L2 cache was overwritten before each call",
     "timing.not_warm": "what had not settled when the rounds began",
     "timing.inputs": "inputs, taken in turn",
     "timing.input_bytes": "of all inputs together",
     "timing.gpu": "with CUDA: clocks, temperature, power, energy and reasons of throttling meanwhile; otherwise null",
     "ladder": "with --ladder: name, compile_seconds and the figures of timing.eager for each rung; otherwise null",
+    "families": "on CUDA, one call of compiled by torch.profiler: seconds of its kernels and of the gaps between them, "
+    "and rows of family, kernels and seconds; otherwise null",
     "operators": "with --operators: what the compiled model's time goes to, see mvc.operators; otherwise null",
     "explanation": "with --explain: each pass, its matches and near misses, and the code's launches; otherwise null",
     "classes": "with --image: the five most probable classes as [name, probability]; otherwise null",
@@ -171,7 +179,8 @@ def table(facts: dict[str, Any]) -> str:
         "precise oracle)",
         rungs_table(rows),
         f"speed-up {timing['speedup']:.3f} ({timing['speedup_low']:.3f} to {timing['speedup_high']:.3f}); the scans "
-        f"take {timing['scan_share']:.1%} of the compiled time",
+        f"take {timing['scan_share']:.1%} of the compiled time ({timing['scan_share_source']})",
+        *([families_table(facts["families"])] if facts["families"] else []),
         *_conditions(timing),
         f"window padding: {padding} times the tokens in stages 3 and 4",
         f"¹ {timing['ceiling_flops'] / 1e9:,.0f} GFLOP/s, the best of a large matrix product and the 3x3 convolutions "
@@ -186,14 +195,16 @@ def table(facts: dict[str, Any]) -> str:
 
 def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """One line for each way of running the model; what only a GPU tells has a column where there is any of it."""
-    reserved, energy = (
-        any(row[key] is not None for row in rows.values()) for key in ("peak_reserved_bytes", "energy_joules_per_image")
+    call, reserved, energy = (
+        any(row[key] is not None for row in rows.values())
+        for key in ("call_median_seconds", "peak_reserved_bytes", "energy_joules_per_image")
     )
     cells = [
         [
             name,
-            f"{row['median_seconds'] * 1e3:.1f}",
-            f"{row['p10_seconds'] * 1e3:.1f} to {row['p90_seconds'] * 1e3:.1f}",
+            _milliseconds(row["median_seconds"]),
+            f"{_milliseconds(row['p10_seconds'])} to {_milliseconds(row['p90_seconds'])}",
+            *([_milliseconds(row["call_median_seconds"])] if call else []),
             f"{row['images_per_second']:.1f}",
             f"{row['over_eager']:.3f} ({row['over_eager_low']:.3f} to {row['over_eager_high']:.3f})",
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
@@ -208,6 +219,7 @@ def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "median ms",
         "10 to 90 % ms",
+        *(["call ms"] if call else []),
         "images/s",
         "over eager",
         "peak MiB",
@@ -217,6 +229,26 @@ def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "apart from scans",
     ]
     return tabulate(cells, headers=headers)
+
+
+def _milliseconds(seconds: float) -> str:
+    value = seconds * 1e3
+    return f"{value:.{1 if value >= 100 else 2 if value >= 10 else 3}f}"
+
+
+def families_table(families: Mapping[str, Any]) -> str:
+    """What a call's device time goes to, as `mvc.device_profile.DeviceProfile.as_dict` has it."""
+    cells = [
+        [
+            row["family"],
+            f"{row['kernels']:g}",
+            f"{row['seconds'] * 1e3:.3f}",
+            f"{row['seconds'] / families['seconds']:.1%}",
+        ]
+        for row in families["rows"]
+    ]
+    cells.append(["gaps", "", f"{families['gaps'] * 1e3:.3f}", ""])
+    return tabulate(cells, headers=["family", "kernels", "ms", "of kernels' time"])
 
 
 def _or_blank(value: float | None, form: str, unit: int = 1) -> str:
@@ -230,6 +262,13 @@ def _conditions(timing: Mapping[str, Any]) -> Iterator[str]:
         f"{timing['rounds']} interleaved rounds, {timing['inputs']} inputs in turn "
         f"({timing['input_bytes'] / 2**20:.0f} MiB); {MEANINGS[timing['clock']]}{flushed}"
     )
+    if timing["clock_reason"] is not None:
+        yield f"not timed by the replay of CUDA graphs: {timing['clock_reason']}"
+    if timing["limited_by_host"]:
+        yield (
+            f"limited by the host, since a call takes more than {HOST_LIMIT} times its time on the device: "
+            f"{', '.join(timing['limited_by_host'])}"
+        )
     for reason, rounds in timing["discarded"]:
         yield f"{rounds} rounds discarded: {reason}"
     if timing["not_warm"]:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
+from mvc.capture import CapturedCall, NotCapturable, Run, capture
+from mvc.device_profile import trace
 from mvc.errors import UserError
 
-Run = Callable[..., object]
-Clock = Literal["wall", "events", "graph"]
+Clock = Literal["wall", "events", "graph", "kernels"]
 MEANINGS = {
     "wall": "wall time of one call, until the device is done",
     "events": "time between device events around one call, launches included",
-    "graph": "time between device events around the replay of one call's CUDA graph, without launches from Python",
+    "graph": "device time, between events around the replay of one call's CUDA graph, without launches from Python",
+    "kernels": "device time, the sum of one call's kernels, copies and memsets in torch.profiler's record",
 }
 
 
 class WallClock:
-    """Wall time of one call, until the device is done."""
+    """Wall time of one call, until the device is done.
+
+    Attributes:
+        of_device: whether it leaves out the host's time.
+    """
 
     name: Clock = "wall"
+    of_device = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -62,47 +69,74 @@ class GraphReplay(DeviceEvents):
     """
 
     name: Clock = "graph"
+    of_device = True
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._captured: dict[Run, tuple[torch.cuda.CUDAGraph, list[Any]]] = {}
+        self._captured: dict[Run, CapturedCall] = {}
 
     def bind(self, run: Run, arguments: Sequence[Any]) -> Callable[[], object]:
+        """Raises:
+        NotCapturable: see `mvc.capture.capture`.
+        """
         if run not in self._captured:
-            self._captured[run] = self._capture(run, arguments)
-        graph, read = self._captured[run]
-        for target, source in zip(read, arguments, strict=True):
-            if isinstance(target, torch.Tensor):
-                target.copy_(source)
-        return graph.replay
+            self._captured[run] = capture(run, arguments, self.device)
+            self._captured[run].replay()  # which also brings the graph to the device
+        self._captured[run].load(arguments)
+        return self._captured[run].replay
 
-    def _capture(self, run: Run, arguments: Sequence[Any]) -> tuple[torch.cuda.CUDAGraph, list[Any]]:
-        read = [each.clone() if isinstance(each, torch.Tensor) else each for each in arguments]
-        beside = torch.cuda.Stream(self.device)
-        beside.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(beside):  # capture wants what is made on first use to be there, on another stream
-            run(*read)
-        torch.cuda.current_stream(self.device).wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run(*read)
-        return graph, read
+
+class KernelSum(WallClock):
+    """What the kernels, copies and memsets of one call take by torch.profiler, whoever launched them."""
+
+    name: Clock = "kernels"
+    of_device = True
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        return sum(event.end - event.start for event in trace(call, device=self.device))
 
 
 def stopwatch(clock: Clock | None, device: torch.device) -> WallClock:
-    """The one of that name; by default device events on CUDA and wall time elsewhere.
+    """The one of that name; by default the replay of graphs on CUDA, and wall time elsewhere.
 
     Raises:
         UserError: a name that there is not, or one that needs CUDA.
     """
-    kinds = {kind.name: kind for kind in (WallClock, DeviceEvents, GraphReplay)}
+    kinds = {kind.name: kind for kind in (WallClock, DeviceEvents, GraphReplay, KernelSum)}
     if clock is None:
-        clock = "events" if device.type == "cuda" else "wall"
+        clock = "graph" if device.type == "cuda" else "wall"
     if clock not in kinds:
         raise UserError(f"clock is {clock!r}; it must be one of {', '.join(kinds)}")
     if clock != "wall" and device.type != "cuda":
         raise UserError(f"clock is {clock!r}, which needs CUDA; on {device.type} use 'wall'")
     return kinds[clock](device)
+
+
+def for_calls(device: torch.device) -> WallClock:
+    """The one for a call as its caller sees it, launches included."""
+    return stopwatch("events" if device.type == "cuda" else "wall", device)
+
+
+def for_all(
+    watch: WallClock, runs: Mapping[str, Run], arguments: Sequence[Any], *, required: bool
+) -> tuple[WallClock, str | None]:
+    """One stopwatch for callables whose times are compared, all of them warm.
+
+    Returns:
+        `watch`; or where it replays graphs, but one of the callables cannot be captured, the sum of kernels, and the
+        reason.
+
+    Raises:
+        UserError: as for the latter, but `watch` is required.
+    """
+    for name, run in runs.items():
+        try:
+            watch.bind(run, arguments)
+        except NotCapturable as error:
+            if required:
+                raise UserError(f"clock is {watch.name!r}, but {name} {error}; use 'kernels'") from error
+            return KernelSum(watch.device), f"{name} {error}"
+    return watch, None
 
 
 class CacheFlush:

@@ -7,8 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mvc import create_model, ladder
 from mvc.ceilings import count_flops
 from mvc.compiler import training_step
+from mvc.device_profile import DeviceProfile, Kernel
 from mvc.errors import UserError
 from mvc.ladder import Rung
+from mvc.profiler import Measurement, Timing
 
 X = [torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
 
@@ -88,8 +90,53 @@ def test_every_rung_has_its_figures(training):
         assert row["share_of_ceiling"] * measured.ceiling * row["median_seconds"] == pytest.approx(flops)
         assert row["share_apart_from_scan"] > row["share_of_ceiling"]
         assert row["peak_reserved_bytes"] is row["energy_joules_per_image"] is None, "a CPU does not tell"
+        assert row["call_median_seconds"] is None, "wall time is a call's"
     assert set(measured.alone) == {"scan", "matrix_product", "convolution_stage_1", "convolution_stage_2"}
     assert 0 < measured.product_rate <= measured.ceiling
+
+
+def of_measurement(**more):
+    """Of a GPU that is not there: eager takes 4 s, compiled 2 s and the scans 0.5 s."""
+    seconds = {"eager": 4.0, "compiled": 2.0, "scan": 0.5}
+    timings = {name: Timing((value,) * 3) for name, value in seconds.items()}
+    facts = dict.fromkeys(Measurement._fields) | {"timings": timings, "discarded": {}, "not_warm": ()} | more
+    return Measurement(**facts)
+
+
+def test_the_scans_share_is_that_of_the_kernels_where_they_were_profiled():
+    rows = {"eager": {}, "compiled": {}}
+    apart = ladder.Ladder(of_measurement(), {}, 1.0, 1.0, rows, None).facts(X)
+    assert (apart["scan_share"], apart["scan_share_source"]) == (0.25, "scans timed apart")
+    kernels = (Kernel("nvjet", 5, 1.7), Kernel("forward_kernel", 6, 0.3))
+    profiled = ladder.Ladder(of_measurement(), {}, 1.0, 1.0, rows, DeviceProfile(kernels, 9.0)).facts(X)
+    assert (profiled["scan_share"], profiled["scan_share_source"]) == (pytest.approx(0.15), "device profile")
+    assert DeviceProfile(kernels, 9.0).as_dict() == {
+        "seconds": 2.0,
+        "gaps": 9.0,
+        "rows": [
+            {"family": "matrix product", "kernels": 5, "seconds": 1.7},
+            {"family": "scan", "kernels": 6, "seconds": 0.3},
+        ],
+    }
+
+
+def test_what_the_host_limits_is_among_the_facts():
+    calls = {name: Timing((3.0,) * 3) for name in ("eager", "compiled", "scan")}
+    measurement = of_measurement(calls=calls, clock="kernels", clock_reason="compiled waits for the device")
+    facts = ladder.Ladder(measurement, {}, 1.0, 1.0, {"eager": {}, "compiled": {}}, None).facts(X)
+    assert facts["limited_by_host"] == ["compiled", "scan"]
+    assert (facts["clock"], facts["clock_reason"]) == ("kernels", "compiled waits for the device")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.no_grad()
+def test_a_gpu_tells_what_its_kernels_are_for():
+    model, inputs = create_model("tiny").eval().cuda(), [x.cuda() for x in X]
+    measured = ladder.measure(model, [Rung("eager", model), Rung("compiled", model)], inputs, rounds=2)
+    assert measured.measurement.clock == "graph"
+    assert {"convolution", "matrix product", "scan", "gaps"} <= measured.profile.by_family().keys()
+    assert 0 < measured.facts(inputs)["scan_share"] < 1
 
 
 @pytest.mark.gpu

@@ -86,9 +86,72 @@ def test_no_round_left_is_an_error(monkeypatch):
         profiler.measure({"a": lambda: None}, rounds=2, device=CPU)
 
 
+class Fixed:
+    """A clock of a GPU that is not there: one callable's seconds are what it returns, times a factor."""
+
+    def __init__(self, name, of_device, factor):
+        self.name, self.of_device, self.factor = name, of_device, factor
+
+    def bind(self, run, arguments):
+        return lambda: run(*arguments)
+
+    def seconds(self, call):
+        return self.factor * call()
+
+
+@pytest.fixture
+def gpu_clocks(monkeypatch):
+    """Device time as it is given; a call takes 1.1 times that, or at least 50."""
+    calls = Fixed("events", False, 1.0)
+    calls.seconds = lambda call: max(50.0, 1.1 * call())
+    monkeypatch.setattr(profiler, "for_calls", lambda device: calls)
+    monkeypatch.setattr(profiler, "for_all", lambda watch, runs, arguments, required: (watch, None))
+    monkeypatch.setattr(profiler, "stopwatch", lambda clock, device: Fixed("graph", True, 1.0))
+
+
+def test_the_devices_time_and_that_of_a_call_are_taken_in_the_same_rounds(gpu_clocks):
+    order = []
+    runs = {"long": lambda x: order.append(("long", x)) or 100.0, "short": lambda x: order.append(("short", x)) or 45.0}
+    runs["tiny"] = lambda x: order.append(("tiny", x)) or 1.0
+    measured = profiler.measure(runs, rounds=4, device=CPU, inputs=[("x",), ("y",)])
+    assert {name: timing.median for name, timing in measured.timings.items()} == {"long": 100, "short": 45, "tiny": 1}
+    assert {name: round(timing.median) for name, timing in measured.calls.items()} == {
+        "long": 110,
+        "short": 50,
+        "tiny": 50,
+    }
+    assert measured.limited_by_host == ("tiny",), "50 is below 1.2 times 45"
+    rounds = [order[-24:][start : start + 6] for start in range(0, 24, 6)]
+    for taken in rounds:
+        assert sorted(name for name, _ in taken) == ["long", "long", "short", "short", "tiny", "tiny"]
+        assert all(first[0] == second[0] for first, second in zip(taken[::2], taken[1::2], strict=True))
+        assert [x for _, x in taken] == ["x", "y"] * 3, "each call takes the next input"
+
+
+def test_clocks_that_time_calls_say_nothing_twice():
+    measured = profiler.measure({"a": lambda: None}, rounds=1, device=CPU)
+    assert measured.calls is None
+    assert measured.clock_reason is None
+    assert measured.limited_by_host == ()
+
+
+def test_why_not_graphs_is_said_and_what_was_asked_for_is_required(gpu_clocks, monkeypatch):
+    asked = []
+
+    def for_all(watch, runs, arguments, *, required):
+        asked.append(required)
+        return Fixed("kernels", True, 1.0), "a waits for the device"
+
+    monkeypatch.setattr(profiler, "for_all", for_all)
+    measured = profiler.measure({"a": lambda: 1.0}, rounds=1, device=CPU)
+    assert (measured.clock, measured.clock_reason) == ("kernels", "a waits for the device")
+    profiler.measure({"a": lambda: 1.0}, rounds=1, device=CPU, clock="graph")
+    assert asked == [False, True]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("clock", ["wall", "events", "graph"])
+@pytest.mark.parametrize("clock", stopwatch.MEANINGS)
 def test_a_gpu_is_measured_and_watched(clock):
     x = torch.randn(2048, 2048, device="cuda")
     measured = profiler.measure(
@@ -97,6 +160,20 @@ def test_a_gpu_is_measured_and_watched(clock):
     assert measured.clock == clock
     assert measured.gpu["samples"] >= 2
     assert len(measured.timings["product"].seconds) + sum(measured.discarded.values()) == 10
+    assert (measured.calls is None) == (clock in ("wall", "events"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_times_graphs_by_default_and_kernels_where_one_waits():
+    x = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)
+    runs = {"product": lambda: x @ x, "tiny": lambda: x[:8, :8] + 1}
+    graphs = profiler.measure(runs, rounds=10, device=x.device)
+    assert (graphs.clock, graphs.clock_reason) == ("graph", None)
+    assert graphs.limited_by_host == ("tiny",)
+    kernels = profiler.measure({**runs, "waits": lambda: x.sum().item()}, rounds=10, device=x.device)
+    assert (kernels.clock, kernels.clock_reason) == ("kernels", "waits waits for the device")
+    assert kernels.timings["product"].median == pytest.approx(graphs.timings["product"].median, rel=0.15)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])

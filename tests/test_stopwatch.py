@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from mvc import stopwatch
+from mvc.capture import NotCapturable
+from mvc.device_profile import Event
 from mvc.errors import UserError
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -27,23 +29,6 @@ def happened(monkeypatch):
         def elapsed_time(self, end):
             return 2.5  # milliseconds
 
-    class Graph:
-        def replay(self):
-            happened.append("replay")
-
-    class Block:
-        def __init__(self, name):
-            self.name = name
-
-        def __enter__(self):
-            happened.append(f"begin {self.name}")
-
-        def __exit__(self, *exception):
-            happened.append(f"end {self.name}")
-
-        def wait_stream(self, other):
-            pass
-
     class Buffer:
         def zero_(self):
             happened.append("flush")
@@ -54,11 +39,6 @@ def happened(monkeypatch):
 
     monkeypatch.setattr("torch.cuda.Event", Event)
     monkeypatch.setattr("torch.cuda.synchronize", lambda device: happened.append("synchronize"))
-    monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
-    monkeypatch.setattr("torch.cuda.graph", lambda graph: Block("capture"))
-    monkeypatch.setattr("torch.cuda.Stream", lambda device: Block("side stream"))
-    monkeypatch.setattr("torch.cuda.stream", lambda stream: stream)
-    monkeypatch.setattr("torch.cuda.current_stream", lambda device: Block("stream"))
     properties = type("Properties", (), {"L2_cache_size": 50 * 2**20})
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
     monkeypatch.setattr("torch.empty", empty)
@@ -77,25 +57,75 @@ def test_events_enclose_the_call(happened):
     assert happened == ["synchronize", "record", "run", "record", "event.synchronize"]
 
 
-def test_a_graph_is_captured_once_and_replayed_on_the_next_input(happened):
+@pytest.fixture
+def captures(happened, monkeypatch):
+    """Stands for captures; a callable with an `obstacle` has none."""
+
+    class Captured:
+        def __init__(self, run):
+            self.run = run
+
+        def load(self, arguments):
+            happened.append(f"load {arguments}")
+
+        def replay(self):
+            happened.append(f"replay {self.run.__name__}")
+
+    def capture(run, arguments, device):
+        if hasattr(run, "obstacle"):
+            raise NotCapturable(run.obstacle)
+        happened.append(f"capture {run.__name__} {arguments}")
+        return Captured(run)
+
+    monkeypatch.setattr(stopwatch, "capture", capture)
+
+
+def scan(*arguments):
+    pass
+
+
+def model(*arguments):
+    pass
+
+
+def tree(*arguments):
+    pass
+
+
+tree.obstacle = "replays CUDA graphs itself"
+
+
+def test_a_graph_is_captured_once_and_replayed_on_the_next_input(happened, captures):
     watch = stopwatch.stopwatch("graph", CUDA)
-    read = []
-
-    def run(x):
-        happened.append("run")
-        read.append(x)
-
-    first, second = torch.tensor([1.0]), torch.tensor([2.0])
-    assert watch.seconds(watch.bind(run, [first])) == 0.0025
-    assert happened == [
-        *("begin side stream", "run", "end side stream", "begin capture", "run", "end capture"),
-        *("synchronize", "record", "replay", "record", "event.synchronize"),
-    ]
+    assert watch.seconds(watch.bind(scan, [1])) == 0.0025
+    replay = ["synchronize", "record", "replay scan", "record", "event.synchronize"]
+    assert happened == ["capture scan [1]", "replay scan", "load [1]", *replay]
     happened.clear()
-    watch.seconds(watch.bind(run, [second]))
-    assert happened == ["synchronize", "record", "replay", "record", "event.synchronize"]
-    assert read[1].item() == 2.0, "the graph reads the tensor into which each input is copied"
-    assert first.item() == 1.0
+    watch.seconds(watch.bind(scan, [2]))
+    assert happened == ["load [2]", *replay]
+
+
+def test_kernels_are_summed_whatever_the_gaps(monkeypatch):
+    def trace(call, *, device):
+        call()
+        return [Event("k", 1.0, 1.5), Event("k", 3.0, 3.25), Event("on another stream", 3.0, 4.0)]
+
+    monkeypatch.setattr(stopwatch, "trace", trace)
+    watch, called = stopwatch.stopwatch("kernels", CUDA), []
+    assert watch.seconds(watch.bind(called.append, ["run"])) == 1.75
+    assert called == ["run"]
+
+
+def test_all_that_are_compared_have_one_clock(captures):
+    graphs = stopwatch.stopwatch("graph", CUDA)
+    assert stopwatch.for_all(graphs, {"scan": scan, "model": model}, [], required=False) == (graphs, None)
+    runs = {"scan": scan, "compiled": tree, "model": model}
+    watch, reason = stopwatch.for_all(graphs, runs, [], required=False)
+    assert (watch.name, watch.device, reason) == ("kernels", CUDA, "compiled replays CUDA graphs itself")
+    with pytest.raises(UserError, match="clock is 'graph', but compiled replays CUDA graphs itself; use 'kernels'"):
+        stopwatch.for_all(graphs, runs, [], required=True)
+    wall = stopwatch.stopwatch("wall", CUDA)
+    assert stopwatch.for_all(wall, runs, [], required=True) == (wall, None)
 
 
 def test_the_cache_is_overwritten_with_twice_its_size(happened):
@@ -104,9 +134,13 @@ def test_the_cache_is_overwritten_with_twice_its_size(happened):
 
 
 def test_the_default_is_what_the_device_has():
-    assert stopwatch.stopwatch(None, CUDA).name == "events"
+    assert stopwatch.stopwatch(None, CUDA).name == "graph"
     assert stopwatch.stopwatch(None, CPU).name == "wall"
-    assert set(stopwatch.MEANINGS) == {"wall", "events", "graph"}
+    assert stopwatch.for_calls(CUDA).name == "events"
+    assert stopwatch.for_calls(CPU).name == "wall"
+    watches = {clock: stopwatch.stopwatch(clock, CUDA) for clock in stopwatch.MEANINGS}
+    assert {clock for clock, watch in watches.items() if watch.of_device} == {"graph", "kernels"}
+    assert all(watch.name == clock for clock, watch in watches.items())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +148,8 @@ def test_the_default_is_what_the_device_has():
     [
         (lambda: stopwatch.stopwatch("events", CPU), "clock is 'events', which needs CUDA"),
         (lambda: stopwatch.stopwatch("graph", CPU), "clock is 'graph', which needs CUDA"),
-        (lambda: stopwatch.stopwatch("sun", CPU), "clock is 'sun'; it must be one of wall, events, graph"),
+        (lambda: stopwatch.stopwatch("kernels", CPU), "clock is 'kernels', which needs CUDA"),
+        (lambda: stopwatch.stopwatch("sun", CPU), "clock is 'sun'; it must be one of wall, events, graph, kernels"),
         (lambda: stopwatch.CacheFlush(CPU), "needs CUDA; the device is cpu"),
     ],
 )
@@ -125,7 +160,7 @@ def test_what_a_device_does_not_have_is_refused(make, message):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("clock", ["wall", "events", "graph"])
+@pytest.mark.parametrize("clock", stopwatch.MEANINGS)
 def test_a_real_product_is_timed(clock):
     watch, x = stopwatch.stopwatch(clock, CUDA), torch.randn(1024, 1024, device="cuda")
     for _ in range(3):
