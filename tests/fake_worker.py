@@ -10,12 +10,14 @@ from mvc.regress.worker import CaseFailed
 class FakeWorker:
     """Its sides are as slow as `slowness` says, by name; `exact`, `compile_seconds` and `clocks` are by name too.
 
-    On CUDA a call takes 0.01 s on the device and `host` times that until it is done, `host_slowness` by name.
+    On CUDA a call takes 0.01 s on the device and `host` times that until it is done, `host_slowness` by name, with a noise
+    of its own, `call_noise`.
     """
 
     slowness: dict = {}  # noqa: RUF012 - set by the `fake` function
     host_slowness: dict = {}  # noqa: RUF012
     host: float = 1.05
+    call_noise: float = 0.01
     clocks: dict = {}  # noqa: RUF012
     exact: dict = {}  # noqa: RUF012
     compile_seconds: dict = {}  # noqa: RUF012
@@ -43,10 +45,10 @@ class FakeWorker:
 
     def time(self, calls, clock):
         assert clock in (*self.facts["clocks"], "wall")
-        seconds = 0.01 * self.slowness.get(self.side.name, 1.0) * (1 + self.case.slowdown)
+        seconds, noise = 0.01 * self.slowness.get(self.side.name, 1.0) * (1 + self.case.slowdown), self.noise
         if clock == "wall" and self.case.device == "cuda":
-            seconds = 0.01 * self.host * self.host_slowness.get(self.side.name, 1.0)
-        return seconds * float(np.exp(self.draw.normal(0, self.noise)))
+            seconds, noise = 0.01 * self.host * self.host_slowness.get(self.side.name, 1.0), self.call_noise
+        return seconds * float(np.exp(self.draw.normal(0, noise)))
 
     def __enter__(self):
         return self

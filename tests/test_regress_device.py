@@ -2,6 +2,7 @@
 but for the tests at the end."""
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -12,6 +13,8 @@ from test_regress_store import ENVIRONMENT
 from mvc import nvml
 from mvc.regress import cases, compare, store
 from mvc.regress.__main__ import main
+from mvc.regress.selftest import trial
+from mvc.regress.worker import Side
 
 
 @pytest.fixture
@@ -91,6 +94,18 @@ def test_a_slower_call_is_a_regression_of_its_own(run, monkeypatch, tmp_path):
     (failure,) = ElementTree.parse(junit).iter("failure")
     assert "scan-model graph " in failure.get("message")
     assert "scan-model, call time wall " in failure.get("message")
+
+
+@pytest.mark.parametrize(("slowdown", "expected"), [(0.0, "no change"), (0.05, "regression")])
+def test_two_times_are_no_second_chance_to_err(run, monkeypatch, slowdown, expected):
+    """The device's time varies by 0.4 % from round to round, the call's by 4 %."""
+    fake(monkeypatch, noise=0.004, call_noise=0.04, host=3.0)
+    suite = cases.load(device="cuda").only(["scan-model"])
+    (case,) = suite.cases
+    sides = (Side("base", None, Path()), Side("head", None, Path()))
+    trials = [trial(case, slowdown, lambda: sides, suite.thresholds, seed=seed) for seed in range(60)]
+    assert [each.verdict for each in trials].count(expected) >= 59
+    assert {each.by_metric["call time"] for each in trials} == {"no change"}
 
 
 def test_the_call_has_an_effect_of_its_own(run, monkeypatch):
