@@ -23,36 +23,24 @@ class NotCapturable(Exception):
     """Why a call cannot become a CUDA graph; the text follows the call's name."""
 
 
-class CapturedCall:
-    """The graph of one call, and the tensors that it reads in place of the arguments."""
+def capture(run: Run, arguments: Sequence[Any], device: torch.device, *, pool: tuple[int, int]) -> Callable[[], None]:
+    """Capture a call of what is compiled and warm; what is returned replays it on the tensors that it was given.
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, arguments: Sequence[Any]) -> None:
-        self.replay = graph.replay
-        self._read = arguments
-
-    def load(self, arguments: Sequence[Any]) -> None:
-        """Let the next replay read these, which are of the first ones' shapes."""
-        for target, source in zip(self._read, arguments, strict=True):
-            if isinstance(target, torch.Tensor):
-                target.copy_(source)
-
-
-def capture(run: Run, arguments: Sequence[Any], device: torch.device) -> CapturedCall:
-    """Capture a call of what is compiled and warm.
+    Args:
+        pool: of memory, by `torch.cuda.graph_pool_handle`. Graphs of which nobody reads the results can share one.
 
     Raises:
         NotCapturable: it replays graphs itself, waits for the device, or fails while it is captured.
         UserError: it failed, and CUDA cannot be used any more.
     """
-    read = [each.clone() if isinstance(each, torch.Tensor) else each for each in arguments]
-    if reason := obstacle(run, read, device):
+    if reason := obstacle(run, arguments, device):
         raise NotCapturable(reason)
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    graph = torch.cuda.CUDAGraph()
     failures: list[Exception] = []  # that of the call first: the end of its capture then fails as well, and says less
 
     def call() -> None:
         try:
-            run(*read)
+            run(*arguments)
         except Exception as error:
             failures.append(error)
             raise
@@ -63,7 +51,7 @@ def capture(run: Run, arguments: Sequence[Any], device: torch.device) -> Capture
         _recover(graph, pool, device)
         reason = _first_line([*failures, error][0])
         raise NotCapturable(f"fails while it is captured ({reason})") from error
-    return CapturedCall(graph, read)
+    return graph.replay
 
 
 def obstacle(run: Run, arguments: Sequence[Any], device: torch.device) -> str | None:
@@ -120,7 +108,7 @@ def _record(graph: torch.cuda.CUDAGraph, call: Callable[[], object], device: tor
         call()
 
 
-def _recover(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> None:
+def _recover(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
     """Undo what a failed capture leaves behind, and see that CUDA can be used.
 
     Raises:

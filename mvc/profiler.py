@@ -109,7 +109,7 @@ def measure(
     chosen, calls = stopwatch(clock, device), for_calls(device)
     before = CacheFlush(device) if flush else _nothing
     not_warm = tuple(name for name, run in runs.items() if not _warm(run, inputs, calls))
-    chosen, clock_reason = for_all(chosen, runs, inputs[0], required=clock is not None)
+    chosen, clock_reason = for_all(chosen, runs, inputs, required=clock is not None)
     clocks = (chosen, calls) if chosen.of_device else (chosen,)
     order, generator = list(runs), random.Random(seed)
     taken: list[dict[tuple[str, Clock], float]] = []

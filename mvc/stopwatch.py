@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
-from mvc.capture import CapturedCall, NotCapturable, Run, capture
+from mvc.capture import NotCapturable, Run, capture
 from mvc.device_profile import trace
 from mvc.errors import UserError
 
@@ -63,27 +64,29 @@ class DeviceEvents(WallClock):
 
 
 class GraphReplay(DeviceEvents):
-    """The same around the replay of a CUDA graph, captured from each callable's first call.
-
-    The arguments are copied beforehand into the tensors that the graph reads.
-    """
+    """The same around the replay of a CUDA graph, captured when a callable is first bound to the arguments."""
 
     name: Clock = "graph"
     of_device = True
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._captured: dict[Run, CapturedCall] = {}
+        self._graphs: dict[tuple[Run, ...], tuple[Callable[[], None], Sequence[Any]]] = {}
+
+    @functools.cached_property
+    def _pool(self) -> tuple[int, int]:
+        return torch.cuda.graph_pool_handle()
 
     def bind(self, run: Run, arguments: Sequence[Any]) -> Callable[[], object]:
         """Raises:
         NotCapturable: see `mvc.capture.capture`.
         """
-        if run not in self._captured:
-            self._captured[run] = capture(run, arguments, self.device)
-            self._captured[run].replay()  # which also brings the graph to the device
-        self._captured[run].load(arguments)
-        return self._captured[run].replay
+        key = run, *map(id, arguments)
+        if key not in self._graphs:
+            replay = capture(run, arguments, self.device, pool=self._pool)
+            replay()  # the first replay also brings the graph to the device
+            self._graphs[key] = replay, arguments  # which keeps the ids theirs
+        return self._graphs[key][0]
 
 
 class KernelSum(WallClock):
@@ -118,9 +121,9 @@ def for_calls(device: torch.device) -> WallClock:
 
 
 def for_all(
-    watch: WallClock, runs: Mapping[str, Run], arguments: Sequence[Any], *, required: bool
+    watch: WallClock, runs: Mapping[str, Run], inputs: Iterable[Sequence[Any]], *, required: bool
 ) -> tuple[WallClock, str | None]:
-    """One stopwatch for callables whose times are compared, all of them warm.
+    """One stopwatch for callables whose times are compared, all of them warm, each bound to all inputs.
 
     Returns:
         `watch`; or where it replays graphs, but one of the callables cannot be captured, the sum of kernels, and the
@@ -129,7 +132,7 @@ def for_all(
     Raises:
         UserError: as for the latter, but `watch` is required.
     """
-    for name, run in runs.items():
+    for (name, run), arguments in itertools.product(runs.items(), inputs):
         try:
             watch.bind(run, arguments)
         except NotCapturable as error:

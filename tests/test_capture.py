@@ -10,7 +10,7 @@ import torch
 from mvc import capture
 from mvc.errors import UserError
 
-CUDA = torch.device("cuda")
+CUDA, POOL = torch.device("cuda"), (0, 1)
 
 
 @pytest.fixture
@@ -76,7 +76,6 @@ def cuda(monkeypatch):
         "stream": stream,
         "graph": graph,
         "current_stream": lambda device: state.stream_object,
-        "graph_pool_handle": lambda: (0, 1),
         "synchronize": lambda device=None: state.happened.append("wait"),
         "get_sync_debug_mode": lambda: state.mode,
         "set_sync_debug_mode": set_mode,
@@ -91,21 +90,19 @@ def cuda(monkeypatch):
     return state
 
 
-def test_a_call_runs_beside_then_is_captured_and_reads_what_is_loaded(cuda):
+def test_a_call_runs_beside_before_it_is_captured(cuda):
     read = []
 
-    def run(x, factor):
-        cuda.happened.append("run")
-        read.append(x)
+    def run(*arguments):
+        cuda.happened.append(f"run on {type(cuda.stream).__name__ if cuda.stream != 'capturing' else 'capturing'}")
+        read.append(arguments)
 
-    first, second = torch.tensor([1.0]), torch.tensor([2.0])
-    call = capture.capture(run, [first, 3], CUDA)
-    assert cuda.happened == ["run", "begin", "run", "end"]
+    x = torch.tensor([1.0])
+    replay = capture.capture(run, [x, 3], CUDA, pool=POOL)
+    assert cuda.happened == ["run on Stream", "begin", "run on capturing", "end"]
+    assert all(y is x for y, _ in read)
     assert cuda.mode == "default"
-    call.load([second, 3])
-    call.replay()
-    assert read[1].item() == 2.0
-    assert first.item() == 1.0
+    replay()
     assert cuda.happened[-1] == "replay"
 
 
@@ -123,7 +120,7 @@ def test_a_call_runs_beside_then_is_captured_and_reads_what_is_loaded(cuda):
 )
 def test_what_prevents_a_capture_is_seen_before_it_begins(cuda, run, reason):
     with pytest.raises(capture.NotCapturable, match=reason):
-        capture.capture(run, [], CUDA)
+        capture.capture(run, [], CUDA, pool=POOL)
     assert "end" not in cuda.happened
     assert cuda.mode == "default"
     assert not cuda.abandoned
@@ -141,36 +138,36 @@ def fail_once(cuda):
 def test_a_capture_that_fails_leaves_the_stream_and_its_memory_and_says_what_came_first(cuda):
     cuda.fails = 1
     with pytest.raises(capture.NotCapturable) as caught:
-        capture.capture(lambda: fail_once(cuda), [], CUDA)
+        capture.capture(lambda: fail_once(cuda), [], CUDA, pool=POOL)
     assert str(caught.value) == "fails while it is captured (operation not permitted when stream is capturing)"
     assert cuda.stream == "default"
     (abandoned,) = cuda.abandoned
-    assert abandoned[1:] == ((0, 1), CUDA)
+    assert abandoned[1:] == (POOL, CUDA)
     assert cuda.happened == ["begin", "begin", "a kernel", "end", "random", "wait"], "a capture that succeeds, then use"
 
 
 def test_cuda_that_stays_unusable_is_an_error(cuda):
     cuda.fails = 2
     with pytest.raises(UserError, match=r"CUDA cannot be used since .*; start again with the clock 'kernels'"):
-        capture.capture(lambda: fail_once(cuda), [], CUDA)
+        capture.capture(lambda: fail_once(cuda), [], CUDA, pool=POOL)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_usable_after_a_capture_has_failed(monkeypatch):
-    x = torch.ones(1000, device="cuda")
+    x, y, pool = torch.ones(1000, device="cuda"), torch.ones(1000, device="cuda"), torch.cuda.graph_pool_handle()
     with pytest.raises(capture.NotCapturable, match="waits for the device"):
-        capture.capture(lambda: x.sum().item(), [], CUDA)
+        capture.capture(lambda: x.sum().item(), [], CUDA, pool=pool)
     monkeypatch.setattr(capture, "obstacle", lambda run, arguments, device: run(*arguments) and None)
     stream, allocated = torch.cuda.current_stream(), torch.cuda.memory_allocated()
     with pytest.raises(capture.NotCapturable, match="fails while it is captured"):
-        capture.capture(lambda: (x * 2).sum().item(), [], CUDA)
+        capture.capture(lambda: (x * 2).sum().item(), [], CUDA, pool=pool)
     assert torch.cuda.current_stream() == stream
     assert not torch.cuda.is_current_stream_capturing()
     assert torch.rand(10, device="cuda").std() > 0
     assert torch.cuda.memory_allocated() <= allocated + 2**20
-    call = capture.capture(lambda y: x.add_(y), [torch.ones(1000, device="cuda")], CUDA)
+    replay = capture.capture(x.add_, [y], CUDA, pool=pool)
     x.zero_()
-    call.load([torch.full((1000,), 3.0, device="cuda")])
-    call.replay()
+    y.fill_(3.0)
+    replay()
     assert x.eq(3).all()

@@ -105,7 +105,7 @@ def gpu_clocks(monkeypatch):
     calls = Fixed("events", False, 1.0)
     calls.seconds = lambda call: max(50.0, 1.1 * call())
     monkeypatch.setattr(profiler, "for_calls", lambda device: calls)
-    monkeypatch.setattr(profiler, "for_all", lambda watch, runs, arguments, required: (watch, None))
+    monkeypatch.setattr(profiler, "for_all", lambda watch, runs, inputs, required: (watch, None))
     monkeypatch.setattr(profiler, "stopwatch", lambda clock, device: Fixed("graph", True, 1.0))
 
 
@@ -138,7 +138,7 @@ def test_clocks_that_time_calls_say_nothing_twice():
 def test_why_not_graphs_is_said_and_what_was_asked_for_is_required(gpu_clocks, monkeypatch):
     asked = []
 
-    def for_all(watch, runs, arguments, *, required):
+    def for_all(watch, runs, inputs, *, required):
         asked.append(required)
         return Fixed("kernels", True, 1.0), "a waits for the device"
 

@@ -1,5 +1,7 @@
 """How one call is timed: the order of what happens around it, on a device that is stood for."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -61,23 +63,15 @@ def test_events_enclose_the_call(happened):
 def captures(happened, monkeypatch):
     """Stands for captures; a callable with an `obstacle` has none."""
 
-    class Captured:
-        def __init__(self, run):
-            self.run = run
-
-        def load(self, arguments):
-            happened.append(f"load {arguments}")
-
-        def replay(self):
-            happened.append(f"replay {self.run.__name__}")
-
-    def capture(run, arguments, device):
+    def capture(run, arguments, device, *, pool):
         if hasattr(run, "obstacle"):
             raise NotCapturable(run.obstacle)
-        happened.append(f"capture {run.__name__} {arguments}")
-        return Captured(run)
+        happened.append(f"capture {run.__name__} {arguments} in {pool}")
+        return lambda: happened.append(f"replay {run.__name__} {arguments}")
 
     monkeypatch.setattr(stopwatch, "capture", capture)
+    pools = itertools.count(1)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: f"pool {next(pools)}")
 
 
 def scan(*arguments):
@@ -95,14 +89,18 @@ def tree(*arguments):
 tree.obstacle = "replays CUDA graphs itself"
 
 
-def test_a_graph_is_captured_once_and_replayed_on_the_next_input(happened, captures):
-    watch = stopwatch.stopwatch("graph", CUDA)
-    assert watch.seconds(watch.bind(scan, [1])) == 0.0025
-    replay = ["synchronize", "record", "replay scan", "record", "event.synchronize"]
-    assert happened == ["capture scan [1]", "replay scan", "load [1]", *replay]
+def test_each_input_has_a_graph_of_its_own_captured_once(happened, captures):
+    watch, first, second = stopwatch.stopwatch("graph", CUDA), ["x"], ["y"]
+    assert watch.seconds(watch.bind(scan, first)) == 0.0025
+    around = ["synchronize", "record"], ["record", "event.synchronize"]
+    replay = "replay scan ['x']"
+    assert happened == ["capture scan ['x'] in pool 1", replay, *around[0], replay, *around[1]]
     happened.clear()
-    watch.seconds(watch.bind(scan, [2]))
-    assert happened == ["load [2]", *replay]
+    watch.seconds(watch.bind(scan, second))
+    assert happened[0] == "capture scan ['y'] in pool 1", "graphs share their memory"
+    happened.clear()
+    watch.seconds(watch.bind(scan, first))
+    assert happened == [*around[0], replay, *around[1]]
 
 
 def test_kernels_are_summed_whatever_the_gaps(monkeypatch):
@@ -116,16 +114,17 @@ def test_kernels_are_summed_whatever_the_gaps(monkeypatch):
     assert called == ["run"]
 
 
-def test_all_that_are_compared_have_one_clock(captures):
-    graphs = stopwatch.stopwatch("graph", CUDA)
-    assert stopwatch.for_all(graphs, {"scan": scan, "model": model}, [], required=False) == (graphs, None)
+def test_all_that_are_compared_have_one_clock(captures, happened):
+    graphs, inputs = stopwatch.stopwatch("graph", CUDA), [["x"], ["y"]]
+    assert stopwatch.for_all(graphs, {"scan": scan, "model": model}, inputs, required=False) == (graphs, None)
+    assert len([each for each in happened if each.startswith("capture")]) == 4, "none is left to be captured later"
     runs = {"scan": scan, "compiled": tree, "model": model}
-    watch, reason = stopwatch.for_all(graphs, runs, [], required=False)
+    watch, reason = stopwatch.for_all(graphs, runs, inputs, required=False)
     assert (watch.name, watch.device, reason) == ("kernels", CUDA, "compiled replays CUDA graphs itself")
     with pytest.raises(UserError, match="clock is 'graph', but compiled replays CUDA graphs itself; use 'kernels'"):
-        stopwatch.for_all(graphs, runs, [], required=True)
+        stopwatch.for_all(graphs, runs, inputs, required=True)
     wall = stopwatch.stopwatch("wall", CUDA)
-    assert stopwatch.for_all(wall, runs, [], required=True) == (wall, None)
+    assert stopwatch.for_all(wall, runs, inputs, required=True) == (wall, None)
 
 
 def test_the_cache_is_overwritten_with_twice_its_size(happened):

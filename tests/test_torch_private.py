@@ -1,5 +1,8 @@
 """Each use of private torch API, called once: this fails loudly when torch changes it."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mvc.kernels import torch_private as kernels_private
@@ -222,3 +225,28 @@ def test_inductor_writes_the_calls_of_onednn():
     ((code, steps),) = seen
     assert "_linear_pointwise" in code
     assert [step.kind for step in steps] == ["library"]
+
+
+def test_what_a_failed_capture_holds_is_given_back_once(monkeypatch):
+    """Both functions take a device's number and a pool; where `reset` has ended the pool's use, the first raises."""
+    told = []
+    graph = SimpleNamespace(reset=lambda: told.append("reset"))
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        assert "device: _int, mempool_id: tuple[_int, _int]" in stub_of(name)
+        monkeypatch.setattr(torch._C, name, lambda index, pool, name=name: told.append((name, index, pool)))
+    torch_private.abandon_capture(graph, (0, 7), torch.device("cuda:1"))
+    assert told == ["reset", ("_cuda_endAllocateToPool", 1, (0, 7)), ("_cuda_releasePool", 1, (0, 7))]
+
+    def raises(index, pool):
+        raise RuntimeError("not currently recording to mempool_id")
+
+    told.clear()
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", raises)
+    torch_private.abandon_capture(graph, (0, 7), torch.device("cuda:1"))
+    assert told == ["reset"]
+
+
+def stub_of(name):
+    """How torch's stubs declare a function of `torch._C`."""
+    stubs = (Path(torch.__file__).parent / "_C" / "__init__.pyi").read_text()
+    return next(line for line in stubs.splitlines() if line.startswith(f"def {name}("))
