@@ -10,8 +10,8 @@ from mvc.regress.worker import CaseFailed
 class FakeWorker:
     """Its sides are as slow as `slowness` says, by name; `exact`, `compile_seconds` and `clocks` are by name too.
 
-    On CUDA a call takes 0.01 s on the device and `host` times that until it is done, `host_slowness` by name, with a noise
-    of its own, `call_noise`.
+    On CUDA a call takes 0.01 s on the device, and `host` times that until it is done: `host_slowness` by name, and a
+    noise of its own, `call_noise`.
     """
 
     slowness: dict = {}  # noqa: RUF012 - set by the `fake` function
