@@ -132,14 +132,16 @@ def test_an_unknown_target_is_named():
         (lambda patch: patch.setattr("torch.version.cuda", None), "built without CUDA|triton is not installed"),
         (lambda patch: patch.setattr("torch.__version__", "3.1.0"), "torch is 3.1.0|triton is not|without CUDA"),
         (
-            lambda patch: patch.setattr("torch.version.cuda", "12.8"),
-            r"torch [\w.+]+ is built for CUDA 12.8 and triton's headers are of CUDA 13; install|torch is|triton is not",
+            lambda patch: patch.setattr("torch.version.cuda", "11.8"),
+            r"torch [\w.+]+ is built for CUDA 11.8 and triton's headers are of CUDA 1\d; install|triton is not",
         ),
         (lambda patch: patch.setenv("CC", "no-such-compiler"), "no C compiler 'no-such-compiler'|triton|without CUDA"),
     ],
     ids=["system", "triton", "cuda", "torch", "other-cuda", "compiler"],
 )
 def test_what_is_missing_is_one_sentence(change, sentence, monkeypatch):
+    monkeypatch.setattr(device, "TORCH_VERSIONS", ("2",))  # this torch and triton, so that later causes are reached
+    monkeypatch.setattr(device, "TRITON_VERSIONS", ("3",))
     change(monkeypatch)
     reason = device.why_not.__wrapped__()
     assert re.search(sentence, reason)

@@ -25,7 +25,7 @@ from mvc.offline.targets import Target
 SOURCES = Path(__file__).parent / "csrc"
 LIBRARIES = {"driver.c": "libcuda.so.1", "runtime.c": "libstandin_cudart.so"}
 BUILD_TIMEOUT = 120.0  # seconds of each library
-TORCH_VERSIONS = ("2.14",)  # whose private API is used, and with which it is tested
+TORCH_VERSIONS = ("2.14",)  # of the versions that mvc supports, the one whose private API is used here
 TRITON_VERSIONS = ("3.8",)
 
 
@@ -45,7 +45,7 @@ def why_not() -> str | None:
         ("triton", triton.__version__, TRITON_VERSIONS),
     ):
         if not version.startswith(tuple(f"{each}." for each in known)):
-            return f"{name} is {version}; offline code generation knows {' and '.join(known)}"
+            return f"{name} is {version}; offline code needs {name} {' or '.join(known)}, whose private API it uses"
     if torch.version.cuda.partition(".")[0] != (headers := _cuda_of_headers()):
         return (
             f"torch {torch.__version__} is built for CUDA {torch.version.cuda} and triton's headers are of CUDA "
