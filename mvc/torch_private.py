@@ -16,6 +16,7 @@ from unittest import mock
 import torch
 from torch import fx
 
+# Tests run on the first, on 2.14 and on the last; where these differ, the code takes every form.
 TESTED_VERSIONS = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
 _patching = threading.RLock()
