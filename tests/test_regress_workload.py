@@ -33,6 +33,7 @@ class Device:
 
     def __init__(self):
         self.now, self.idle, self.captured, self.kernels = 0.0, 0.0, None, []
+        self.mode, self.captures = "default", 0
 
     def work(self, seconds):
         if self.captured is not None:
@@ -43,7 +44,9 @@ class Device:
 
     @contextlib.contextmanager
     def graph(self, graph, stream):
+        assert self.mode == "default"
         self.captured = graph.kernels
+        self.captures += 1
         try:
             yield
         finally:
@@ -52,6 +55,12 @@ class Device:
     def synchronize(self):
         if self.captured is not None:
             raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    def read(self):
+        """As `.item()` does."""
+        if self.mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        self.synchronize()
 
 
 @pytest.fixture
@@ -108,6 +117,7 @@ def device(monkeypatch):
         "graph": device.graph,
         "Event": Event,
         "synchronize": device.synchronize,
+        "set_sync_debug_mode": lambda mode: setattr(device, "mode", mode),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.profiler, "profile", Profile)
@@ -146,14 +156,24 @@ def test_what_can_be_captured_is_timed_by_its_graph(device):
     assert obstacle is None
 
 
-def test_what_waits_for_the_device_is_timed_by_its_kernels(device):
+@pytest.mark.parametrize(
+    ("wait", "captures", "reason"),
+    [
+        (Device.read, 0, "called a synchronizing CUDA operation"),
+        (Device.synchronize, 1, "operation not permitted when stream is capturing"),
+    ],
+    ids=["seen ahead", "fails"],
+)
+def test_what_waits_for_the_device_is_timed_by_its_kernels(device, wait, captures, reason):
     def run():
         device.work(1e-4)
-        torch.cuda.synchronize()
+        wait(device)
 
     names, obstacle = clocks(Case("scan", kind="scan"), run)
     assert list(names) == ["kernels"]
-    assert obstacle == "operation not permitted when stream is capturing"
+    assert obstacle == reason
+    assert device.captures == captures
+    assert device.mode == "default"
     assert names["kernels"](3) == [pytest.approx(1e-4)]
 
 

@@ -212,8 +212,13 @@ def capture(run, calls):
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(stream):  # left even where the capture fails, which torch.cuda.graph does not see to
-        for _ in range(3):
+        for _ in range(2):
             run()  # what is made on first use must be there
+        torch.cuda.set_sync_debug_mode("error")  # a capture that ends because a call waits leaves torch amiss
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         with torch.cuda.graph(graph, stream=stream):
             for _ in range(calls):
                 run()
