@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 from torch.autograd import DeviceType
@@ -115,13 +114,11 @@ def trace(run: Callable[[], object], *, device: torch.device) -> list[Event]:
     """
     if device.type != "cuda":
         raise UserError(f"kernels are profiled on CUDA alone; the device is {device.type}")
-    torch.cuda.synchronize(device)
     # CUPTI stays for the next call: newer torch takes it down after each profile, which takes long, can meet the start
     # of the next one, and crashes graphs replayed under CUDA before 12.6.
-    with (
-        mock.patch.dict(os.environ, {"TEARDOWN_CUPTI": "0"}),
-        torch.profiler.profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled,
-    ):
+    os.environ.setdefault("TEARDOWN_CUPTI", "0")
+    torch.cuda.synchronize(device)
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
         run()
         torch.cuda.synchronize(device)
     events = of_device(profiled.events())

@@ -27,6 +27,7 @@ class Peak(NamedTuple):
 def peak_memory(run: Callable[[], object], device: torch.device) -> Peak:
     """During one run. Where the system cannot reset the process's peak (Linux can), since the process started."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what earlier calls and graphs had is not this run's
         torch.cuda.reset_peak_memory_stats(device)
         run()
         torch.cuda.synchronize(device)

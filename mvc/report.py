@@ -241,7 +241,7 @@ def families_table(families: Mapping[str, Any]) -> str:
     cells = [
         [
             row["family"],
-            f"{row['kernels']:g}",
+            f"{row['kernels']:.4g}",
             f"{row['seconds'] * 1e3:.3f}",
             f"{row['seconds'] / families['seconds']:.1%}",
         ]

@@ -1,5 +1,6 @@
 """Device profiles: sums, families and gaps of events that are given; what torch's profiler calls them."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +89,7 @@ def profiler(monkeypatch):
     class Profile:
         def __init__(self, activities, acc_events):
             assert activities == [torch.profiler.ProfilerActivity.CUDA]
+            assert os.environ["TEARDOWN_CUPTI"] == "0", "CUPTI is kept for the next call"
 
         def __enter__(self):
             happened.append("start")
