@@ -28,13 +28,8 @@ def tabulate(rows: Iterable[Sequence[object]], headers: Sequence[str] = (), *, m
         ]
         return f"| {' | '.join(aligned)} |" if markdown else "  ".join(aligned).rstrip()
 
-    dashes = ["-" * width for width in widths]
+    rule = "  ".join("-" * width for width in widths)
     if markdown:
-        rule = (
-            "|"
-            + "|".join(f"-{dash}{':' if number else '-'}" for dash, number in zip(dashes, numbers, strict=True))
-            + "|"
-        )
-    else:
-        rule = "  ".join(dashes)
+        ends = (":" if number else "-" for number in numbers)
+        rule = f"|{'|'.join('-' * (width + 1) + end for width, end in zip(widths, ends, strict=True))}|"
     return "\n".join([*([line(headers), rule] if headers else []), *map(line, cells)])

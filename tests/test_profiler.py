@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from mvc import create_model, profiler, stopwatch
+from mvc import create_model, nvml, profiler, stopwatch
+from mvc.capture import NotCapturable
+from mvc.device_profile import Event
 from mvc.errors import UserError
 from mvc.profiler import Timing
 
@@ -147,6 +149,29 @@ def test_why_not_graphs_is_said_and_what_was_asked_for_is_required(gpu_clocks, m
     assert (measured.clock, measured.clock_reason) == ("kernels", "a waits for the device")
     profiler.measure({"a": lambda: 1.0}, rounds=1, device=CPU, clock="graph")
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["all captured", "one waits"])
+def test_by_default_a_gpu_replays_graphs_or_sums_the_kernels_of_all(waits, monkeypatch):
+    """A replay takes 2 s, the kernels 1.9 s, a call 5 s; the device is stood for."""
+
+    def capture(run, arguments, device, *, pool):
+        if waits and run is runs["b"]:
+            raise NotCapturable("waits for the device")
+        return lambda: 2.0
+
+    runs = {"a": lambda x: 5.0, "b": lambda x: 5.0}
+    monkeypatch.setattr(stopwatch, "capture", capture)
+    monkeypatch.setattr(stopwatch, "trace", lambda call, *, device: call() and [Event("k", 0.0, 1.9)])
+    monkeypatch.setattr(stopwatch.DeviceEvents, "seconds", lambda self, call: call())
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr("mvc.nvml.watch", lambda device: nvml.Watch(CPU))
+    measured = profiler.measure(runs, rounds=3, device=torch.device("cuda"), inputs=[("x",), ("y",)])
+    expected = ("kernels", "b waits for the device", 1.9) if waits else ("graph", None, 2.0)
+    assert (measured.clock, measured.clock_reason, measured.timings["a"].median) == expected
+    assert measured.timings["a"].seconds == measured.timings["b"].seconds
+    assert measured.calls["b"].seconds == (5.0,) * 3
+    assert measured.limited_by_host == ("a", "b")
 
 
 @pytest.mark.gpu
