@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mvc.backend import refresh as refresh
     from mvc.compiler import compile_model as compile_model
     from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
     from mvc.explanation import explain as explain
@@ -30,6 +31,7 @@ _PUBLIC = {
     "MambaVision": "mvc.model",
     "compile_model": "mvc.compiler",
     "explain": "mvc.explanation",
+    "refresh": "mvc.backend",
     "selective_scan": "mvc.kernels.scan",
     "reset_from_cu_seqlens": "mvc.kernels.scan",
     "linear_recurrence": "mvc.kernels.recurrence",

@@ -9,6 +9,8 @@ import dataclasses
 import difflib
 import functools
 import logging
+import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from mvc.errors import UserError
 from mvc.passes import pipeline
 from mvc.passes.base import Pass
 from mvc.passes.dump import GraphDump
-from mvc.passes.freeze import freeze
+from mvc.passes.freeze import Frozen, freeze
 from mvc.passes.fx_utils import op_counts
 from mvc.passes.lower_scan import decompositions
 from mvc.passes.pipeline import PASSES, PassRecord
@@ -32,6 +34,9 @@ log = logging.getLogger("mvc")
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 IMPLEMENTATIONS = (None, "triton", "cpp", "chunked", "reference")
+
+_frozen: weakref.WeakKeyDictionary[Frozen, Options] = weakref.WeakKeyDictionary()
+_frozen_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Options:
         verify: run the graph before and after each pass on the example inputs and raise when outputs or gradients
             differ by more than the dtype's budget.
         frozen: inference alone: compute what depends on parameters once. A parameter changed in place, or by
-            `load_state_dict`, takes effect at the next call.
+            `load_state_dict`, takes effect at the next call; one written to through `parameter.data` takes effect
+            after `mvc.refresh`.
         strict: raise what a pass raises, where otherwise the pass is skipped with a warning.
         dump: folder for the readable graph before and after each pass that fired.
         mode: Inductor's mode; torch.compile takes none beside `options`.
@@ -172,9 +178,58 @@ def compile_graph(
         decompositions=decompositions() if chunked else None,
         cache_tag=pipeline.digest(passes),
     )
-    if options.frozen and inference:
-        return freeze(graph_module, example_inputs, generate), report
-    return generate(graph_module, example_inputs), report
+    if not (options.frozen and inference):
+        return generate(graph_module, example_inputs), report
+    run = freeze(graph_module, example_inputs, generate)
+    if isinstance(run, Frozen):
+        with _frozen_lock:
+            _frozen[run] = options
+    return run, report
+
+
+def refresh(compiled: Callable[..., Any]) -> None:
+    """Tell a frozen callable that its weights were written to in a way that torch does not count.
+
+    That is a write through `parameter.data`, as some moving averages, clippings and target networks do it, or by code
+    outside of torch. All other changes are noticed without this. What the graphs computed from the weights is computed
+    again at their next call, into the memory that it has, so that CUDA graphs stay valid.
+
+    Of a module, its parameters and buffers are taken for changed, through their version counters: a backward that
+    saved one of them earlier will refuse to run. What a function reads is not known from outside: taken for changed is
+    what all functions and modules read that were compiled with equal options, since torch lets these share code.
+    Before the first call there is nothing to do.
+
+    Args:
+        compiled: what `torch.compile(..., backend="mvc", options={"frozen": True})` or `mvc.compile_model` returned, or
+            a module after `module.compile(...)`.
+
+    Raises:
+        UserError: a callable that was not compiled by this backend, or is not frozen.
+    """
+    options = _options_of(compiled)
+    if options is None or not options.frozen:
+        name = getattr(compiled, "__name__", type(compiled).__name__)
+        seen = "was not compiled with the backend 'mvc'" if options is None else "is not frozen and needs no refresh"
+        raise UserError(
+            f"compiled is {name}, which {seen}; refresh is for what torch.compile(..., backend='mvc', "
+            "options={'frozen': True}) or mvc.compile_model returned"
+        )
+    if isinstance(compiled, torch.nn.Module):
+        weights = [*compiled.parameters(), *compiled.buffers()]
+    else:
+        with _frozen_lock:
+            alike = [frozen for frozen, others in _frozen.items() if others == options]
+        weights = [weight for frozen in alike for weight in frozen.parameters()]
+    torch.autograd.graph.increment_version(weights)
+
+
+def _options_of(compiled: Callable[..., Any]) -> Options | None:
+    """What `compiled` was compiled with, None where this backend had no part in it."""
+    backend, keywords = torch_private.backend_of(compiled) or (None, {})
+    if backend is mvc:
+        return Options.parse(keywords.get("options"), keywords.get("mode"))
+    options = getattr(backend, "options", None)  # of a `Recorder`
+    return options if isinstance(options, Options) else None
 
 
 def _log(record: PassRecord) -> None:

@@ -158,6 +158,7 @@ def _with_fewer_guards(run: Callable[[Tensor], Tensor], model: nn.Module) -> Cal
         seen.add(kind)
         return y
 
+    compiled.__wrapped__ = run  # `mvc.refresh` looks there for the backend
     return compiled
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,6 +95,19 @@ def inductor(
             config_patches=dict(options),
             decompositions=table,
         )
+
+
+def backend_of(compiled: Any) -> tuple[Any, Mapping[str, Any]] | None:
+    """The backend that a callable made by torch.compile calls, and the keywords that it gives it; None for others."""
+    from torch._dynamo.eval_frame import innermost_backend
+
+    compiled = getattr(compiled, "_compiled_call_impl", None) or compiled  # after module.compile(...)
+    compiled = inspect.unwrap(compiled, stop=lambda each: hasattr(each, "get_compiler_config"))
+    if not hasattr(compiled, "get_compiler_config"):
+        return None
+    context = inspect.getclosurevars(compiled.get_compiler_config).nonlocals["self"]
+    backend = innermost_backend(context.callback)
+    return getattr(backend, "compiler_fn", backend), getattr(backend, "kwargs", {})
 
 
 class Step(NamedTuple):

@@ -3,11 +3,14 @@
 Inductor's own `freezing` makes constants of the parameters, and graphs with constants are not cached. Here they stay
 inputs:
 
-    def graph(x, weight, A):                    def constants(weight, A):
-        packed = pack_linear(weight, 196)           return pack_linear(weight, 196), exp(A)
+    def graph(x, weight, A):                    def constants(weight, A, *old):
+        packed = pack_linear(weight, 196)           return renew(pack_linear(weight, 196), old[0]), renew(exp(A), old[1])
         return packed_linear(x, packed) * exp(A)
                                                 def main(x, packed, exp):
                                                     return packed_linear(x, packed) * exp
+
+CUDA graphs read static inputs where they lay when the graph was recorded, and copy all others ahead of each replay. So
+constants are declared static, as parameters are, and computed again into the memory that they have.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from mvc.passes import torch_private
 from mvc.passes.constants import constants, storages
 from mvc.passes.fx_utils import value
 from torch import Tensor, fx
@@ -27,7 +31,10 @@ Compile = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
 
 
 class Split(NamedTuple):
-    """A graph in two: `main(*(inputs[i] for i in kept), *constants(*(inputs[i] for i in parameters)))`."""
+    """A graph in two: `main(*(inputs[i] for i in kept), *constants(*(inputs[i] for i in parameters), *old))`.
+
+    `old` are the constants computed before, whose memory is used again; None for each where there are none.
+    """
 
     constants: fx.GraphModule
     main: fx.GraphModule
@@ -61,11 +68,17 @@ def split_constants(graph_module: fx.GraphModule) -> Split | None:
     if not taken:
         return None
     ahead = _ahead_of(taken)
+    inputs = graph.find_nodes(op="placeholder")
     before = fx.Graph()
-    copies = _copy(before, [node for node in graph.nodes if node in ahead])
+    copies = _copy(before, [node for node in inputs if node in ahead])
+    old = {node: before.placeholder(f"old_{node.name}") for node in taken}
+    for node in graph.nodes:
+        if node in ahead and node not in copies:
+            _copy(before, [node], copies)
+        if node in old:  # at once: of old and new values, only one exists twice
+            copies[node] = before.call_function(renew, (copies[node], old[node]))
     before.output(tuple(copies[node] for node in taken))
 
-    inputs = graph.find_nodes(op="placeholder")
     after = fx.Graph()
     copies = _copy(after, inputs)
     copies.update((node, _input_for(after, node)) for node in taken)
@@ -76,7 +89,7 @@ def split_constants(graph_module: fx.GraphModule) -> Split | None:
             del copies[node]
     return Split(
         constants=fx.GraphModule(graph_module, before),
-        main=fx.GraphModule(graph_module, after),
+        main=torch_private.with_graph(graph_module, after),
         parameters=tuple(index for index, node in enumerate(inputs) if node in ahead),
         kept=tuple(index for index, node in enumerate(inputs) if node in copies),
         fakes=[value(node) for node in taken],
@@ -130,13 +143,36 @@ def _input_for(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return new
 
 
+def renew(new: Tensor, old: Tensor | None) -> Tensor:
+    """The value of `new`, in the memory of `old` where that has the same layout; oneDNN's opaque tensors have none."""
+    if old is None or _layout(old) != _layout(new) or old.is_mkldnn or 0 in old.stride():
+        return new
+    return old.copy_(new)
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.layout, tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+class Held(NamedTuple):
+    """The constants of one set of parameters; `state` is what the parameters were then, None while it is not known."""
+
+    state: list[int] | None
+    values: tuple[Tensor | None, ...]
+    parameters: list[weakref.ref]
+
+
 class Frozen:
     """The compiled main graph with its constants, computed at the first call and again after a parameter changed.
 
-    A change is another tensor in a parameter's place, other memory (`parameter.data = ...`), or a write that torch
-    counts: `load_state_dict`, `copy_`, an optimizer's step. A write through `parameter.data` is not counted: call
-    `torch.autograd.graph.increment_version(parameter)` after it. Parameters made under `torch.inference_mode` count
-    no writes at all; constants of theirs are computed at every call.
+    A change is other memory (`parameter.data = ...`) or a write that torch counts: `load_state_dict`, `copy_`, an
+    optimizer's step. A write through `parameter.data` is not counted: `mvc.refresh` makes up for it. Parameters made
+    under `torch.inference_mode` count no writes at all; constants of theirs are computed at every call.
+
+    One graph may serve several modules, and another tensor may take a parameter's place: each set of parameters has
+    constants of its own, which are freed with the first of them.
+
+    Calls may run in several threads and CUDA streams, as long as nobody changes a weight while one runs.
     """
 
     def __init__(self, main: Callable[..., Any], split: Split) -> None:
@@ -146,27 +182,45 @@ class Frozen:
         self._parameters = _getter(split.parameters)
         self._kept = _getter(split.kept)
         self._lock = threading.Lock()
-        self._current: tuple[list[int] | None, tuple[Tensor, ...], list[weakref.ref]] = (None, (), [])
+        self._held: dict[tuple[int, ...], Held] = {}  # by the ids of the parameters
 
     def __call__(self, *inputs: Any) -> Any:
-        state = _state(self._parameters(inputs))
-        seen, values, _ = self._current
-        if state is None or state != seen:
-            values = self._update(inputs, state)
-        return self._main(*self._kept(inputs), *values)
-
-    def _update(self, inputs: tuple[Any, ...], state: list[int] | None) -> tuple[Tensor, ...]:
         parameters = self._parameters(inputs)
-        with self._lock, torch.no_grad():
-            self._current = (None, (), [])  # frees the old values first
-            values = self._compute(*parameters)
-            # Another tensor may get the place of one that was freed, and with it its id.
-            alive = [weakref.ref(parameter, self._forget) for parameter in parameters]
-            self._current = (state, values, alive)
-        return values
+        held = self._held.get(tuple(map(id, parameters)))
+        if held is None or held.state is None or held.state != _state(parameters):
+            held = self._update(parameters)
+        return self._main(*self._kept(inputs), *held.values)
 
-    def _forget(self, _: weakref.ref) -> None:
-        self._current = (None, (), [])
+    def parameters(self) -> list[Tensor]:
+        """The parameters and buffers whose constants are held."""
+        references = (reference for held in list(self._held.values()) for reference in held.parameters)
+        return [parameter for reference in references if (parameter := reference()) is not None]
+
+    def _update(self, parameters: tuple[Tensor, ...]) -> Held:
+        key = tuple(map(id, parameters))
+        # Constants are no inference tensors, which could not be written to later outside of inference mode.
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            state = _state(parameters)
+            held = self._held.get(key) or self._empty(key, parameters)
+            if state is not None and state == held.state:
+                return held  # another thread was faster
+            self._held[key] = held._replace(state=None)  # whatever happens: some may be new, some old
+            values = self._compute(*parameters, *held.values)
+            if state is not None:
+                _wait_for(values)
+            held = self._held[key] = held._replace(state=state, values=values)
+        return held
+
+    def _empty(self, key: tuple[int, ...], parameters: tuple[Tensor, ...]) -> Held:
+        """To be forgotten with any of the parameters: another tensor may get its place, and with it its id."""
+        references = [weakref.ref(parameter, lambda _: self._held.pop(key, None)) for parameter in parameters]
+        return Held(None, (None,) * len(self.split.fakes), references)
+
+
+def _wait_for(values: tuple[Tensor, ...]) -> None:
+    """Calls on other CUDA streams will find the constants current and read them."""
+    for device in {each.device for each in values if each.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _getter(indices: tuple[int, ...]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
@@ -176,10 +230,9 @@ def _getter(indices: tuple[int, ...]) -> Callable[[tuple[Any, ...]], tuple[Any, 
 
 
 def _state(parameters: tuple[Tensor, ...]) -> list[int] | None:
-    """What differs after a change; None where changes cannot be seen."""
+    """What differs after a change of the tensors' values; None where changes cannot be seen."""
     try:
-        versions = map(_version, parameters)
-        return [*map(id, parameters), *map(Tensor.data_ptr, parameters), *versions]
+        return [*map(Tensor.data_ptr, parameters), *map(_version, parameters)]
     except RuntimeError:  # an inference tensor
         return None
 

@@ -168,3 +168,15 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source
     return copied
+
+
+def with_graph(graph_module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """A module of another graph over the same inputs, or some of them, with what Dynamo notes on the module.
+
+    AOTAutograd takes a module without these notes for one that is not Dynamo's, and none of its inputs for static.
+    """
+    made = fx.GraphModule(graph_module, graph)
+    made.meta.update(graph_module.meta)
+    if hasattr(graph_module, "_param_name_to_source"):
+        made._param_name_to_source = graph_module._param_name_to_source
+    return made
