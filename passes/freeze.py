@@ -3,9 +3,10 @@
 Inductor's own `freezing` makes constants of the parameters, and graphs with constants are not cached. Here they stay
 inputs:
 
-    def graph(x, weight, A):                    def constants(weight, A, *old):
-        packed = pack_linear(weight, 196)           return renew(pack_linear(weight, 196), old[0]), renew(exp(A), old[1])
-        return packed_linear(x, packed) * exp(A)
+    def graph(x, weight, A):                    def constants(weight, A, old_packed, old_exp):
+        packed = pack_linear(weight, 196)           packed = renew(pack_linear(weight, 196), old_packed)
+        return packed_linear(x, packed) * exp(A)    return packed, renew(exp(A), old_exp)
+
                                                 def main(x, packed, exp):
                                                     return packed_linear(x, packed) * exp
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -69,16 +70,6 @@ def split_constants(graph_module: fx.GraphModule) -> Split | None:
         return None
     ahead = _ahead_of(taken)
     inputs = graph.find_nodes(op="placeholder")
-    before = fx.Graph()
-    copies = _copy(before, [node for node in inputs if node in ahead])
-    old = {node: before.placeholder(f"old_{node.name}") for node in taken}
-    for node in graph.nodes:
-        if node in ahead and node not in copies:
-            _copy(before, [node], copies)
-        if node in old:  # at once: of old and new values, only one exists twice
-            copies[node] = before.call_function(renew, (copies[node], old[node]))
-    before.output(tuple(copies[node] for node in taken))
-
     after = fx.Graph()
     copies = _copy(after, inputs)
     copies.update((node, _input_for(after, node)) for node in taken)
@@ -88,7 +79,7 @@ def split_constants(graph_module: fx.GraphModule) -> Split | None:
             after.erase_node(copies[node])
             del copies[node]
     return Split(
-        constants=fx.GraphModule(graph_module, before),
+        constants=fx.GraphModule(graph_module, _constants_graph(graph, taken, ahead)),
         main=torch_private.with_graph(graph_module, after),
         parameters=tuple(index for index, node in enumerate(inputs) if node in ahead),
         kept=tuple(index for index, node in enumerate(inputs) if node in copies),
@@ -121,6 +112,20 @@ def _ahead_of(nodes: list[fx.Node]) -> set[fx.Node]:
         if node in ahead:
             ahead.update(node.all_input_nodes)
     return ahead
+
+
+def _constants_graph(graph: fx.Graph, taken: list[fx.Node], ahead: set[fx.Node]) -> fx.Graph:
+    """What computes the nodes `taken`; behind the parameters its inputs are the values that they had before."""
+    before = fx.Graph()
+    copies = _copy(before, [node for node in graph.find_nodes(op="placeholder") if node in ahead])
+    old = {node: before.placeholder(f"old_{node.name}") for node in taken}
+    for node in graph.nodes:
+        if node in ahead and node not in copies:
+            _copy(before, [node], copies)
+        if node in old:  # at once, so that one constant at a time exists twice
+            copies[node] = before.call_function(renew, (copies[node], old[node]))
+    before.output(tuple(copies[node] for node in taken))
+    return before
 
 
 def _copy(
@@ -172,7 +177,8 @@ class Frozen:
     One graph may serve several modules, and another tensor may take a parameter's place: each set of parameters has
     constants of its own, which are freed with the first of them.
 
-    Calls may run in several threads and CUDA streams, as long as nobody changes a weight while one runs.
+    Calls may run in several threads and CUDA streams, as long as nobody changes a weight while one runs. Whoever
+    captures calls in a CUDA graph of their own makes one after each change of a weight, ahead of the capture.
     """
 
     def __init__(self, main: Callable[..., Any], split: Split) -> None:
@@ -207,7 +213,7 @@ class Frozen:
             self._held[key] = held._replace(state=None)  # whatever happens: some may be new, some old
             values = self._compute(*parameters, *held.values)
             if state is not None:
-                _wait_for(values)
+                wait_for(values)
             held = self._held[key] = held._replace(state=state, values=values)
         return held
 
@@ -217,8 +223,8 @@ class Frozen:
         return Held(None, (None,) * len(self.split.fakes), references)
 
 
-def _wait_for(values: tuple[Tensor, ...]) -> None:
-    """Calls on other CUDA streams will find the constants current and read them."""
+def wait_for(values: Iterable[Tensor]) -> None:
+    """Wait until tensors on CUDA are computed: calls on other streams may read them from now on."""
     for device in {each.device for each in values if each.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
 

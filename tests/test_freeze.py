@@ -7,14 +7,26 @@ import gc
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mvc.passes.constants import constants
-from mvc.passes.freeze import Frozen, freeze, split_constants
+from mvc.passes.freeze import Frozen, freeze, renew, split_constants, wait_for
 from torch import nn
+from torch._dynamo.utils import counters
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._inductor import compile_fx
 from torch.nn import functional as F
+
+import mvc
+from mvc.compiler import check_against_eager
+from mvc.device_profile import trace
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,29 +68,37 @@ def test_what_parameters_alone_decide_moves():
     run = compiled(module, splits)
     torch.testing.assert_close(run(x), module(x))
     (split,) = splits
-    assert names(split.constants) == ["float", "exp", "neg"]
+    assert names(split.constants) == ["float", "exp", "neg", "renew"]
     assert names(split.main) == ["view", "flatten", "mul", "t", "linear", "add"], "views stay with their users"
     assert len(split.parameters) == len(split.fakes) == 1
     assert len(split.kept) == 3, "x, weight and shift; log is not an input of the main graph any more"
 
 
-@torch.no_grad()
-def test_constants_are_computed_once():
-    splits, module, x = [], Decay(), torch.randn(2, 4)
+def with_frozen(module) -> tuple[Callable, list[Frozen]]:
+    """The module compiled, and its frozen graphs, of which there is one after each compilation."""
+    made = []
 
     def backend(graph_module, inputs):
-        frozen = freeze(graph_module, inputs, lambda main, _: main.forward)
-        splits.append(frozen)
-        return frozen
+        made.append(freeze(graph_module, inputs, lambda main, _: main.forward))
+        assert isinstance(made[-1], Frozen)
+        return made[-1]
 
     torch._dynamo.reset()
-    run = torch.compile(module, backend=backend)
-    run(x)
-    (frozen,) = splits
-    assert isinstance(frozen, Frozen)
-    before = frozen._current[1]
+    return torch.compile(module, backend=backend), made
+
+
+def addresses(frozen: Frozen) -> list[int]:
+    return [value.data_ptr() for held in frozen._held.values() for value in held.values]
+
+
+@torch.no_grad()
+def test_constants_are_computed_once():
+    run, made = with_frozen(Decay())
     run(torch.randn(2, 4))
-    assert frozen._current[1] is before
+    (frozen,) = made
+    (before,) = frozen._held.values()
+    run(torch.randn(2, 4))
+    assert [*frozen._held.values()] == [before]
 
 
 def in_place(module):
@@ -134,19 +154,64 @@ def test_changed_weights_take_effect(change):
     assert not torch.equal(run(x), before)
 
 
+SAME_PARAMETER = [in_place, through_load_state_dict, other_memory, through_data_then_told, optimizer_step]
+
+
+@pytest.mark.parametrize("change", SAME_PARAMETER, ids=lambda change: change.__name__)
 @torch.no_grad()
-def test_two_modules_of_one_graph_do_not_share_constants():
+def test_constants_computed_again_keep_their_memory(change):
+    """So that CUDA graphs, which read them there, stay valid."""
+    module, x = Decay(), torch.randn(2, 4)
+    run, made = with_frozen(module)
+    before = run(x)
+    (frozen,) = made
+    kept = addresses(frozen)
+    assert kept
+    change(module)
+    after = run(x)
+    torch.testing.assert_close(after, module(x))
+    assert not torch.equal(after, before)
+    assert addresses(frozen) == kept
+    assert made == [frozen], "compiled once"
+
+
+def test_a_constant_gets_new_memory_only_where_the_old_does_not_fit():
+    old, new = torch.zeros(2, 3), torch.ones(2, 3)
+    assert renew(new, old) is old
+    torch.testing.assert_close(old, new)
+    others = [None, torch.zeros(3, 2), torch.zeros(3, 2).t(), new.double(), torch.zeros(1, 3).expand(2, 3)]
+    if torch.backends.mkldnn.is_available():
+        others.append(torch.zeros(2, 3).to_mkldnn())
+    for other in others:
+        assert renew(new, other) is new, other
+
+
+class TwoConstants(Decay):
+    def forward(self, x):
+        return super().forward(x) * self.shift.exp().sum()
+
+
+@torch.no_grad()
+def test_one_constant_at_a_time_exists_twice_while_they_are_computed_again():
+    splits = []
+    compiled(TwoConstants(), splits)(torch.randn(2, 4))
+    assert names(splits[0].constants) == ["float", "exp", "neg", "renew", "exp", "sum", "renew"]
+
+
+@torch.no_grad()
+def test_modules_of_one_graph_have_constants_of_their_own():
     first, x = Decay(), torch.randn(2, 4)
     second = copy.deepcopy(first)
     second.log.add_(1)
-
-    def backend(graph_module, inputs):
-        return freeze(graph_module, inputs, lambda main, _: main.forward)
-
-    torch._dynamo.reset()
-    run = torch.compile(lambda module, x: module(x), backend=backend)
+    run, made = with_frozen(lambda module, x: module(x))
     for module in (first, second, first):
         torch.testing.assert_close(run(module, x), module(x))
+    (frozen,) = made
+    held = list(frozen._held.values())
+    assert len(held) == 2
+    for module in (first, second, first):
+        run(module, x)
+    assert [*frozen._held.values()] == held, "nothing is computed again"
 
 
 def frozen_decay() -> tuple[Frozen, list[torch.Tensor]]:
@@ -168,10 +233,10 @@ def frozen_decay() -> tuple[Frozen, list[torch.Tensor]]:
 def test_a_tensor_in_a_freed_ones_place_is_another():
     frozen, inputs = frozen_decay()
     frozen(*inputs)
-    assert frozen._current[1]
+    assert frozen._held
     del inputs
     gc.collect()
-    assert frozen._current == (None, (), [])
+    assert not frozen._held
 
 
 def test_inference_tensors_are_computed_with_each_time():
@@ -179,9 +244,63 @@ def test_inference_tensors_are_computed_with_each_time():
     with torch.inference_mode():
         inputs = [tensor.clone() for tensor in inputs]
         before = frozen(*inputs)[0]
+        kept = addresses(frozen)
         for tensor in inputs:
             tensor.mul_(2)
         assert not torch.equal(frozen(*inputs)[0], before)
+        assert addresses(frozen) == kept
+
+
+def test_constants_of_inference_mode_can_be_computed_again_outside_of_it():
+    frozen, inputs = frozen_decay()
+    for mode in (True, False, True):
+        with torch.no_grad(), torch.inference_mode(mode):
+            for tensor in inputs:
+                tensor.mul_(2)
+            fresh, _ = frozen_decay()
+            torch.testing.assert_close(frozen(*inputs)[0], fresh(*inputs)[0])
+
+
+@torch.no_grad()
+def test_constants_are_not_current_after_a_failure(monkeypatch):
+    frozen, inputs = frozen_decay()
+    before = frozen(*inputs)[0]
+    for tensor in inputs:
+        tensor.mul_(2)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "_compute", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            frozen(*inputs)
+    assert not torch.equal(frozen(*inputs)[0], before)
+
+
+def test_of_several_threads_one_computes_the_constants(monkeypatch):
+    frozen, inputs = frozen_decay()
+    start, calls, compute = threading.Barrier(4), [], frozen._compute
+
+    def slow(*arguments):
+        calls.append(arguments)
+        time.sleep(0.05)  # the others reach the lock meanwhile
+        return compute(*arguments)
+
+    def call(_):
+        start.wait(timeout=10)
+        with torch.no_grad():
+            return frozen(*inputs)[0]
+
+    monkeypatch.setattr(frozen, "_compute", slow)
+    with ThreadPoolExecutor(4) as pool:
+        for change in range(1, 3):
+            results = list(pool.map(call, range(4)))
+            assert len(calls) == change
+            assert all(torch.equal(result, results[0]) for result in results)
+            with torch.no_grad():
+                for tensor in inputs:
+                    tensor.mul_(2)
 
 
 class Written(nn.Module):
@@ -279,6 +398,75 @@ def test_a_graph_that_turns_gradients_on_has_no_constants():
     with torch.no_grad():
         torch.compile(Enabling(), backend=lambda g, _: graphs.append(g) or g.forward)(torch.randn(2, 4))
     assert constants(graphs[0].graph) == set()
+
+
+def test_other_cuda_streams_find_constants_that_are_ready(monkeypatch):
+    waited = []
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def synchronize(self):
+            waited.append(self.device)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    devices = [torch.device("cuda", 0), torch.device("cuda", 0), torch.device("cpu"), torch.device("cuda", 1)]
+    wait_for(SimpleNamespace(device=device, is_cuda=device.type == "cuda") for device in devices)
+    assert sorted(device.index for device in waited) == [0, 1]
+
+
+@pytest.fixture
+def static_inputs(monkeypatch) -> list[tuple[int, int]]:
+    """Of each graph that reaches Inductor, how many inputs it has, and how many CUDA graphs will not copy."""
+    counts = []
+
+    def count(graph_module, inputs, *, static_input_idxs, **_):
+        counts.append((len(inputs), len(set(static_input_idxs))))
+        return make_boxed_func(graph_module.forward)
+
+    monkeypatch.setattr(compile_fx, "compile_fx_inner", count)
+    return counts
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@torch.no_grad()
+def test_all_inputs_but_the_callers_are_static(static_inputs, dynamic):
+    module, x = Decay(), torch.randn(5, 4)
+    torch._dynamo.reset()
+    run = torch.compile(module, backend="mvc", options={"frozen": True}, dynamic=dynamic)
+    torch.testing.assert_close(run(x), module(x))
+    theirs = 1 + dynamic  # x, and its size where that is an input
+    assert static_inputs == [(3 + theirs, 3)]
+
+
+@torch.no_grad()
+def test_all_inputs_of_a_model_but_the_image_are_static(static_inputs):
+    model, image = mvc.create_model("tiny").eval(), torch.randn(2, 3, 64, 64)
+    torch._dynamo.reset()
+    torch.compile(model, backend="mvc", options={"frozen": True, "impl": "chunked"})(image)
+    ((inputs, static),) = static_inputs
+    assert 0 < static == inputs - 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.no_grad()
+def test_cuda_graphs_copy_no_weights_and_are_not_recorded_anew():
+    model = mvc.create_model("tiny").eval().cuda().half()
+    image = torch.randn(2, 3, 64, 64, device="cuda", dtype=torch.float16)
+    torch._dynamo.reset()
+    run = torch.compile(model, backend="mvc", options={"frozen": True, "mode": "reduce-overhead"})
+    recorded = counters["inductor"]["cudagraph_recorded_non_static_inputs"]
+    for _ in range(3):  # warm, record, replay
+        before = run(image).clone()
+    for parameter in model.parameters():
+        parameter.mul_(1.01)
+    assert not torch.equal(run(image), before)
+    assert check_against_eager(model, run, image).passed
+    assert counters["inductor"]["cudagraph_recorded_non_static_inputs"] == recorded + 1, "one graph, in it the image"
+    copies = [event.name for event in trace(lambda: run(image), device=image.device) if "DtoD" in event.name]
+    assert len(copies) <= 1, "the image"
 
 
 CACHED = """

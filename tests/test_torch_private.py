@@ -1,5 +1,6 @@
 """Each use of private torch API, called once: this fails loudly when torch changes it."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,6 +130,36 @@ def test_passes_find_the_mode_of_fake_tensors_and_keep_what_dynamo_notes():
     torch.compile(lambda x: x + 1, backend=backend, dynamic=True)(torch.ones(5))
     with passes_private.fake_mode([3]):
         assert type(torch.empty(2)) is torch.Tensor
+
+
+def test_a_part_of_a_graph_keeps_what_dynamo_notes():
+    """Where that is lost, AOTAutograd finds no static inputs, and does not say so."""
+
+    def backend(graph_module, inputs):
+        part = passes_private.with_graph(graph_module, passes_private.copy_graph(graph_module.graph))
+        assert "dynamo_compile_id" in part.meta
+        assert part._param_name_to_source is graph_module._param_name_to_source
+        return part.forward
+
+    torch.compile(torch.nn.Linear(2, 2), backend=backend)(torch.ones(2, 2))
+    plain = torch.fx.symbolic_trace(torch.nn.Identity())
+    assert not hasattr(passes_private.with_graph(plain, plain.graph), "_param_name_to_source")
+
+
+def test_the_backend_of_a_callable_is_found():
+    def backend(graph_module, inputs, **_):
+        return graph_module.forward
+
+    keywords = {"options": {"a": 1}}
+    module, module_in_place = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    module_in_place.compile(backend=backend, **keywords)
+    made = [torch.compile(each, backend=backend, **keywords) for each in (module, torch.sin, module.forward)]
+    for compiled in (*made, functools.wraps(made[1])(lambda x: made[1](x)), module_in_place):
+        assert torch_private.backend_of(compiled) == (backend, keywords)
+    for other in (module, torch.sin, lambda x: x):
+        assert torch_private.backend_of(other) is None
+    assert torch_private.backend_of(torch.compile(module)) is not None
+    assert torch_private.backend_of(torch.compile(module))[0] is not backend
 
 
 def test_vector_isa_checks_end_by_themselves():
