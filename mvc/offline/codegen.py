@@ -199,6 +199,8 @@ def _launch(name: str, step: Step, phase: str) -> Launch:
         reads=step.reads,
         writes=step.writes,
         flops=_scan_flops(step.sizes) if step.kind == "scan" else step.flops,
+        groups=step.groups,
+        steps=step.steps,
     )
 
 

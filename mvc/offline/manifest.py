@@ -28,6 +28,8 @@ class Launch:
             a view that a call or a scan takes what it shows; one that is concatenated in place under the name of the
             whole.
         flops: floating-point operations of matrix products, convolutions, attention and scans; a multiply-add is two.
+        groups: of a convolution.
+        steps: of a scan: how many each program takes one after another.
     """
 
     kind: Literal["triton", "scan", "extern"]
@@ -39,6 +41,8 @@ class Launch:
     reads: dict[str, int]
     writes: dict[str, int]
     flops: int
+    groups: int = 1
+    steps: int = 0
 
     @property
     def bytes_read(self) -> int:

@@ -14,6 +14,8 @@ from unittest import mock
 
 # Library calls whose FLOPs have to be known.
 PRODUCT = re.compile(r"convolution|attention|m[mv]\b|dot\b")
+# Arguments of the scan's kernels: the smallest is how many steps a program takes.
+STEPS = ("length", "chunk", "chunks")
 
 
 class NotRun(RuntimeError):
@@ -29,7 +31,9 @@ class Step(NamedTuple):
         origins: nodes of the FX graph that it computes.
         reads, writes: bytes of each buffer, by its name; of a view, the bytes that it shows.
         flops: of library calls, as torch counts them.
+        groups: of a convolution.
         sizes: for a scan, of its tensors, by the names of the kernel's arguments.
+        steps: for a scan, that each of its programs takes one after another.
     """
 
     kind: str
@@ -38,7 +42,9 @@ class Step(NamedTuple):
     reads: dict[str, int]
     writes: dict[str, int]
     flops: int = 0
+    groups: int = 1
     sizes: dict[str, tuple[int, ...]] | None = None
+    steps: int = 0
 
 
 class Code(NamedTuple):
@@ -268,7 +274,7 @@ def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _
     reads = {name: min(size, seen.get(name, size)) for name, size in reads.items()}
     origin, name = _origin(kernel), kernel.get_kernel_name()
     origins = sorted(kernel.get_origins()) if origin is None else [origin]
-    return Step("extern", name, origins, reads, writes, _flops(origin, name))
+    return Step("extern", name, origins, reads, writes, _flops(origin, name), int(kernel.kwargs.get("groups", 1)))
 
 
 def _scan(kernel: Any, name: str, buffers: _Buffers) -> Step:
@@ -283,7 +289,8 @@ def _scan(kernel: Any, name: str, buffers: _Buffers) -> Step:
     writes = {buffer: min(size, reads.get(buffer, size)) for buffer, size in writes.items()}
     origins = [each for each in kernel.get_origins() if str(each.target) == "triton_kernel_wrapper_mutation"]
     sizes = {argument: tuple(map(int, each.get_size())) for argument, each in tensors.items()}
-    return Step("scan", name, origins, reads, writes, sizes=sizes)
+    steps = min((int(kernel.kwargs[each]) for each in STEPS if each in kernel.kwargs), default=0)
+    return Step("scan", name, origins, reads, writes, sizes=sizes, steps=steps)
 
 
 def _origin(kernel: Any) -> Any:
