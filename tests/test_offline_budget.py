@@ -31,6 +31,11 @@ def test_an_unchanged_model_keeps_its_budget(tmp_path):
     assert [each.name for each in tmp_path.iterdir() if each.suffix != ".lock"] == ["sm_90.json"]
 
 
+def test_cards_of_one_architecture_have_one_budget(tmp_path):
+    assert budget.update(sample(target="h200"), tmp_path) == tmp_path / "sm_90.json"
+    assert entry(tmp_path, sample()) == entry(tmp_path, sample(target="h200"))
+
+
 def test_what_appeared_is_named_with_its_line():
     copy = launch("triton", "copy_9", {"b": 8 * MB}, {"d": 8 * MB}, source="functional.py:9: x.contiguous()")
     spilled = dataclasses.replace(KERNEL, spills=8, registers=255)

@@ -119,7 +119,7 @@ def test_json_alone(run, capsys):
         (["--variant", "XS"], "unknown variant 'XS'"),
         (["--check-budget", "nowhere"], "nowhere/sm_90.json cannot be read"),
         (["--check-budget", "--update-budget"], "--update-budget overwrites what --check-budget compares with"),
-        (["--target", "sm_70"], "target is 'sm_70'; it must be one of sm_80, sm_90, sm_100"),
+        (["--target", "sm_70"], "target is 'sm_70'; it must be one of sm_80, sm_90, h200, sm_100"),
     ],
 )
 def test_what_has_no_meaning_is_refused(run, arguments, sentence, capsys):

@@ -1,4 +1,4 @@
-"""Budgets: what generated code may launch, move and need, exactly; a file for each target, an entry for each model."""
+"""Budgets: what generated code may launch, move and need, exactly; a file for each architecture, entries for models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from mvc import files
 from mvc.errors import UserError
+from mvc.offline import targets
 from mvc.offline.manifest import Launch, Manifest
 
 FORMAT = "mvc.budget/1"
@@ -66,9 +67,10 @@ def find(folder: Path, target: str, model: dict[str, Any]) -> Entry:
         model: `Manifest.model`.
 
     Raises:
-        UserError: no budget for this model and target, or one that does not say just what is measured.
+        UserError: no budget for this model and the target's architecture, or one that does not say just what is
+            measured.
     """
-    path, name = folder / f"{target}.json", key(model)
+    path, name = _path(folder, target), key(model)
     entries = _read(path)
     if name not in entries:
         raise UserError(f"{path} has no budget for {name!r}; write one with --update-budget")
@@ -103,12 +105,12 @@ def other_versions(manifest: Manifest, allowed: Entry) -> str | None:
 
 
 def update(manifest: Manifest, folder: Path) -> Path:
-    """Write the manifest's entry, and keep the others of its target.
+    """Write the manifest's entry, and keep the others of its architecture.
 
     Raises:
         UserError: the file is no budget, or cannot be written.
     """
-    path = folder / f"{manifest.target}.json"
+    path = _path(folder, manifest.target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -119,6 +121,10 @@ def update(manifest: Manifest, folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"the budget {path} cannot be written: {error.strerror}") from error
     return path
+
+
+def _path(folder: Path, target: str) -> Path:
+    return folder / f"{targets.find(target).architecture}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sass", action="store_true", help="with --target: count each binary's instructions")
     add("--replay", action="store_true", help="with --target: run the code at batch 1 on the CPU, against eager")
     folder = {"metavar": "DIR", "type": Path, "nargs": "?", "const": BUDGETS}
-    add("--check-budget", help=f"with --target: compare with DIR/TARGET.json (default {BUDGETS})", **folder)
+    add("--check-budget", help=f"with --target: compare with DIR/ARCHITECTURE.json (default {BUDGETS})", **folder)
     add("--update-budget", help="with --target: write what was generated as the budget", **folder)
 
 

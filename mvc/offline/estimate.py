@@ -1,37 +1,60 @@
-"""A roofline over the launches: what each would take on the card, by its bytes and FLOPs. An estimate, not measured."""
+"""What each launch would take on a card, by its bytes and FLOPs: a roofline fitted to measured kernels."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from mvc import families
 from mvc.offline.manifest import Launch, Manifest
 from mvc.offline.targets import Target, find
 
+CALIBRATION = Path(__file__).parent / "calibration.json"  # written by bench/calibrate.py
+OUTSIDE_TENSOR_CORES = ("depthwise convolution", "scan")
+
 
 class Efficiency(NamedTuple):
-    """The share of the card's specification that a kind of launch reaches, and where the figure is from."""
+    """What launches of one family take, by the specification of the card.
 
-    bandwidth: float
-    flops: float
-    source: str
+    Attributes:
+        fixed: seconds of each launch.
+        bandwidth, flops: the shares that are reached; 1.0 where the other one decides.
+        step: seconds of each step that a program takes after another.
+    """
+
+    fixed: float
+    bandwidth: float = 1.0
+    flops: float = 1.0
+    step: float = 0.0
 
 
-EFFICIENCIES = {
-    "triton": Efficiency(0.90, 1.0, "assumed, no source"),
-    "scan": Efficiency(0.50, 1.0, "assumed, no source: a step waits for the one before"),
-    "convolution": Efficiency(0.80, 0.45, "assumed, no source: few channels fill the tiles of tensor cores badly"),
-    "attention": Efficiency(
-        0.80,
-        0.40,
-        "assumed, below the 0.5 to 0.73 that FlashAttention-2 (arXiv 2307.08691) reports of an A100's peak, forward, "
-        "for longer sequences",
-    ),
-    "matrix product": Efficiency(0.85, 0.70, "assumed, no source"),
-}
-GAP = 2e-6  # seconds between two launches that the host has queued; assumed, no source
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What was fitted, to which kernels, and how far it is off for models that the fit has not seen.
+
+    Attributes:
+        card: that ran the kernels, all of inference, as `Target.card` names it.
+        dtype: of their models.
+        efficiencies: by family.
+        errors: by model, estimated over measured time of all kernels, less one.
+    """
+
+    card: str
+    dtype: str
+    efficiencies: dict[str, Efficiency]
+    errors: dict[str, float]
+
+
+@functools.cache
+def calibration() -> Calibration:
+    facts = json.loads(CALIBRATION.read_text(encoding="utf-8"))
+    efficiencies = {family: Efficiency(**each) for family, each in facts["efficiencies"].items()}
+    return Calibration(facts["card"], facts["dtype"], efficiencies, facts["errors"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +63,7 @@ class Cost:
 
     Attributes:
         seconds: estimated.
-        floor: seconds without gap and at the full specification; of a generated kernel, for its share of
-            `Floor.triton_bytes` alone.
+        floor: seconds at the full specification; of a generated kernel, for its share of `Floor.triton_bytes` alone.
     """
 
     launch: Launch
@@ -72,9 +94,53 @@ class Floor(NamedTuple):
 
 def costs(manifest: Manifest) -> list[Cost]:
     """Of every launch, in order."""
-    target, dtype = find(manifest.target), manifest.model["dtype"]
-    shares = _shares(manifest.launches)
-    return [_cost(launch, target, dtype, share) for launch, share in zip(manifest.launches, shares, strict=True)]
+    target, dtype, efficiencies = find(manifest.target), manifest.model["dtype"], calibration().efficiencies
+    return [
+        Cost(
+            launch,
+            seconds(launch, target, dtype, efficiencies),
+            max(share / target.bandwidth, launch.flops / _peak(launch, target, dtype)),
+        )
+        for launch, share in zip(manifest.launches, _shares(manifest.launches), strict=True)
+    ]
+
+
+def seconds(launch: Launch, target: Target, dtype: str, efficiencies: Mapping[str, Efficiency]) -> float:
+    """Of one launch, estimated: its fixed time and its steps, and what its bytes or its FLOPs take at least.
+
+    Args:
+        dtype: of the model.
+        efficiencies: by family, as `family` names it.
+    """
+    reached = efficiencies[family(launch)]
+    moving = launch.bytes_moved / (target.bandwidth * reached.bandwidth)
+    computing = launch.flops / (_peak(launch, target, dtype) * reached.flops)
+    return reached.fixed + launch.steps * reached.step + max(moving, computing)
+
+
+def family(launch: Launch) -> str:
+    """Which of the families that were fitted a launch belongs to."""
+    if launch.kind == "scan":
+        return "scan"
+    if launch.groups > 1:
+        return "depthwise convolution"
+    named = families.family(launch.name)
+    if launch.kind == "extern" and named not in ("convolution", "attention"):
+        named = "matrix product" if launch.flops else "other"
+    return "generated: other" if named == "other" else named  # ATen's own kernels are much like generated ones
+
+
+def basis(manifest: Manifest) -> str:
+    """What the estimates rest on, and their error, in a phrase that belongs beside each of them."""
+    known, model = calibration(), manifest.model
+    fitted = find(manifest.target).card == known.card and model["dtype"] == known.dtype and not model["training"]
+    errors = ", ".join(
+        f"{abs(error):.0%} too {'long' if error > 0 else 'short'} for {name}" for name, error in known.errors.items()
+    )
+    return (
+        f"estimate, not measured: {'fitted to' if fitted else 'extrapolated from'} {known.dtype} inference on an "
+        f"{known.card}, where it is {errors}, which the fit has not seen"
+    )
 
 
 def floor(manifest: Manifest) -> Floor:
@@ -144,16 +210,6 @@ def _claimed(launch: Launch, taken: Counter, given: Counter) -> int:
     return claimed
 
 
-def _cost(launch: Launch, target: Target, dtype: str, share: int) -> Cost:
-    efficiency = EFFICIENCIES[_kind(launch)]
-    peak = target.matrix_flops[dtype]
-    seconds = max(
-        launch.bytes_moved / (target.bandwidth * efficiency.bandwidth), launch.flops / (peak * efficiency.flops)
-    )
-    return Cost(launch, GAP + seconds, max(share / target.bandwidth, launch.flops / peak))
-
-
-def _kind(launch: Launch) -> str:
-    if launch.kind != "extern":
-        return launch.kind
-    return next((kind for kind in ("convolution", "attention") if kind in launch.name), "matrix product")
+def _peak(launch: Launch, target: Target, dtype: str) -> float:
+    """FLOP/s of the units that a launch computes with."""
+    return target.matrix_flops["float32" if family(launch) in OUTSIDE_TENSOR_CORES else dtype]

@@ -16,7 +16,6 @@ from mvc.offline.targets import find
 from mvc.table import tabulate
 
 SHOWN, LINE_WIDTH = 10, 48
-ESTIMATE = "estimate, not measured"
 NOT_SHOWN = (
     "Not shown: races, the rounding of tensor cores and what autotuning would choose; nothing ran on the card, and no "
     "time here is measured."
@@ -32,9 +31,10 @@ def text(manifest: Manifest, replayed: Replay | None = None) -> str:
 
 def write_page(manifest: Manifest, folder: Path, replayed: Replay | None = None) -> Path:
     """Write `report.md` and `timeline.svg` into the folder."""
-    files.replace(folder / "timeline.svg", timeline(estimate.costs(manifest)))
+    basis = estimate.basis(manifest)
+    files.replace(folder / "timeline.svg", timeline(estimate.costs(manifest), basis))
     head, *rest = _parts(manifest, replayed, markdown=True)
-    picture = f"![launches in order, by kind and estimated time ({ESTIMATE})](timeline.svg)"
+    picture = f"![launches in order, by kind and time ({basis})](timeline.svg)"
     page = folder / "report.md"
     files.replace(page, "\n\n".join((f"# {head}", picture, *rest)) + "\n")
     return page
@@ -48,7 +48,8 @@ def _parts(manifest: Manifest, replayed: Replay | None, *, markdown: bool = Fals
         _totals(manifest.launches, markdown),
         _floor(manifest),
         _binaries(manifest),
-        f"The {SHOWN} launches that cost most ({ESTIMATE}; all together {sum(c.seconds for c in costs) * 1e3:.2f} ms):",
+        f"The {SHOWN} launches that cost most; all together take {sum(c.seconds for c in costs) * 1e3:.2f} ms "
+        f"({estimate.basis(manifest)}):",
         _costliest(costs, markdown),
     ]
     if replayed is not None:
@@ -141,8 +142,12 @@ def _shown(manifest: Manifest, replayed: Replay | None) -> str:
     return f"Shown: {shown}. {NOT_SHOWN}"
 
 
-def timeline(costs: Sequence[Cost]) -> str:
-    """The launches in order as SVG, over several rows: width by the estimate, colour by kind; names as tool tips."""
+def timeline(costs: Sequence[Cost], basis: str) -> str:
+    """The launches in order as SVG, over several rows: width by the estimate, colour by kind; names as tool tips.
+
+    Args:
+        basis: of the estimates, as `estimate.basis` puts it.
+    """
     row = sum(cost.seconds for cost in costs) / ROWS
     shapes, start = [], 0.0
     for cost in costs:
@@ -152,7 +157,7 @@ def timeline(costs: Sequence[Cost]) -> str:
             index = int(position / row + 1e-9)
             stop = min(end, (index + 1) * row)
             x, width = (position - index * row) / row * WIDTH, (stop - position) / row * WIDTH
-            title = html.escape(f"{cost.launch.name}: {cost.seconds * 1e6:.1f} µs, {ESTIMATE}")
+            title = html.escape(f"{cost.launch.name}: {cost.seconds * 1e6:.1f} µs, {basis}")
             shapes.append(
                 f'<rect x="{x:.2f}" y="{index * (HEIGHT + 4)}" width="{max(width - 0.5, 0.3):.2f}" height="{HEIGHT}" '
                 f'fill="{COLOURS[cost.launch.kind]}"><title>{title}</title></rect>'

@@ -12,7 +12,7 @@ class Target:
     """One card.
 
     Attributes:
-        name: of the architecture, as the compilers call it.
+        name: what `--target` takes: the architecture's for the card that stands for it, of any other card its own.
         card: the product that the figures are of.
         capability: major and minor.
         sms: multiprocessors.
@@ -39,6 +39,11 @@ class Target:
     def compute_capability(self) -> int:
         """As Triton writes it: 90."""
         return 10 * self.capability[0] + self.capability[1]
+
+    @property
+    def architecture(self) -> str:
+        """As the compilers call it; cards that share it run the same binaries and have the same budgets."""
+        return f"sm_{self.compute_capability}"
 
 
 # A multiprocessor of any of them.
@@ -73,6 +78,19 @@ TARGETS = {
             bandwidth=3.35e12,
             matrix_flops={"float16": 989.4e12, "bfloat16": 989.4e12, "float32": 66.9e12},
             source="NVIDIA H100 architecture white paper (SXM5); CUDA C++ programming guide, technical specifications",
+        ),
+        Target(
+            name="h200",
+            card="NVIDIA H200",
+            capability=(9, 0),
+            sms=132,
+            shared_sm=228 * 2**10,
+            shared_block=227 * 2**10,
+            l2=50 * 2**20,
+            memory=141 * 2**30,
+            bandwidth=4.8e12,
+            matrix_flops={"float16": 989.4e12, "bfloat16": 989.4e12, "float32": 66.9e12},
+            source="NVIDIA H200 data sheet; the processor is the H100's, whose sources hold for the rest",
         ),
         Target(
             name="sm_100",
