@@ -120,7 +120,7 @@ def test_a_compiler_that_fails_is_said(tmp_path, monkeypatch):
 
 
 def test_an_unknown_target_is_named():
-    with pytest.raises(UserError, match="target is 'sm_70'; it must be one of sm_80, sm_90, sm_100"):
+    with pytest.raises(UserError, match="target is 'sm_70'; it must be one of sm_80, sm_90, h200, sm_100"):
         find("sm_70")
 
 
