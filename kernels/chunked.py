@@ -291,7 +291,7 @@ def _grad_weights(states: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
     """Gradient of B or C, `weights`, from a tensor of states and one of channels (batch, length, groups, width)."""
     if weights.dim() == 2:
         return _join_channels((states * inputs.unsqueeze(-2)).sum((0, 1)).unsqueeze(0)).squeeze(0)
-    return (states @ inputs.unsqueeze(-1)).squeeze(-1)
+    return (states * inputs.unsqueeze(-2)).sum(-1)
 
 
 def _grad_gate(grad_y: Tensor, z: Tensor | None, ungated) -> tuple[Tensor, Tensor | None]:
@@ -310,8 +310,11 @@ def _ungated(terms: _Terms, states: Tensor, D: Tensor | None) -> Tensor:
 
 
 def _read_out(weights: Tensor, states: Tensor) -> Tensor:
-    """Sum over the N states: (..., N, 1) or (groups, N, width), and (..., N, width) -> (..., width)."""
-    return (weights * states).sum(-2) if weights.dim() == 3 else (weights.mT @ states).squeeze(-2)
+    """Sum over the N states: (..., N, 1) or (groups, N, width), and (..., N, width) -> (..., width).
+
+    No matrix product: torch may compute those in TF32 or bfloat16 (`torch.set_float32_matmul_precision`).
+    """
+    return (weights * states).sum(-2)
 
 
 def _per_group(weights: Tensor, split: tuple[int, int]) -> Tensor:
