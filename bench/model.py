@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from models import HOWS, PEERS
 from torch import Tensor, nn
 
 from mvc import ceilings, create_model, profiler, report
@@ -22,12 +23,7 @@ from mvc.compiler import check_against_eager, compile_model
 from mvc.errors import UserError
 from mvc.table import tabulate
 
-HOWS: dict[str, dict[str, Any]] = {
-    "inductor": {"backend": "inductor"},
-    "mvc": {"backend": "mvc"},
-    "mvc, frozen": {"backend": "mvc", "options": {"frozen": True}},
-}
-PEERS = {"Swin-T": "swin_tiny_patch4_window7_224", "ConvNeXt-T": "convnext_tiny"}
+MEASURED_PEERS = ("Swin-T", "ConvNeXt-T")
 
 
 def main() -> int:
@@ -111,7 +107,7 @@ def peers(dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
     except ImportError:
         print("timm is not installed: measuring without Swin-T and ConvNeXt-T", file=sys.stderr)
         return {}
-    create = {name: timm.create_model(timm_name).eval() for name, timm_name in PEERS.items()}
+    create = {name: timm.create_model(PEERS[name]).eval() for name in MEASURED_PEERS}
     return {name: m.to(device, dtype).to(memory_format=torch.channels_last) for name, m in create.items()}
 
 

@@ -1,0 +1,19 @@
+"""Ways of running a model, and the other backbones that ours are measured beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Arguments of mvc.compile_model.
+HOWS: dict[str, dict[str, Any]] = {
+    "inductor": {"backend": "inductor"},
+    "mvc": {"backend": "mvc"},
+    "mvc, frozen": {"backend": "mvc", "options": {"frozen": True}},
+}
+PEERS = {  # timm's names
+    "Swin-T": "swin_tiny_patch4_window7_224",
+    "ConvNeXt-T": "convnext_tiny",
+    "MambaOut-T": "mambaout_tiny",
+    "CAFormer-S18": "caformer_s18",
+    "ResNet-50": "resnet50",
+}

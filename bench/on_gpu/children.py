@@ -1,0 +1,164 @@
+"""Processes that answer in lines of JSON: waited for by the clock, and ended whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from mvc.offline import child
+
+ROOT = Path(__file__).parents[2]
+END_SECONDS = 5.0  # for a killed process to be gone; one that the driver holds may stay
+
+
+class Failed(Exception):
+    """A process that ended without an answer, or answered that it cannot do what it was asked, and why."""
+
+
+class Child:
+    """A process in a session of its own. It is given one JSON text as its argument and JSON lines on standard input.
+
+    Attributes:
+        name: for people.
+    """
+
+    def __init__(
+        self, name: str, command: list[str], *, log: Path, env: Mapping[str, str], lines: Callable[[str], Any]
+    ) -> None:
+        self.name = name
+        self._command, self._log, self._parse = command, log, lines
+        self._unread, self._lines = b"", deque[str]()
+        with log.open("wb") as messages:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                cwd=ROOT,
+                env=env,
+                start_new_session=True,
+            )
+
+    def ask(self, message: Mapping[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # whoever waits for the answer hears why
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def answer(self, until: float) -> Any:
+        """The next line, waited for until then (`time.monotonic`).
+
+        Raises:
+            Failed: the process has ended.
+            TimeoutError: no line came.
+        """
+        if first([self], until) is None:
+            raise TimeoutError(f"{self.name} gave no answer in time")
+        return self.take()
+
+    def take(self) -> Any:
+        """The line that `first` found.
+
+        Raises:
+            Failed: there is none, since the process has ended.
+        """
+        if not self._lines:
+            self._process.wait()
+            errors = self._log.read_text(encoding="utf-8", errors="replace")
+            raise Failed(child.reason(subprocess.CompletedProcess(self._command, self._process.returncode, "", errors)))
+        return self._parse(self._lines.popleft())
+
+    def status(self) -> int:
+        """Exit status of a process whose output has ended."""
+        return self._process.wait()
+
+    def end(self) -> None:
+        """Kill all processes of the session; what they held of the device is free again."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def _ready(self) -> bool:
+        """Whether a line, or the end, can be taken now; reads what has come."""
+        while not self._lines:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._process.stdout, selectors.EVENT_READ)
+                if not selector.select(0):
+                    return False
+            read = os.read(self._process.stdout.fileno(), 2**16)
+            if not read:
+                return True
+            *lines, self._unread = (self._unread + read).split(b"\n")
+            self._lines.extend(line.decode(errors="replace") for line in lines)
+        return True
+
+
+def first(children: Collection[Child], until: float) -> Child | None:
+    """One of the children that has a line, or has ended; None if there was none until then (`time.monotonic`)."""
+    with selectors.DefaultSelector() as selector:
+        for each in children:
+            selector.register(each._process.stdout, selectors.EVENT_READ)
+        while True:
+            if (ready := next((each for each in children if each._ready()), None)) is not None:
+                return ready
+            left = until - time.monotonic()
+            if left <= 0 or not children:
+                return None
+            selector.select(left)
+
+
+class Children:
+    """Those of one run of the command; at the end of the block none is left."""
+
+    def __init__(self, scratch: Path, *, compile_threads: int) -> None:
+        self._scratch, self._serial = scratch, 0
+        self._alive: set[Child] = set()
+        # Caches of this run alone: what others compiled is not used, and nothing stays.
+        self._env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+            "TRITON_CACHE_DIR": str(scratch / "triton"),
+            "TMPDIR": str(scratch),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(compile_threads),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, module: str, facts: Mapping[str, Any], *, name: str) -> Child:
+        """`python -m module FACTS`, whose lines are JSON."""
+        return self._start(name, [sys.executable, "-m", module, json.dumps(facts)], json.loads)
+
+    def start_command(self, arguments: list[str], *, name: str) -> Child:
+        """`python ARGUMENTS`, whose lines are text."""
+        return self._start(name, [sys.executable, *arguments], str)
+
+    def _start(self, name: str, command: list[str], lines: Callable[[str], Any]) -> Child:
+        self._serial += 1
+        log = self._scratch / f"messages-{self._serial}.txt"
+        started = Child(name, command, log=log, env=self._env, lines=lines)
+        self._alive.add(started)
+        return started
+
+    def end(self, ended: Collection[Child]) -> None:
+        for each in list(ended):
+            each.end()
+            self._alive.discard(each)
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end(self._alive)
