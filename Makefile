@@ -7,6 +7,7 @@
 # make bench-scan      measure the selective scan against other scans
 # make bench-passes    measure the passes
 # make bench-offline   GPU code without a GPU: launches and bytes beside stock Inductor's
+# make bench-gpu       everything that this machine's GPU can tell, in 8 minutes; ARGS="--output DIR"
 # make bench-regress   how often the regression gate errs on this machine: about an hour
 # Each makes the virtual environment that it needs.
 
@@ -25,7 +26,7 @@ TORCH_CPU_INDEX ?=
 PIP_INSTALL = PIP_CONSTRAINT=constraints.txt $(@D)/bin/python -m pip install
 PINS = pyproject.toml constraints.txt Makefile
 
-.PHONY: compile test test-cpu-torch lint bench bench-model bench-scan bench-passes bench-offline bench-regress
+.PHONY: compile test test-cpu-torch lint bench bench-model bench-scan bench-passes bench-offline bench-gpu bench-regress
 
 compile: .venv/installed
 	.venv/bin/python -m mvc.compile --variant S $(ARGS)
@@ -54,6 +55,9 @@ bench-passes: .venv/installed-bench
 
 bench-offline: .venv/installed-test
 	.venv/bin/python bench/offline.py --output bench/results/offline $(ARGS)
+
+bench-gpu: .venv/installed-bench
+	.venv/bin/python bench/gpu.py $(ARGS)
 
 bench-regress: .venv/installed
 	.venv/bin/python bench/regress_study.py $(ARGS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.checkout import commit
 from mvc import files
 from mvc.offline import budget, estimate
 from mvc.offline.codegen import Request
@@ -53,10 +53,9 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output
     files.require_folder(output.with_suffix(".json"), "--output")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit,
+        "commit": commit(),
         "versions": f"torch {torch.__version__}, triton {triton.__version__}",
         "rows": [row(*each, args.budgets) for each in itertools.product(VARIANTS, DTYPES, CARDS)],
         "steps": [{"step": name, **step(asked)} for name, asked in STEPS],

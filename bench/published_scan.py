@@ -36,11 +36,20 @@ def find(name: str) -> Scan:
     if name == "mamba-ssm":
         register()
         return mamba_ssm
-    return mamba_ssm_reference
+    return reference
+
+
+def reference(u: Tensor, delta: Tensor, *others: Tensor) -> Tensor:
+    """mamba-ssm's reference, its sums in float32, or in float64 where u is."""
+    wide = torch.promote_types(u.dtype, torch.float32)
+    return mamba_ssm_reference(*(each.to(wide) for each in (u, delta, *others))).to(u.dtype)
 
 
 def mamba_ssm(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
-    """mamba-ssm's kernels behind an op, so that torch.compile captures one graph; `register` comes first."""
+    """mamba-ssm's kernels behind an op, so that torch.compile captures one graph; `register` comes first. They do not
+    know float64."""
+    if u.dtype == torch.float64:
+        return reference(u, delta, A, B, C, D, bias)
     u, delta, B, C = (each if each.stride(-1) == 1 else each.contiguous() for each in (u, delta, B, C))
     return torch.ops.mvc_bench.mamba_ssm_scan(u, delta, A, B.unsqueeze(1), C.unsqueeze(1), D, bias)[0]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from checkout import ROOT, commit
 from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
 from peers import installed
@@ -26,7 +27,6 @@ from mvc import machine, profiler, report
 from mvc.compile import positive
 from mvc.table import tabulate
 
-ROOT = Path(__file__).parents[1]
 TENSORS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 Runs = dict[str, Callable[[], object]]
 
@@ -63,14 +63,6 @@ def main() -> int:
     if args.json:
         report.write_json({"rows": rows, "rounds": args.rounds}, args.json)
     return 0
-
-
-def commit() -> str:
-    """The checkout's commit, with a + where files differ from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, text=True
-    )
-    return described.stdout.strip() or "unknown"
 
 
 def measure(rounds: int) -> Iterator[dict[str, Any]]:

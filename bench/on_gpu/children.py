@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.checkout import ROOT
 from mvc.offline import child
 
-ROOT = Path(__file__).parents[2]
 END_SECONDS = 5.0  # for a killed process to be gone; one that the driver holds may stay
 
 
@@ -77,9 +77,17 @@ class Child:
             raise Failed(child.reason(subprocess.CompletedProcess(self._command, self._process.returncode, "", errors)))
         return self._parse(self._lines.popleft())
 
-    def status(self) -> int:
-        """Exit status of a process whose output has ended."""
-        return self._process.wait()
+    def rest(self, until: float) -> Iterator[Any]:
+        """All lines that are still to come.
+
+        Raises:
+            TimeoutError: they did not end in time.
+        """
+        while first([self], until) is not None:
+            if not self._lines:
+                return
+            yield self.take()
+        raise TimeoutError(f"{self.name} did not end in time")
 
     def end(self) -> None:
         """Kill all processes of the session; what they held of the device is free again."""

@@ -1,0 +1,234 @@
+"""Everything that a card can tell about mvc, in minutes: scan, models, latency, gate, tests, training.
+
+Runs from a checkout on a bare machine: torch, triton and numpy suffice; timm, mamba-ssm and pytest are used where they
+are installed. What matters most runs first, each figure is printed and written as it comes, and the command ends by
+its clock and lists what it did not come to. DIR then holds results.json, report.md and charts. Compare cards by the
+ratios, which are of what was measured in turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import shlex
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import checkout, published_scan
+from bench.on_gpu import gate, models, report, scan, tests
+from bench.on_gpu.children import Children
+from bench.on_gpu.session import Session, limits
+from mvc import nvml
+from mvc.errors import UserError
+from mvc.report import environment, environment_line
+
+RESERVE = 10.0  # seconds of the time asked for, in which processes end and the report is written
+OPTIONAL = {
+    "timm": "no other backbones",
+    "pytest": "no tests",
+    published_scan.EXTENSION: "no mamba-ssm to compare the scan with",
+    "pynvml": "no driver, clocks or throttling",
+}
+EXAMPLES = """examples:
+  python bench/gpu.py --output results                           all of it, in 8 minutes
+  python bench/gpu.py --minutes 3 --only scan latency --output results
+  python bench/gpu.py --device cpu --quick --output trial        the same code on small sizes, on any machine
+
+exit status: 0 everything was run, or listed as not run when the time was up; 1 something failed; 2 unusable input or
+machine; 130 interrupted, with what was found until then written"""
+
+
+class Part(NamedTuple):
+    """A share of the time.
+
+    Attributes:
+        key: for `--only`.
+        names: of what it runs.
+        run: until a moment of `time.monotonic`.
+        weight: of its time against that of the other parts.
+    """
+
+    key: str
+    names: Callable[[bool], Sequence[str]]
+    run: Callable[[Session, float], None]
+    weight: float
+
+
+def _models(key: str, chosen: Callable[[bool], Sequence[models.Comparison]], weight: float) -> Part:
+    def run(session: Session, until: float) -> None:
+        models.run(session, key, chosen(session.quick), until)
+
+    return Part(key, lambda quick: models.names(chosen(quick)), run, weight)
+
+
+# In the order of their worth.
+PARTS = (
+    Part("scan", lambda quick: [scan.name(row) for row in scan.planned(quick)], scan.run, 90),
+    _models("models", models.throughput, 90),
+    _models("latency", models.latency, 70),
+    Part("gate", gate.planned, gate.run, 70),
+    Part("tests", tests.planned, tests.run, 50),
+    _models("training", models.training, 50),
+    _models("models", models.others, 60),
+)
+KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    args = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="for results.json, report.md and charts; made")
+    add("--minutes", type=_minutes, default=8.0, metavar="M", help="after which it has ended (default 8)")
+    add("--only", nargs="+", type=_keys, metavar="PART", help=f"of {', '.join(KEYS)} (default all)")
+    add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for --quick (default cuda)")
+    add("--commit", metavar="NAME", help="of the sources, where they are no checkout")
+    add("--quick", action="store_true", help="a trial of the command on small sizes; its figures mean nothing")
+    return parser
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0.5 <= minutes <= 600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes from 0.5 to 600")
+    return minutes
+
+
+def _keys(text: str) -> list[str]:
+    """Parts with spaces or commas between them."""
+    keys = [key for key in text.split(",") if key]
+    if unknown := [key for key in keys if key not in KEYS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of the parts {', '.join(KEYS)}")
+    return keys
+
+
+def run(args: argparse.Namespace) -> int:
+    """Everything asked for; the exit status."""
+    start = time.monotonic()
+    chosen = {key for keys in args.only for key in keys} if args.only else set(KEYS)
+    parts = [part for part in PARTS if part.key in chosen]
+    with _session(args, start + 60 * args.minutes - RESERVE) as session:
+        for part in parts:
+            session.plan(part.key, part.names(args.quick))
+        ended = "interrupted"
+        try:
+            run_parts(session, parts)
+            ended = "when the time was up" if session.left <= 0 else "when all was tried"
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what follows is short, and keeps what was found
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            session.close(ended)
+            page = report.write(session.facts, args.output)
+    for each in session.facts["not_run"]:
+        print(f"not run: {each['part']}: {each['name']}: {each['why']}")
+    for each in session.facts["failed"]:
+        print(f"FAILED: {each['part']}: {each['name']}")
+    print(f"ended {ended}: {len(session.facts['rows'])} rows in {session.facts['seconds']:.0f} s; see {page}")
+    return 1 if session.facts["failed"] else 0
+
+
+def run_parts(session: Session, parts: Sequence[Part]) -> None:
+    """One after the other; what a part does not use of its share is there for the others."""
+    for index, part in enumerate(parts):
+        if session.left <= 0:
+            return
+        share = part.weight / sum(each.weight for each in parts[index:])
+        until = time.monotonic() + share * session.left
+        session.say(f"{part.key}: {share * session.left:.0f} s at most")
+        with nvml.watch(session.device) as watch:
+            try:
+                part.run(session, until)
+            except Exception as error:
+                traceback.print_exc()
+                session.fail(part.key, "the whole part", f"{type(error).__name__}: {error}")
+        if session.device.type == "cuda":
+            session.facts["gpu"][f"{index + 1}, {part.key}"] = nvml.summary(watch)
+
+
+@contextlib.contextmanager
+def _session(args: argparse.Namespace, end: float) -> Iterator[Session]:
+    """A session in which nothing has been run yet; at the end of the block none of its processes is left."""
+    device = _device(args)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "results.json").touch()
+    except OSError as error:
+        raise UserError(f"cannot write --output {args.output}: {error.strerror}") from error
+    known, bounds = environment(device), limits(device)
+    absent = [f"{name} ({without})" for name, without in OPTIONAL.items() if importlib.util.find_spec(name) is None]
+    facts = {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": args.commit or checkout.commit(),
+        "environment": known,
+        "quick": args.quick,
+        "minutes": args.minutes,
+        "limits": bounds._asdict(),
+        "absent": absent,
+        "published_scan": published_scan.best(device),
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="mvc-gpu-", ignore_cleanup_errors=True) as scratch,
+        Children(Path(scratch), compile_threads=bounds.compile_threads) as children,
+    ):
+        session = Session(
+            device=device,
+            quick=args.quick,
+            folder=args.output,
+            scratch=Path(scratch),
+            children=children,
+            limits=bounds,
+            end=end,
+            facts=facts,
+        )
+        session.say(f"{environment_line(known)}, driver {known['driver']}, commit {facts['commit']}")
+        for each in absent:
+            session.say(f"not installed: {each}")
+        session.say(f"at most {bounds.compiling} processes compile and {bounds.alive} are alive at once")
+        yield session
+
+
+def _device(args: argparse.Namespace) -> torch.device:
+    if args.device == "cpu":
+        if not args.quick:
+            raise UserError("--device cpu would take hours; add --quick, which tries the command on small sizes")
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("torch finds no CUDA device; use a CUDA build of torch, or --device cpu --quick")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""One model in one way, in a process of its own: it compiles, is held against eager, and runs when it is told to."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import published, published_scan
+from bench.models import HOWS, PEERS
+from bench.on_gpu import torch_private, worker
+from mvc import create_model
+from mvc.compile import DTYPES
+from mvc.compiler import check_against_eager, compile_model, training_step
+from mvc.config import VARIANTS
+from mvc.device_profile import profile_device
+from mvc.machine import peak_memory
+from mvc.stopwatch import WallClock, for_calls, synchronize
+
+PUBLISHED = "published "
+SHOWN_KERNELS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one process measures.
+
+    Attributes:
+        model: a variant of ours, "published " and a variant, or one of `bench.models.PEERS` or timm's names.
+        how: "eager", or one of `bench.models.HOWS`.
+        dtype: of parameters and input, or "autocast": float32 under autocast to half precision.
+        mode: Inductor's.
+        training: forward and backward.
+    """
+
+    model: str
+    how: str
+    batch: int
+    dtype: str = "float16"
+    mode: str = "default"
+    training: bool = False
+    size: int = 224
+
+    def __str__(self) -> str:
+        mode = "" if self.mode == "default" else f", {self.mode}"
+        step = ", training" if self.training else ""
+        return f"{self.model}, {self.how}, batch {self.batch}, {self.dtype}{mode}{step}"
+
+    @property
+    def from_timm(self) -> bool:
+        return self.model not in VARIANTS and not self.model.startswith(PUBLISHED)
+
+
+class Autocast(nn.Module):
+    """A model under autocast to half precision."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.float16 if x.is_cuda else torch.bfloat16):
+            return self.model(x)
+
+
+def build(job: Job, device: torch.device) -> nn.Module:
+    """The job's model, with random weights."""
+    dtype = DTYPES.get(job.dtype, torch.float32)
+    changes = {"drop_path_rate": 0.0} if job.training else {}
+    if job.from_timm:
+        import timm
+
+        model = timm.create_model(PEERS.get(job.model, job.model)).to(device, dtype)
+        model = model.to(memory_format=torch.channels_last)
+    elif job.model.startswith(PUBLISHED):
+        variant = job.model.removeprefix(PUBLISHED)
+        model = published.create_model(variant, device=device, dtype=dtype, scan=published_scan.best(device), **changes)
+    else:
+        model = create_model(job.model, device=device, dtype=dtype, **changes)
+    model.train(job.training)
+    return Autocast(model).train(job.training) if job.dtype == "autocast" else model
+
+
+def images(job: Job, device: torch.device) -> list[Tensor]:
+    """Inputs to take in turns, so that none is found in a cache."""
+    shape, dtype = (job.batch, 3, job.size, job.size), DTYPES.get(job.dtype, torch.float32)
+    count = 2 if job.batch > 64 else 8
+    return [torch.randn(shape).to(device, dtype).contiguous(memory_format=torch.channels_last) for _ in range(count)]
+
+
+def work(asked: dict[str, Any], answer: worker.Answer) -> None:
+    job, device = Job(**asked["job"]), torch.device(asked["device"])
+    alone = worker.Alone(Path(asked["lock"]))
+    torch.manual_seed(0)
+    torch.set_grad_enabled(job.training)
+    with torch_private.tuning_within(alone):
+        run, inputs, facts = prepare(job, device, alone)
+    answer(facts)
+    watch, arguments = for_calls(device), itertools.cycle(inputs)
+    for command in worker.asked():
+        if "calls" in command:
+            answer(turn(run, arguments, watch, command["calls"]))
+        else:
+            answer(profile(lambda: run(next(arguments)), device))
+        _free(device)
+
+
+def prepare(
+    job: Job, device: torch.device, alone: worker.Alone
+) -> tuple[Callable[[Tensor], object], list[Tensor], dict[str, Any]]:
+    """What is timed, its inputs, and what was seen until it was warm."""
+    model, inputs = build(job, device), images(job, device)
+    step = functools.partial(_training_step, model) if job.training else (lambda run, x: run(x))
+    compiled, facts = model, {}
+    if device.type == "cuda":  # cuDNN chooses its algorithms once for each convolution: now, before a graph is captured
+        with alone():
+            torch.backends.cudnn.benchmark = True
+            step(model, inputs[0])
+            _free(device)
+    if job.how != "eager":
+        compiled, report = compile_model(model, inputs[0], mode=job.mode, **HOWS[job.how])
+        facts["compile_seconds"] = report.seconds
+    with alone():
+        if job.how != "eager":
+            check = check_against_eager(model, compiled, inputs[0])
+            if not check.passed:
+                raise RuntimeError(f"disagrees with eager: {check}")
+            facts |= {"error": check.error, "tolerance": check.tolerance}
+        for x in inputs[:3]:
+            step(compiled, x)
+        facts["peak_bytes"] = peak_memory(lambda: step(compiled, inputs[0]), device).used
+        _free(device)
+    return functools.partial(step, compiled), inputs, facts
+
+
+def _training_step(model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    training_step(run, x)
+    model.zero_grad(set_to_none=True)
+
+
+def turn(
+    run: Callable[[Tensor], object], arguments: Iterator[Tensor], watch: WallClock, calls: int
+) -> dict[str, float]:
+    """Seconds of a call, of so many one after the other: by the device's events, and by the wall clock."""
+
+    def burst() -> None:
+        for _ in range(calls):
+            run(next(arguments))
+
+    synchronize(watch.device)
+    start = time.perf_counter()
+    seconds = watch.seconds(burst)
+    return {"seconds": seconds / calls, "wall_seconds": (time.perf_counter() - start) / calls}
+
+
+def profile(run: Callable[[], object], device: torch.device) -> dict[str, Any]:
+    """What the device did in a call; nothing on a CPU, which has no kernels."""
+    if device.type != "cuda":
+        return {}
+    seen = profile_device(run, device=device)
+    return {
+        "kernel_seconds": seen.seconds,
+        "families": seen.by_family(),
+        "launches": sum(seen.launches().values()),
+        "kernels": [list(kernel) for kernel in seen.kernels[:SHOWN_KERNELS]],
+    }
+
+
+def _free(device: torch.device) -> None:
+    """Give the allocator's spare memory back to the other processes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    worker.serve(work)

@@ -1,0 +1,120 @@
+"""Which models are compared, and how many of them at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+
+from bench import published_scan
+from bench.on_gpu import turns
+from bench.on_gpu.jobs import PUBLISHED, Job
+from bench.on_gpu.session import Session
+from bench.on_gpu.turns import Comparison
+
+SMALL_PEER = "test_resnet"  # timm's
+COMPILE_SHARE = 0.7  # of a comparison's time, at most
+
+
+def throughput(quick: bool) -> list[Comparison]:
+    """Our T at batch 128 beside the published one and two others of its size."""
+    if quick:
+        job = Job("tiny", "inductor", 4, "float32", size=64)
+        return [
+            (*_hows(_published(job), "eager"), *_hows(job, "mvc, frozen"), dataclasses.replace(job, model=SMALL_PEER))
+        ]
+    return [_beside_published(Job("T", "inductor", 128))]
+
+
+def latency(quick: bool) -> list[Comparison]:
+    """The same at batch 1, under CUDA graphs."""
+    if quick:
+        job = Job("tiny", "inductor", 1, "float32", size=64, mode="reduce-overhead")
+        return [tuple(_hows(job, "eager", "mvc"))]
+    return [_beside_published(Job("T", "inductor", 1, mode="reduce-overhead"))]
+
+
+def training(quick: bool) -> list[Comparison]:
+    """A training step of T under autocast."""
+    if quick:
+        job = Job("tiny", "mvc", 4, "autocast", training=True, size=64)
+        return [(*_hows(_published(job), "eager"), job)]
+    job = Job("T", "inductor", 128, "autocast", training=True)
+    return [(_published(job), *_hows(job, "mvc", "inductor"))]
+
+
+def others(quick: bool) -> list[Comparison]:
+    """Larger variants and bfloat16 beside the published arithmetic, and T beside further models."""
+    if quick:
+        job = Job("tiny", "eager", 4, "bfloat16", size=64)
+        return [(_published(job), job)]
+    frozen = [Job("S", "mvc, frozen", 128), Job("B", "mvc, frozen", 128), Job("T", "mvc, frozen", 128, "bfloat16")]
+    beside = [Job(name, "inductor", 128) for name in ("MambaOut-T", "CAFormer-S18", "ResNet-50")]
+    return [
+        *((dataclasses.replace(_published(job), how="inductor"), job) for job in frozen),
+        (Job("T", "mvc, frozen", 128), *beside),
+    ]
+
+
+def _beside_published(job: Job) -> Comparison:
+    peers = [dataclasses.replace(job, model=name) for name in ("ConvNeXt-T", "Swin-T")]
+    theirs = _published(job)
+    return (
+        theirs,
+        *_hows(job, "mvc, frozen", "mvc", "inductor"),
+        *peers,
+        *_hows(theirs, "eager"),
+        *_hows(job, "eager"),
+    )
+
+
+def _published(job: Job) -> Job:
+    return dataclasses.replace(job, model=f"{PUBLISHED}{job.model}")
+
+
+def _hows(job: Job, *hows: str) -> list[Job]:
+    return [dataclasses.replace(job, how=how, mode="default" if how == "eager" else job.mode) for how in hows]
+
+
+def names(comparisons: Sequence[Comparison]) -> list[str]:
+    return [str(job) for job in dict.fromkeys(itertools.chain.from_iterable(comparisons))]
+
+
+def run(session: Session, part: str, comparisons: Sequence[Comparison], until: float) -> None:
+    """Measure comparisons until then (`time.monotonic`), as many at once as there may be processes."""
+    possible = [tuple(job for job in each if _can_run(session, part, job)) for each in comparisons]
+    batches = list(packed([each for each in possible if each], session.limits.alive))
+    for index, batch in enumerate(batches):
+        now = time.monotonic()
+        ends = now + max(0.0, until - now) / (len(batches) - index)
+        turns.measure(session, part, batch, compile_until=now + COMPILE_SHARE * (ends - now), until=ends)
+
+
+def packed(comparisons: Sequence[Comparison], alive: int) -> Iterator[list[Comparison]]:
+    """Comparisons in batches of at most so many jobs, one cut into several with its first job in each of them.
+
+    Args:
+        alive: at least 2.
+    """
+    batch: list[Comparison] = []
+    for reference, *rest in comparisons:
+        for start in range(0, max(1, len(rest)), alive - 1):
+            piece = (reference, *rest[start : start + alive - 1])
+            if batch and len(names([*batch, piece])) > alive:
+                yield batch
+                batch = []
+            batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _can_run(session: Session, part: str, job: Job) -> bool:
+    if job.from_timm and importlib.util.find_spec("timm") is None:
+        session.skip(part, str(job), "timm is not installed")
+    elif job.training and job.model.startswith(PUBLISHED) and published_scan.best(session.device) == "naive":
+        session.skip(part, str(job), "mamba-ssm is not installed, and the naive scan has no backward")
+    else:
+        return True
+    return False

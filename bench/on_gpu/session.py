@@ -1,0 +1,144 @@
+"""One run of the command: its clock, what it has found, and the file that holds it at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.on_gpu.children import Children
+from mvc import files, machine
+
+SCHEMA = "mvc.gpu/1"
+# What a process may take: its compiler and libraries of the machine's memory, its context and one batch of the GPU's.
+HOST_BYTES, DEVICE_BYTES = 2 * 2**30, 6 * 2**30
+
+
+class Limits(NamedTuple):
+    """How many processes there may be.
+
+    Attributes:
+        alive: that hold a model, so that they are timed in turns.
+        compiling: side by side.
+        compile_threads: of Inductor, in each.
+    """
+
+    alive: int
+    compiling: int
+    compile_threads: int
+
+
+def limits(device: torch.device) -> Limits:
+    """By processors, free memory of the machine and free memory of the device."""
+    processors = machine.affinity() or os.cpu_count() or 1
+    alive = _available_memory() // HOST_BYTES
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        alive = min(alive, free // DEVICE_BYTES)
+    alive = max(2, alive)
+    compiling = min(alive, max(2, processors))
+    return Limits(alive, compiling, max(1, 3 * processors // compiling if processors > 2 else 1))
+
+
+def _available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes; those of eight processes where the system does not tell."""
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 8 * HOST_BYTES)
+
+
+class Session:
+    """What the parts of the command share.
+
+    Attributes:
+        device: that is measured.
+        quick: whether sizes are those of a trial of the command itself.
+        folder: for results.json and the report.
+        scratch: for what may go at the end.
+        children: that the parts start.
+        limits: on them.
+        end: of the command, by `time.monotonic`.
+        facts: what results.json holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        quick: bool,
+        folder: Path,
+        scratch: Path,
+        children: Children,
+        limits: Limits,
+        end: float,
+        facts: dict[str, Any],
+    ) -> None:
+        self.device, self.quick, self.folder, self.scratch = device, quick, folder, scratch
+        self.children, self.limits = children, limits
+        self._start, self.end = time.monotonic(), end
+        self._planned: dict[tuple[str, str], str] = {}
+        self.facts = {"schema": SCHEMA, **facts, "rows": [], "failed": [], "not_run": [], "gpu": {}}
+
+    @property
+    def lock(self) -> Path:
+        """Of whichever process has the GPU to itself."""
+        return self.scratch / "gpu.lock"
+
+    @property
+    def left(self) -> float:
+        """Seconds until the command ends."""
+        return self.end - time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print at once, with the seconds since the start."""
+        print(f"[{time.monotonic() - self._start:5.0f} s] {text}", flush=True)
+
+    def plan(self, part: str, names: Sequence[str], *, instead_of: str | None = None) -> None:
+        """What is going to be run; it counts as not run until it has a row, or has failed."""
+        self._planned.pop((part, instead_of), None)
+        self._planned.update({(part, name): "the time was up" for name in names})
+        self._write()
+
+    def skip(self, part: str, name: str, why: str) -> None:
+        """Say why something planned cannot be run."""
+        self._planned[part, name] = why
+        self.say(f"{part}: {name}: not run: {why}")
+        self._write()
+
+    def add(self, part: str, name: str, **figures: Any) -> None:
+        """A row, in place of an earlier one of that name."""
+        self._planned.pop((part, name), None)
+        rows = self.facts["rows"]
+        row = {"part": part, "name": name, **figures}
+        same = [index for index, each in enumerate(rows) if (each["part"], each["name"]) == (part, name)]
+        if same:
+            rows[same[0]] = row
+        else:
+            rows.append(row)
+        self._write()
+
+    def fail(self, part: str, name: str, why: str) -> None:
+        """Something did not give the figures that it should; the rest goes on."""
+        self._planned.pop((part, name), None)
+        self.facts["failed"].append({"part": part, "name": name, "why": why})
+        self.say(f"{part}: {name}: FAILED: {why}")
+        self._write()
+
+    def close(self, ended: str) -> None:
+        """Note how the run ended and after how long."""
+        self.facts |= {"ended": ended, "seconds": round(time.monotonic() - self._start, 1)}
+        self._write()
+
+    def rows(self, part: str) -> list[dict[str, Any]]:
+        return [row for row in self.facts["rows"] if row["part"] == part]
+
+    def _write(self) -> None:
+        self.facts["not_run"] = [
+            {"part": part, "name": name, "why": why} for (part, name), why in self._planned.items()
+        ]
+        text = json.dumps(self.facts, indent=1, ensure_ascii=False, allow_nan=False)
+        files.replace(self.folder / "results.json", text + "\n")

@@ -1,0 +1,121 @@
+"""The tests that need a GPU: each named before it starts, and ended after its own limit."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.checkout import ROOT
+from bench.on_gpu.children import Failed, first
+from bench.on_gpu.session import Session
+
+PART, ALL = "tests", "all tests that are marked gpu"
+FIRST = "tests/test_chunked.py"  # its CUDA tests have failed on a card
+TEST_SECONDS, COLLECT_SECONDS, PROCESSES = 60.0, 120.0, 4
+QUICK = [f"{FIRST}::test_cuda", f"{FIRST}::test_same_bits_in_every_run"]
+
+
+def planned(quick: bool) -> list[str]:
+    return [ALL]
+
+
+def run(session: Session, until: float) -> None:
+    """Collect the tests, and run them in a few processes side by side."""
+    if importlib.util.find_spec("pytest") is None:
+        session.skip(PART, ALL, "pytest is not installed")
+        return
+    try:
+        ids = _collected(session, min(until, time.monotonic() + COLLECT_SECONDS))
+    except (Failed, TimeoutError) as error:
+        session.fail(PART, ALL, f"while they were collected: {error}")
+        return
+    session.plan(PART, ids, instead_of=ALL)
+    session.say(f"{PART}: {len(ids)} tests")
+    count = min(PROCESSES, session.limits.compiling, len(ids))
+    lanes = [Lane(session, ids[index::count]) for index in range(count)]
+    try:
+        while lanes and time.monotonic() < until:
+            child = first([lane.child for lane in lanes], min(until, *(lane.limit for lane in lanes)))
+            for lane in lanes:
+                if lane.child is child:
+                    lane.hear()
+                elif time.monotonic() > lane.limit:
+                    lane.give_up(f"ended after its limit of {TEST_SECONDS:.0f} s")
+            lanes = [lane for lane in lanes if lane.ids]
+    finally:
+        session.children.end([lane.child for lane in lanes])
+
+
+class Lane:
+    """A process, and the tests that it still has to run, in their order.
+
+    Attributes:
+        ids: of those tests.
+        limit: when the one that is running is given up, of `time.monotonic`.
+    """
+
+    def __init__(self, session: Session, ids: Sequence[str]) -> None:
+        self.ids, self._session = list(ids), session
+        self._start()
+
+    def _start(self) -> None:
+        facts = {"arguments": self.ids, "collect": False}
+        self.child = self._session.children.start("bench.on_gpu.pytest_lines", facts, name=PART)
+        self.limit = time.monotonic() + TEST_SECONDS
+
+    def hear(self) -> None:
+        """Take one line of the process, or its end."""
+        try:
+            message = self.child.take()
+        except Failed as error:
+            self.give_up(f"its process ended: {error}")
+            return
+        self.limit = time.monotonic() + TEST_SECONDS
+        if "started" in message:
+            self._session.say(f"{PART}: {message['started']} ...")
+            return
+        record(self._session, message)
+        self.ids.remove(message["ended"])
+        if not self.ids:
+            self._session.children.end([self.child])
+
+    def give_up(self, why: str) -> None:
+        """The test that is running fails, and another process runs the rest."""
+        self._session.fail(PART, self.ids.pop(0), why)
+        self._session.children.end([self.child])
+        if self.ids:
+            self._start()
+
+
+def record(session: Session, message: dict[str, Any]) -> None:
+    """A verdict of pytest's; what failed is told in full."""
+    if message["outcome"] == "failed":
+        session.fail(PART, message["ended"], message["message"])
+        return
+    session.add(PART, message["ended"], **{key: message[key] for key in ("outcome", "seconds", "message")})
+    reason = f": {message['message']}" if message["message"] else ""
+    session.say(f"{PART}: {message['ended']}: {message['outcome']} in {message['seconds']:.1f} s{reason}")
+
+
+def _collected(session: Session, until: float) -> list[str]:
+    """Their ids, the first to run first.
+
+    Raises:
+        Failed, TimeoutError: pytest did not collect them.
+    """
+    arguments = QUICK if session.quick else ["-m", "gpu", *_files()]
+    child = session.children.start("bench.on_gpu.pytest_lines", {"arguments": arguments, "collect": True}, name=PART)
+    try:
+        ids = child.answer(until)["collected"]
+    finally:
+        session.children.end([child])
+    return sorted(ids, key=lambda each: not each.startswith(FIRST))
+
+
+def _files() -> list[str]:
+    """Test files that have such tests: importing the others takes long."""
+    files = sorted(Path(ROOT, "tests").glob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in files if "mark.gpu" in path.read_text(encoding="utf-8")]

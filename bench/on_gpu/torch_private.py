@@ -1,0 +1,20 @@
+"""The one place where this package touches torch's private interfaces."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from unittest import mock
+
+from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+
+def tuning_within(alone: Callable[[], contextlib.AbstractContextManager[None]]) -> contextlib.AbstractContextManager:
+    """A block in which Inductor times its kernels' configurations within `alone()`: beside others it picks bad ones."""
+    benchmark = CachingAutotuner.benchmark_all_configs
+
+    def benchmark_alone(self, *args, **kwargs):
+        with alone():
+            return benchmark(self, *args, **kwargs)
+
+    return mock.patch.object(CachingAutotuner, "benchmark_all_configs", benchmark_alone)

@@ -1,0 +1,160 @@
+"""Jobs side by side: they compile in a bounded number of processes, then are timed in turns, one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from bench.on_gpu.children import Child, Failed, first
+from bench.on_gpu.jobs import Job
+from bench.on_gpu.session import Session
+from mvc.ladder import spread
+from mvc.profiler import Timing
+
+ROUNDS, QUICK_ROUNDS = 9, 3
+TURN_SECONDS, MOST_CALLS = 0.2, 200
+ANSWER_SECONDS = 30.0  # for one turn, or a profile
+# Jobs that are compared with the first of them that could be measured.
+Comparison = tuple[Job, ...]
+
+
+@dataclasses.dataclass
+class Ready:
+    """A job whose process has compiled.
+
+    Attributes:
+        facts: what the process said of its start, and later of its profile.
+        end: when no answer is waited for any more.
+        calls: of one turn.
+        turns: what the process said of each.
+    """
+
+    job: Job
+    child: Child
+    facts: dict[str, Any]
+    end: float
+    calls: int = 0
+    turns: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        self.child.ask(message)
+        return self.child.answer(min(self.end, time.monotonic() + ANSWER_SECONDS))
+
+    def take_turn(self) -> None:
+        if not self.calls:
+            guess = self.ask({"calls": 3})["seconds"]
+            self.calls = max(1, min(MOST_CALLS, round(TURN_SECONDS / guess)))
+        self.turns.append(self.ask({"calls": self.calls}))
+
+
+def measure(
+    session: Session, part: str, comparisons: Sequence[Comparison], *, compile_until: float, until: float
+) -> None:
+    """Measure what is compared, all of it alive at once; both times are of `time.monotonic`."""
+    jobs = list(dict.fromkeys(itertools.chain.from_iterable(comparisons)))
+    ready = compiled(session, part, jobs, compile_until)
+    started = list(ready)
+    try:
+        for _ in range(QUICK_ROUNDS if session.quick else ROUNDS):
+            if time.monotonic() > until:
+                break
+            ready = _kept(session, part, ready[::-1], Ready.take_turn)
+            for row in rows(comparisons, ready):
+                session.add(part, **row)
+        for row in rows(comparisons, ready):
+            session.say(f"{part}: {line(row)}")
+        for each in ready:
+            if time.monotonic() < until:
+                _kept(session, part, [each], _profile)
+        for row in rows(comparisons, ready):
+            session.add(part, **row)
+    finally:
+        session.children.end([each.child for each in started])
+
+
+def compiled(session: Session, part: str, jobs: Sequence[Job], until: float) -> list[Ready]:
+    """Those that are ready by then, in the order of `jobs`."""
+    waiting, starting, ready = list(jobs), dict[Child, Job](), list[Ready]()
+    while waiting or starting:
+        while waiting and len(starting) < session.limits.compiling:
+            job = waiting.pop(0)
+            facts = {"job": dataclasses.asdict(job), "device": str(session.device), "lock": str(session.lock)}
+            starting[session.children.start("bench.on_gpu.jobs", facts, name=str(job))] = job
+        if (child := first(starting, until)) is None:
+            break
+        job = starting.pop(child)
+        try:
+            ready.append(Ready(job, child, child.take(), session.end))
+        except Failed as error:
+            session.fail(part, str(job), str(error))
+            session.children.end([child])
+        else:
+            session.say(f"{part}: {job}: ready, {_start(ready[-1].facts)}")
+    for job in (*starting.values(), *waiting):
+        session.skip(part, str(job), "it was not compiled in time")
+    session.children.end(starting)
+    return sorted(ready, key=lambda each: jobs.index(each.job))
+
+
+def _start(facts: dict[str, Any]) -> str:
+    said = [f"peak {facts['peak_bytes'] / 2**20:,.0f} MiB"]
+    if "compile_seconds" in facts:
+        said = [f"compiled in {facts['compile_seconds']:.1f} s", f"error {facts['error']:.1e}", *said]
+    return ", ".join(said)
+
+
+def _kept(session: Session, part: str, ready: Sequence[Ready], do: Callable[[Ready], None]) -> list[Ready]:
+    """Do it with each; those that did not fail at it."""
+    kept = []
+    for each in ready:
+        try:
+            do(each)
+        except Failed as error:
+            session.fail(part, str(each.job), f"while it was measured: {error}")
+        except TimeoutError as error:
+            if session.left > 0:
+                session.fail(part, str(each.job), f"while it was measured: {error}")
+        else:
+            kept.append(each)
+    return kept
+
+
+def _profile(each: Ready) -> None:
+    each.facts |= each.ask({"profile": True})
+
+
+def rows(comparisons: Sequence[Comparison], ready: Sequence[Ready]) -> Iterator[dict[str, Any]]:
+    """What is known of each job that took turns, and how many times as fast as the first of its comparison it is."""
+    measured = {each.job: each for each in ready if each.turns}
+    for comparison in comparisons:
+        known = [measured[job] for job in comparison if job in measured]
+        for each in known:
+            timing, against = _timing(each), None
+            if each is not known[0]:
+                against = {"name": str(known[0].job), "times_as_fast": list(_timing(known[0]).ratio_to(timing))}
+            yield {
+                "name": str(each.job),
+                "job": dataclasses.asdict(each.job),
+                **spread(timing),
+                "images_per_second": each.job.batch / timing.median,
+                "wall_seconds": Timing(tuple(turn["wall_seconds"] for turn in each.turns)).median,
+                "seconds": list(timing.seconds),
+                "against": against,
+                **each.facts,
+            }
+
+
+def _timing(each: Ready) -> Timing:
+    return Timing(tuple(turn["seconds"] for turn in each.turns))
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for people."""
+    low, middle, high = (row[f"{share}_seconds"] * 1e3 for share in ("p10", "median", "p90"))
+    said = f"{row['name']}: {middle:.3f} ms ({low:.3f} to {high:.3f}), {row['images_per_second']:,.0f} images/s"
+    if row["against"]:
+        said += f", {row['against']['times_as_fast'][0]:.3f} times as fast as {row['against']['name']}"
+    return said
