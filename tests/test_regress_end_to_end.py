@@ -149,7 +149,8 @@ def repository(tmp_path):
 
 def gate(*arguments, folder):
     command = [sys.executable, "-m", "mvc.regress", *arguments, "--cases", "cases.toml"]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    # One thread: on a busy machine several wait for each other, and what was made slower drowns in that.
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command,
         cwd=folder,

@@ -196,10 +196,9 @@ def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thre
         CaseFailed: a side that cannot run its case.
     """
     with contextlib.ExitStack() as stack:
-        # One after the other: two that compile or warm up at once measure each other.
-        workers = [
-            stack.enter_context(Worker(case, side)).wait_until_ready() for case, side in zip(cases, sides, strict=True)
-        ]
+        workers = [stack.enter_context(Worker(case, side)) for case, side in zip(cases, sides, strict=True)]
+        for worker in workers:  # one after the other: two that compile or warm up at once measure each other
+            worker.wait_until_ready()
         watch = stack.enter_context(nvml.watch(torch.device(cases[0].device)))
         clocks = shared_clocks(workers)
         rounds = Rounds(in_turns(workers, clocks, seed=seed), watch)

@@ -36,7 +36,8 @@ class CaseFailed(UserError):
 
 
 class Worker:
-    """A process that has built a case, warmed it up if it is to be timed, and times it when it is told to.
+    """A process that imports torch, and when it is waited for builds a case, warms it up if it is to be timed, and then
+    times it when it is told to.
 
     Attributes:
         facts: "source" of the mvc that runs, "seconds" of one call, "clocks" for its time, the best first, "no_graph"
@@ -48,6 +49,7 @@ class Worker:
         if side.tree is not None:
             environment["PYTHONPATH"] = str(side.tree)
         self._side = side
+        self._case = {"case": case.as_dict(), "timed": timed}
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-c", Path(workload.__file__).read_text(encoding="utf-8")],
@@ -58,10 +60,10 @@ class Worker:
             env=environment,
             text=True,
         )
-        self._send({"case": case.as_dict(), "timed": timed})
         self.facts: dict[str, Any] = {}
 
     def wait_until_ready(self) -> Worker:
+        self._send(self._case)
         answer = self._receive()
         if "error" in answer:
             self.close()
