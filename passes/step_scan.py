@@ -42,7 +42,7 @@ class StepScan:
         self.body = body
         self.reverse = reverse
         placeholders = [each for each in body.nodes if each.op == "placeholder"]
-        (outputs,) = next(reversed(body.nodes)).args
+        (outputs,) = body.output_node().args
         self.carries = dict(zip(placeholders, initials, strict=False))
         self.next = dict(zip(self.carries, outputs, strict=False))
         self.outputs = outputs[len(initials) :]
