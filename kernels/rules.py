@@ -73,10 +73,19 @@ def _no_second_derivative(ctx, *gradients: Tensor) -> None:
     raise RuntimeError("mvc::selective_scan can be differentiated once, not twice; impl='reference' can be, twice too")
 
 
+@torch.compiler.assume_constant_result  # Dynamo in torch 2.11 cannot trace the question
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
+def autocast_is_on(device: str) -> bool:
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
 def lowered_by_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """u, delta, B, C and z in autocast's dtype where it is on; A, D, delta_bias and the states stay as they are."""
     device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not autocast_is_on(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)

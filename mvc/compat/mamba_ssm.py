@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvc.kernels.rules import autocast_is_on
 from mvc.kernels.scan import selective_scan
 
 
@@ -197,7 +198,7 @@ def _scan_channels_first(
 def _scan(u: Tensor, *tensors: Tensor, **options: Tensor | bool | str | None) -> tuple[Tensor, Tensor]:
     """`selective_scan` in the dtypes that it is given: mamba-ssm's scan does not heed autocast."""
     device = u.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not autocast_is_on(device):
         return selective_scan(u, *tensors, **options, return_last_state=True)
     with torch.autocast(device, enabled=False):
         return selective_scan(u, *tensors, **options, return_last_state=True)
