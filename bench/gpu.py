@@ -74,13 +74,13 @@ def _models(key: str, chosen: Callable[[bool], Sequence[models.Comparison]], wei
 
 # In the order of their worth.
 PARTS = (
-    Part("scan", lambda quick: [scan.name(row) for row in scan.planned(quick)], scan.run, 90),
-    _models("models", models.throughput, 90),
-    _models("latency", models.latency, 70),
-    Part("gate", gate.planned, gate.run, 70),
-    Part("tests", tests.planned, tests.run, 50),
-    _models("training", models.training, 50),
-    _models("models", models.others, 60),
+    Part("scan", lambda quick: [scan.name(row) for row in scan.planned(quick)], scan.run, 75),
+    _models("models", models.throughput, 95),
+    _models("latency", models.latency, 75),
+    Part("gate", gate.planned, gate.run, 50),
+    Part("tests", tests.planned, tests.run, 40),
+    _models("training", models.training, 70),
+    _models("models", models.others, 75),
 )
 KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
 

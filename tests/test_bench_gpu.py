@@ -16,12 +16,13 @@ import pytest
 import torch
 
 from bench import published, published_scan
-from bench.on_gpu import children, models, report, scan_job, tests, torch_private, turns, worker
+from bench.on_gpu import children, gate, models, report, scan_job, tests, torch_private, turns, worker
 from bench.on_gpu.children import Children, Failed, first
 from bench.on_gpu.jobs import Job
 from bench.on_gpu.scan_job import FORWARD, STEP, Shape
 from bench.on_gpu.session import Limits, Session
 from mvc import create_model
+from mvc.regress import cases
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,6 +163,11 @@ def test_the_orders_of_memory_hold_the_same_numbers():
     assert tensors[0].is_contiguous()
     assert other[0].mT.is_contiguous()
     torch.testing.assert_close(other, tensors, rtol=0, atol=0)
+
+
+def test_the_gates_cases_are_those_of_its_file():
+    names = {case.name for case in cases.load(device="cuda").cases}
+    assert set(gate.planned(quick=False)) == names
 
 
 def test_inductor_tunes_alone(tmp_path):

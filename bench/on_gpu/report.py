@@ -93,7 +93,7 @@ def _scan_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _scan_limits(facts: dict[str, Any]) -> str:
     rates = facts["rates"]
-    said = f"Limits: bytes at the {rates['bytes'] / 1e12:.2f} TB/s that a copy moves"
+    said = f"Limits: bytes at the {rates['bytes'] / 1e9:,.0f} GB/s that a copy moves"
     if rates["exponentials"]:
         said += f"; N + 2 exponentials and reciprocals a step and channel at {rates['exponentials'] / 1e12:.2f} a ps"
     return f"{said}. Reached: the nearer limit over the better order. Error: of the forward, against float64."
