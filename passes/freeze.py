@@ -118,7 +118,7 @@ def _constants_graph(graph: fx.Graph, taken: list[fx.Node], ahead: set[fx.Node])
     """What computes the nodes `taken`; behind the parameters its inputs are the values that they had before."""
     before = fx.Graph()
     copies = _copy(before, [node for node in graph.find_nodes(op="placeholder") if node in ahead])
-    old = {node: before.placeholder(f"old_{node.name}") for node in taken}
+    old = {node: before.placeholder(f"old_{node.name}", default_value=None) for node in taken}
     for node in graph.nodes:
         if node in ahead and node not in copies:
             _copy(before, [node], copies)
