@@ -1,41 +1,56 @@
-# make compile         build MambaVision-S, compile it, check it against eager, measure; ARGS="--batch 16" and so on
-# make test            all tests; ARGS="-k packaging" and so on
-# make test-cpu-torch  the quick tests on the oldest torch supported, a CPU build without triton
-# make lint            ruff's checks and formatting
-# make bench           time the regression gate's cases with pytest-benchmark; ARGS as above
-# make bench-model     measure against other models
-# make bench-scan      measure the selective scan against other scans
-# make bench-passes    measure the passes
-# make bench-offline   GPU code without a GPU: launches and bytes beside stock Inductor's
-# make bench-gpu       everything that this machine's GPU can tell, in 8 minutes; ARGS="--output DIR"
-# make bench-regress   how often the regression gate errs on this machine: about an hour
+# make compile       build MambaVision-S, compile it, check it against eager, measure; ARGS="--batch 16" and so on
+# make test          all tests; ARGS="-k packaging" and so on
+# make test-oldest   the tests of what a torch version can change, on the oldest one: with its triton, then, the quick
+#                    ones, without
+# make test-newest   the same tests on the newest torch
+# make lint          ruff's checks and formatting
+# make bench         time the regression gate's cases with pytest-benchmark; ARGS as above
+# make bench-model   measure against other models
+# make bench-scan    measure the selective scan against other scans
+# make bench-passes  measure the passes
+# make bench-offline GPU code without a GPU: launches and bytes beside stock Inductor's
+# make bench-gpu     everything that this machine's GPU can tell, in 8 minutes; ARGS="--output DIR"
+# make bench-regress how often the regression gate errs on this machine: about an hour
 # Each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 ARGS ?=
 
-# torch is pinned here, since one constraints file serves both builds. TORCH_CPU_INDEX may name a further index, of CPU
-# builds, which are smaller; any build serves, since triton is taken out.
+# torch is pinned here, since one constraints file serves every version; it brings its own triton.
 TORCH ?= torch==2.14.1
-TORCH_CPU ?= torch==2.13.0
-# The older numpy comes with the CPU build's tests: Apache Otava holds it at 2.2.0.
+TORCH_OLDEST ?= torch==2.11.0
+TORCH_NEWEST ?= torch==2.15.0
+# The oldest torch is tested with an older numpy: Apache Otava holds it at 2.2.0.
 NUMPY ?= 'numpy==2.4.6; python_version >= "3.11"'
-TORCH_CPU_INDEX ?=
 
 # Constraints given through the environment also hold in the environment in which pip builds the package.
 PIP_INSTALL = PIP_CONSTRAINT=constraints.txt $(@D)/bin/python -m pip install
 PINS = pyproject.toml constraints.txt Makefile
+# Neighbouring tests stay in one process, since they share what a module's fixtures build.
+PYTEST = python -m pytest -n auto --dist worksteal --durations 15
+# The processes share the cores: threads sleep while they wait, each process compiles alone, and processors are taken at
+# their word on their vector instructions. The smoke run and a test of its own have torch's defaults.
+test test-oldest test-newest: export OMP_WAIT_POLICY = passive
+test test-oldest test-newest: export TORCHINDUCTOR_COMPILE_THREADS = 1
+test test-oldest test-newest: export TORCHINDUCTOR_VEC_ISA_OK = 1
 
-.PHONY: compile test test-cpu-torch lint bench bench-model bench-scan bench-passes bench-offline bench-gpu bench-regress
+.PHONY: compile test test-oldest test-newest lint bench bench-model bench-scan bench-passes bench-offline bench-gpu bench-regress
 
 compile: .venv/installed
 	.venv/bin/python -m mvc.compile --variant S $(ARGS)
 
 test: .venv/installed-test
-	.venv/bin/python -m pytest -n auto $(ARGS)
+	.venv/bin/$(PYTEST) $(ARGS)
 
-test-cpu-torch: .venv-cpu/installed-test
-	.venv-cpu/bin/python -m pytest -n auto -m "not slow" $(ARGS)
+# The environment is installed anew when it is next asked for, since triton is then missing.
+test-oldest: .venv-oldest/installed-test
+	.venv-oldest/bin/$(PYTEST) -m versions $(ARGS)
+	rm $<
+	.venv-oldest/bin/python -m pip uninstall --yes triton
+	.venv-oldest/bin/$(PYTEST) -m "versions and not slow" $(ARGS)
+
+test-newest: .venv-newest/installed-test
+	.venv-newest/bin/$(PYTEST) -m versions $(ARGS)
 
 lint: .venv/installed-ruff
 	.venv/bin/ruff check
@@ -78,11 +93,13 @@ bench-regress: .venv/installed
 	$(PIP_INSTALL) ruff
 	touch $@
 
-# Without timm, whose torchvision needs a newer torch, and without triton, should this torch have brought it; with
-# Apache Otava, whose numpy the other build does not take.
-.venv-cpu/installed-test: $(PINS) | .venv-cpu/bin/python
-	$(PIP_INSTALL) $(TORCH_CPU) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) --editable '.[test-core,history]'
-	$(@D)/bin/python -m pip uninstall --yes triton
+# Without timm, whose torchvision is made for one version of torch.
+.venv-oldest/installed-test: $(PINS) | .venv-oldest/bin/python
+	$(PIP_INSTALL) $(TORCH_OLDEST) --editable '.[test-core,history]'
+	touch $@
+
+.venv-newest/installed-test: $(PINS) | .venv-newest/bin/python
+	$(PIP_INSTALL) $(TORCH_NEWEST) $(NUMPY) --editable '.[test-core]'
 	touch $@
 
 %/bin/python:

@@ -1,8 +1,21 @@
-"""A small manifest made by hand: a product, what generated code does around it, and a scan in place."""
+"""A small manifest made by hand: a product, what generated code does around it, and a scan in place.
+
+And what several tests generate code for.
+"""
 
 import dataclasses
 
+from mvc import create_model
+from mvc.offline.codegen import Request
 from mvc.offline.manifest import Kernel, Launch, Manifest
+
+INFERENCE = Request("tiny", 2, 64, 64, "float16", frozen=True)
+
+
+def one_of_each(variant, **options):
+    """A builder of models with a block in each stage, for what takes Triton's interpreter seconds a kernel."""
+    return create_model(variant, depths=(1, 1, 1, 1), **options)
+
 
 MB = 10**6
 

@@ -17,6 +17,8 @@ from mvc import explain, selective_scan
 from mvc.backend import Options, mvc
 from mvc.errors import UserError
 
+pytestmark = pytest.mark.versions
+
 ROOT = os.path.dirname(os.path.dirname(__file__))
 
 

@@ -36,6 +36,7 @@ def test_report_counts_later_recompiles(model, images):
     assert report.recompiles == 1
 
 
+@pytest.mark.versions
 def test_models_in_one_process_do_not_share_dynamo_state():
     """Neither its limit of graphs for one function nor what it learned about sizes that vary."""
     for width in range(2, 2 + 2 * torch._dynamo.config.recompile_limit):
@@ -128,22 +129,15 @@ def test_check_leaves_the_model_as_it_was(model, images):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+@pytest.mark.versions
 @pytest.mark.slow
 def test_compiled_training_serves_other_batches(model, images):
     """With one more graph at most: Inductor's reductions ask whether the batch is above 4."""
     model.train()
     compiled, report = compile_model(model, images, dynamic=True)
     for batch in (images[:2], torch.cat([images] * 6)):
-        assert check_against_eager(model, compiled, batch).passed
+        check = check_against_eager(model, compiled, batch)
+        assert check.passed, check
     assert report.recompiles <= 1
-
-
-@pytest.mark.slow
-def test_compiled_training_step_matches_eager_gradients(model, images):
-    model.train()
-    compiled, report = compile_model(model, images)
-    check = check_against_eager(model, compiled, images)
-    assert check.passed, check
-    assert report.recompiles == 0
     training_step(compiled, images)
     assert all(p.grad is not None for p in model.parameters())

@@ -28,6 +28,8 @@ import mvc
 from mvc.compiler import check_against_eager
 from mvc.device_profile import trace
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parents[1]
 
 

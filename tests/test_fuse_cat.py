@@ -8,7 +8,10 @@ from mvc.passes import pipeline
 from mvc.passes.fuse_cat import FuseCat
 from mvc.passes.fx_utils import op_counts, shape
 
-pytestmark = pytest.mark.skipif(not triton_available(), reason="triton is not installed")
+pytestmark = [
+    pytest.mark.versions,
+    pytest.mark.skipif(not triton_available(), reason="triton is not installed"),
+]
 
 DIM, STATES = 6, 4
 

@@ -45,6 +45,7 @@ def png_16_bit_rgb(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.versions
 def test_photograph_is_read_unchanged():
     image = load_image(PHOTO)
     assert (image.mode, image.size) == ("RGB", (451, 300))
@@ -107,6 +108,7 @@ def test_transparent_colour_of_a_png_becomes_white(tmp_path, mode):
     assert [image.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (128, 128, 128)]
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("values", "suffix"),
     [
@@ -131,6 +133,7 @@ def test_dark_16_bit_image_stays_dark(tmp_path):
     assert image.getpixel((0, 0)) == (1, 1, 1)
 
 
+@pytest.mark.versions
 def test_float_image_with_overshoot_and_nan():
     values = np.array([[-0.1, 0.5, 1.05, np.nan, np.inf]], np.float32)
     np.testing.assert_array_equal(np.array(to_rgb(Image.fromarray(values)))[0, :, 0], [0, 128, 255, 0, 0])

@@ -277,6 +277,7 @@ def test_fakes_have_the_real_layout(case, family):
     assert (real.shape, real.dtype, real.stride()) == (fake.shape, fake.dtype, fake.stride())
 
 
+@pytest.mark.versions
 def test_every_family_has_one_schema(family):
     schema = str(op(family)._schema).replace("SymInt dim", "int dim")  # the first is what torch infers for Triton's op
     assert schema.split("(", 1)[1] == recurrence_ops.SCHEMA.removeprefix("(")
@@ -326,6 +327,7 @@ def test_errors_of_the_public_function(changes, error, message):
         linear_recurrence(**({"a": A, "b": B, "dim": 1} | changes))
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("impl", ["reference", "chunked", None])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradcheck_twice(impl, reverse):
@@ -422,6 +424,7 @@ def test_vmap_of_grad(names):
             torch.testing.assert_close(actual[name][index], gradient, **REORDERED)
 
 
+@pytest.mark.versions
 def test_torch_func_twice():
     tensors = tensors_of(make_inputs(DOUBLE))
 
@@ -444,6 +447,7 @@ def compiled_run(compiled: Callable, inputs: Inputs) -> None:
         torch.testing.assert_close(actual[name], expected[name], msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("reverse", [False, True])
 def test_compiled_for_every_size(reverse, fresh_dynamo):
     compiled = torch.compile(linear_recurrence, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -467,6 +471,7 @@ def test_traced_for_an_unknown_size(axis, fresh_dynamo):
         torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.versions
 @pytest.mark.slow
 def test_compiled_by_inductor(fresh_dynamo):
     def fused(a, b, initial, dim, reverse):
@@ -550,6 +555,7 @@ def test_triton_interpreted(name, interpreted):
     assert interpreted[name] is None
 
 
+@pytest.mark.versions
 @needs_triton
 @pytest.mark.parametrize("dim", [0, 1])
 def test_triton_kernel_compiled_ahead(dim, monkeypatch):

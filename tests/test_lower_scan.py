@@ -11,6 +11,8 @@ from toy_passes import capture
 
 from mvc import selective_scan
 
+pytestmark = pytest.mark.versions
+
 IMPLS = {None: "mvc.selective_scan_cpu", "cpp": "mvc.selective_scan_cpu", "chunked": "mvc.selective_scan_chunked"}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from offline_sample import INFERENCE
 
 from mvc.errors import UserError
 from mvc.offline import device
@@ -47,7 +48,7 @@ MUTATIONS_TRAINING = {
 }
 
 # Passes that change GPU code, without the others, on the model where they find something.
-OURS, PUBLISHED = "mvc:create_model", "bench.published:create_model"
+OURS, PUBLISHED = "tests.offline_sample:one_of_each", "bench.published:create_model"
 ALONE = (
     (OURS, ("lower_scan",)),
     (OURS, ("lower_scan", "fuse_batch_norm")),
@@ -57,11 +58,15 @@ ALONE = (
 )
 
 
-@pytest.fixture(scope="module")
-def code(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("code")
-    generate(Request("tiny", 2, 64, 64, "float32", frozen=True), find("sm_90"), folder, kernels=False)
-    return folder
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    """Where the processes find the builders."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def code(generated):
+    return generated(Request("tiny", 2, 64, 64, "float32", frozen=True), "sm_90", kernels=False)
 
 
 def changed(code, mutations, folder):
@@ -83,23 +88,21 @@ def test_generated_code_computes_what_eager_does_and_changes_are_caught(code, tm
 
 
 @pytest.mark.parametrize(
-    ("request_", "mutations"),
+    ("request_", "target", "options", "mutations"),
     [
-        (Request("tiny", 2, 64, 64, "float16", frozen=True), MUTATIONS_FLOAT16),
-        (Request("tiny", 4, 32, 32, "float16", training=True), MUTATIONS_TRAINING),
+        (INFERENCE, "sm_90", {"sass": True}, MUTATIONS_FLOAT16),
+        (Request("tiny", 4, 32, 32, "float16", training=True), "sm_80", {"kernels": False}, MUTATIONS_TRAINING),
     ],
     ids=["inference", "training"],
 )
-def test_changes_are_caught_in_float16(request_, mutations, tmp_path):
-    code = tmp_path / "code"
-    generate(request_, find("sm_80"), code, kernels=False)
+def test_changes_are_caught_in_float16(request_, target, options, mutations, generated, tmp_path):
+    code = generated(request_, target, **options)
     right, *wrong = replay(code, *changed(code, mutations, tmp_path))
     assert right.passed, right
     assert [name for name, each in zip(mutations, wrong, strict=True) if each.passed] == []
 
 
-def test_the_code_is_right_after_each_pass(tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])  # where the processes find bench.published
+def test_the_code_is_right_after_each_pass(tmp_path):
     folders, launches = [], []
     for builder, passes in ALONE:
         asked = Request("tiny", 2, 64, 64, "float32", frozen=True, passes=passes, builder=builder)
@@ -113,11 +116,10 @@ def test_the_code_is_right_after_each_pass(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "request_",
     [
-        Request("tiny", 2, 64, 64, "bfloat16"),
         Request("tiny", 2, 64, 64, "float32", training=True),
         Request("tiny", 2, 64, 64, "bfloat16", training=True),
     ],
-    ids=["bfloat16", "training", "training-bfloat16"],
+    ids=["training", "training-bfloat16"],
 )
 def test_other_dtypes_and_gradients_are_within_budget(request_, tmp_path):
     generate(request_, find("sm_80"), tmp_path, kernels=False)
@@ -126,9 +128,8 @@ def test_other_dtypes_and_gradients_are_within_budget(request_, tmp_path):
     assert seen.eager > 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_t_at_batch_1(dtype, tmp_path):
-    generate(Request("T", 1, 224, 224, dtype, frozen=True), find("sm_90"), tmp_path, kernels=False)
+def test_t_at_batch_1(tmp_path):
+    generate(Request("T", 1, 224, 224, "float16", frozen=True), find("sm_90"), tmp_path, kernels=False)
     (seen,) = replay(tmp_path)
     assert seen.passed, seen
 

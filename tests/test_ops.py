@@ -79,11 +79,13 @@ def case(request, family) -> Inputs:
     return map_tensors(lambda tensor: tensor.detach(), OPCHECK_INPUTS[request.param])
 
 
+@pytest.mark.versions
 def test_opcheck(case, family):
     inputs = map_tensors(Tensor.requires_grad_, case)
     torch.library.opcheck(op(family), op_arguments(inputs))
 
 
+@pytest.mark.versions
 def test_opcheck_backward(case, family):
     """Its own derivative is refused, so there is none to check."""
     arguments = op_arguments(case)
@@ -104,6 +106,7 @@ def test_fakes_have_the_real_layout(case, family):
         assert (real.shape, real.dtype, real.stride()) == (fake.shape, fake.dtype, fake.stride()), index
 
 
+@pytest.mark.versions
 def test_every_family_has_one_schema(family):
     def arguments(schema: str) -> str:
         return schema.split("(", 1)[1].rsplit(" -> ", 1)[0]
@@ -159,6 +162,7 @@ def test_wrong_dtype_is_refused_by_the_bare_op(name, dtype, family):
         op(family)(*op_arguments(inputs | {name: inputs[name].to(dtype)}))
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     "options", [(), ALL_OPTIONS, ("reset", "initial_state", *FORMS)], ids=["plain", "all", "forms"]
 )
@@ -217,6 +221,7 @@ def test_gradients_of_y_in_any_strides(form, family):
         assert gradient.is_contiguous(), name
 
 
+@pytest.mark.versions
 @pytest.mark.filterwarnings("error")
 def test_double_backward_is_refused(family):
     inputs = map_tensors(Tensor.requires_grad_, make_inputs(Case(length=5)))
@@ -236,6 +241,7 @@ def test_same_bits_in_every_run(case, dtype, family):
         assert torch.equal(first[name], second[name]), name
 
 
+@pytest.mark.versions
 @pytest.mark.filterwarnings("error")
 def test_second_derivative_by_torch_func_is_refused():
     inputs = make_inputs(Case(length=5), torch.float64)
@@ -244,6 +250,7 @@ def test_second_derivative_by_torch_func_is_refused():
         grad(lambda u: first(u).sum())(inputs["u"])
 
 
+@pytest.mark.versions
 def test_forward_mode_is_refused():
     inputs = make_inputs(Case(length=5), torch.float64)
     with pytest.raises((RuntimeError, NotImplementedError), match="forward"):
@@ -276,6 +283,7 @@ def test_autocast_lowers_sequences_alone(dtype, given, options, family):
             assert actual[f"gradient of {name}"].dtype == inputs[name].dtype, name
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("impl", [None, "reference", "chunked", "cpp"])
 def test_autocast_of_the_public_function(impl):
     inputs = make_inputs(Case(length=19, groups=2))
@@ -296,6 +304,7 @@ def test_autocast_leaves_float64():
         assert torch.equal(actual[name], expected[name]), name
 
 
+@pytest.mark.versions
 def test_flops(family):
     """7 and 19 for each step, channel and state, counted once however the op is routed."""
     inputs = map_tensors(Tensor.requires_grad_, make_inputs(Case(2, 5, 6, 3)))
@@ -394,6 +403,7 @@ def autograd_of_loss(inputs: Inputs) -> dict[str, Tensor]:
     return dict(zip(leaves, torch.autograd.grad(loss(leaves, *others), leaves.values()), strict=True))
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("forms", WEIGHTS.values(), ids=WEIGHTS)
 def test_grad(forms):
     inputs = make_inputs(Case(length=5, groups=2).plus(*forms), torch.float64)
@@ -415,6 +425,7 @@ def test_vmap_of_grad(forms, names, position):
     assert_mapped(actual, [autograd_of_loss(version_of(inputs, in_dims, index)) for index in range(3)])
 
 
+@pytest.mark.versions
 def test_grad_of_vmap():
     inputs, in_dims = mapped_inputs(TENSORS, 0)
     tensors, reset, _ = split(inputs)
@@ -422,6 +433,7 @@ def test_grad_of_vmap():
     assert_mapped(actual, [autograd_of_loss(version_of(inputs, in_dims, index)) for index in range(3)])
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_jacrev(name):
     inputs = make_inputs(Case(batch=1, length=3, dim=2, states=2, groups=2), torch.float64)
@@ -434,6 +446,7 @@ def test_jacrev(name):
     )
 
 
+@pytest.mark.versions
 def test_vmap_of_vmap():
     inputs = make_inputs(Case(length=5, groups=2), torch.float64)
     grid = torch.stack([torch.stack([inputs["u"] * (i + 2 * j) for i in range(2)]) for j in range(3)])

@@ -88,6 +88,7 @@ def test_one_call_for_bias_and_activation(activation, apart, dtype):
     torch.testing.assert_close(function(x), module(x), rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (2, 1, 3, 6)], ids=str)
 @torch.no_grad()
@@ -107,6 +108,7 @@ def test_inductor_calls_onednn_itself(shape, bias):
     torch.testing.assert_close(function(x), module(x))
 
 
+@pytest.mark.versions
 @torch.no_grad()
 def test_batch_may_be_symbolic():
     module = Layer(F.gelu)

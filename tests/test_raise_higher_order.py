@@ -10,6 +10,8 @@ from torch._higher_order_ops.scan import scan
 from torch.utils import _pytree as pytree
 from toy_passes import rewritten
 
+pytestmark = pytest.mark.versions
+
 BATCH, LENGTH, DIM, STATES = 2, 5, 3, 4
 SEQUENCE = (BATCH, LENGTH, DIM)
 STATE = (BATCH, DIM)

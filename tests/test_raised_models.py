@@ -80,8 +80,11 @@ def distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float((actual.double() - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("training", "dtype"),
+    [(False, torch.float32), (True, torch.float32), (True, torch.bfloat16)],
+    ids=["forward", "training", "training-bfloat16"],
+)
 @pytest.mark.parametrize("form", ["loop", "associative_scan"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_mixer_becomes_one_scan(name, form, dtype, training):

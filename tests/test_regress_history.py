@@ -10,6 +10,8 @@ from mvc.errors import UserError
 from mvc.regress import history, store
 from mvc.regress.__main__ import main
 
+pytestmark = pytest.mark.versions
+
 
 def write(folder, *, changed_at, count=30):
     """Recordings of one commit each, in files whose names say nothing of the order; 8 % slower from one on."""

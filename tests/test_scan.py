@@ -40,6 +40,7 @@ def scan(impl) -> Callable:
     return implementation(impl)
 
 
+@pytest.mark.versions
 def test_return_last_state(impl):
     inputs = make_inputs(Case())
     y, last_state = selective_scan(**inputs, impl=impl, return_last_state=True)
@@ -357,6 +358,7 @@ def test_unavailable_impl(impl, monkeypatch):
         selective_scan(**make_inputs(Case()), impl=impl)
 
 
+@pytest.mark.versions
 def test_without_the_cpp_scan_chunked_runs(monkeypatch):
     monkeypatch.setattr(cpu_scan, "available", lambda: False)
     inputs = make_inputs(Case(groups=2))
@@ -405,6 +407,7 @@ def fresh_dynamo():
     torch.compiler.reset()
 
 
+@pytest.mark.versions
 def test_compiled_for_every_batch_and_length(fresh_dynamo):
     """One graph for all sizes above one, forward and backward."""
     compiled = torch.compile(scan_with_state, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -415,6 +418,7 @@ def test_compiled_for_every_batch_and_length(fresh_dynamo):
             assert_same(run(compiled, inputs), run(scan_with_state, inputs))
 
 
+@pytest.mark.versions
 def test_sizes_become_dynamic_by_themselves(fresh_dynamo):
     """Without `dynamic`, a second batch and length cost one more graph, further ones none."""
     compiled = torch.compile(scan_with_state, fullgraph=True, backend="aot_eager")
@@ -434,6 +438,7 @@ def test_compiled(case, dtype, fresh_dynamo):
     assert_same(run(compiled, inputs), run(scan_with_state, inputs))
 
 
+@pytest.mark.versions
 def test_compiled_with_strides(fresh_dynamo):
     inputs = strided(make_inputs(Case(groups=2)))
     compiled = torch.compile(scan_with_state, fullgraph=True, backend="aot_eager")
@@ -446,6 +451,7 @@ def test_compiled_reference(fresh_dynamo):
     assert_same(run(compiled, inputs), run(reference, inputs))
 
 
+@pytest.mark.versions
 def test_compiled_under_autocast(fresh_dynamo):
     inputs = make_inputs(Case(groups=2))
     compiled = torch.compile(scan_with_state, fullgraph=True, backend="aot_eager")
@@ -455,6 +461,7 @@ def test_compiled_under_autocast(fresh_dynamo):
     assert_same(actual, expected)
 
 
+@pytest.mark.versions
 def test_compiled_vmap(fresh_dynamo):
     inputs = make_inputs(Case(groups=2))
     versions = torch.stack([inputs["u"], inputs["u"] * 2])
@@ -465,12 +472,14 @@ def test_compiled_vmap(fresh_dynamo):
     torch.testing.assert_close(torch.compile(mapped, fullgraph=True, backend="aot_eager")(versions), mapped(versions))
 
 
+@pytest.mark.versions
 def test_errors_are_the_same_while_compiling(fresh_dynamo):
     compiled = torch.compile(scan_with_state, backend="aot_eager")
     with pytest.raises(ValueError, match=r"^D must have shape \(6,\).*got \(5,\)"):
         compiled(**(make_inputs(Case()) | {"D": torch.zeros(5)}))
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -489,6 +498,7 @@ def test_one_graph_says_the_same_sentence(wrong, sentence, fresh_dynamo):
     assert type(caught.value).__module__.startswith("torch.")
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("impl", ["chunked", "cpp"])
 def test_compiled_with_a_forced_impl(impl, fresh_dynamo):
     scan, inputs = implementation(impl), make_inputs(Case(groups=2).plus("reverse", "constant_B"))
@@ -523,6 +533,7 @@ class Scan(torch.nn.Module):
         return selective_scan(**inputs, delta_softplus=True, return_last_state=True)
 
 
+@pytest.mark.versions
 def test_export_has_one_scan_node():
     tensors = tensors_of(make_inputs(Case()))
     program = torch.export.export(Scan(), (tensors,))
@@ -531,6 +542,7 @@ def test_export_has_one_scan_node():
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.versions
 def test_export_with_dynamic_batch_and_length():
     batch, length = (torch.export.Dim(name, min=2) for name in ("batch", "length"))
     sizes = {name: {0: batch, 1: length} for name in ("u", "delta", "B", "C", "z")} | {"initial_state": {0: batch}}
@@ -544,6 +556,7 @@ def test_export_with_dynamic_batch_and_length():
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.versions
 @pytest.mark.slow
 def test_aotinductor_package(tmp_path):
     """The portable op inside a package, run in this process, for another batch and length than it was made with."""

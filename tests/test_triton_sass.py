@@ -10,6 +10,7 @@ import importlib.util
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 ARCHITECTURES = (80, 90, 100)
+ON_EACH = ("N8", "N33", "N16 chunks")  # the others, which differ in what is loaded, on one architecture
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MATRIX = Case(batch=2, length=32, dim=64, options=("D", "z", "delta_bias", "initial_state", "softplus"))
 
@@ -171,27 +173,29 @@ def assert_within_budget(launch: Launch, architecture: int) -> None:
         assert wide >= min(len(read), 2), f"{where}: {wide} wide loads for {len(read)} sequences along the length"
 
 
-def check(name: str, architectures: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def check(name: str, architecture: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case, layout, dtype = CALLS[name]
     launches = launches_of(layout(make_inputs(case, dtype)), monkeypatch)
     assert {launch.kernel.__name__ for launch in launches} >= {"forward_kernel", "backward_kernel"}
     assert ("summary_kernel" in {launch.kernel.__name__ for launch in launches}) == ("chunks" in name)
-    for architecture in architectures:
-        for launch in {repr(launch.source().hash()): launch for launch in launches}.values():
-            assert_within_budget(launch, architecture)
+    for launch in {repr(launch.source().hash()): launch for launch in launches}.values():
+        assert_within_budget(launch, architecture)
 
 
-def test_budgets_quick(monkeypatch):
-    check("N8", (90,), monkeypatch)
+def budgeted() -> Iterator[Any]:
+    for name in CALLS:
+        for architecture in ARCHITECTURES if name in ON_EACH else ARCHITECTURES[1:2]:
+            quick = (name, architecture) == ("N8", 90)
+            marks = pytest.mark.versions if quick else pytest.mark.slow
+            yield pytest.param(name, architecture, marks=marks, id=f"{name}-sm_{architecture}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("name", "architecture"), list(budgeted()))
 def test_budgets(name, architecture, monkeypatch):
-    check(name, (architecture,), monkeypatch)
+    check(name, architecture, monkeypatch)
 
 
+@pytest.mark.versions
 def test_inductor_sees_the_kernels():
     """Traced for a GPU, the op is calls of Triton kernels, not one opaque node."""
     from torch._functorch.aot_autograd import aot_function

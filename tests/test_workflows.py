@@ -54,10 +54,11 @@ def test_the_gpu_runner_measures_the_cases_for_gpus():
     assert {case.device for case in cases.load(ROOT / path).cases} == {"cuda"}
 
 
-def test_targets_of_make_and_scripts_exist(workflow):
+@pytest.mark.parametrize("path", [*WORKFLOWS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_targets_of_make_and_scripts_exist(path):
     makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"run: make (\S+)", workflow.read_text())
-    scripts = re.findall(r"run: (\.\S+)$", workflow.read_text(), re.MULTILINE)
+    targets = re.findall(r"^(?:.*run: )?make (\S+)", path.read_text(), re.MULTILINE)
+    scripts = re.findall(r"run: (\.\S+)$", path.read_text(), re.MULTILINE)
     assert targets or scripts
     for target in targets:
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
