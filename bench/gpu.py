@@ -161,11 +161,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_parts(session: Session, parts: Sequence[Part]) -> None:
-    """One after the other; what a part does not use of its share is there for the others."""
+    """One after the other; what a part does not use of its share is there for the others. Those of a trial are short,
+    and may take all that is left."""
     for index, part in enumerate(parts):
         if session.left <= 0:
             return
-        share = part.weight / sum(each.weight for each in parts[index:])
+        share = 1.0 if session.quick else part.weight / sum(each.weight for each in parts[index:])
         until = time.monotonic() + share * session.left
         session.say(f"{part.key}: {share * session.left:.0f} s at most")
         with nvml.watch(session.device) as watch:
