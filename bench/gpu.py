@@ -217,6 +217,8 @@ def _session(args: argparse.Namespace, end: float) -> Iterator[Session]:
         session.say(f"{environment_line(known)}, driver {known['driver']}, commit {facts['commit']}")
         for each in absent:
             session.say(f"not installed: {each}")
+        scans = facts["published_scan"]
+        session.say(f"the published model's scans: {scans}, {published_scan.SCANS[scans]}")
         session.say(f"at most {bounds.compiling} processes compile and {bounds.alive} are alive at once")
         yield session
 

@@ -115,6 +115,24 @@ def test_as_many_jobs_at_once_as_may_be_alive(comparisons, alive, expected):
     assert all(len(models.names(batch)) <= alive for batch in batches)
 
 
+@pytest.mark.parametrize(("room", "side_by_side"), [(True, [2, 2, 1]), (False, [1, 1, 1])], ids=["room", "full"])
+def test_as_many_compile_side_by_side_as_memory_allows(room, side_by_side, session, monkeypatch):
+    child = type("Started", (), {"take": lambda self: {"peak_bytes": 1}})
+    seen: list[int] = []
+
+    def answer(children, until):
+        seen.append(len(children))
+        return next(iter(children))
+
+    monkeypatch.setattr(session.children, "start", lambda *_, **__: child())
+    monkeypatch.setattr(session, "has_room", lambda: room)
+    monkeypatch.setattr(turns, "first", answer)
+    monkeypatch.setattr(session.children, "end", lambda ended: None)
+    ready = turns.compiled(session, "models", JOBS[:3], time.monotonic() + 30)
+    assert seen == side_by_side
+    assert [each.job for each in ready] == JOBS[:3]
+
+
 def test_rates_are_compared_round_by_round_with_the_first_that_was_measured():
     absent, base, twice = (Job("T", how, 8) for how in ("inductor", "eager", "mvc"))
     ready = [turns.Ready(job, None, {"peak_bytes": 1}, 0.0) for job in (base, twice)]
@@ -146,6 +164,19 @@ def test_the_limits_of_a_scan_row():
     assert needed == {"bytes": 2 * (3 * steps + 2 * 128 * 196 * 8), "exponentials": 10 * steps}
     assert scan_job.needed(shape, STEP)["exponentials"] == 20 * steps
     assert scan_job.needed(shape, STEP)["bytes"] == 2 * (8 * steps + 6 * 128 * 196 * 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "microseconds"),
+    [((128, 160, 196, 8), 9.6), ((128, 320, 49, 8), 4.8), ((8, 1536, 2048, 16), 108), ((1, 512, 65536, 16), 144)],
+    ids=str,
+)
+def test_the_exponentials_of_an_h200_take_so_long(shape, microseconds, monkeypatch):
+    card = types.SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    rate = scan_job.exponential_rate(torch.device("cuda"), 1980)
+    needed = scan_job.needed(Shape(*shape, "float16"), FORWARD)
+    assert needed["exponentials"] / rate == pytest.approx(microseconds * 1e-6, rel=0.01)
 
 
 def test_a_scan_that_is_wrong_is_not_timed(monkeypatch):

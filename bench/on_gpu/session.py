@@ -36,13 +36,18 @@ class Limits(NamedTuple):
 def limits(device: torch.device) -> Limits:
     """By processors, free memory of the machine and free memory of the device."""
     processors = machine.affinity() or os.cpu_count() or 1
-    alive = _available_memory() // HOST_BYTES
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        alive = min(alive, free // DEVICE_BYTES)
-    alive = max(2, alive)
+    alive = max(2, _room(device))
     compiling = min(alive, max(2, processors))
     return Limits(alive, compiling, max(1, 3 * processors // compiling if processors > 2 else 1))
+
+
+def _room(device: torch.device) -> int:
+    """How many more processes the free memory suffices for."""
+    room = _available_memory() // HOST_BYTES
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        room = min(room, free // DEVICE_BYTES)
+    return room
 
 
 def _available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
@@ -87,6 +92,10 @@ class Session:
     def lock(self) -> Path:
         """Of whichever process has the GPU to itself."""
         return self.scratch / "gpu.lock"
+
+    def has_room(self) -> bool:
+        """Whether the memory that is free now suffices for one more process."""
+        return _room(self.device) > 0
 
     @property
     def left(self) -> float:

@@ -79,7 +79,7 @@ def compiled(session: Session, part: str, jobs: Sequence[Job], until: float) -> 
     """Those that are ready by then, in the order of `jobs`."""
     waiting, starting, ready = list(jobs), dict[Child, Job](), list[Ready]()
     while waiting or starting:
-        while waiting and len(starting) < session.limits.compiling:
+        while waiting and len(starting) < session.limits.compiling and (session.has_room() or not starting):
             job = waiting.pop(0)
             facts = {"job": dataclasses.asdict(job), "device": str(session.device), "lock": str(session.lock)}
             starting[session.children.start("bench.on_gpu.jobs", facts, name=str(job))] = job
