@@ -146,6 +146,14 @@ def test_rates_are_compared_round_by_round_with_the_first_that_was_measured():
     assert second_row["against"]["times_as_fast"] == pytest.approx([2, 2, 2])
 
 
+@pytest.mark.parametrize(("call", "limited"), [(0.0046, False), (0.0065, True)], ids=["device", "host"])
+def test_a_call_that_waits_for_the_host_is_said_to(call, limited):
+    row = next(row for row in FACTS["rows"] if row["name"] == "T, mvc") | {"median_seconds": call}
+    line = turns.kernels_line(row)
+    assert "4.600 ms in 150 kernels: convolution 1.300, scan 0.400, gaps 0.100" in line
+    assert ("the host is the limit" in line) == limited
+
+
 def test_what_cannot_be_run_is_said(session, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setattr(published_scan, "best", lambda device: "naive")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.on_gpu import svg
+from bench.on_gpu.turns import limited_by_host
 from bench.published_scan import SCANS
 from mvc import files, nvml
 from mvc.report import environment_line
@@ -106,7 +107,7 @@ def _model_table(rows: Sequence[dict[str, Any]]) -> str:
             _number(row["median_seconds"], MS, ".3f"),
             f"{row['p10_seconds'] * MS:.3f} to {row['p90_seconds'] * MS:.3f}",
             _number(row["wall_seconds"], MS, ".3f"),
-            _number(row.get("kernel_seconds"), MS, ".3f"),
+            _number(row.get("kernel_seconds"), MS, ".3f") + _host(row),
             f"{row['images_per_second']:,.0f}",
             _against(row["against"]),
             f"{row['peak_bytes'] / 2**20:,.0f}",
@@ -126,6 +127,10 @@ def _model_table(rows: Sequence[dict[str, Any]]) -> str:
         "compiled in s",
     ]
     return tabulate(cells, headers, markdown=True)
+
+
+def _host(row: dict[str, Any]) -> str:
+    return ", host-limited" if "kernel_seconds" in row and limited_by_host(row) else ""
 
 
 def _against(against: dict[str, Any] | None) -> str:

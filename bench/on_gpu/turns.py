@@ -12,7 +12,7 @@ from bench.on_gpu.children import Child, Failed, first
 from bench.on_gpu.jobs import Job
 from bench.on_gpu.session import Session
 from mvc.ladder import spread
-from mvc.profiler import Timing
+from mvc.profiler import HOST_LIMIT, Timing
 
 ROUNDS, QUICK_ROUNDS = 9, 3
 TURN_SECONDS, MOST_CALLS = 0.2, 200
@@ -71,6 +71,8 @@ def measure(
                 _kept(session, part, [each], _profile)
         for row in rows(comparisons, ready):
             session.add(part, **row)
+            if "families" in row:
+                session.say(f"{part}: {kernels_line(row)}")
     finally:
         session.children.end([each.child for each in started])
 
@@ -158,3 +160,15 @@ def line(row: dict[str, Any]) -> str:
     if row["against"]:
         said += f", {row['against']['times_as_fast'][0]:.3f} times as fast as {row['against']['name']}"
     return said
+
+
+def kernels_line(row: dict[str, Any]) -> str:
+    """What the device did in a call, for people."""
+    families = ", ".join(f"{family} {seconds * 1e3:.3f}" for family, seconds in row["families"].items())
+    said = f"{row['name']}: {row['kernel_seconds'] * 1e3:.3f} ms in {row['launches']:.0f} kernels: {families}"
+    return f"{said}; the host is the limit" if limited_by_host(row) else said
+
+
+def limited_by_host(row: dict[str, Any]) -> bool:
+    """Whether calls one after the other take much longer than their kernels."""
+    return row["median_seconds"] > HOST_LIMIT * row["kernel_seconds"]
