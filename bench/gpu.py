@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="for results.json, report.md and charts; made")
-    add("--minutes", type=_minutes, default=8.0, metavar="M", help="after which it has ended (default 8)")
+    add("--minutes", type=_minutes, metavar="M", help="after which it has ended (default 8, with --quick 4)")
     add("--only", nargs="+", type=_keys, metavar="PART", help=f"of {', '.join(KEYS)} (default all)")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for --quick (default cuda)")
     add("--commit", metavar="NAME", help="of the sources, where they are no checkout")
@@ -137,10 +137,10 @@ def _keys(text: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Everything asked for; the exit status."""
-    start = time.monotonic()
+    start, minutes = time.monotonic(), args.minutes or (4.0 if args.quick else 8.0)
     chosen = {key for keys in args.only for key in keys} if args.only else set(KEYS)
     parts = [part for part in PARTS if part.key in chosen]
-    with _session(args, start + 60 * args.minutes - RESERVE) as session:
+    with _session(args, start, minutes) as session:
         for part in parts:
             session.plan(part.key, part.names(args.quick))
         ended = "interrupted"
@@ -180,7 +180,7 @@ def run_parts(session: Session, parts: Sequence[Part]) -> None:
 
 
 @contextlib.contextmanager
-def _session(args: argparse.Namespace, end: float) -> Iterator[Session]:
+def _session(args: argparse.Namespace, start: float, minutes: float) -> Iterator[Session]:
     """A session in which nothing has been run yet; at the end of the block none of its processes is left."""
     device = _device(args)
     try:
@@ -195,7 +195,7 @@ def _session(args: argparse.Namespace, end: float) -> Iterator[Session]:
         "commit": args.commit or checkout.commit(),
         "environment": known,
         "quick": args.quick,
-        "minutes": args.minutes,
+        "minutes": minutes,
         "limits": bounds._asdict(),
         "absent": absent,
         "published_scan": published_scan.best(device),
@@ -211,7 +211,8 @@ def _session(args: argparse.Namespace, end: float) -> Iterator[Session]:
             scratch=Path(scratch),
             children=children,
             limits=bounds,
-            end=end,
+            start=start,
+            end=start + 60 * minutes - RESERVE,
             facts=facts,
         )
         session.say(f"{environment_line(known)}, driver {known['driver']}, commit {facts['commit']}")

@@ -37,6 +37,7 @@ def session(tmp_path):
             scratch=tmp_path,
             children=children,
             limits=Limits(alive=4, compiling=2, compile_threads=1),
+            start=time.monotonic(),
             end=time.monotonic() + 60,
             facts={"environment": {"sm_clock_mhz": None}},
         )

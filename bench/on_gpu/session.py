@@ -66,7 +66,7 @@ class Session:
         scratch: for what may go at the end.
         children: that the parts start.
         limits: on them.
-        end: of the command, by `time.monotonic`.
+        end: when the command stops measuring, by `time.monotonic`.
         facts: what results.json holds.
     """
 
@@ -79,12 +79,13 @@ class Session:
         scratch: Path,
         children: Children,
         limits: Limits,
+        start: float,
         end: float,
         facts: dict[str, Any],
     ) -> None:
         self.device, self.quick, self.folder, self.scratch = device, quick, folder, scratch
         self.children, self.limits = children, limits
-        self._start, self.end = time.monotonic(), end
+        self._start, self.end = start, end
         self._planned: dict[tuple[str, str], str] = {}
         self.facts = {"schema": SCHEMA, **facts, "rows": [], "failed": [], "not_run": [], "gpu": {}}
 
