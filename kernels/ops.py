@@ -51,7 +51,7 @@ def run_chunked_backward(grad_y: Tensor, *inputs: Tensor | bool | None) -> tuple
     return tuple(grad_y.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
-def _fastest(u: Tensor) -> str:
+def fastest(u: Tensor) -> str:
     """Name of the op with the implementation that suits u; loads it."""
     if u.dtype == torch.float64:
         return "selective_scan_chunked"
@@ -74,11 +74,11 @@ def triton_available() -> bool:
 
 def _run_fastest(u: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
     check(u, *inputs[:-2])
-    return op(_fastest(u))(u, *inputs)
+    return op(fastest(u))(u, *inputs)
 
 
 def _run_fastest_backward(grad_y: Tensor, grad_last_state: Tensor, u: Tensor, *inputs: Tensor | bool | None):
-    return op(_fastest(u), backward=True)(grad_y, grad_last_state, u, *inputs)
+    return op(fastest(u), backward=True)(grad_y, grad_last_state, u, *inputs)
 
 
 _define("selective_scan")

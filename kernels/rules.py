@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from mvc.kernels.checks import check_inputs
@@ -61,8 +61,12 @@ def _backward(ctx, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | No
         gradients = _TransformableBackward.apply(ctx.name, *inputs)
     else:
         gradients = op(ctx.name, backward=True)(*inputs)
-    present = (None if t is None else gradient for t, gradient in zip(tensors, gradients, strict=False))
-    return *present, None, None, None  # reset and the two flags
+    return *present(tensors, gradients), None, None, None  # reset and the two flags
+
+
+def present(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """What a backward op gave, for the inputs that are there; it gives an empty tensor for each that is not."""
+    return [None if t is None else gradient for t, gradient in zip(tensors, gradients, strict=False)]
 
 
 def _no_setup(ctx, inputs: Inputs, output: tuple[Tensor, ...]) -> None:

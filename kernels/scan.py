@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from mvc.kernels import ops, reference
+from mvc.kernels import eager, ops, reference
 from mvc.kernels.checks import check_inputs
 from mvc.kernels.rules import lowered_by_autocast, selective_scan as call_op
 from torch import Tensor
@@ -66,19 +67,38 @@ def selective_scan(
         ValueError: a shape, device or N that does not fit, an unknown `impl`, or one that cannot run here.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
-    _check_types(*tensors)
-    check_inputs(*tensors)
-    _check_impl(impl, u)
-    B, C = (t.unsqueeze(2) if t.dim() == 3 else t for t in (B, C))
-    if impl == "reference":
-        u, delta, B, C, z = lowered_by_autocast(u, delta, B, C, z)
-        options = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
-        flags = {"delta_softplus": delta_softplus, "reverse": reverse}
-        y, last_state = reference.selective_scan(u, delta, A, B, C, **options, **flags)
+    flags = (delta_softplus, reverse)
+    if eager.applies(tensors):
+        key = eager.signature(tensors, impl, *flags)
+        prepared = eager.find(key)
+        if prepared is None:
+            _check(impl, *tensors)
+            name = ops.fastest(u) if impl is None else OPS.get(impl)
+            prepared = eager.prepare(key, name, tensors, *flags) if name in eager.PREPARED else None
+        if prepared is not None:
+            y, last_state = eager.selective_scan(prepared, tensors)
+            return (y, last_state) if return_last_state else y
     else:
-        inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse)
-        y, last_state = call_op(OPS[impl], *inputs)
+        _check(impl, *tensors)
+    if impl == "reference":
+        y, last_state = _reference(tensors, flags)
+    else:
+        y, last_state = call_op(OPS[impl], *eager.grouped(tensors), *flags)
     return (y, last_state) if return_last_state else y
+
+
+def _reference(tensors: Sequence[Tensor | None], flags: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+    u, delta, A, B, C, D, z, delta_bias, initial_state, reset = eager.grouped(tensors)
+    u, delta, B, C, z = lowered_by_autocast(u, delta, B, C, z)
+    options = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
+    return reference.selective_scan(u, delta, A, B, C, **options, delta_softplus=flags[0], reverse=flags[1])
+
+
+def _check(impl: str | None, u: Tensor, *others: Tensor | None) -> None:
+    """The errors of `selective_scan`."""
+    _check_types(u, *others)
+    check_inputs(u, *others)
+    _check_impl(impl, u)
 
 
 def reset_from_cu_seqlens(cu_seqlens: Tensor, length: int, *, reverse: bool = False) -> Tensor:

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
+from torch.autograd import forward_ad, profiler
+
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # types that intercept nothing
 
 
 def under_functorch() -> bool:
     """Whether a torch.func transform (vmap, grad, …) is running; torch has no public question for it."""
     return torch._C._are_functorch_transforms_active()
+
+
+def plain_eager() -> bool:
+    """Whether a call on plain tensors is nobody's but its caller's: torch compiles, traces, transforms, casts
+    and profiles nothing, no mode intercepts operators or functions, and no tensor may carry a forward-mode tangent."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state()
+        or torch._C._is_any_autocast_enabled()
+        or forward_ad._current_level >= 0
+        or profiler._is_profiler_enabled
+    )
+
+
+def below_autograd() -> contextlib.AbstractContextManager:
+    """Ops called inside are those of the device, without autograd, their gradients being somebody else's work."""
+    return torch._C._AutoDispatchBelowAutograd()

@@ -7,9 +7,8 @@ place: binding some fifty arguments anew takes Triton longer than small kernels 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -92,13 +91,14 @@ class Plan:
         return Pointer(name, first) if present else None
 
 
-def run(plan: Plan, given: Mapping[str, Tensor | None], like: Tensor, *, traced: bool) -> dict[str, Tensor | None]:
-    """Allocate what is new, on the device of `like`, and launch; all tensors by name."""
+def run(plan: Plan, given: Mapping[str, Tensor | None], *, like: Tensor) -> dict[str, Tensor | None]:
+    """Allocate what is new, on the device of `like`, and launch so that tracing sees it; all tensors by name."""
     tensors = {**given, **{name: like.new_empty(shape, dtype=dtype) for name, (shape, dtype) in plan.new.items()}}
     for launch in plan.launches:
         arguments = [pointer and _from_element(tensors[pointer.name], pointer.first) for pointer in launch.pointers]
-        kernel = wrap_triton(launch.kernel) if traced else launch.kernel
-        kernel[launch.grid](*arguments, *launch.sizes, **launch.constants, num_warps=launch.num_warps)
+        wrap_triton(launch.kernel)[launch.grid](
+            *arguments, *launch.sizes, **launch.constants, num_warps=launch.num_warps
+        )
     return tensors
 
 
@@ -107,70 +107,74 @@ def _from_element(tensor: Tensor, first: int) -> Tensor:
 
 
 class _Bound(NamedTuple):
-    """A compiled kernel with its arguments; `addresses` has (argument, tensor, bytes beyond its start)."""
+    """A compiled kernel on its grid, its arguments without addresses, and (argument, tensor, bytes beyond its start) of
+    each address."""
 
-    run: Any
-    arguments: list[Any]
-    addresses: list[tuple[int, int, int]]
+    run_kernel: Callable[..., None]
+    template: list[Any]
+    pointers: list[tuple[int, int, int]]
 
 
 class Repeated:
-    """A plan for one signature of tensors on one device: the first call compiles, further ones only fill in addresses.
+    """A plan for tensors of one signature on one device: the first call compiles, further ones only fill in addresses.
 
-    Its tensors must have the shapes, strides, dtypes and alignment that the plan was made for.
+    Signature: shapes, strides, dtypes, and addresses modulo `ALIGNMENT`.
     """
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
-        self.plan = plan
-        self._device = device
-        self._names = [*plan.given, *plan.new]
+        self._plan, self._device = plan, device
+        self._names = (*plan.given, *plan.new)
         self._new = [(shape, _contiguous_strides(shape), dtype) for shape, dtype in plan.new.values()]
-        self._bound: list[_Bound] | None = None
+        self._bound: list[_Bound] = []
 
-    def __call__(self, given: Sequence[Tensor | None], like: Tensor) -> list[Tensor | None]:
-        """Launch on the tensors of the call, in the plan's order; those and the new ones, in order."""
-        with self._on_device():
-            tensors = [*given]
-            for shape, strides, dtype in self._new:
-                tensors.append(like.new_empty_strided(shape, strides, dtype=dtype))
-            if self._bound is None:
-                self._bound = self._bind(tensors)
-                return tensors
-            addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-            for bound in self._bound:
-                arguments = bound.arguments.copy()
-                for index, tensor, beyond in bound.addresses:
-                    arguments[index] = addresses[tensor] + beyond
-                bound.run(*arguments)
-            return tensors
+    def __call__(self, given: Iterable[Tensor | None], *, like: Tensor) -> list[Tensor | None]:
+        """Launch on the call's tensors, in the plan's order; returns those and then the new ones, on `like`'s device."""
+        tensors = [*given]
+        for shape, strides, dtype in self._new:
+            tensors.append(like.new_empty_strided(shape, strides, dtype=dtype))
+        if self._device.type == "cuda" and self._device.index != torch.cuda.current_device():
+            with torch.cuda.device(self._device):  # Triton launches on the current one
+                self._launch(tensors)
+        else:
+            self._launch(tensors)
+        return tensors
 
-    def _on_device(self) -> contextlib.AbstractContextManager:
-        """Triton launches on the current device, which need not be that of the tensors."""
-        if self._device.type != "cuda" or self._device.index == torch.cuda.current_device():
-            return contextlib.nullcontext()
-        return torch.cuda.device(self._device)
+    def by_name(self, given: Mapping[str, Tensor | None], *, like: Tensor) -> dict[str, Tensor | None]:
+        """The same for tensors by name."""
+        return dict(zip(self._names, self([given[name] for name in self._plan.given], like=like), strict=True))
 
-    def _bind(self, tensors: list[Tensor | None]) -> list[_Bound] | None:
-        """Launch as Triton does, and keep what it compiled; None where it compiles nothing but interprets."""
+    def _launch(self, tensors: list[Tensor | None]) -> None:
+        if not self._bound:
+            self._bound = self._launch_first(dict(zip(self._names, tensors, strict=True)))
+            return
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        for run_kernel, template, pointers in self._bound:
+            arguments = template.copy()
+            for index, tensor, beyond in pointers:
+                arguments[index] = addresses[tensor] + beyond
+            run_kernel(*arguments)
+
+    def _launch_first(self, tensors: dict[str, Tensor | None]) -> list[_Bound]:
+        """Launch as Triton does, and keep what it compiled; nothing where it interprets."""
         bound = []
-        places = {name: index for index, name in enumerate(self._names)}
-        for launch in self.plan.launches:
-            shown = [p and _from_element(tensors[places[p.name]], p.first) for p in launch.pointers]
+        for launch in self._plan.launches:
+            shown = [pointer and _from_element(tensors[pointer.name], pointer.first) for pointer in launch.pointers]
             compiled = launch.kernel[launch.grid](
                 *shown, *launch.sizes, **launch.constants, num_warps=launch.num_warps
             )
-            if compiled is None:
-                bound = None
-            if bound is not None:
-                addresses = [
-                    (index, places[p.name], p.first * tensors[places[p.name]].element_size())
-                    for index, p in enumerate(launch.pointers)
-                    if p is not None
-                ]
-                arguments = [*[None] * len(launch.pointers), *launch.sizes, *launch.constants.values()]
-                grid = (*launch.grid, 1, 1)[:3]
-                bound.append(_Bound(compiled[grid], arguments, addresses))
+            if compiled is not None:
+                bound.append(self._bind(launch, compiled, tensors))
         return bound
+
+    def _bind(self, launch: Launch, compiled: Any, tensors: dict[str, Tensor | None]) -> _Bound:
+        pointers = [
+            (index, self._names.index(pointer.name), pointer.first * tensors[pointer.name].element_size())
+            for index, pointer in enumerate(launch.pointers)
+            if pointer is not None
+        ]
+        constants = [launch.constants[name] for name in launch.kernel.arg_names if name in launch.constants]
+        template = [*[None] * len(launch.pointers), *launch.sizes, *constants]
+        return _Bound(compiled[(*launch.grid, 1, 1)[:3]], template, pointers)
 
 
 def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 import triton
-from mvc.kernels import triton_scan
+from mvc.kernels import triton_launch, triton_scan  # noqa: F401
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -118,7 +118,7 @@ def launches_of(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> list[Launch]
 
             return launch
 
-    monkeypatch.setattr(triton_scan, "wrap_triton", Recorder)
+    monkeypatch.setattr(triton_launch, "wrap_triton", Recorder)
     run(lambda **given: op("selective_scan_triton")(*op_arguments(given)), inputs)
     return recorded
 

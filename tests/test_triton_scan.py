@@ -97,7 +97,7 @@ def assert_in_place_is_the_same(inputs: Inputs) -> None:
 
 
 def interpret(each: Run) -> None:
-    from mvc.kernels import triton_scan as launcher
+    from mvc.kernels import triton_plan as launcher
 
     before = launcher.SHORTEST_CHUNK
     launcher.SHORTEST_CHUNK = each.shortest_chunk or before

@@ -73,7 +73,13 @@ def present(target: Target) -> str | None:
 
 
 def run(
-    arguments: Sequence[str], target: Target, *, scratch: Path, timeout: float, stand_in: bool = True
+    arguments: Sequence[str],
+    target: Target,
+    *,
+    scratch: Path,
+    timeout: float,
+    stand_in: bool = True,
+    launches: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with the stand-in of a card in front of CUDA.
 
@@ -84,6 +90,8 @@ def run(
         scratch: a folder for the process's caches and temporary files.
         timeout: seconds.
         stand_in: otherwise with this machine's own GPU.
+        launches: let launches on the stand-in succeed and do nothing, where otherwise they are refused: for measuring
+            what they cost the host. Whatever is computed there is wrong.
 
     Raises:
         UserError: the libraries cannot be built, or the process took longer.
@@ -91,7 +99,7 @@ def run(
     environment = child.environment(scratch)
     if stand_in:
         environment.pop("CUDA_VISIBLE_DEVICES", None)
-        environment.update(_stand_in(target))
+        environment.update(_stand_in(target), MVC_STANDIN_LAUNCHES=str(int(launches)))
     command = [sys.executable, *arguments]
     try:
         return child.run(command, env=environment, timeout=timeout)

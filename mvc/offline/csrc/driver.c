@@ -72,9 +72,12 @@ CUresult encode_im2col(void) __asm__("cuTensorMapEncodeIm2col");
 CUresult encode_tiled(void) { REFUSED; }
 CUresult encode_im2col(void) { REFUSED; }
 
+// Refused, or nothing is done: see runtime.c.
+static CUresult launch(void) { return standin("MVC_STANDIN_LAUNCHES") ? CUDA_SUCCESS : CUDA_ERROR_NO_BINARY_FOR_GPU; }
+
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                        unsigned shared, CUstream stream, void **arguments, void **extra) { REFUSED; }
-CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **arguments, void **extra) { REFUSED; }
-CUresult cuLaunchKernelExHandle(void) { REFUSED; }
+                        unsigned shared, CUstream stream, void **arguments, void **extra) { return launch(); }
+CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **arguments, void **extra) { return launch(); }
+CUresult cuLaunchKernelExHandle(void) { return launch(); }
 CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                                   unsigned bz, unsigned shared, CUstream stream, void **arguments) { REFUSED; }
+                                   unsigned bz, unsigned shared, CUstream stream, void **arguments) { return launch(); }
