@@ -74,7 +74,8 @@ def selective_scan(
         if prepared is None:
             _check(impl, *tensors)
             name = ops.fastest(u) if impl is None else OPS.get(impl)
-            prepared = eager.prepare(key, name, tensors, *flags) if name in eager.PREPARED else None
+            if name in eager.PREPARED and not u.is_meta:
+                prepared = eager.prepare(key, name, tensors, *flags)
         if prepared is not None:
             y, last_state = eager.selective_scan(prepared, tensors)
             return (y, last_state) if return_last_state else y
