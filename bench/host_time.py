@@ -1,8 +1,8 @@
 """Host time of an eager scan on tiny tensors, in times of `torch.add`: what Python, checks, dispatch and autograd cost.
 
-The scan's own work on (1, 2, 8) is next to nothing. Each figure is the least of many short batches, taken in turns, since
-what else runs on a machine only ever adds. Triton's path runs on a stand-in for a card (Linux, torch 2.14) whose launches
-do nothing: everything but the driver's own launch is in it.
+The scan's own work on (1, 2, 8) is next to nothing. Each figure is the least of many short batches, taken in turns,
+since what else runs on a machine only ever adds. Triton's path runs on a stand-in for a card (Linux, torch 2.14) whose
+launches do nothing: everything but the driver's own launch is in it.
 
   python bench/host_time.py
   python bench/host_time.py --rounds 500 --json host_time.json
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mvc.kernels.scan import selective_scan
 from mvc.kernels.rules import op
+from mvc.kernels.scan import selective_scan
 from tabulate import tabulate
 
 from mvc import report
@@ -37,7 +37,9 @@ Runs = dict[str, Callable[[], object]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=positive, default=300, metavar="N", help="batches of each call, taken in turns")
+    parser.add_argument(
+        "--rounds", type=positive, default=300, metavar="N", help="batches of each call, taken in turns"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--child", metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -47,7 +49,11 @@ def main() -> int:
     environment = report.environment(torch.device("cpu"))
     print(report.environment_line(environment), environment["date"], "\n")
     rows = [*measure("cpp", torch.device("cpu"), args.rounds), *on_stand_in(args.rounds)]
-    print(tabulate([[*row.values()] for row in rows], headers=["", "µs", "torch.add", "beyond the raw op"], floatfmt=".1f"))
+    print(
+        tabulate(
+            [[*row.values()] for row in rows], headers=["", "µs", "torch.add", "beyond the raw op"], floatfmt=".1f"
+        )
+    )
     if args.json:
         report.write_json({"rows": rows, "environment": environment}, args.json)
     return 0

@@ -1,7 +1,7 @@
 """The scan called eagerly on plain tensors, without the detours that transforms, modes and tracing need.
 
-On small inputs those take longer than the scan: Python under the dispatcher, an autograd formula in Python whether there
-are gradients or not, the checks twice, a Triton launch bound anew. Here all that depends on the signature of the
+On small inputs those take longer than the scan: Python under the dispatcher, an autograd formula in Python whether
+there are gradients or not, the checks twice, a Triton launch bound anew. Here all that depends on the signature of the
 arguments alone, the checks among it, is done at the first call with that signature.
 """
 
@@ -35,7 +35,8 @@ _prepared: dict[tuple, Prepared] = {}
 
 def applies(tensors: Tensors) -> bool:
     """Whether these are plain tensors, and nobody watches or transforms what is done with them."""
-    return torch_private.plain_eager() and all([t is None or type(t) in torch_private.PLAIN for t in tensors])
+    plain = [t is None or type(t) in torch_private.PLAIN for t in tensors]
+    return torch_private.plain_eager() and all(plain)
 
 
 def signature(tensors: Tensors, *options: Hashable) -> tuple:

@@ -1,8 +1,8 @@
 """Launches of Triton kernels as plain data, so that what one call needs is worked out once for all calls like it.
 
-A plan says which kernels run on which tensors, by name, in terms of shapes and strides alone. Traced code runs it through
-`wrap_triton`, where Inductor sees it. An eager call keeps the compiled kernels with every argument but the addresses in
-place: binding some fifty arguments anew takes Triton longer than small kernels run.
+A plan says which kernels run on which tensors, by name, in terms of shapes and strides alone. Traced code runs it
+through `wrap_triton`, where Inductor sees it. An eager call keeps the compiled kernels with every argument but the
+addresses in place: binding some fifty arguments anew takes Triton longer than small kernels run.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Repeated:
         self._bound: list[_Bound] = []
 
     def __call__(self, given: Iterable[Tensor | None], *, like: Tensor) -> list[Tensor | None]:
-        """Launch on the call's tensors, in the plan's order; returns those and then the new ones, on `like`'s device."""
+        """Launch on the call's tensors, in the plan's order; gives those and then the new ones, on `like`'s device."""
         tensors = [*given]
         for shape, strides, dtype in self._new:
             tensors.append(like.new_empty_strided(shape, strides, dtype=dtype))
@@ -159,9 +159,7 @@ class Repeated:
         bound = []
         for launch in self._plan.launches:
             shown = [pointer and _from_element(tensors[pointer.name], pointer.first) for pointer in launch.pointers]
-            compiled = launch.kernel[launch.grid](
-                *shown, *launch.sizes, **launch.constants, num_warps=launch.num_warps
-            )
+            compiled = launch.kernel[launch.grid](*shown, *launch.sizes, **launch.constants, num_warps=launch.num_warps)
             if compiled is not None:
                 bound.append(self._bind(launch, compiled, tensors))
         return bound

@@ -1,8 +1,8 @@
-"""Which Triton kernels a selective scan and its backward launch: many sequences run each in one piece; where few channels
-of few sequences would leave a GPU idle, the length is cut into chunks that run side by side.
+"""Which Triton kernels a selective scan and its backward launch.
 
-Plans depend on shapes alone, so that results are the same in every run. Tensors go by the names of `rules.TENSORS`; the
-gradient of one is `grad_` and its name.
+Many sequences run each in one piece; where few channels of few sequences would leave a GPU idle, the length is cut into
+chunks that run side by side. Plans depend on shapes alone, so that results are the same in every run. Tensors go by
+the names of `rules.TENSORS`; the gradient of one is `grad_` and its name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 import triton
 from mvc.kernels.triton_backward import backward_kernel
 from mvc.kernels.triton_forward import combine_kernel, forward_kernel, summary_kernel

@@ -113,13 +113,23 @@ def run(scan: Callable, inputs: Inputs, *, backward: bool = True) -> dict[str, T
     y, last_state = scan(**(inputs | leaves))
     results = {"y": y.detach(), "last state": last_state.detach()}
     if backward:
-        generator = torch.Generator().manual_seed(1)
         outputs = [t for t in (y, last_state) if t.requires_grad]
-        grads = [torch.randn(t.shape, generator=generator).bfloat16().to(t) for t in (y, last_state)]
+        grads = gradients_of_outputs(y, last_state)
         grads = [grad for t, grad in zip((y, last_state), grads, strict=True) if t.requires_grad]
         gradients = torch.autograd.grad(outputs, leaves.values(), grads, allow_unused=True, materialize_grads=True)
         results |= {f"gradient of {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
     return results
+
+
+def gradients_of_outputs(*outputs: Tensor) -> list[Tensor]:
+    """Random, the same in every run, and such that bfloat16 holds them."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(t.shape, generator=generator).bfloat16().to(t) for t in outputs]
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
 
 
 def largest(tensor: Tensor) -> float:

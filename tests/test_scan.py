@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from mvc.kernels import cpu_scan, ops
+from mvc.kernels import cpu_scan, eager, ops
 from mvc.kernels.scan import reset_from_cu_seqlens, selective_scan
 from mvc.passes.fx_utils import op_counts
 from scan_cases import (
@@ -17,6 +17,7 @@ from scan_cases import (
     TENSORS,
     Case,
     Inputs,
+    assert_same,
     assert_scan_within_budget,
     implementation,
     make_inputs,
@@ -352,6 +353,7 @@ def test_unknown_impl(impl):
 
 @pytest.mark.parametrize("impl", ["cpp", "triton"])
 def test_unavailable_impl(impl, monkeypatch):
+    monkeypatch.setattr(eager, "_prepared", {})
     monkeypatch.setattr(cpu_scan, "available", lambda: False)
     monkeypatch.setattr(ops, "triton_available", lambda: False)
     with pytest.raises(ValueError, match=rf"^impl='{impl}' is not available here; leave it out, or use 'chunked'"):
@@ -360,6 +362,7 @@ def test_unavailable_impl(impl, monkeypatch):
 
 @pytest.mark.versions
 def test_without_the_cpp_scan_chunked_runs(monkeypatch):
+    monkeypatch.setattr(eager, "_prepared", {})
     monkeypatch.setattr(cpu_scan, "available", lambda: False)
     inputs = make_inputs(Case(groups=2))
     assert_same(run(implementation(None), inputs), run(implementation("chunked"), inputs))
@@ -378,11 +381,6 @@ def test_the_best_for_float64_is_chunked():
 def test_triton_on_a_cpu_is_refused():
     with pytest.raises(ValueError, match=r"^impl='triton' (runs on a GPU, u is on cpu|is not available here)"):
         selective_scan(**make_inputs(Case()), impl="triton")
-
-
-def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    for name, tensor in expected.items():
-        assert torch.equal(actual[name], tensor), name
 
 
 COMPILED = [Case(groups=2), Case(options=()), Case(length=1, batch=1), Case(length=0), Case().plus(*FORMS)]

@@ -114,6 +114,14 @@ def test_another_torch_is_warned_of(monkeypatch):
         torch_private.warn_if_untested()
 
 
+def test_below_autograd_gradients_are_not_recorded():
+    x = torch.ones(2, requires_grad=True)
+    with kernels_private.below_autograd():
+        y = torch.ops.aten.mul.Tensor(x, x)
+    assert not y.requires_grad
+    assert (x * x).requires_grad
+
+
 def test_functorch_is_noticed():
     assert not kernels_private.under_functorch()
     seen = []

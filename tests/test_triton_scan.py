@@ -21,9 +21,12 @@ from mvc.kernels.ops import triton_available
 from mvc.kernels.rules import op
 from scan_cases import (
     ALL_OPTIONS,
+    DIFFERENTIABLE,
     Case,
     Inputs,
+    assert_same,
     assert_scan_within_budget,
+    gradients_of_outputs,
     make_inputs,
     op_arguments,
     require_interpreter,
@@ -96,6 +99,19 @@ def assert_in_place_is_the_same(inputs: Inputs) -> None:
     assert torch.equal(whole, torch.cat((u, rest), dim=-1)), "the input has changed"
 
 
+def assert_prepared_is_the_same(inputs: Inputs, expected: dict[str, Tensor]) -> None:
+    """What eager calls on a GPU run gives the bits of the op."""
+    from mvc.kernels.triton_scan import PreparedScan
+
+    *tensors, softplus, reverse = op_arguments(inputs)
+    prepared = PreparedScan(tensors, softplus, reverse)
+    grads = gradients_of_outputs(expected["y"], expected["last state"])
+    results = [*prepared.forward(tensors), *prepared.backward(*grads, tensors)]
+    names = ["y", "last state", *(f"gradient of {name}" for name in DIFFERENTIABLE)]
+    given = {name: result for name, result in zip(names, results, strict=True) if name in expected}
+    assert_same(given, expected)
+
+
 def interpret(each: Run) -> None:
     from mvc.kernels import triton_plan as launcher
 
@@ -107,6 +123,7 @@ def interpret(each: Run) -> None:
         first, second = (run(triton_scan, inputs) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first), "two runs differ"
         assert_in_place_is_the_same(inputs)
+        assert_prepared_is_the_same(inputs, first)
     finally:
         launcher.SHORTEST_CHUNK = before
 
