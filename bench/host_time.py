@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from mvc.kernels.rules import op
 from mvc.kernels.scan import selective_scan
-from tabulate import tabulate
+from mvc.table import tabulate
 
 from mvc import report
 from mvc.compile import positive
@@ -49,14 +49,17 @@ def main() -> int:
     environment = report.environment(torch.device("cpu"))
     print(report.environment_line(environment), environment["date"], "\n")
     rows = [*measure("cpp", torch.device("cpu"), args.rounds), *on_stand_in(args.rounds)]
-    print(
-        tabulate(
-            [[*row.values()] for row in rows], headers=["", "µs", "torch.add", "beyond the raw op"], floatfmt=".1f"
-        )
-    )
+    print(table(rows))
     if args.json:
         report.write_json({"rows": rows, "environment": environment}, args.json)
     return 0
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    cells = []
+    for name, *figures in map(dict.values, rows):
+        cells.append([name, *("" if figure is None else f"{figure:.1f}" for figure in figures)])
+    return tabulate(cells, headers=["", "µs", "in torch.add", "beyond the raw op"])
 
 
 def on_stand_in(rounds: int) -> list[dict[str, Any]]:

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 _NUMBER = re.compile(r"[-+]?[\d.]|$")
+WITHOUT = "(the package tabulate is not installed: columns are set apart by tabulators)"
 
 
 def tabulate(rows: Iterable[Sequence[object]], headers: Sequence[str] = (), *, markdown: bool = False) -> str:
-    """Columns as wide as their widest cell; those whose cells all begin with a number, or are empty, end in line.
+    """Columns in line, by the package tabulate; those whose cells all begin with a number, or are empty, to the right.
+
+    A bare machine with a GPU may not have that package: there the same cells come unaligned, and a line says why.
 
     Args:
         rows: cells, shown by `str`; all rows have as many.
@@ -18,18 +21,22 @@ def tabulate(rows: Iterable[Sequence[object]], headers: Sequence[str] = (), *, m
     """
     cells = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(*([list(headers)] if headers else []), *cells, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    try:
+        import tabulate as package
+    except ImportError:
+        return _unaligned(cells, headers, markdown)
     numbers = [all(map(_NUMBER.match, column[bool(headers) :])) for column in columns]
+    return package.tabulate(
+        cells,
+        headers=headers,
+        tablefmt="github" if markdown else "simple" if headers else "plain",
+        colalign=["right" if number else "left" for number in numbers] if cells else None,
+        disable_numparse=True,
+    )
 
-    def line(row: Sequence[str]) -> str:
-        aligned = [
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, numbers, strict=True)
-        ]
-        return f"| {' | '.join(aligned)} |" if markdown else "  ".join(aligned).rstrip()
 
-    rule = "  ".join("-" * width for width in widths)
+def _unaligned(cells: list[list[str]], headers: Sequence[str], markdown: bool) -> str:
     if markdown:
-        ends = (":" if number else "-" for number in numbers)
-        rule = f"|{'|'.join('-' * (width + 1) + end for width, end in zip(widths, ends, strict=True))}|"
-    return "\n".join([*([line(headers), rule] if headers else []), *map(line, cells)])
+        lines = [headers, ["---"] * len(headers), *cells]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([WITHOUT, *("\t".join(line) for line in [*([headers] if headers else []), *cells])])

@@ -1,8 +1,10 @@
-"""Tables: columns in line, numbers to the right, Markdown that GitHub shows."""
+"""Tables: columns in line, numbers to the right, Markdown that GitHub shows; and all cells where tabulate is missing."""
+
+import sys
 
 import pytest
 
-from mvc.table import tabulate
+from mvc.table import WITHOUT, tabulate
 
 ROWS = [["short", 5, "1.50 (1 to 2)", "text"], ["a longer name", 12, "", "3 of them"]]
 HEADERS = ["", "count", "ratio", "what"]
@@ -10,27 +12,41 @@ HEADERS = ["", "count", "ratio", "what"]
 
 def test_numbers_end_in_line_and_text_begins_in_line():
     assert tabulate(ROWS, HEADERS).splitlines() == [
-        "               count          ratio  what",
-        "-------------  -----  -------------  ---------",
-        "short              5  1.50 (1 to 2)  text",
-        "a longer name     12                 3 of them",
+        "                 count          ratio  what",
+        "-------------  -------  -------------  ---------",
+        "short                5  1.50 (1 to 2)  text",
+        "a longer name       12                 3 of them",
     ]
 
 
 def test_markdown():
-    assert tabulate(ROWS, HEADERS, markdown=True).splitlines() == [
-        "|               | count |         ratio | what      |",
-        "|---------------|------:|--------------:|-----------|",
-        "| short         |     5 | 1.50 (1 to 2) | text      |",
-        "| a longer name |    12 |               | 3 of them |",
+    head, rule, *rows = tabulate(ROWS, HEADERS, markdown=True).splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == HEADERS
+    assert set(rule) <= set("|-: ")
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
+        [str(cell) for cell in row] for row in ROWS
     ]
 
 
 def test_without_headers_or_rows():
     assert tabulate([["1.5%", "cat"], ["22.0%", "dog"]]) == " 1.5%  cat\n22.0%  dog"
-    assert tabulate([], ["a", "b"]) == "a  b\n-  -"
+    assert tabulate([], ["a", "b"]).split() == ["a", "b", "---", "---"]
 
 
 def test_rows_of_other_lengths_are_an_error():
     with pytest.raises(ValueError, match="zip"):
         tabulate([["a", "b"], ["c"]], ["1", "2"])
+
+
+def test_without_tabulate_every_cell_is_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tabulate", None)
+    assert tabulate(ROWS, HEADERS).splitlines() == [
+        WITHOUT,
+        "\tcount\tratio\twhat",
+        "short\t5\t1.50 (1 to 2)\ttext",
+        "a longer name\t12\t\t3 of them",
+    ]
+    assert tabulate(ROWS, HEADERS, markdown=True).splitlines()[1:3] == [
+        "| --- | --- | --- | --- |",
+        "| short | 5 | 1.50 (1 to 2) | text |",
+    ]
