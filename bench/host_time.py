@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from mvc.kernels.rules import op
 from mvc.kernels.scan import selective_scan
-from mvc.table import tabulate
 
 from mvc import report
 from mvc.compile import positive
 from mvc.offline import device as standin
 from mvc.offline.targets import TARGETS
+from mvc.table import tabulate
 
 BATCH = 20  # calls timed at once
 SHAPE, STATES = (1, 2, 8), 4

@@ -35,6 +35,21 @@ print(x.cpu().tolist())
 """
 
 
+REPEATED = """
+import torch
+from mvc import selective_scan
+u, delta = torch.zeros(2, 1, 3, 5).to("cuda")
+A, B, C = torch.zeros(5, 2).to("cuda"), *torch.zeros(2, 1, 3, 2).to("cuda")
+leaves = [x.clone().requires_grad_() for x in (u, delta, A, B, C)]
+for _ in range(3):
+    y = selective_scan(u, delta, A, B, C, impl="triton")
+    assert (y.shape, y.device.type) == (u.shape, "cuda")
+    y = selective_scan(*leaves, impl="triton")
+    gradients = torch.autograd.grad(y, leaves, u)
+    assert [g.shape for g in gradients] == [x.shape for x in leaves]
+print("launched")
+"""
+
 COMPILES = """
 import torch, triton
 import triton.language as tl
@@ -54,8 +69,8 @@ for run in (lambda: kernel[(1,)](x), lambda: torch.compile(lambda x: x.sin() + 1
 """
 
 
-def run(code, tmp_path, target="sm_90", timeout=120):
-    done = device.run(["-c", code], find(target), scratch=tmp_path, timeout=timeout)
+def run(code, tmp_path, target="sm_90", timeout=120, **options):
+    done = device.run(["-c", code], find(target), scratch=tmp_path, timeout=timeout, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -70,6 +85,12 @@ def test_torch_and_triton_see_the_card(target, tmp_path):
 @needs_device
 def test_launches_are_refused_and_change_nothing(tmp_path):
     assert run(LAUNCHES, tmp_path).split("\n") == ["True", "True", "[0.0, 1.0, 2.0, 3.0]", ""]
+
+
+@needs_device
+def test_where_launches_do_nothing_the_scan_is_launched_again_and_again(tmp_path):
+    """Triton's launcher takes the arguments of a repeated launch as well as those of the first."""
+    assert run(REPEATED, tmp_path, launches=True) == "launched\n"
 
 
 @needs_device

@@ -1,4 +1,4 @@
-"""Tables: columns in line, numbers to the right, Markdown that GitHub shows; and all cells where tabulate is missing."""
+"""Tables: columns in line, numbers to the right, Markdown that GitHub shows; all cells where tabulate is missing."""
 
 import sys
 
