@@ -169,6 +169,18 @@ def test_bytes_of_generated_kernels_are_inductors_count(profiled):
     assert generated.keys() == kernels.keys()
 
 
+def test_kernels_of_a_backward_have_their_bytes(profiled):
+    """Its code is written when it first runs."""
+    x = torch.randn(64, 256, requires_grad=True)
+    run = torch.compile(lambda x: x.sin().exp(), options={"fx_graph_cache": False, "cpp.enable_kernel_profile": True})
+    with kernel_bytes() as kernels:
+        run(x).sum().backward()
+        rows = profiled(lambda: run(x).sum().backward(), kernels=kernels).rows
+    generated = {row.name: row.bytes for row in rows if row.name.startswith("cpp_fused")}
+    assert len(generated) == 2, "one of the forward and one of the backward"
+    assert all(moved >= 2 * x.nbytes for moved in generated.values())
+
+
 ADD, PRODUCT, GIVEN = Step("generated", 8), Step("library", 100), Step("given", 50)
 
 
