@@ -54,33 +54,35 @@ class Part(NamedTuple):
 
     Attributes:
         key: for `--only`.
+        name: of its rows.
         names: of what it runs.
         run: until a moment of `time.monotonic`.
         weight: of its time against that of the other parts.
     """
 
     key: str
+    name: str
     names: Callable[[bool], Sequence[str]]
     run: Callable[[Session, float], None]
     weight: float
 
 
-def _models(key: str, chosen: Callable[[bool], Sequence[models.Comparison]], weight: float) -> Part:
+def _models(key: str, name: str, chosen: Callable[[bool], Sequence[models.Comparison]], weight: float) -> Part:
     def run(session: Session, until: float) -> None:
-        models.run(session, key, chosen(session.quick), until)
+        models.run(session, name, chosen(session.quick), until)
 
-    return Part(key, lambda quick: models.names(chosen(quick)), run, weight)
+    return Part(key, name, lambda quick: models.names(chosen(quick)), run, weight)
 
 
 # In the order of their worth.
 PARTS = (
-    Part("scan", lambda quick: [scan.name(row) for row in scan.planned(quick)], scan.run, 75),
-    _models("models", models.throughput, 95),
-    _models("latency", models.latency, 75),
-    Part("gate", gate.planned, gate.run, 50),
-    Part("tests", tests.planned, tests.run, 40),
-    _models("training", models.training, 70),
-    _models("models", models.others, 75),
+    Part("scan", scan.PART, lambda quick: [scan.name(row) for row in scan.planned(quick)], scan.run, 75),
+    _models("models", "models", models.throughput, 95),
+    _models("latency", "latency", models.latency, 75),
+    Part("gate", gate.PART, gate.planned, gate.run, 50),
+    Part("tests", tests.PART, tests.planned, tests.run, 40),
+    _models("training", "training", models.training, 70),
+    _models("models", "further models", models.others, 75),
 )
 KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
 
@@ -142,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     parts = [part for part in PARTS if part.key in chosen]
     with _session(args, start, minutes) as session:
         for part in parts:
-            session.plan(part.key, part.names(args.quick))
+            session.plan(part.name, part.names(args.quick))
         ended = "interrupted"
         try:
             run_parts(session, parts)
@@ -168,15 +170,15 @@ def run_parts(session: Session, parts: Sequence[Part]) -> None:
             return
         share = 1.0 if session.quick else part.weight / sum(each.weight for each in parts[index:])
         until = time.monotonic() + share * session.left
-        session.say(f"{part.key}: {share * session.left:.0f} s at most")
+        session.say(f"{part.name}: {share * session.left:.0f} s at most")
         with nvml.watch(session.device) as watch:
             try:
                 part.run(session, until)
             except Exception as error:
                 traceback.print_exc()
-                session.fail(part.key, "the whole part", f"{type(error).__name__}: {error}")
+                session.fail(part.name, "the whole part", f"{type(error).__name__}: {error}")
         if session.device.type == "cuda":
-            session.facts["gpu"][f"{index + 1}, {part.key}"] = nvml.summary(watch)
+            session.facts["gpu"][part.name] = nvml.summary(watch)
 
 
 @contextlib.contextmanager

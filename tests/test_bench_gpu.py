@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import published, published_scan
+from bench import gpu, published, published_scan
 from bench.on_gpu import children, gate, models, report, scan_job, tests, torch_private, turns, worker
 from bench.on_gpu.children import Children, Failed, first
 from bench.on_gpu.jobs import Job
@@ -132,6 +132,12 @@ def test_as_many_compile_side_by_side_as_memory_allows(room, side_by_side, sessi
     ready = turns.compiled(session, "models", JOBS[:3], time.monotonic() + 30)
     assert seen == side_by_side
     assert [each.job for each in ready] == JOBS[:3]
+
+
+def test_no_part_writes_over_the_rows_of_another():
+    for quick in (True, False):
+        names = [(part.name, name) for part in gpu.PARTS for name in part.names(quick)]
+        assert len(names) == len(set(names))
 
 
 def test_rates_are_compared_round_by_round_with_the_first_that_was_measured():

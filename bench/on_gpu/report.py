@@ -17,6 +17,7 @@ MODEL_PARTS = {
     "models": "Inference",
     "latency": "Inference, one image",
     "training": "Training step, forward and backward",
+    "further models": "Inference, further models",
 }
 US, MS = 1e6, 1e3
 
@@ -48,12 +49,13 @@ def _parts(facts: dict[str, Any], charts: Sequence[str]) -> Iterator[str]:
         yield _scan_limits(facts)
     for part, title in MODEL_PARTS.items():
         if rows := _of(facts, part):
+            file = _file(part)
             yield f"## {title}\n\n{_model_table(rows)}"
-            if part in charts:
-                yield f"![{title}](./{part}.svg)"
+            if file in charts:
+                yield f"![{title}](./{file}.svg)"
             if profiled := [row for row in rows if "families" in row]:
                 yield f"Kernels of a call by family, ms:\n\n{_family_table(profiled)}"
-                yield f"![Kernels by family](./{part}-families.svg)"
+                yield f"![Kernels by family](./{file}-families.svg)"
     yield f"The published model's scans run on {facts['published_scan']}: {SCANS[facts['published_scan']]}."
     if rows := _of(facts, "gate"):
         yield f"## The gate held against known truth\n\n{_gate_table(rows)}"
@@ -184,7 +186,7 @@ def _charts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         rates = [
             (row["name"], {"images/s": row["images_per_second"]}, f"{row['images_per_second']:,.0f}") for row in rows
         ]
-        yield part, svg.bars(f"{title}, images/s, {device}", rates)
+        yield _file(part), svg.bars(f"{title}, images/s, {device}", rates)
         if profiled := [row for row in rows if "families" in row]:
             bars = [
                 (
@@ -194,7 +196,11 @@ def _charts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 )
                 for row in profiled
             ]
-            yield f"{part}-families", svg.bars(f"{title}, kernels of a call by family, ms, {device}", bars)
+            yield f"{_file(part)}-families", svg.bars(f"{title}, kernels of a call by family, ms, {device}", bars)
+
+
+def _file(part: str) -> str:
+    return part.replace(" ", "-")
 
 
 def _number(value: float | None, unit: float, form: str) -> str:
