@@ -63,7 +63,7 @@ def test_float32_over_4096_steps(family, scan):
     """Error at most 1.5 times that of the sequential float32 recurrence plus 1e-7, in relative L2 norm.
 
     One bound for both implementations: chunked must be as exact as C++. Of a whole tensor, since the largest error of a
-    gradient with few elements is chance: by other inputs 0.5 to 2.1 times the sequential one, the norm 0.3 to 1.3 times.
+    gradient with few elements is chance: by other inputs 0.5 to 2.1 times the sequential one, the norm 0.3 to 1.3.
     """
     oracle, sequential = oracle_and_sequential(family)
     actual = run(scan, FAMILIES[family])
