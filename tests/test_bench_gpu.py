@@ -186,10 +186,11 @@ def test_the_limits_of_a_scan_row():
     [((128, 160, 196, 8), 9.6), ((128, 320, 49, 8), 4.8), ((8, 1536, 2048, 16), 108), ((1, 512, 65536, 16), 144)],
     ids=str,
 )
-def test_the_exponentials_of_an_h200_take_so_long(shape, microseconds, monkeypatch):
-    card = types.SimpleNamespace(multi_processor_count=132)
+@pytest.mark.parametrize("clock_mhz", [1980, None], ids=["by NVML", "by CUDA"])
+def test_the_exponentials_of_an_h200_take_so_long(shape, microseconds, clock_mhz, monkeypatch):
+    card = types.SimpleNamespace(multi_processor_count=132, clock_rate=1_980_000)  # kHz
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    rate = scan_job.exponential_rate(torch.device("cuda"), 1980)
+    rate = scan_job.exponential_rate(torch.device("cuda"), clock_mhz)
     needed = scan_job.needed(Shape(*shape, "float16"), FORWARD)
     assert needed["exponentials"] / rate == pytest.approx(microseconds * 1e-6, rel=0.01)
 
@@ -252,7 +253,9 @@ def test_each_test_is_named_first_and_ended_after_its_limit(session, monkeypatch
     path = session.folder / "test_given.py"
     path.write_text(TESTS)
     monkeypatch.setattr(children, "ROOT", session.folder)  # where its processes run
-    monkeypatch.setattr(tests, "QUICK", [path.name])
+    (session.folder / "test_broken.py").write_text("import no_such_package")
+    (session.folder / "test_absent.py").write_text("import pytest\npytest.importorskip('no_such_package')")
+    monkeypatch.setattr(tests, "QUICK", [path.name, "test_broken.py", "test_absent.py"])
     monkeypatch.setattr(tests, "TEST_SECONDS", 4.0)
     session.limits = session.limits._replace(compiling=1)
     session.plan("tests", [tests.ALL])
@@ -262,12 +265,14 @@ def test_each_test_is_named_first_and_ended_after_its_limit(session, monkeypatch
     names = [row["name"].rpartition("::")[2] for row in facts["rows"] if row["outcome"] == "passed"]
     failed = {each["name"].rpartition("::")[2]: each["why"] for each in facts["failed"]}
     assert names == ["test_passes", "test_is_last"]
-    assert failed.keys() == {"test_fails", "test_hangs", "test_dies"}
+    assert failed.keys() == {"test_fails", "test_hangs", "test_dies", "test_broken.py"}
+    assert "No module named 'no_such_package'" in failed["test_broken.py"]
     assert "the whole message" in failed["test_fails"]
     assert "of two lines" in failed["test_fails"]
     assert failed["test_hangs"] == "ended after its limit of 4 s"
     assert "its process ended" in failed["test_dies"]
-    assert not facts["not_run"]
+    assert [each["name"] for each in facts["not_run"]] == ["test_absent.py"]
+    assert "could not import 'no_such_package'" in facts["not_run"][0]["why"]
     said = capsys.readouterr().out
     assert said.index("test_hangs ...") < said.index("test_hangs: FAILED")
 

@@ -3,13 +3,14 @@
 import threading
 from types import SimpleNamespace
 
-import pynvml
 import pytest
 import torch
-from fake_nvml import UUID, FakeNvml, error
 
 from mvc import nvml
 from mvc.nvml import Sample
+
+pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+from fake_nvml import UUID, FakeNvml, error  # noqa: E402 - needs pynvml
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 

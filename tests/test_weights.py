@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from mvc.model import create_model
 from mvc.parameters import tensor_specs
 from mvc.weights import load_weights
 
+safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 State = dict[str, Tensor]
 
 
@@ -90,9 +90,9 @@ FORMS: dict[str, Callable[[State, Path], object]] = {
     "under_state_dict.pth": lambda state, path: torch.save({"epoch": 3, "state_dict": state}, path),
     "under_model.pth": lambda state, path: torch.save({"model": state, "epoch": 3}, path),
     "published.pth.tar": save_published,
-    "plain.safetensors": safetensors.torch.save_file,
-    "published.safetensors": lambda state, path: safetensors.torch.save_file(wrapped(state, "model."), path),
-    "float16.safetensors": lambda state, path: safetensors.torch.save_file(converted(state, torch.float16), path),
+    "plain.safetensors": safetensors_torch.save_file,
+    "published.safetensors": lambda state, path: safetensors_torch.save_file(wrapped(state, "model."), path),
+    "float16.safetensors": lambda state, path: safetensors_torch.save_file(converted(state, torch.float16), path),
     "float64.pth": lambda state, path: torch.save(converted(state, torch.float64), path),
 }
 
@@ -368,7 +368,7 @@ def test_files_without_one_state_dict(contents, sentence, refuses, tmp_path):
 
 
 def test_safetensors_without_tensors(refuses, tmp_path):
-    safetensors.torch.save_file({}, tmp_path / "none.safetensors")
+    safetensors_torch.save_file({}, tmp_path / "none.safetensors")
     assert refuses(tmp_path / "none.safetensors").endswith("holds no tensors")
 
 

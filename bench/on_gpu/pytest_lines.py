@@ -15,10 +15,16 @@ class Lines:
     def __init__(self, answer: worker.Answer, *, collect: bool) -> None:
         self._answer, self._collect = answer, collect
         self._reports: list[pytest.TestReport] = []
+        self._without: list[tuple[str, str, str]] = []  # files without tests: name, outcome, reason
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not report.passed:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            self._without.append((report.nodeid, report.outcome, reason))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self._collect:
-            self._answer({"collected": [item.nodeid for item in session.items]})
+            self._answer({"collected": [item.nodeid for item in session.items], "without": self._without})
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._reports = []

@@ -28,11 +28,13 @@ def run(session: Session, until: float) -> None:
         session.skip(PART, ALL, "pytest is not installed")
         return
     try:
-        ids = _collected(session, min(until, time.monotonic() + COLLECT_SECONDS))
+        ids, without = _collected(session, min(until, time.monotonic() + COLLECT_SECONDS))
     except (Failed, TimeoutError) as error:
         session.fail(PART, ALL, f"while they were collected: {error}")
         return
     session.plan(PART, ids, instead_of=ALL)
+    for file, outcome, why in without:
+        (session.fail if outcome == "failed" else session.skip)(PART, file, why)
     session.say(f"{PART}: {len(ids)} tests")
     count = min(PROCESSES, session.limits.compiling, len(ids))
     lanes = [Lane(session, ids[index::count]) for index in range(count)]
@@ -100,8 +102,8 @@ def record(session: Session, message: dict[str, Any]) -> None:
     session.say(f"{PART}: {message['ended']}: {message['outcome']} in {message['seconds']:.1f} s{reason}")
 
 
-def _collected(session: Session, until: float) -> list[str]:
-    """Their ids, the first to run first.
+def _collected(session: Session, until: float) -> tuple[list[str], list[list[str]]]:
+    """Their ids, the first to run first; and name, outcome and reason of files that could not be imported.
 
     Raises:
         Failed, TimeoutError: pytest did not collect them.
@@ -109,10 +111,10 @@ def _collected(session: Session, until: float) -> list[str]:
     arguments = QUICK if session.quick else ["-m", "gpu", *_files()]
     child = session.children.start("bench.on_gpu.pytest_lines", {"arguments": arguments, "collect": True}, name=PART)
     try:
-        ids = child.answer(until)["collected"]
+        answer = child.answer(until)
     finally:
         session.children.end([child])
-    return sorted(ids, key=lambda each: not each.startswith(FIRST))
+    return sorted(answer["collected"], key=lambda each: not each.startswith(FIRST)), answer["without"]
 
 
 def _files() -> list[str]:
