@@ -89,10 +89,14 @@ class Child:
             yield self.take()
         raise TimeoutError(f"{self.name} did not end in time")
 
-    def end(self) -> None:
-        """Kill all processes of the session; what they held of the device is free again."""
+    def kill(self) -> None:
+        """Kill all processes of the session."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """The same, and wait until it is gone; what it held of the device is then free again."""
+        self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
         for stream in (self._process.stdin, self._process.stdout):
@@ -161,7 +165,10 @@ class Children:
         return started
 
     def end(self, ended: Collection[Child]) -> None:
-        for each in list(ended):
+        ended = list(ended)
+        for each in ended:  # side by side: the driver takes its time over each
+            each.kill()
+        for each in ended:
             each.end()
             self._alive.discard(each)
 
