@@ -39,6 +39,7 @@ OPTIONAL = {
     "pytest": "no tests",
     published_scan.EXTENSION: "no mamba-ssm to compare the scan with",
     "pynvml": "no driver, clocks or throttling",
+    "tabulate": "no columns in line",
 }
 EXAMPLES = """examples:
   python bench/gpu.py --output results                           all of it, in 8 minutes

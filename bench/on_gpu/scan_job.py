@@ -178,10 +178,15 @@ def copy_rate(device: torch.device) -> float:
 
 
 def exponential_rate(device: torch.device, clock_mhz: float | None) -> float | None:
-    """Exponentials a second at the card's highest clock; None on a CPU, or where the clock is not known."""
-    if device.type != "cuda" or clock_mhz is None:
+    """Exponentials a second at the card's highest clock; None on a CPU.
+
+    Args:
+        clock_mhz: by NVML; without it, CUDA's own figure is taken.
+    """
+    if device.type != "cuda":
         return None
-    return EXPONENTIALS * torch.cuda.get_device_properties(device).multi_processor_count * clock_mhz * 1e6
+    properties = torch.cuda.get_device_properties(device)
+    return EXPONENTIALS * properties.multi_processor_count * (clock_mhz or properties.clock_rate / 1e3) * 1e6
 
 
 if __name__ == "__main__":
