@@ -13,13 +13,13 @@ import torch
 
 from mvc import nvml
 from mvc.paired import Ratio, paired_ratio
+from mvc.profiler import HOST_LIMIT
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
 from mvc.regress.worker import CaseFailed, Side, Worker
 
 MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
 TURN_SECONDS = 0.02  # about so long is each turn of a case
-HOST_LIMITED = 1.2  # times its device time: a call that takes longer waits for the host
 Round = Sequence[Mapping[str, float]]  # base's and head's seconds, "time" and perhaps "call time"
 Measure = Callable[[], Round]
 SINGLE = {"compile time": "compile_seconds", "peak memory": "peak_bytes"}  # facts of which a process has one
@@ -109,7 +109,7 @@ class CaseResult(NamedTuple):
     @property
     def host_limited(self) -> bool:
         """Whether a call of either side waits for the host."""
-        return max(self.call_over_device or (0.0,)) > HOST_LIMITED
+        return max(self.call_over_device or (0.0,)) > HOST_LIMIT
 
 
 def shared_clocks(workers: Sequence[Worker]) -> dict[str, str]:
