@@ -16,6 +16,7 @@ from torch import Tensor
 
 Tensors = Sequence["Tensor | None"]
 PREPARED = ("selective_scan_cpu", "selective_scan_triton")  # the ops that have a short way
+DEVICES = ("cpu", "cuda")  # where they are what suits the device; on others the op decides
 MOST = 1024  # signatures that are kept; texts of every length have one each
 
 
@@ -35,8 +36,9 @@ _prepared: dict[tuple, Prepared] = {}
 
 def applies(tensors: Tensors) -> bool:
     """Whether these are plain tensors, and nobody watches or transforms what is done with them."""
-    plain = [t is None or type(t) in torch_private.PLAIN for t in tensors]
-    return torch_private.plain_eager() and all(plain)
+    if not torch_private.plain_eager():
+        return False
+    return all(t is None or torch_private.is_plain(t) for t in tensors)
 
 
 def signature(tensors: Tensors, *options: Hashable) -> tuple:

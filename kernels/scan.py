@@ -68,13 +68,14 @@ def selective_scan(
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     flags = (delta_softplus, reverse)
-    if eager.applies(tensors):
+    usual = (impl is None or type(impl) is str) and type(delta_softplus) is type(reverse) is bool
+    if usual and eager.applies(tensors):
         key = eager.signature(tensors, impl, *flags)
         prepared = eager.find(key)
         if prepared is None:
             _check(impl, *tensors)
             name = ops.fastest(u) if impl is None else OPS.get(impl)
-            if name in eager.PREPARED and not u.is_meta:
+            if name in eager.PREPARED and u.device.type in eager.DEVICES:
                 prepared = eager.prepare(key, name, tensors, *flags)
         if prepared is not None:
             y, last_state = eager.selective_scan(prepared, tensors)

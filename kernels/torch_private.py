@@ -17,7 +17,8 @@ def under_functorch() -> bool:
 
 def plain_eager() -> bool:
     """Whether a call on plain tensors is nobody's but its caller's: torch compiles, traces, transforms, casts
-    and profiles nothing, no mode intercepts operators or functions, and no tensor may carry a forward-mode tangent."""
+    and profiles nothing, no mode intercepts operators or functions, no hook is given what autograd saves, and no tensor
+    may carry a forward-mode tangent."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
@@ -25,8 +26,17 @@ def plain_eager() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state()
         or torch._C._is_any_autocast_enabled()
+        or torch._C._autograd._top_saved_tensors_default_hooks(True)
         or forward_ad._current_level >= 0
         or profiler._is_profiler_enabled
+    )
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's values are what lies in its memory, where its strides say: no subclass, not sparse, and
+    neither to be negated nor zero without memory."""
+    return (
+        type(tensor) in PLAIN and tensor.layout is torch.strided and not tensor.is_neg() and not tensor._is_zerotensor()
     )
 
 

@@ -106,6 +106,10 @@ def _from_element(tensor: Tensor, first: int) -> Tensor:
     return tensor if first == 0 else tensor[..., first:]
 
 
+def _bytes_before(tensor: Tensor, first: int) -> int:
+    return first * tensor.stride(-1) * tensor.element_size()
+
+
 class _Bound(NamedTuple):
     """A compiled kernel on its grid, its arguments without addresses, and (argument, tensor, bytes beyond its start) of
     each address."""
@@ -166,7 +170,7 @@ class Repeated:
 
     def _bind(self, launch: Launch, compiled: Any, tensors: dict[str, Tensor | None]) -> _Bound:
         pointers = [
-            (index, self._names.index(pointer.name), pointer.first * tensors[pointer.name].element_size())
+            (index, self._names.index(pointer.name), _bytes_before(tensors[pointer.name], pointer.first))
             for index, pointer in enumerate(launch.pointers)
             if pointer is not None
         ]

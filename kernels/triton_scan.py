@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from mvc.kernels.eager import signature
 from mvc.kernels.rules import DIFFERENTIABLE, TENSORS, register_rules
-from mvc.kernels.triton_launch import ALIGNMENT, Meta, Repeated, run
+from mvc.kernels.triton_launch import Meta, Repeated, run
 from mvc.kernels.triton_plan import plan_backward, plan_forward, sum_axes
 from torch import Tensor
 from torch.library import triton_op
@@ -170,12 +171,13 @@ class PreparedScan:
         given = _given(tensors, grad_y=grad_y, grad_last_state=grad_last_state)
         if self._forward is None:
             return _gradients_without_steps(given)
-        layout = (grad_y.stride(), grad_y.data_ptr() % ALIGNMENT)
-        if layout not in self._backward:
+        # Of all tensors: hooks may have moved what autograd saved, and gradients may lie anywhere.
+        key = signature(given.values())
+        if key not in self._backward:
             softplus, reverse = self.flags
             plan = plan_backward(_metas(given), softplus=softplus, reverse=reverse)
-            self._backward[layout] = Repeated(plan, grad_y.device)
-        return _gradients(self._backward[layout].by_name(given, like=given["u"]))
+            self._backward[key] = Repeated(plan, grad_y.device)
+        return _gradients(self._backward[key].by_name(given, like=given["u"]))
 
 
 register_rules("selective_scan_triton")

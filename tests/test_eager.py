@@ -16,6 +16,7 @@ from scan_cases import DIFFERENTIABLE, Case, Inputs, assert_same, implementation
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 CASES = (
@@ -108,6 +109,7 @@ CONTEXTS = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "forward-mode tangents": forward_ad.dual_level,
     "profiler": torch.profiler.profile,
+    "hooks of saved tensors": torch.autograd.graph.save_on_cpu,
 }
 
 
@@ -133,6 +135,34 @@ def test_transforms_tracing_and_subclasses_go_through_the_op():
     assert seen == [False] * 3
     assert not eager.applies((torch.ones(2).as_subclass(Subclass),))
     assert eager.applies((torch.nn.Parameter(torch.ones(2)), None))
+
+
+NOT_PLAIN = {
+    "to be negated": lambda t: torch.complex(t, t).conj().imag,
+    "zero without memory": lambda t: torch._efficientzerotensor(t.shape),
+    "sparse": Tensor.to_sparse,
+}
+
+
+@pytest.mark.parametrize("change", NOT_PLAIN.values(), ids=NOT_PLAIN)
+def test_values_that_are_not_what_lies_in_memory_go_through_the_op(change):
+    assert not eager.applies((change(torch.ones(2)),))
+
+
+@pytest.mark.parametrize("options", [{"impl": []}, {"delta_softplus": []}, {"reverse": "yes"}], ids=str)
+def test_options_of_a_wrong_type_have_the_errors_of_the_op(options):
+    with pytest.raises((ValueError, RuntimeError), match=next(iter(options))):
+        selective_scan(**make_inputs(Case(options=())) | options)
+
+
+def test_checkpoint_saves_the_same_whoever_watches_the_backward():
+    require_cpp()
+    inputs = ungrouped(make_inputs(Case()))
+    inputs["u"].requires_grad_()
+    y = checkpoint(lambda: selective_scan(**inputs), use_reentrant=False)
+    expected = torch.autograd.grad(y.sum(), inputs["u"], retain_graph=True)
+    with Watching():
+        assert torch.equal(*torch.autograd.grad(y.sum(), inputs["u"]), *expected)
 
 
 def test_a_compiled_call_holds_the_op():
@@ -215,20 +245,30 @@ PLANNED = {
 }
 
 
-@needs_triton
-@pytest.mark.parametrize("case", [case for case, _ in PLANNED.values()], ids=PLANNED)
-def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(case, monkeypatch):
+@pytest.fixture
+def fakes(monkeypatch) -> dict[str, FakeKernel]:
+    """What stands for the scan's kernels, by name."""
     from mvc.kernels import triton_plan
-    from mvc.kernels.rules import TENSORS
-    from mvc.kernels.triton_launch import Meta, Repeated
 
     names = ("forward_kernel", "summary_kernel", "combine_kernel", "backward_kernel")
     fakes = {name: FakeKernel(getattr(triton_plan, name)) for name in names}
     for name, fake in fakes.items():
         monkeypatch.setattr(triton_plan, name, fake)
+    return fakes
+
+
+@needs_triton
+@pytest.mark.parametrize("turned", [False, True], ids=["", "states apart in memory"])
+@pytest.mark.parametrize("case", [case for case, _ in PLANNED.values()], ids=PLANNED)
+def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(case, turned, fakes):
+    from mvc.kernels import triton_plan
+    from mvc.kernels.rules import TENSORS
+    from mvc.kernels.triton_launch import Meta, Repeated
 
     def given(seed: int) -> dict[str, Tensor | None]:
         inputs = make_inputs(case, seed=seed)
+        if turned:
+            inputs |= {name: inputs[name].transpose(1, -1).contiguous().transpose(1, -1) for name in "BC"}
         y = torch.randn_like(inputs["u"])
         state = torch.randn(case.batch, case.dim, case.states)
         return {name: inputs.get(name) for name in TENSORS} | {"grad_y": y, "grad_last_state": state}
@@ -248,6 +288,36 @@ def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(cas
         pointers = [p and tensors[p.name][..., p.first :].data_ptr() for p in launch.pointers]
         assert [*arguments.values()] == [*pointers, *launch.sizes, *launch.constants.values()]
         assert {key: arguments[key] for key in launch.constants} == launch.constants
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ["grad_y", "grad_last_state", "u", "B"])
+@pytest.mark.parametrize("change", ["strides", "alignment"])
+def test_a_backward_on_tensors_that_lie_otherwise_is_launched_anew(name, change, fakes):
+    """Gradients lie anywhere, and hooks may have moved what autograd saved."""
+    from mvc.kernels.rules import TENSORS
+    from mvc.kernels.triton_scan import PreparedScan
+
+    inputs = make_inputs(Case(options=()))
+    given = {"grad_y": torch.ones(2, 7, 6), "grad_last_state": torch.ones(2, 6, 8)}
+    given |= {key: inputs.get(key) for key in TENSORS}
+    prepared, first = PreparedScan([given[key] for key in TENSORS], False, False), fakes["backward_kernel"].first
+
+    def backward() -> None:
+        tensors = [given[key] for key in TENSORS]
+        prepared.backward(given["grad_y"], given["grad_last_state"], tensors)
+
+    backward()
+    backward()
+    assert len(first) == 1
+    shape = given[name].shape
+    if change == "strides":
+        given[name] = given[name].transpose(0, 1).contiguous().transpose(0, 1)
+    else:
+        given[name] = torch.ones(shape.numel() + 1)[1:].view(shape)
+    backward()
+    contiguous_again = name == "grad_last_state" and change == "strides"
+    assert len(first) == (1 if contiguous_again else 2)
 
 
 @needs_triton
