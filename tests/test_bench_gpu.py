@@ -62,6 +62,13 @@ def test_the_file_holds_at_every_moment_what_was_found_and_what_was_not_run(sess
     }
 
 
+def test_a_figure_that_is_no_number_costs_no_other(session):
+    session.add("models", "a", seconds=float("nan"), ratios=[1.0, float("inf")])
+    session.add("models", "b", seconds=2.0)
+    first, second = written(session)["rows"]
+    assert (first["seconds"], first["ratios"], second["seconds"]) == (None, [1.0, None], 2.0)
+
+
 def script(session: Session, text: str):
     return session.children.start_command(["-c", text], name="script")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -54,6 +55,15 @@ def _available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
     """Bytes; those of eight processes where the system does not tell."""
     lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 8 * HOST_BYTES)
+
+
+def _finite(facts: Any) -> Any:
+    """The same with None for numbers that JSON has not: one of them must not cost the others."""
+    if isinstance(facts, dict):
+        return {key: _finite(value) for key, value in facts.items()}
+    if isinstance(facts, (list, tuple)):
+        return [_finite(value) for value in facts]
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
 class Session:
@@ -143,12 +153,9 @@ class Session:
         self.facts |= {"ended": ended, "seconds": round(time.monotonic() - self._start, 1)}
         self._write()
 
-    def rows(self, part: str) -> list[dict[str, Any]]:
-        return [row for row in self.facts["rows"] if row["part"] == part]
-
     def _write(self) -> None:
         self.facts["not_run"] = [
             {"part": part, "name": name, "why": why} for (part, name), why in self._planned.items()
         ]
-        text = json.dumps(self.facts, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(self.facts), indent=1, ensure_ascii=False, allow_nan=False)
         files.replace(self.folder / "results.json", text + "\n")
