@@ -18,6 +18,15 @@ def pytest_report_header() -> str:
     return ", ".join(f"{name} {found.get(name, 'missing')}" for name in ("torch", "triton", "numpy"))
 
 
+def pytest_configure() -> None:
+    """Without an install, as on a bare GPU machine, torch finds the backend by its name as the entry point has it."""
+    if not importlib.metadata.entry_points(group="torch_dynamo_backends", name="mvc"):
+        import torch
+        from mvc.backend import mvc
+
+        torch._dynamo.register_backend(mvc, name="mvc")
+
+
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Folders of generated GPU code, each made once for all tests and their processes, which must not change it.

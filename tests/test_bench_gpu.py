@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -312,6 +313,16 @@ def published_models(monkeypatch):
     made = [published.create_model("tiny", scan=name, drop_path_rate=0.0) for name in ("reference", "mamba-ssm")]
     made[1].load_state_dict(made[0].state_dict())
     return made
+
+
+@pytest.mark.parametrize("scan", published_scan.SCANS)
+def test_a_published_model_can_be_copied(scan, monkeypatch):
+    """As the check against eager does."""
+    if scan == "naive":
+        pytest.importorskip("triton", reason="triton is not installed")
+    monkeypatch.setitem(sys.modules, published_scan.EXTENSION, extension())
+    model = copy.deepcopy(published.create_model("tiny", scan=scan))
+    assert model.scan is published_scan.find(scan)
 
 
 def test_the_published_arithmetic_gives_our_scores(published_models):

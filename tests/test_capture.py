@@ -158,7 +158,7 @@ def test_a_gpu_is_usable_after_a_capture_has_failed(monkeypatch):
     x, y, pool = torch.ones(1000, device="cuda"), torch.ones(1000, device="cuda"), torch.cuda.graph_pool_handle()
     with pytest.raises(capture.NotCapturable, match="waits for the device"):
         capture.capture(lambda: x.sum().item(), [], CUDA, pool=pool)
-    monkeypatch.setattr(capture, "obstacle", lambda run, arguments, device: run(*arguments) and None)
+    monkeypatch.setattr(capture, "obstacle", lambda run, arguments, device: (run(*arguments), None)[1])
     stream, allocated = torch.cuda.current_stream(), torch.cuda.memory_allocated()
     with pytest.raises(capture.NotCapturable, match="fails while it is captured"):
         capture.capture(lambda: (x * 2).sum().item(), [], CUDA, pool=pool)
