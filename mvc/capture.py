@@ -27,7 +27,8 @@ def capture(run: Run, arguments: Sequence[Any], device: torch.device, *, pool: t
     """Capture a call of what is compiled and warm; what is returned replays it on the tensors that it was given.
 
     Args:
-        pool: of memory, by `torch.cuda.graph_pool_handle`. Graphs of which nobody reads the results can share one.
+        pool: of memory, by `torch.cuda.graph_pool_handle`. Graphs of which nobody reads the results can share one;
+            after a capture that failed it takes none on torch 2.11.
 
     Raises:
         NotCapturable: it replays graphs itself, waits for the device, or fails while it is captured.

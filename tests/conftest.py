@@ -22,6 +22,7 @@ def pytest_configure() -> None:
     """Without an install, as on a bare GPU machine, torch finds the backend by its name as the entry point has it."""
     if not importlib.metadata.entry_points(group="torch_dynamo_backends", name="mvc"):
         import torch
+
         from mvc.backend import mvc
 
         torch._dynamo.register_backend(mvc, name="mvc")

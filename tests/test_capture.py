@@ -166,7 +166,7 @@ def test_a_gpu_is_usable_after_a_capture_has_failed(monkeypatch):
     assert not torch.cuda.is_current_stream_capturing()
     assert torch.rand(10, device="cuda").std() > 0
     assert torch.cuda.memory_allocated() <= allocated + 2**20
-    replay = capture.capture(x.add_, [y], CUDA, pool=pool)
+    replay = capture.capture(x.add_, [y], CUDA, pool=torch.cuda.graph_pool_handle())
     x.zero_()
     y.fill_(3.0)
     replay()

@@ -48,6 +48,8 @@ class Worker:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(side.caches)}
         if side.tree is not None:
             environment["PYTHONPATH"] = str(side.tree)
+        elif path := os.environ.get("PYTHONPATH"):  # the process has another working folder
+            environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
         self._side = side
         self._case = {"case": case.as_dict(), "timed": timed}
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
