@@ -129,7 +129,6 @@ def test_check_leaves_the_model_as_it_was(model, images):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.versions
 @pytest.mark.slow
 def test_compiled_training_serves_other_batches(model, images):
     """With one more graph at most: Inductor's reductions ask whether the batch is above 4."""
