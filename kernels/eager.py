@@ -17,6 +17,7 @@ from torch import Tensor
 Tensors = Sequence["Tensor | None"]
 PREPARED = ("selective_scan_cpu", "selective_scan_triton")  # the ops that have a short way
 DEVICES = ("cpu", "cuda")  # where they are what suits the device; on others the op decides
+ALIGNMENT = 16  # bytes; Triton compiles a kernel anew for a pointer that is aligned to so many
 MOST = 1024  # signatures that are kept; texts of every length have one each
 
 
@@ -43,7 +44,7 @@ def applies(tensors: Tensors) -> bool:
 
 def signature(tensors: Tensors, *options: Hashable) -> tuple:
     """What decides how the scan runs: tensors of one signature differ in values and addresses alone."""
-    layouts = [t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() & 15) for t in tensors]
+    layouts = [t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % ALIGNMENT) for t in tensors]
     return (*options, *layouts)
 
 

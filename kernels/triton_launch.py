@@ -16,14 +16,12 @@ import triton
 from torch import Tensor
 from torch.library import wrap_triton
 
-ALIGNMENT = 16  # bytes; Triton compiles a kernel anew for a pointer that is aligned to so many
-
 
 class Meta(NamedTuple):
     """What a plan may know of a tensor.
 
     Attributes:
-        offset: of the first element from an aligned address, in elements; right modulo `ALIGNMENT` bytes.
+        offset: of the first element from an aligned address, in elements; right modulo `eager.ALIGNMENT` bytes.
     """
 
     shape: tuple[int, ...]
@@ -87,7 +85,7 @@ class Plan:
 
     def pointer(self, name: str | None, first: int = 0) -> Pointer | None:
         """None where the tensor is absent."""
-        present = name in self.new or (name is not None and self.given.get(name) is not None)
+        present = name in self.new or self.given.get(name) is not None
         return Pointer(name, first) if present else None
 
 
@@ -95,11 +93,14 @@ def run(plan: Plan, given: Mapping[str, Tensor | None], *, like: Tensor) -> dict
     """Allocate what is new, on the device of `like`, and launch so that tracing sees it; all tensors by name."""
     tensors = {**given, **{name: like.new_empty(shape, dtype=dtype) for name, (shape, dtype) in plan.new.items()}}
     for launch in plan.launches:
-        arguments = [pointer and _from_element(tensors[pointer.name], pointer.first) for pointer in launch.pointers]
-        wrap_triton(launch.kernel)[launch.grid](
-            *arguments, *launch.sizes, **launch.constants, num_warps=launch.num_warps
-        )
+        _call(wrap_triton(launch.kernel), launch, tensors)
     return tensors
+
+
+def _call(kernel: Any, launch: Launch, tensors: Mapping[str, Tensor | None]) -> Any:
+    """Launch on the tensors; what Triton compiled for that, if it did."""
+    arguments = [pointer and _from_element(tensors[pointer.name], pointer.first) for pointer in launch.pointers]
+    return kernel[launch.grid](*arguments, *launch.sizes, **launch.constants, num_warps=launch.num_warps)
 
 
 def _from_element(tensor: Tensor, first: int) -> Tensor:
@@ -122,7 +123,7 @@ class _Bound(NamedTuple):
 class Repeated:
     """A plan for tensors of one signature on one device: the first call compiles, further ones only fill in addresses.
 
-    Signature: shapes, strides, dtypes, and addresses modulo `ALIGNMENT`.
+    Signature: as `mvc.kernels.eager.signature` has it.
     """
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
@@ -162,8 +163,7 @@ class Repeated:
         """Launch as Triton does, and keep what it compiled; nothing where it interprets."""
         bound = []
         for launch in self._plan.launches:
-            shown = [pointer and _from_element(tensors[pointer.name], pointer.first) for pointer in launch.pointers]
-            compiled = launch.kernel[launch.grid](*shown, *launch.sizes, **launch.constants, num_warps=launch.num_warps)
+            compiled = _call(launch.kernel, launch, tensors)
             if compiled is not None:
                 bound.append(self._bind(launch, compiled, tensors))
         return bound
