@@ -47,8 +47,9 @@ class Options:
         passes: "all", "none", or the passes to run: names in `mvc.passes.pipeline.PASSES`, in any order, and `Pass`
             objects of your own, which run ahead of the lowering in the order given.
         impl: what scans run on: "triton", "cpp", "chunked" or "reference"; None takes what suits the device.
-        verify: run the graph before and after each pass on the example inputs and raise when outputs or gradients
-            differ by more than the dtype's budget.
+        verify: run the graph before and after each pass on the example inputs and raise when outputs, gradients or
+            inputs written to differ by more than the dtype's budget, or when an output has another shape, dtype,
+            layout in memory, more memory, or shares memory with others than before.
         frozen: inference alone: compute what depends on parameters once. A parameter changed in place, or by
             `load_state_dict`, takes effect at the next call; one written to through `parameter.data` takes effect
             after `mvc.refresh`.

@@ -1,4 +1,4 @@
-"""Runs a graph before and after each pass on its example inputs, and compares outputs and gradients."""
+"""Runs a graph before and after each pass on its example inputs, and compares all that a program can observe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mvc.passes.fx_utils import value
+from mvc.passes.observation import observe
 from mvc.passes.pipeline import PassRecord
 from mvc.passes.torch_private import example_size
 from torch import Tensor, fx
@@ -17,84 +19,38 @@ ROUNDINGS = 32
 
 
 class VerificationError(AssertionError):
-    """A pass changed what the graph computes."""
+    """A pass changed what the graph computes, or what can be observed of its results."""
 
 
 class Verifier:
-    """An observer of `pipeline.run` that raises where outputs or gradients move beyond the budget.
+    """An observer of `pipeline.run` that raises where a pass changes what a program can observe of the graph.
+
+    That is each output and each input as the graph leaves it, and the gradients: values within the budget; shape,
+    dtype, device, strides, storage offset, `requires_grad` and who shares memory with whom as they were; no more memory
+    than before. See `observation.Observation.differences`.
 
     Args:
         module: the whole graph, which the passes rewrite; kept, and run again after each pass.
-        inputs: of the graph. They are cloned for each run: a graph may write to them.
+        inputs: of the graph. They are copied for each run: a graph may write to them.
     """
 
     def __init__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> None:
         self.module = module
         self.inputs = [example_size(each) for each in inputs]
-        self.budget = ROUNDINGS * max(map(_rounding, _tensors(self.inputs)), default=0.0)
-        self.results = self._run()
+        computed = [leaf for node in module.graph.nodes for leaf in tree_leaves(value(node))]
+        self.budget = ROUNDINGS * max(map(_rounding, (*self.inputs, *computed)), default=0.0)
+        self.seen = observe(module, self.inputs)
 
     def __call__(self, record: PassRecord, before: fx.GraphModule, after: fx.GraphModule) -> None:
-        results = self._run()
-        for kind in ("output", "gradient"):
-            pairs = zip(self.results[kind], results[kind], strict=True)
-            for index, (expected, actual) in enumerate(pairs):
-                error = _error(actual, expected, typical=_typical(self.results[kind]))
-                if not error <= self.budget:
-                    raise VerificationError(
-                        f"pass {record.name} changed {kind} {index} by {error:.2e} (relative L2, budget "
-                        f"{self.budget:.2e}); leave the pass out with the option passes=[...] and report it"
-                    )
-        self.results = results
-
-    def _run(self) -> dict[str, list[Tensor | None]]:
-        inputs = [_clone(each) for each in self.inputs]
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            outputs = [each for each in tree_leaves(self.module(*inputs)) if isinstance(each, Tensor)]
-        roots = [each for each in outputs if each.requires_grad]
-        leaves = [each for each in _tensors(inputs) if each.requires_grad]
-        gradients: Sequence[Tensor | None] = ()
-        if roots and leaves:
-            seeds = [_seed(root) for root in roots]
-            gradients = torch.autograd.grad(roots, leaves, seeds, allow_unused=True)
-        return {"output": [each.detach() for each in outputs], "gradient": list(gradients)}
+        seen = observe(self.module, self.inputs)
+        for difference in self.seen.differences(seen, self.budget):
+            raise VerificationError(
+                f"pass {record.name} changed {difference}; leave the pass out with the option passes=[...] and "
+                "report it"
+            )
+        self.seen = seen
 
 
-def _clone(value: Any) -> Any:
-    return value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
-
-
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    return [each for each in values if isinstance(each, Tensor)]
-
-
-def _rounding(tensor: Tensor) -> float:
-    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
-
-
-def _seed(root: Tensor) -> Tensor:
-    """What the gradient starts from: varied, and the same in every run."""
-    steps = torch.arange(root.numel(), device=root.device, dtype=torch.float32)
-    return torch.cos(steps).reshape(root.shape).to(root.dtype)
-
-
-def _typical(tensors: Sequence[Tensor | None]) -> float:
-    """Root mean square over all: a tensor that is zero but for rounding is held against its neighbours."""
-    present = [each.double() for each in tensors if each is not None and each.numel()]
-    squares, count = sum(float(each.square().sum()) for each in present), sum(each.numel() for each in present)
-    return (squares / count) ** 0.5 if count else 0.0
-
-
-def _error(actual: Tensor | None, expected: Tensor | None, *, typical: float) -> float:
-    """Distance over the norm of the expected, or of a tensor of its size as typical if that is more."""
-    if actual is None or expected is None:
-        present = actual if expected is None else expected
-        return 0.0 if present is None or not present.any() else float("inf")
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return float("inf")
-    if torch.equal(actual, expected) or not expected.numel():
-        return 0.0
-    actual, expected = actual.double(), expected.double()
-    scale = max(float(expected.norm()), 1e-3 * typical * expected.numel() ** 0.5)
-    return float((actual - expected).norm()) / scale if scale else float("inf")
+def _rounding(value: Any) -> float:
+    inexact = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    return torch.finfo(value.dtype).eps if inexact else 0.0

@@ -1,0 +1,265 @@
+"""What a program can observe of a run: values, gradients, tensors' place in memory, and what else is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What can be observed of one tensor besides its values.
+
+    Attributes:
+        memory: "its own", or the first tensor of the run that is this very one or shares its storage.
+        strides: of the axes that have more than one element, with their numbers; an empty tensor has none.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    requires_grad: bool
+    memory: str
+    strides: dict[int, int] | None
+    storage_offset: int
+    storage_bytes: int
+
+
+class Difference(NamedTuple):
+    """A property that differs between two runs; of values, by how much."""
+
+    where: str
+    what: str
+    expected: Any
+    actual: Any
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what} {self.actual}, expected {self.expected}"
+
+
+@dataclasses.dataclass
+class Observation:
+    """What one run left behind, by name: "output 0", "input 0" as it became, "gradient of input 0"."""
+
+    traits: dict[str, Traits]
+    values: dict[str, Tensor]
+    gradients: dict[str, Tensor | None]
+    modes: dict[str, Any]
+
+    def differences(self, actual: Observation, budget: float) -> Iterator[Difference]:
+        """What differs in another run, which may differ in values by the budget, in relative L2 norm.
+
+        Where a tensor's memory is not filled by it, as a slice's, the other may have dense memory of its size alone,
+        with its axes in the same order: it then takes no more memory, and what worked on the slice works on it.
+        """
+        if self.traits.keys() != actual.traits.keys():
+            yield Difference("the run", "results", [*self.traits], [*actual.traits])
+            return
+        for name, mode in self.modes.items():
+            if actual.modes[name] != mode:
+                yield Difference("the run", f"{name} afterwards", mode, actual.modes[name])
+        for name, traits in self.traits.items():
+            yield from _differing(name, traits, actual.traits[name])
+        for one, other in ((self.values, actual.values), (self.gradients, actual.gradients)):
+            typical = _typical(one.values())
+            for name, expected in one.items():
+                error = _error(other[name], expected, typical=typical)
+                if not error <= budget:
+                    yield Difference(name, "relative L2 error", f"at most {budget:.2e}", f"{error:.2e}")
+
+
+def observe(run: Callable[..., Any], inputs: Sequence[Any], *, seed: int = 0) -> Observation:
+    """Call `run` with copies of the inputs, laid out and sharing memory as they do, and note all that it leaves behind.
+
+    Gradients are those of every output and of every input that was written to, from seeds that are always the same.
+    """
+    leaves, given = _copies(inputs)
+    nodes = [getattr(each, "grad_fn", None) for each in given]
+    with torch.random.fork_rng(), torch.set_grad_enabled(torch.is_grad_enabled()), _kept_autocast():
+        torch.manual_seed(seed)
+        outputs = [_tensor(each) for each in tree_leaves(run(*given)) if isinstance(each, Tensor | int | float)]
+        modes = _modes()
+    named = {f"input {i}": each for i, each in enumerate(given) if isinstance(each, Tensor)}
+    named.update((f"output {i}", each) for i, each in enumerate(outputs))
+    roots = [each for each in outputs if each.requires_grad]
+    roots += [each for each, node in zip(given, nodes, strict=True) if getattr(each, "grad_fn", None) is not node]
+    wanted = {f"gradient of {name}": leaves[name] for name in leaves if leaves[name].requires_grad}
+    gradients: Sequence[Tensor | None] = ()
+    if roots and wanted:
+        seeds = [_seed(root) for root in roots]
+        gradients = torch.autograd.grad(roots, [*wanted.values()], seeds, allow_unused=True)
+    return Observation(
+        _traits(named),
+        {name: each.detach().clone() for name, each in named.items()},
+        dict(zip(wanted, gradients, strict=False)),
+        modes,
+    )
+
+
+def _differing(name: str, expected: Traits, actual: Traits) -> Iterator[Difference]:
+    ignored = {"storage_bytes"} if actual.storage_bytes <= expected.storage_bytes else set()
+    if ignored and _is_dense_copy(expected, actual):
+        ignored |= {"strides", "storage_offset"}
+    for field in dataclasses.fields(Traits):
+        one, other = getattr(expected, field.name), getattr(actual, field.name)
+        if one != other and field.name not in ignored:
+            yield Difference(name, field.name.replace("_", " "), one, other)
+
+
+def _is_dense_copy(expected: Traits, actual: Traits) -> bool:
+    """Whether the actual tensor fills its memory, with the axes in the expected tensor's order."""
+    if expected.strides is None or actual.strides is None or actual.shape != expected.shape:
+        return False
+    dense, size = {}, 1
+    for axis in sorted(expected.strides, key=lambda axis: (expected.strides[axis], -axis)):
+        dense[axis] = size
+        size *= expected.shape[axis]
+    return actual.strides == dense and actual.storage_bytes == size * actual.dtype.itemsize
+
+
+def _traits(named: dict[str, Tensor]) -> dict[str, Traits]:
+    found, objects, storages = {}, {}, {}
+    for name, tensor in named.items():
+        strided = _is_strided(tensor)
+        memory = tensor.untyped_storage() if strided else None
+        same = objects.setdefault(id(tensor), name)
+        shared = storages.setdefault(memory.data_ptr(), name) if memory and memory.nbytes() else name
+        found[name] = Traits(
+            tuple(tensor.shape),
+            tensor.dtype,
+            tensor.device,
+            tensor.requires_grad,
+            f"the tensor of {same}" if same != name else f"shared with {shared}" if shared != name else "its own",
+            _strides(tensor) if strided else None,
+            tensor.storage_offset() if strided else 0,
+            memory.nbytes() if strided else 0,
+        )
+    return found
+
+
+def _strides(tensor: Tensor) -> dict[int, int]:
+    if not tensor.numel():
+        return {}
+    return {axis: tensor.stride(axis) for axis, size in enumerate(tensor.shape) if size > 1}
+
+
+def _is_strided(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+
+
+def _tensor(leaf: Tensor | float) -> Tensor:
+    return leaf if isinstance(leaf, Tensor) else torch.tensor(leaf)
+
+
+class _Interior(torch.autograd.Function):
+    """A tensor over a leaf's memory that is no leaf: graphs may write to it in place."""
+
+    @staticmethod
+    def forward(ctx, leaf: Tensor) -> Tensor:
+        return _placed(leaf, leaf.untyped_storage())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def _placed(tensor: Tensor, memory: torch.UntypedStorage) -> Tensor:
+    made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return made.set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def _copies(inputs: Sequence[Any]) -> tuple[dict[str, Tensor], list[Any]]:
+    """Leaves by the inputs' names, and what a run is given: tensors that share memory do so in the copies."""
+    memories: dict[int, torch.UntypedStorage] = {}
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    leaves, given = {}, []
+    for index, value in enumerate(inputs):
+        if isinstance(value, Tensor):
+            if id(value) not in made:
+                made[id(value)] = _copy(value, memories)
+            leaves[f"input {index}"], value = made[id(value)]
+        given.append(value)
+    return leaves, given
+
+
+def _copy(tensor: Tensor, memories: dict[int, torch.UntypedStorage]) -> tuple[Tensor, Tensor]:
+    if _is_strided(tensor) and not tensor.is_conj() and not tensor.is_neg():
+        memory = tensor.untyped_storage()
+        if memory.data_ptr() not in memories or not memory.nbytes():
+            memories[memory.data_ptr()] = memory.clone()
+        copy = _placed(tensor, memories[memory.data_ptr()])
+    else:
+        copy = tensor.detach().clone()
+    leaf = copy.requires_grad_(tensor.requires_grad)
+    if tensor.is_leaf or not _is_strided(tensor):
+        return leaf, leaf
+    with torch.enable_grad():
+        return leaf, _Interior.apply(leaf)
+
+
+def _modes() -> dict[str, Any]:
+    """What the rest of a program finds changed by a run."""
+    return {
+        "gradients enabled": torch.is_grad_enabled(),
+        "autocast": _autocast(),
+        "random numbers drawn": hash(torch.get_rng_state().numpy().tobytes()),
+    }
+
+
+def _autocast() -> dict[str, bool]:
+    return {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
+
+
+@contextlib.contextmanager
+def _kept_autocast() -> Iterator[None]:
+    before = _autocast()
+    try:
+        yield
+    finally:
+        for device, enabled in before.items():
+            torch.set_autocast_enabled(device, enabled)
+
+
+def _seed(root: Tensor) -> Tensor:
+    """What the gradient starts from: varied, and the same in every run."""
+    steps = torch.arange(root.numel(), device=root.device, dtype=torch.float32)
+    return torch.cos(steps).reshape(root.shape).to(root.dtype)
+
+
+def _typical(tensors) -> float:
+    """Root mean square over all: a tensor that is zero but for rounding is held against its neighbours."""
+    present = [_wide(each).nan_to_num(0, 0, 0) for each in tensors if each is not None and each.numel()]
+    squares, count = sum(float(each.square().sum()) for each in present), sum(each.numel() for each in present)
+    return (squares / count) ** 0.5 if count else 0.0
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()).double() if tensor.is_complex() else tensor.double()
+
+
+def _error(actual: Tensor | None, expected: Tensor | None, *, typical: float) -> float:
+    """Distance over the norm of the expected, or of a tensor of its size as typical if that is more.
+
+    NaN and infinities must stand in the same places.
+    """
+    if actual is None or expected is None:
+        present = actual if expected is None else expected
+        return 0.0 if present is None or not present.any() else float("inf")
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return float("inf")
+    if torch.equal(actual, expected) or not expected.numel():
+        return 0.0
+    actual, expected = _wide(actual), _wide(expected)
+    finite = expected.isfinite()
+    if not (actual.isnan() & expected.isnan() | (actual == expected) | finite).all():
+        return float("inf")
+    actual, expected = actual[finite], expected[finite]
+    scale = max(float(expected.norm()), 1e-3 * typical * expected.numel() ** 0.5)
+    distance = float((actual - expected).norm())
+    return distance / scale if scale else float("inf") if distance else 0.0
