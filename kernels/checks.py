@@ -10,6 +10,33 @@ STATE_DTYPES = (torch.float32,)
 MAX_STATES = 256
 
 
+def check_tensors(required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:
+    """Raise TypeError for an argument that is no tensor, or none whose elements lie in memory at its strides."""
+    for name, value in required.items():
+        _check_dense(name, value)
+    for name, value in optional.items():
+        if value is not None:
+            _check_dense(name, value)
+
+
+def _check_dense(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one; pad it, or pack its sequences")
+    if isinstance(value, torch.masked.MaskedTensor):
+        raise TypeError(f"{name} must be a dense tensor, got a masked one; pass {name}.to_tensor(0) or the like")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}; pass {name}.to_dense()")
+
+
+def check_flags(**flags: bool) -> None:
+    """Raise TypeError for a flag that is neither True nor False: any text is true, "no" too."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def check_inputs(
     u: Tensor,
     delta: Tensor,
@@ -28,7 +55,7 @@ def check_inputs(
     present = {name: tensor for name, tensor in present.items() if tensor is not None}
     _check_shapes(present)
     for name, tensor in present.items():
-        _check_dtype(name, tensor.dtype, u.dtype)
+        check_dtype(name, tensor.dtype, u.dtype)
         if tensor.device != u.device:
             raise ValueError(f"{name} must be on u's device {u.device}, got {tensor.device}")
 
@@ -71,14 +98,15 @@ def _check_weights(name: str, weights: Tensor, u: Tensor, states: int) -> int | 
     return groups
 
 
-def _check_dtype(name: str, dtype: torch.dtype, of_u: torch.dtype) -> None:
+def check_dtype(name: str, dtype: torch.dtype, of_u: torch.dtype, *, u: str = "u") -> None:
+    """Raise TypeError for a dtype that the scan does not take; `u` is the name that its caller gives to u."""
     if name == "reset":
         allowed = (torch.bool,)
     else:
         allowed = STATE_DTYPES if name in ("A", "initial_state") else SEQUENCE_DTYPES
-        if name == "u" or of_u == torch.float64:
+        if name == u or of_u == torch.float64:
             allowed += (torch.float64,)
     if dtype not in allowed:
-        beside = "" if name in ("u", "reset") else f" beside a {of_u} u"
+        beside = "" if name in (u, "reset") else f" beside a {of_u} {u}"
         hint = "; complex states are not supported: use the real form" if dtype.is_complex else ""
         raise TypeError(f"{name} must be {' or '.join(map(str, allowed))}{beside}, got {dtype}{hint}")

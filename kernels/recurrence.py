@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from mvc.kernels import recurrence_ops as ops
+from mvc.kernels.checks import check_flags, check_tensors
 from torch import Tensor
 
 OPS = {
@@ -50,12 +51,14 @@ def linear_recurrence(
         is, and rounded once.
 
     Raises:
-        TypeError: an argument that is no tensor, or of a dtype that cannot be used.
+        TypeError: an argument that is no dense tensor, or of a dtype that cannot be used; a `dim` or `reverse` of
+            another type.
         ValueError: shapes, devices or `dim` that do not fit, an unknown `impl`, or one that cannot run here.
     """
-    for name, value in {"a": a, "b": b, "initial": initial}.items():
-        if not isinstance(value, Tensor) and not (value is None and name == "initial"):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_tensors({"a": a, "b": b}, {"initial": initial})
+    check_flags(reverse=reverse)
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an int, got {dim!r}")
     rank = max(a.dim(), b.dim())
     if not -rank <= dim < rank:
         raise ValueError(f"dim is {dim}; it must be an axis of a and b broadcast, from {-rank} to {rank - 1}")
@@ -85,7 +88,7 @@ def _step_by_step(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, revers
 
 
 def _check_impl(impl: str | None, a: Tensor, dtype: torch.dtype) -> None:
-    if impl is not None and impl not in IMPLEMENTATIONS:
+    if impl is not None and not (isinstance(impl, str) and impl in IMPLEMENTATIONS):
         raise ValueError(f"impl is {impl!r}; it must be None or one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     if impl in ("cpp", "triton"):
         if dtype == torch.float64:

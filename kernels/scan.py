@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from mvc.kernels import eager, ops, reference
-from mvc.kernels.checks import check_inputs
+from mvc.kernels import eager, ops, reference, torch_private
+from mvc.kernels.checks import check_flags, check_inputs, check_tensors
 from mvc.kernels.rules import lowered_by_autocast, selective_scan as call_op
 from torch import Tensor
 
@@ -63,14 +64,18 @@ def selective_scan(
         y (batch, length, dim) in u's dtype, or (y, last state). Under autocast u, delta, B, C and z take its dtype.
 
     Raises:
-        TypeError: a tensor argument of a dtype that cannot be used.
+        TypeError: an argument that is no dense tensor, or of a dtype that cannot be used; a flag that is no bool.
         ValueError: a shape, device or N that does not fit, an unknown `impl`, or one that cannot run here.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     flags = (delta_softplus, reverse)
-    usual = (impl is None or type(impl) is str) and type(delta_softplus) is type(reverse) is bool
-    if usual and eager.applies(tensors):
-        key = eager.signature(tensors, impl, *flags)
+    usual = type(delta_softplus) is type(reverse) is type(return_last_state) is bool
+    if usual and (impl is None or type(impl) is str) and eager.applies(tensors):
+        try:
+            key = eager.signature(tensors, impl, *flags)
+        except RuntimeError:  # a nested tensor has no strides: asking each one would take a call longer
+            _check(impl, *tensors)
+            raise
         prepared = eager.find(key)
         if prepared is None:
             _check(impl, *tensors)
@@ -81,6 +86,7 @@ def selective_scan(
             y, last_state = eager.selective_scan(prepared, tensors)
             return (y, last_state) if return_last_state else y
     else:
+        check_flags(delta_softplus=delta_softplus, reverse=reverse, return_last_state=return_last_state)
         _check(impl, *tensors)
     if impl == "reference":
         y, last_state = _reference(tensors, flags)
@@ -96,49 +102,66 @@ def _reference(tensors: Sequence[Tensor | None], flags: tuple[bool, bool]) -> tu
     return reference.selective_scan(u, delta, A, B, C, **options, delta_softplus=flags[0], reverse=flags[1])
 
 
-def _check(impl: str | None, u: Tensor, *others: Tensor | None) -> None:
-    """The errors of `selective_scan`."""
-    _check_types(u, *others)
-    check_inputs(u, *others)
+def _check(impl: str | None, u, delta, A, B, C, D, z, delta_bias, initial_state, reset) -> None:
+    """The errors of `selective_scan`, those of its flags apart."""
+    required = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
+    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
+    check_tensors(required, optional)
+    check_inputs(**required, **optional)
     _check_impl(impl, u)
 
 
 def reset_from_cu_seqlens(cu_seqlens: Tensor, length: int, *, reverse: bool = False) -> Tensor:
     """`reset` for sequences packed one after the other into a batch of one.
 
+    Offsets are looked at in eager calls on a CPU. A GPU would be waited for, and what is traced has no values yet:
+    there an offset outside of 0 to `length` counts as the nearer of the two, and no error is raised.
+
     Args:
-        cu_seqlens: (sequences + 1,), integer: where each sequence starts, and the end of the last, which is `length`.
+        cu_seqlens: (sequences + 1,), int32 or int64: where each sequence starts, and the end of the last. From 0 to
+            `length`, and none below the one before it; equal ones are an empty sequence.
         length: steps in all.
         reverse: whether the scan runs from the last step to the first.
 
     Returns:
-        (1, length), bool, true at the step of each sequence that runs first.
+        (1, length), bool, true at the step of each sequence that runs first, on the device of `cu_seqlens`.
 
     Raises:
-        TypeError: `cu_seqlens` is not an integer tensor. ValueError: it has not one axis.
+        TypeError: `cu_seqlens` is no dense integer tensor, `length` no int or `reverse` no bool.
+        ValueError: `cu_seqlens` has not one axis or holds other offsets; `length` is negative.
     """
-    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
-        seen = cu_seqlens.dtype if isinstance(cu_seqlens, Tensor) else type(cu_seqlens).__name__
-        raise TypeError(f"cu_seqlens must be an int32 or int64 tensor, got {seen}")
+    check_tensors({"cu_seqlens": cu_seqlens}, {})
+    check_flags(reverse=reverse)
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be an int32 or int64 tensor, got {cu_seqlens.dtype}")
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(f"cu_seqlens must be (sequences + 1,), got shape {tuple(cu_seqlens.shape)}")
+    if isinstance(length, bool) or not isinstance(length, (int, torch.SymInt)):
+        raise TypeError(f"length must be an int, got {length!r}")
+    if torch_private.untraced() and torch_private.is_plain(cu_seqlens):
+        _check_offsets(cu_seqlens, length)
     # One place more than steps: an empty sequence may start after the last step, or end before the first.
     steps = cu_seqlens.new_zeros((1, length + 1), dtype=torch.bool)
-    if reverse:
-        return steps.index_fill(1, cu_seqlens[1:].long(), True)[:, 1:]
-    return steps.index_fill(1, cu_seqlens[:-1].long(), True)[:, :length]
+    first = cu_seqlens[1:] if reverse else cu_seqlens[:-1]
+    steps = steps.index_fill(1, first.long().clamp(0, length), True)
+    return steps[:, 1:] if reverse else steps[:, :length]
 
 
-def _check_types(u, delta, A, B, C, D, z, delta_bias, initial_state, reset) -> None:
-    required = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
-    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
-    for name, value in {**required, **{name: t for name, t in optional.items() if t is not None}}.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+def _check_offsets(cu_seqlens: Tensor, length: int) -> None:
+    if not 0 <= length < 2**63 - 1:
+        raise ValueError(f"length must be the number of steps, from 0, got {length}")
+    if cu_seqlens.device.type != "cpu":
+        return
+    offsets = cu_seqlens.tolist()
+    if offsets[0] != 0 or offsets[-1] != length:
+        raise ValueError(f"cu_seqlens must run from 0 to length {length}, got {offsets[0]} to {offsets[-1]}")
+    for index, (start, end) in enumerate(itertools.pairwise(offsets)):
+        if end < start:
+            raise ValueError(f"cu_seqlens must not fall, got {start} and then {end} at index {index + 1}")
 
 
 def _check_impl(impl: str | None, u: Tensor) -> None:
-    if impl is not None and impl not in IMPLEMENTATIONS:
+    if impl is not None and not (isinstance(impl, str) and impl in IMPLEMENTATIONS):
         raise ValueError(f"impl is {impl!r}; it must be None or one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     if impl in ("cpp", "triton"):
         if u.dtype == torch.float64:

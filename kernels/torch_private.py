@@ -32,6 +32,16 @@ def plain_eager() -> bool:
     )
 
 
+def untraced() -> bool:
+    """Whether tensors have their values now: nothing compiles, traces or transforms, and no mode takes operators."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state()
+    )
+
+
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether the tensor's values are what lies in its memory, where its strides say: no subclass, not sparse, and
     neither to be negated nor zero without memory."""

@@ -69,7 +69,7 @@ def test_same_bits_as_through_the_op(case, dtype):
 def test_arguments_of_one_signature_are_checked_once(monkeypatch):
     require_cpp()
     checked = []
-    monkeypatch.setattr(scan, "check_inputs", lambda *tensors: checked.append(tensors))
+    monkeypatch.setattr(scan, "check_inputs", lambda **tensors: checked.append(tensors))
     inputs = make_inputs(Case())
     turned = inputs | {"u": inputs["u"].mT.contiguous().mT}
     for _ in range(3):
@@ -150,8 +150,8 @@ def test_values_that_are_not_what_lies_in_memory_go_through_the_op(change):
 
 
 @pytest.mark.parametrize("options", [{"impl": []}, {"delta_softplus": []}, {"reverse": "yes"}], ids=str)
-def test_options_of_a_wrong_type_have_the_errors_of_the_op(options):
-    with pytest.raises((ValueError, RuntimeError), match=next(iter(options))):
+def test_options_of_a_wrong_type_are_refused(options):
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
         selective_scan(**make_inputs(Case(options=())) | options)
 
 

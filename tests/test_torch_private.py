@@ -11,6 +11,8 @@ import pytest
 import torch
 from mvc.kernels import torch_private as kernels_private
 from mvc.passes import torch_private as passes_private
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from mvc import torch_private
 
@@ -127,6 +129,23 @@ def test_functorch_is_noticed():
     seen = []
     torch.vmap(lambda x: (seen.append(kernels_private.under_functorch()), x)[1])(torch.ones(2))
     assert seen == [True]
+
+
+def test_where_values_are_there_is_noticed():
+    seen = []
+
+    def look(x):
+        seen.append(kernels_private.untraced())
+        return x
+
+    look(torch.ones(2))
+    torch.vmap(look)(torch.ones(2))
+    with FakeTensorMode():
+        look(torch.ones(2))
+    torch.compile(look, backend="eager")(torch.ones(2))
+    make_fx(look)(torch.ones(2))
+    torch.jit.trace(look, torch.ones(2), check_trace=False)
+    assert seen == [True, False, False, False, False, False]
 
 
 def test_passes_find_the_mode_of_fake_tensors_and_keep_what_dynamo_notes():
