@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mvc.passes import torch_private
-from mvc.passes.fx_utils import value, written_by
+from mvc.passes.fx_utils import call_target, value, written_by
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
@@ -16,8 +18,12 @@ def is_parameter(node: fx.Node) -> bool:
 
 def storages(node: fx.Node) -> set[int]:
     """What identifies the memory of the tensors that the node gives; views share it with their base."""
-    tensors = (leaf for leaf in tree_leaves(value(node)) if isinstance(leaf, Tensor))
-    return {tensor.untyped_storage()._cdata for tensor in tensors}
+    return memory(value(node))
+
+
+def memory(result: Any) -> set[int]:
+    """What identifies the memory of the tensors in a result, as long as they are alive."""
+    return {torch_private.storage_address(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
 
 
 def constants(graph: fx.Graph) -> set[fx.Node]:
@@ -53,16 +59,10 @@ def _is_repeatable(node: fx.Node) -> bool:
     fakes = map_arg((node.args, node.kwargs), value)
     try:
         with torch_private.fake_mode(map(value, node.all_input_nodes)), recorder:
-            _run(node, *fakes)
+            call_target(node, *fakes)
     except Exception:  # what cannot be run on fakes alone is left where it is
         return False
     leaves = tree_leaves(value(node))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     known = all(isinstance(size, int) for tensor in tensors for size in tensor.shape)
-    return bool(tensors) and known and not recorder.effects
-
-
-def _run(node: fx.Node, args: tuple, kwargs: dict) -> object:
-    if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)
+    return bool(tensors) and known and not (recorder.writes or recorder.random)

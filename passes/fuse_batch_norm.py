@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, shape, value
+from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import Tensor, fx
 from torch.nn import functional as F
@@ -70,6 +71,7 @@ class FuseBatchNorm(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
+        surroundings = Surroundings(graph)
         for node in list(graph.nodes):
             norm = call(node)
             if norm is None or norm.name != "batch_norm" or node.target is not F.batch_norm:
@@ -79,12 +81,14 @@ class FuseBatchNorm(Pass):
                 continue
             if conv.name not in CONVOLUTIONS:
                 continue
-            if reason := self._cost(node) or _obstacle(convolution, node, norm.args):
+            reason = self._cost(node) or _obstacle(convolution, node, norm.args)
+            if reason := reason or surroundings.contexts.obstacle([convolution, node]):
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
-            folded = _fused(graph, node, CONVOLUTIONS[conv.name], dict(conv.args), norm.args)
-            folded.meta["stack_trace"] = convolution.meta.get("stack_trace")
-            node.replace_all_uses_with(folded)
+            with inserting_before(node), surroundings.contexts.inside(node):
+                folded = _fused(graph, CONVOLUTIONS[conv.name], dict(conv.args), norm.args)
+                folded.meta["stack_trace"] = convolution.meta.get("stack_trace")
+                surroundings.replace({node: folded})
             outcome.matches += 1
         return outcome
 
@@ -110,12 +114,11 @@ def _obstacle(convolution: fx.Node, node: fx.Node, norm: dict[str, Any]) -> str 
     return None
 
 
-def _fused(graph: fx.Graph, node: fx.Node, function: Callable, conv: dict[str, Any], norm: dict[str, Any]) -> fx.Node:
-    """The convolution with BatchNorm in its weight and bias, ahead of BatchNorm's `node`."""
+def _fused(graph: fx.Graph, function: Callable, conv: dict[str, Any], norm: dict[str, Any]) -> fx.Node:
+    """The convolution with BatchNorm in its weight and bias, at the graph's insertion point."""
     weight = conv["weight"]
     statistics = (norm["running_mean"], norm["running_var"], norm.get("weight"), norm.get("bias"))
-    with graph.inserting_before(node):
-        apply = functools.partial(insert, graph)
-        rest = (weight, conv.get("bias"), *statistics, norm.get("eps", 1e-5))
-        conv["weight"], conv["bias"] = _fold(apply, value(weight).dtype, len(shape(weight)), *rest)
-        return insert(graph, function, conv.pop("input"), **conv)
+    apply = functools.partial(insert, graph)
+    rest = (weight, conv.get("bias"), *statistics, norm.get("eps", 1e-5))
+    conv["weight"], conv["bias"] = _fold(apply, value(weight).dtype, len(shape(weight)), *rest)
+    return insert(graph, function, conv.pop("input"), **conv)

@@ -9,7 +9,8 @@ import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.constants import storages
 from mvc.passes.epilogues import only_user
-from mvc.passes.fx_utils import insert, shape, written_by
+from mvc.passes.fx_utils import insert, inserting_before, shape, value, written_by
+from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import fx
 
@@ -34,17 +35,18 @@ class FuseCat(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
+        surroundings = Surroundings(graph)
         for node in list(graph.nodes):
-            if (scan := _scan_in(node)) is not None and (whole := _whole(scan, node)) is not None:
-                if (writer := _writer_between(scan, node)) is not None:
-                    reason = f"{writer.name} writes to what the scan reads before its result is put beside the rest"
-                    outcome.near_misses.append(NearMiss.at(node, reason))
-                    continue
-                with graph.inserting_before(node):
-                    fused = insert(graph, torch.ops.mvc.selective_scan_triton_cat.default, whole, *scan.args[1:])
+            if (scan := _scan_in(node)) is None or (whole := _whole(scan, node)) is None:
+                continue
+            if (reason := _obstacle(surroundings, scan, node)) is not None:
+                outcome.near_misses.append(NearMiss.at(node, reason))
+                continue
+            with inserting_before(node), surroundings.contexts.inside(node):
+                fused = insert(graph, torch.ops.mvc.selective_scan_triton_cat.default, whole, *scan.args[1:])
                 fused.meta["stack_trace"] = scan.meta.get("stack_trace")
-                node.replace_all_uses_with(fused)
-                outcome.matches += 1
+                surroundings.replace({node: fused})
+            outcome.matches += 1
         return outcome
 
 
@@ -74,11 +76,18 @@ def _whole(scan: fx.Node, cat: fx.Node) -> fx.Node | None:
     return whole if shape(whole) == shape(cat) else None  # there are no further pieces
 
 
-def _writer_between(scan: fx.Node, cat: fx.Node) -> fx.Node | None:
-    """What writes between the two to memory that the scan reads: behind it a scan would read something else."""
+def _obstacle(surroundings: Surroundings, scan: fx.Node, cat: fx.Node) -> str | None:
+    """Why the scan cannot run where the two are put together."""
+    if value(cat).requires_grad:
+        return "gradients are needed, which the scan in place does not have"
+    if (reason := surroundings.contexts.obstacle([scan, cat])) is not None:
+        return reason
     read = set().union(*map(storages, scan.all_input_nodes))
     between = (node for node in cat.graph.nodes if scan < node < cat)
-    return next((node for node in between if any(storages(each) & read for each in written_by(node))), None)
+    writer = next((node for node in between if any(storages(each) & read for each in written_by(node))), None)
+    if writer is None:
+        return None
+    return f"{writer.name} writes to what the scan reads before its result is put beside the rest"
 
 
 def _piece(node: Any, index: int) -> fx.Node | None:

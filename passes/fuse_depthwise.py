@@ -22,9 +22,10 @@ import operator
 from typing import Any, ClassVar
 
 import torch
+from mvc.passes import torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, shape, value
-from mvc.passes.strides import strides_matter, update_strides
+from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import fx
 from torch.fx.node import map_arg
@@ -42,6 +43,7 @@ class FuseDepthwise(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
+        surroundings = Surroundings(graph)
         for node in list(graph.nodes):
             convolution = call(node)
             if convolution is None or convolution.name != "conv1d" or not _is_depthwise(node, convolution.args):
@@ -49,7 +51,7 @@ class FuseDepthwise(Pass):
             if reason := _obstacle(node, convolution.args):
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
-            _rewrite(graph, node, convolution.args)
+            _rewrite(surroundings, node, convolution.args)
             outcome.matches += 1
         return outcome
 
@@ -86,11 +88,11 @@ def _padding(padding: Any, taps: int) -> tuple[int, int]:
     return both, both
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, args: dict[str, Any]) -> None:
-    weight, bias = args["weight"], args.get("bias")
+def _rewrite(surroundings: Surroundings, node: fx.Node, args: dict[str, Any]) -> None:
+    graph, weight, bias = node.graph, args["weight"], args.get("bias")
     taps, dtype = shape(weight)[-1], value(node).dtype
     wide = torch.promote_types(dtype, torch.float32)  # the sum is rounded once, as the convolution's
-    channels_last = _is_channels_last(args["input"]) and not strides_matter(node)
+    channels_last = _is_channels_last(args["input"]) and not surroundings.strides_matter(node, _transposed(value(node)))
     after = () if channels_last else (None,)  # what brings the axis of channels to its place
     rest = (slice(None),) if channels_last else ()
 
@@ -102,7 +104,7 @@ def _rewrite(graph: fx.Graph, node: fx.Node, args: dict[str, Any]) -> None:
     def part(operand: fx.Node, *index: Any) -> fx.Node:
         return insert(graph, operator.getitem, operand, index)
 
-    with graph.inserting_before(node):
+    with inserting_before(node), surroundings.contexts.inside(node):
         x = insert(graph, "transpose", args["input"], -2, -1) if channels_last else args["input"]
         x, weight = widened(x), widened(weight)
         padding = (*((0, 0) if channels_last else ()), *_padding(args.get("padding", 0), taps))
@@ -116,26 +118,22 @@ def _rewrite(graph: fx.Graph, node: fx.Node, args: dict[str, Any]) -> None:
         if bias is not None:
             y = insert(graph, torch.add, y, part(widened(bias), slice(None), *after))
         y = y if wide == dtype else insert(graph, "to", y, dtype)
-        if not channels_last and value(node).is_contiguous() and not value(y).is_contiguous():
-            y = insert(graph, "contiguous", y)
-    y.meta["stack_trace"] = node.meta.get("stack_trace")
-    if channels_last:
-        _replace_transposed(node, y)
-    else:
-        node.replace_all_uses_with(y)
+        y.meta["stack_trace"] = node.meta.get("stack_trace")
+        if channels_last:
+            _replace_transposed(surroundings, node, y)
+        else:
+            surroundings.replace({node: y})
 
 
-def _replace_transposed(old: fx.Node, new: fx.Node) -> None:
+def _replace_transposed(surroundings: Surroundings, old: fx.Node, new: fx.Node) -> None:
     """Replace `old` by `new`, which is it transposed, activations and cuts behind it included: Inductor writes what a
     pointwise operation gives in the order of its axes."""
     for user in list(old.users):
         moved = _on_transposed(user, old, new)
         if moved is not None:
-            _replace_transposed(user, moved)
-    users = [user for user in old.users if user.users or user.op == "output"]
-    with old.graph.inserting_before(old):
-        old.replace_all_uses_with(insert(old.graph, "transpose", new, -2, -1))
-    update_strides(users)
+            _replace_transposed(surroundings, user, moved)
+    with inserting_before(old):
+        surroundings.replace({old: insert(old.graph, "transpose", new, -2, -1)})
 
 
 def _on_transposed(user: fx.Node, old: fx.Node, new: fx.Node) -> fx.Node | None:
@@ -152,6 +150,12 @@ def _on_transposed(user: fx.Node, old: fx.Node, new: fx.Node) -> fx.Node | None:
         if isinstance(index, tuple) and index[:-1] in whole and isinstance(index[-1], slice):
             return insert(user.graph, operator.getitem, new, (..., index[-1], slice(None)))
     return None
+
+
+def _transposed(y: torch.Tensor) -> torch.Tensor:
+    """A tensor like y whose memory has the last two axes in the other order."""
+    with torch_private.fake_mode([y]):
+        return y.mT.contiguous().mT
 
 
 def _is_channels_last(x: fx.Node) -> bool:

@@ -32,8 +32,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.constants import storages
-from mvc.passes.fx_utils import insert, shape, value, written_by
-from mvc.passes.strides import strides_matter, update_strides
+from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.torch_ops import Call, call, name_of
 from mvc.passes.torch_private import surely_equal
 from torch import fx
@@ -63,34 +63,31 @@ class FuseMovement(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
+        surroundings = Surroundings(graph)
         for node in list(graph.nodes):
-            outcome.matches += name_of(node) == "cat" and _permute_parts(node)
+            outcome.matches += name_of(node) == "cat" and _permute_parts(surroundings, node)
         for node in list(graph.nodes):
             if not _is_movement(node) or all(map(_is_movement, node.users)):
                 continue
             chain = _chain(node)
-            origin = _origin(chain)
-            if origin is None:
-                reason = _near_miss(chain)
-            else:
-                reason = _memory_obstacle(origin, node) or _replace(node, origin)
-                outcome.matches += reason is None
+            start = _start(chain)
+            reason = _near_miss(chain) if start is None else _replace(surroundings, chain[start:])
+            outcome.matches += start is not None and reason is None
             if reason is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
         for node in list(graph.nodes):
-            origin = _padded(node)
-            if origin is not None and not (_memory_obstacle(origin, node) or _replace(node, origin)):
-                outcome.matches += 1
+            chain = _padded(node)
+            outcome.matches += chain is not None and _replace(surroundings, chain) is None
         return outcome
 
 
-def _permute_parts(node: fx.Node) -> bool:
+def _permute_parts(surroundings: Surroundings, node: fx.Node) -> bool:
     """Whether the node was a concatenation that all users permute alike: its parts now are permuted instead."""
     args = call(node).args
     moves = [user for user in node.users if name_of(user) in PERMUTATIONS and call(user).args["input"] is node]
     if not moves or len(moves) < len(node.users) or not {"tensors", "dim"}.issuperset(args):
         return False
-    if any(strides_matter(move) or _gradients_switched(node, move) for move in moves):
+    if surroundings.contexts.obstacle([node, *moves]) is not None:
         return False
     order = _order(moves[0])
     parts = args["tensors"]
@@ -98,18 +95,20 @@ def _permute_parts(node: fx.Node) -> bool:
         return False
     if any(_order(move) != order for move in moves):
         return False
-    with node.graph.inserting_before(node):
-        parts = [insert(node.graph, torch.permute, part, order) for part in parts]
-        new = insert(node.graph, torch.cat, parts, order.index(args.get("dim", 0) % len(order)))
-    for move in moves:
-        users = list(move.users)
-        move.replace_all_uses_with(new)
-        update_strides(users)
+    try:
+        with inserting_before(node), surroundings.contexts.inside(node):
+            parts = [insert(node.graph, torch.permute, part, order) for part in parts]
+            new = insert(node.graph, torch.cat, parts, order.index(args.get("dim", 0) % len(order)))
+            if any(surroundings.strides_matter(move, value(new)) for move in moves):
+                raise Observed("it would have to be copied")
+            surroundings.replace(dict.fromkeys(moves, new))
+    except Observed:
+        return False
     return True
 
 
-def _padded(node: fx.Node) -> fx.Node | None:
-    """What the node has left of a padded tensor, if that is all but the padding."""
+def _padded(node: fx.Node) -> list[fx.Node] | None:
+    """What the node has left of a padded tensor, if that is all but the padding; the padded tensor, and the node."""
     known = call(node)
     pad = known.args["input"] if known is not None and known.name in ("getitem", "narrow") else None
     padding = call(pad) if isinstance(pad, fx.Node) else None
@@ -120,7 +119,7 @@ def _padded(node: fx.Node) -> fx.Node | None:
         return None
     starts = _starts(known, len(shape(pad)))
     ahead = [0] * (len(shape(pad)) - len(widths) // 2) + list(widths[::2])[::-1]
-    return origin if starts == ahead and _equal(shape(origin), shape(node)) else None
+    return [origin, pad, node] if starts == ahead and _equal(shape(origin), shape(node)) else None
 
 
 def _starts(cut: Call, rank: int) -> list[Any] | None:
@@ -154,8 +153,8 @@ def _chain(node: fx.Node) -> list[fx.Node]:
     return chain
 
 
-def _origin(chain: Sequence[fx.Node]) -> fx.Node | None:
-    """The first node of the chain whose elements the last has in the same order, after others between them had not."""
+def _start(chain: Sequence[fx.Node]) -> int | None:
+    """The first place in the chain whose elements the last has in the same order, after others between had not."""
     for start in range(len(chain) - 2):
         axes, scattered = _plain(shape(chain[start])), False
         for node in chain[start + 1 :]:
@@ -164,13 +163,13 @@ def _origin(chain: Sequence[fx.Node]) -> fx.Node | None:
                 break
             scattered |= not _is_in_order(axes)
         if axes is not None and scattered and _is_in_order(axes):
-            return chain[start]
+            return start
     return None
 
 
 def _near_miss(chain: Sequence[fx.Node]) -> str | None:
     """Why a chain that looks as if it moved back what it had moved away does not."""
-    if name_of(chain[0]) == "roll" and _origin([*_chain(call(chain[0]).args["input"]), *chain[1:]]):
+    if name_of(chain[0]) == "roll" and _start([*_chain(call(chain[0]).args["input"]), *chain[1:]]) is not None:
         return f"{chain[0].name} moves elements in between"
     permutations = [node for node in chain[1:] if name_of(node) in PERMUTATIONS]
     if len(permutations) < 2:
@@ -244,48 +243,38 @@ def _is_in_order(axes: Axes) -> bool:
     return len(_joined(axes)) < 2
 
 
-def _memory_obstacle(origin: fx.Node, node: fx.Node) -> str | None:
-    """What could tell the node's memory, or its history, from the origin's."""
-    if _gradients_switched(origin, node):
-        return "gradients are switched on or off inside it"
-    copy, original = storages(node), storages(origin)
-    if copy == original:
-        return None
-    for writer in node.graph.nodes:
-        if any(storages(each) & (copy | original) for each in written_by(writer)):
-            return f"{writer.name} writes to its memory"
-    returned = set().union(*map(storages, node.graph.output_node().all_input_nodes))
-    kept = returned.union(*map(storages, (each for each in node.graph.nodes if each.op in ("placeholder", "get_attr"))))
-    if returned & copy and kept & original:
-        return "it is returned as a copy"
-    return None
-
-
-def _gradients_switched(first: fx.Node, last: fx.Node) -> bool:
-    """Whether gradients are switched on or off between the two."""
-    switches = (node for node in first.graph.nodes if getattr(node.target, "__name__", "") == "_set_grad_enabled")
-    return any(first < switch < last for switch in switches)
-
-
-def _replace(node: fx.Node, origin: fx.Node) -> str | None:
-    """Put the origin, or a view of it in the node's shape, in the node's place; or say why its strides forbid it."""
+def _replace(surroundings: Surroundings, chain: Sequence[fx.Node]) -> str | None:
+    """Put the first node of the chain, or a view of it, in the place of the last; or say what forbids it."""
+    origin, node = chain[0], chain[-1]
+    if (reason := _obstacle(surroundings, chain)) is not None:
+        return reason
     sizes = [-1 if isinstance(size, torch.SymInt) else size for size in shape(node)]
-    with node.graph.inserting_before(node):
-        new = origin
-        if not _equal(shape(origin), shape(node)):
-            if sizes.count(-1) > 1:
-                return "more than one of its sizes is unknown"
-            new = insert(node.graph, "reshape", origin, sizes)
-        if not _equal(value(new).stride(), value(node).stride()) and strides_matter(node):
-            if not value(node).is_contiguous():
-                return "what follows it depends on its strides"
-            new = insert(node.graph, "contiguous", new)
-    changed = not _equal(value(new).stride(), value(node).stride())
-    users = list(node.users)
-    node.replace_all_uses_with(new)
-    if changed:
-        update_strides(users)
+    new = origin
+    try:
+        with inserting_before(node), surroundings.contexts.inside(node):
+            if not _equal(shape(origin), shape(node)):
+                if sizes.count(-1) > 1:
+                    raise Observed("more than one of its sizes is unknown")
+                new = insert(node.graph, "reshape", origin, sizes)
+            if not value(node).is_contiguous() and surroundings.strides_matter(node, value(new)):
+                raise Observed("what follows it depends on its strides")
+            surroundings.replace({node: new})
+    except Observed as observed:
+        return str(observed)
     return None
+
+
+def _obstacle(surroundings: Surroundings, chain: Sequence[fx.Node]) -> str | None:
+    """What could tell the last node's memory, or its history, from the first one's."""
+    origin, node = chain[0], chain[-1]
+    if (reason := surroundings.contexts.obstacle(chain, but_for_autocast=True)) is not None:
+        return reason
+    if storages(node) == storages(origin):
+        return None
+    writer = surroundings.writer(node) or surroundings.writer(origin)
+    if writer is not None:
+        return f"{writer.name} writes to its memory"
+    return "it is returned as a copy" if surroundings.is_seen(node) and surroundings.is_seen(origin) else None
 
 
 def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:

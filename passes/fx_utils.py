@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,30 @@ def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -
     node = graph.create_node(op, target, args, kwargs)
     fakes = map_arg((args, kwargs), value)
     with torch_private.fake_mode(map(value, node.all_input_nodes)):
-        call = getattr(fakes[0][0], target) if op == "call_method" else target
-        rest = fakes[0][1:] if op == "call_method" else fakes[0]
-        node.meta["example_value"] = call(*rest, **fakes[1])
+        node.meta["example_value"] = call_target(node, *fakes)
     traces = (n.meta.get("stack_trace") for n in node.all_input_nodes)
     node.meta["stack_trace"] = next((trace for trace in traces if trace), None)
     return node
+
+
+def call_target(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What the node's function or method gives for these arguments."""
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def inserting_before(place: fx.Node) -> Iterator[None]:
+    """What is inserted in this block stands ahead of the node, and is erased where the block fails."""
+    graph, ahead = place.graph, place.prev
+    with graph.inserting_before(place):
+        try:
+            yield
+        except Exception:
+            while place.prev is not ahead:
+                graph.erase_node(place.prev)
+            raise
 
 
 def written_by(node: fx.Node) -> list[fx.Node]:

@@ -10,14 +10,14 @@ Before::                                    After::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from mvc.kernels import recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.passes.axes import indexing
-from mvc.passes.fx_utils import insert, shape, value
-from mvc.passes.modular import is_movement
+from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.surroundings import Surroundings, memory_order
 from mvc.passes.torch_ops import call
 from torch import fx
 
@@ -33,59 +33,70 @@ class Layout(NamedTuple):
         return Layout(tuple(self.order[axis] for axis in move.order), self.flipped != move.flipped)
 
 
-def put_recurrence(old: fx.Node, a: fx.Node, b: fx.Node, dim: int, *, reverse: bool) -> None:
-    """Replace `old`, the states h_t = a_t h_{t-1} + b_t along `dim`, by one op ahead of it."""
-    graph = old.graph
+def put_recurrence(
+    surroundings: Surroundings, old: fx.Node, a: fx.Node, b: fx.Node, dim: int, *, reverse: bool
+) -> None:
+    """Replace `old`, the states h_t = a_t h_{t-1} + b_t along `dim`, by one op ahead of it.
+
+    Raises:
+        Observed: the program would see it.
+    """
     a, b, layout = _unmoved(a, b, dim)
     axis = layout.order[dim]
-    with graph.inserting_before(old):
-        states = insert(graph, torch.ops.mvc.linear_recurrence.default, a, b, None, axis, reverse != layout.flipped)
-        states.meta["stack_trace"] = old.meta.get("stack_trace")
-        if value(states).dtype != value(old).dtype:
-            states = insert(graph, "to", states, value(old).dtype)
-    replace_moved(old, states, layout, axis)
+    reverse = reverse != layout.flipped
+    with inserting_before(old), surroundings.contexts.inside(old):
+        pairs = moved_pairs(old, _recurrence(old, a, b, axis, reverse), layout, axis)
+        if any(surroundings.strides_matter(each, value(new)) for each, new in pairs.items()):
+            order = [layout.order[axis] for axis in memory_order(value(old))]
+            pairs = moved_pairs(old, _recurrence(old, a, b, axis, reverse, order), layout, axis)
+        surroundings.replace(pairs)
 
 
-def replace_moved(old: fx.Node, new: fx.Node, layout: Layout, dim: int) -> None:
-    """Replace `old`, which is `new` in that layout, where `dim` is the axis of time in `new`.
+def _recurrence(
+    old: fx.Node, a: fx.Node, b: fx.Node, dim: int, reverse: bool, order: Sequence[int] | None = None
+) -> fx.Node:
+    """The states in the dtype of `old`; in memory their axes lie in that order."""
+    graph, plain = old.graph, list(range(len(shape(a))))
+    order = plain if order is None else order
+    if order != plain:
+        a, b = (insert(graph, torch.permute, each, order) for each in (a, b))
+    states = insert(graph, torch.ops.mvc.linear_recurrence.default, a, b, None, order.index(dim), reverse)
+    states.meta["stack_trace"] = old.meta.get("stack_trace")
+    if value(states).dtype != value(old).dtype:
+        states = insert(graph, "to", states, value(old).dtype)
+    return states if order == plain else insert(graph, torch.permute, states, [order.index(axis) for axis in plain])
+
+
+def moved_pairs(old: fx.Node, new: fx.Node, layout: Layout, dim: int) -> dict[fx.Node, fx.Node]:
+    """What takes the place of `old`, which is `new` in that layout, where `dim` is the axis of time in `new`; new nodes
+    are inserted at the graph's insertion point.
 
     Users that only move it are replaced with it, as far as the moves cancel out.
     """
     plain = Layout(tuple(range(len(layout.order))))
+    pairs: dict[fx.Node, fx.Node] = {}
     pending = [(old, layout)]
     while pending:
         node, layout = pending.pop()
+        moves = {} if layout == plain else {user: _move(user, layout.order.index(dim)) for user in node.users}
+        pending += [(user, layout.then(move)) for user, move in moves.items() if move is not None]
         if layout == plain:
-            _replace(node, new)
-            continue
-        for user in list(node.users):
-            move = _move(user, layout.order.index(dim))
-            if move is not None:
-                pending.append((user, layout.then(move)))
-        if any(_move(user, layout.order.index(dim)) is None for user in node.users):
-            with node.graph.inserting_before(node):
-                moved = insert(node.graph, torch.permute, new, layout.order) if layout.order != plain.order else new
-                moved = insert(node.graph, torch.flip, moved, [layout.order.index(dim)]) if layout.flipped else moved
-            for user in list(node.users):
-                if _move(user, layout.order.index(dim)) is None:
-                    _reshape_views([user])
-                    user.replace_input_with(node, moved)
+            pairs[node] = new
+        elif None in moves.values():
+            moved = insert(node.graph, torch.permute, new, layout.order) if layout.order != plain.order else new
+            moved = insert(node.graph, torch.flip, moved, [layout.order.index(dim)]) if layout.flipped else moved
+            pairs[node] = moved
+    return pairs
 
 
-def _replace(node: fx.Node, new: fx.Node) -> None:
-    _reshape_views(node.users)
-    node.replace_all_uses_with(new)
-
-
-def _reshape_views(users: Iterable[fx.Node]) -> None:
-    """Views of what is moved: its strides are no longer those that a view was possible with."""
-    pending = list(users)
-    while pending:
-        user = pending.pop()
-        if user.op == "call_method" and user.target == "view":
-            user.target = "reshape"
-        if is_movement(user):
-            pending += user.users
+def move(graph: fx.Graph, tensor: fx.Node, source: int, destination: int) -> fx.Node:
+    """The tensor with one axis moved, for which nothing is inserted where that undoes the last move."""
+    known = call(tensor)
+    if source == destination:
+        return tensor
+    if known is not None and known.name == "movedim" and tensor.args[1:] == (destination, source):
+        return known.args["input"]
+    return insert(graph, torch.movedim, tensor, source, destination)
 
 
 def _unmoved(a: fx.Node, b: fx.Node, dim: int) -> tuple[fx.Node, fx.Node, Layout]:

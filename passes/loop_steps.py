@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from mvc.passes.constants import storages
 from mvc.passes.fx_utils import insert, shape, written_by
+from mvc.passes.layouts import move
 from mvc.passes.torch_ops import call
 from torch import fx
 from torch.utils._pytree import tree_flatten
@@ -42,12 +44,10 @@ class Collector:
     keeps_axis: bool = False
     writes: tuple[fx.Node, ...] = ()
 
-    def replace_by(self, replace: Callable[[fx.Node], None]) -> None:
-        for write in self.writes:
-            write.graph.erase_node(write)
-        replace(self.node)
-        if not self.node.users:
-            self.node.graph.erase_node(self.node)
+    def erase(self) -> None:
+        """Erase what collects, once something else stands in its place."""
+        for node in (*reversed(self.writes), self.node):
+            node.graph.erase_node(node)
 
     def looks_recurrent(self) -> bool:
         """Whether a later step depends on something of an earlier one that the first does not: on its state."""
@@ -127,7 +127,7 @@ class Slices:
         """All slices in the order of their indices, time first."""
         full = all(each == slice(None) for each in self.template if each is not Ellipsis)
         whole = self.tensor if full else insert(graph, operator.getitem, self.tensor, self.template)
-        whole = whole if self.dim == 0 else insert(graph, torch.movedim, whole, self.dim, 0)
+        whole = move(graph, whole, self.dim, 0)
         return insert(graph, torch.unsqueeze, whole, self.dim + 1) if self.keeps_axis else whole
 
 
@@ -163,12 +163,12 @@ class RolledLoop:
         self._constants: dict[fx.Node, None] = {}
         self._directions: set[bool] = set()
         self._visit(collector.steps)
+        self.backwards = True in self._directions
         self._check_effects()
         if not self._carried:
             return
         if len(self._directions) > 1:
             raise NotALoop("states run in both directions")
-        (self.backwards,) = self._directions
         self.descending = all(each.descending for each in self._slices.values()) and bool(self._slices)
         self.escaping = self._escaping()
 
@@ -183,6 +183,16 @@ class RolledLoop:
     @property
     def additional(self) -> list[fx.Node]:
         return list(self._constants)
+
+    @property
+    def nodes(self) -> Iterator[fx.Node]:
+        """All nodes of all steps."""
+        return itertools.chain.from_iterable(self._operations)
+
+    @property
+    def is_read_by_step(self) -> bool:
+        """Whether most steps have something that others use by itself."""
+        return any(2 * len(used) > self.length for used in self.escaping.values())
 
     @property
     def initials(self) -> list[Initial]:
@@ -220,22 +230,24 @@ class RolledLoop:
 
     def _check_effects(self) -> None:
         members = {node for column in self._operations for node in column}
-        memory = set()
-        for node in (*self._constants, *(each.tensor for each in self._slices.values())):
-            memory |= storages(node)
+        memory = set().union(*map(storages, self._needed))
         writes = set(self.collector.writes)
+        if writes and storages(self.collector.node) & memory:
+            raise WritesInPlace(f"{self.collector.writes[0].name} writes to what its steps read")
         for node in _between(members):
             for written in written_by(node):
                 if node not in members and node not in writes and (written in members or storages(written) & memory):
                     raise WritesInPlace(f"{node.name} writes in place between its steps")
 
     def _escaping(self) -> dict[Column, dict[int, fx.Node]]:
-        members = {node for column in self._operations for node in column}
-        inside = members | {self.collector.node, *self.collector.writes}
+        """Views of a step's results that others use stay, and are views of what is used then."""
+        inside = {*self.nodes, self.collector.node, *self.collector.writes}
         found = {}
-        for column in self._operations:
+        for column in reversed(self._operations):
             used = {step: node for step, node in enumerate(column) if not inside.issuperset(node.users)}
-            if used:
+            if any(map(_is_view, used.values())):
+                inside.difference_update(used.values())
+            elif used:
                 found[column] = used
         return found
 
@@ -264,18 +276,21 @@ class RolledLoop:
                 if not column[step].users:
                     column[step].graph.erase_node(column[step])
 
-    def place(self) -> fx.Node:
-        """The first node of the steps: what they are computed from is ahead of it, who uses them behind."""
-        order = {node: place for place, node in enumerate(self.collector.node.graph.nodes)}
+    @property
+    def _needed(self) -> list[fx.Node]:
+        """What the steps are computed from."""
         firsts = [each.first for each in self.initials if isinstance(each.first, fx.Node)]
-        needed = [*firsts, *self._constants, *(each.tensor for each in self._slices.values())]
-        last = max(needed, key=order.__getitem__)
+        return [*firsts, *self._constants, *(each.tensor for each in self._slices.values())]
+
+    def place(self) -> fx.Node:
+        """Where all steps can be computed: at the first of them, or as soon as what they need is there."""
+        first = min(node for column in self._operations for node in (column[0], column[-1]))
+        place = max(first, *(node.next for node in self._needed))
         users = [user for used in self.escaping.values() for node in used.values() for user in node.users]
-        users = [user for user in users if not any(user in column for column in self._operations)]
-        ends = self.collector.writes or (self.collector.node,)
-        if any(order[user] <= order[last] for user in (*users, *ends)):
+        outside = set(users).difference(self.nodes)
+        if any(user < place for user in (*outside, *(self.collector.writes or (self.collector.node,)))):
             raise NotALoop("something is computed between its steps that they need")
-        return last.next
+        return place
 
 
 def _arguments(column: Column) -> Iterator[Column]:
@@ -389,6 +404,12 @@ def _result_axis(index: Sequence[Any], place: int, tensor: fx.Node) -> int:
         rank = len(shape(tensor)) + sum(each is None for each in index)
         return rank - len(index[place:])
     return place
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether the node is, or may be, in the memory of one that it is computed from."""
+    inputs = set().union(*map(storages, node.all_input_nodes))
+    return not written_by(node) and not storages(node).isdisjoint(inputs)
 
 
 def _between(members: set[fx.Node]) -> Iterator[fx.Node]:

@@ -12,9 +12,10 @@ from mvc.passes import onednn_ops, torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.constants import constants
 from mvc.passes.epilogues import Epilogue, epilogue_of
-from mvc.passes.fx_utils import insert, shape, value
+from mvc.passes.fx_utils import insert, inserting_before, shape, value
 from mvc.passes.library_choice import Runs, fastest
 from mvc.passes.onednn_ops import ACTIVATIONS
+from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import Tensor, fx
 
@@ -68,7 +69,7 @@ class Prepack(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        found = constants(graph)
+        found, surroundings = constants(graph), Surroundings(graph)
         packed: dict[Any, fx.Node] = {}
         for node in list(graph.nodes):
             known = call(node)
@@ -78,12 +79,14 @@ class Prepack(Pass):
             if reason is None:
                 product = self.product(known.args)
                 epilogue = epilogue_of(node, known.args.get("bias"), product.columns)
+                reason = surroundings.contexts.obstacle([node, epilogue.last])
+            if reason is None:
                 choice = self.force or _choose(product, known.args["weight"], epilogue)
                 reason = "measured: torch's own call is as fast" if choice == "torch" else None
             if reason is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
-            _rewrite(graph, product, known.args, epilogue, packed, fused=choice == "fused")
+            _rewrite(surroundings, product, known.args, epilogue, packed, fused=choice == "fused")
             outcome.matches += 1
         if outcome.matches:
             torch_private.register_onednn_lowerings()
@@ -129,7 +132,7 @@ def _runs(product: Product, weight: Tensor, activation: str, *, has_bias: bool) 
 
 
 def _rewrite(
-    graph: fx.Graph,
+    surroundings: Surroundings,
     product: Product,
     arguments: dict[str, Any],
     epilogue: Epilogue,
@@ -140,13 +143,14 @@ def _rewrite(
     last = epilogue.last if fused else epilogue.biased
     weight = arguments["weight"]
     key = weight, repr(product.options)
-    with graph.inserting_before(last):
+    graph = last.graph
+    with inserting_before(last), surroundings.contexts.inside(last):
         if key not in packed:
             packed[key] = insert(graph, product.pack, weight, *product.options)
         attributes = ACTIVATIONS[epilogue.activation if fused else "none"]
         y = insert(graph, product.run, arguments["input"], packed[key], epilogue.bias, *product.window, *attributes)
-    y.meta["stack_trace"] = last.meta.get("stack_trace")
-    last.replace_all_uses_with(y)
+        y.meta["stack_trace"] = last.meta.get("stack_trace")
+        surroundings.replace({last: y})
 
 
 def example_layout(x: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:

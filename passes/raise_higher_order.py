@@ -9,9 +9,10 @@ import torch
 from mvc.passes import modular
 from mvc.passes.affine import NotAffine
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import shape, value
-from mvc.passes.layouts import Layout, put_recurrence, replace_moved
+from mvc.passes.fx_utils import inserting_before, shape, value
+from mvc.passes.layouts import Layout, moved_pairs, put_recurrence
 from mvc.passes.step_scan import NotARecurrence, StepScan, functional
+from mvc.passes.surroundings import Contexts, Observed, Surroundings
 from mvc.passes.torch_ops import call
 from mvc.passes.torch_private import copy_graph
 from mvc.passes.vectorize import NotVectorized
@@ -43,18 +44,19 @@ class RaiseHigherOrder(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
+        surroundings = Surroundings(graph)
         for target, rewrite in ((SCAN, _raise_scan), (ASSOCIATIVE_SCAN, _raise_associative_scan)):
             for node in [*graph.find_nodes(op="call_function", target=target)]:
                 try:
-                    rewrite(node)
-                except (NotARecurrence, NotAffine, NotVectorized) as reason:
+                    rewrite(node, surroundings)
+                except (NotARecurrence, NotAffine, NotVectorized, Observed) as reason:
                     outcome.near_misses.append(NearMiss.at(node, f"no linear recurrence: {reason}"))
                 else:
                     outcome.matches += 1
         return outcome
 
 
-def _raise_associative_scan(node: fx.Node) -> None:
+def _raise_associative_scan(node: fx.Node, surroundings: Surroundings) -> None:
     body, xs, *_ = node.args
     if len(xs) != 2:
         raise NotARecurrence(f"it combines {len(xs)} sequences; a linear recurrence has 2")
@@ -64,7 +66,7 @@ def _raise_associative_scan(node: fx.Node) -> None:
     if which in results and _is_used(results[which]):
         raise NotARecurrence("the products of its factors are used, not only the states")
     if 1 - which in results:
-        put_recurrence(results[1 - which], a, b, 0, reverse=False)
+        put_recurrence(surroundings, results[1 - which], a, b, 0, reverse=False)
     _erase_unused([*node.users, node, *_probes(xs)])
 
 
@@ -106,24 +108,24 @@ def _erase_unused(nodes: list[fx.Node]) -> None:
             node.graph.erase_node(node)
 
 
-def _raise_scan(node: fx.Node) -> None:
+def _raise_scan(node: fx.Node, surroundings: Surroundings) -> None:
     body, initials, xs, additional = node.args
-    body = functional(copy_graph(getattr(node.graph.owning_module, body.target).graph))
+    body = copy_graph(getattr(node.graph.owning_module, body.target).graph)
+    if (obstacle := Contexts(body).obstacle(body.nodes)) is not None:
+        raise NotARecurrence(obstacle)
+    body = functional(body)
     reverse = bool(xs) and all(_unflipped(each) is not None for each in xs)
     sequences = [_unflipped(each) for each in xs] if reverse else xs
     if not sequences or shape(sequences[0])[0] == 0:
         raise NotARecurrence("it has no steps")
-    with node.graph.inserting_before(node):
-        scan = StepScan(node.graph, body, initials, sequences, additional, reverse)
-        try:
-            results = scan.results()
-        except Exception:
-            scan.steps.undo()
-            raise
-    for user in list(node.users):
-        index = user.args[1]
-        layout = Layout(tuple(range(len(shape(user)))), reverse and index >= len(initials))
-        replace_moved(user, results[index], layout, 0)
+    with inserting_before(node), surroundings.contexts.inside(node):
+        results = StepScan(node.graph, body, initials, sequences, additional, reverse=reverse).results()
+        pairs = {}
+        for user in node.users:
+            index = user.args[1]
+            layout = Layout(tuple(range(len(shape(user)))), reverse and index >= len(initials))
+            pairs |= moved_pairs(user, results[index], layout, 0)
+        surroundings.replace(pairs)
     _erase_unused([*node.users, node])
 
 

@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from mvc.passes.affine import NotAffine
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, shape, value
-from mvc.passes.layouts import Layout, replace_moved
+from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.layouts import Layout, move, moved_pairs
 from mvc.passes.loop_steps import Collector, Initial, NotALoop, RolledLoop, Slices, WritesInPlace, collectors
 from mvc.passes.step_scan import NotARecurrence, StepScan, functional
+from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.vectorize import NotVectorized
 from torch import fx
 
@@ -39,36 +40,31 @@ class RaiseLoop(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
+        surroundings = Surroundings(graph)
         for collector in collectors(graph):
             try:
                 loop = RolledLoop(collector)
                 if loop.carries:
-                    _raise(loop)
+                    _raise(loop, surroundings)
                     outcome.matches += 1
-            except (NotALoop, NotARecurrence, NotAffine, NotVectorized) as reason:
+            except (NotALoop, NotARecurrence, NotAffine, NotVectorized, Observed) as reason:
                 if isinstance(reason, WritesInPlace) or collector.looks_recurrent():
                     outcome.near_misses.append(NearMiss.at(collector.steps[1], f"no linear recurrence: {reason}"))
         return outcome
 
 
-def _raise(loop: RolledLoop) -> None:
+def _raise(loop: RolledLoop, surroundings: Surroundings) -> None:
     """Write the loop's recurrence and what its steps give into the graph, in the loop's place."""
-    graph = loop.collector.node.graph
-    body = functional(loop.body())
-    place = loop.place()
-    ahead = place.prev
-    with graph.inserting_before(place):
-        try:
-            results = _results(graph, loop, body)
-        except Exception:
-            while place.prev is not ahead:
-                graph.erase_node(place.prev)
-            raise
-    new, picked = results
-    for node, selected in picked.items():
-        node.replace_all_uses_with(selected)
-    layout = Layout(tuple(range(len(shape(new)))), loop.descending)
-    loop.collector.replace_by(lambda old: replace_moved(old, new, layout, loop.collector.dim))
+    collector, body, place = loop.collector, functional(loop.body()), loop.place()
+    if (
+        obstacle := surroundings.contexts.obstacle([place, *collector.writes, collector.node, *loop.nodes])
+    ) is not None:
+        raise NotALoop(obstacle)
+    with inserting_before(place), surroundings.contexts.inside(place):
+        new, picked = _results(place.graph, loop, body)
+        layout = Layout(tuple(range(len(shape(new)))), loop.descending)
+        surroundings.replace({**moved_pairs(collector.node, new, layout, collector.dim), **picked})
+    collector.erase()
     loop.erase()
 
 
@@ -77,7 +73,8 @@ def _results(graph: fx.Graph, loop: RolledLoop, body: fx.Graph) -> tuple[fx.Node
     sequences = [_sequence(graph, each, descending=loop.descending) for each in loop.sequences]
     initials = [_initial(graph, loop, each, sequences) for each in loop.initials]
     reverse = loop.backwards != loop.descending
-    results = StepScan(graph, body, initials, sequences, loop.additional, reverse).results()
+    axis = 0 if loop.is_read_by_step else loop.collector.dim
+    results = StepScan(graph, body, initials, sequences, loop.additional, reverse=reverse, axis=axis).results()
     output, *escaping = results[len(initials) :]
     picked = {}
     for used, result in zip(loop.escaping.values(), escaping, strict=True):
@@ -112,4 +109,4 @@ def _collected(graph: fx.Graph, collector: Collector, output: fx.Node) -> fx.Nod
     dtype = value(collector.node).dtype
     if value(output).dtype != dtype:
         output = insert(graph, "to", output, dtype)
-    return output if collector.dim == 0 else insert(graph, torch.movedim, output, 0, collector.dim)
+    return move(graph, output, 0, collector.dim)

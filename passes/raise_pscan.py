@@ -10,8 +10,8 @@ import torch
 from mvc.passes import modular
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import shape, value, written_by
-from mvc.passes.layouts import put_recurrence
-from mvc.passes.regions import NotARecurrence, States, erase, find_states, grow
+from mvc.passes.regions import NotARecurrence, Region, States, erase, find_states, grow, put_states
+from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import Tensor, fx
 from torch.fx.node import map_arg
@@ -42,14 +42,16 @@ class RaisePscan(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
+        surroundings = Surroundings(graph)
         for node in [*graph.find_nodes(op="call_function", target=torch.ops.higher_order.autograd_function_apply)]:
             try:
                 states = _function_states(node)
+                if states is not None:
+                    put_states(surroundings, Region([], [node]), states)
             except NotARecurrence as reason:
                 outcome.near_misses.append(NearMiss.at(node, f"no linear recurrence: {reason}"))
                 continue
             if states is not None:
-                put_recurrence(states.node, states.a, states.b, states.dim, reverse=states.reverse)
                 graph.erase_node(states.node)
                 graph.erase_node(node)
                 outcome.matches += 1
@@ -59,11 +61,11 @@ class RaisePscan(Pass):
                 continue
             try:
                 states = find_states(region, range(len(shape(region.sources[0]))), any_length=False)
+                put_states(surroundings, region, states)
             except NotARecurrence as reason:
                 if len(region.sources) == 2:
                     outcome.near_misses.append(NearMiss.at(writes[0], f"no linear recurrence: {reason}"))
                 continue
-            put_recurrence(states.node, states.a, states.b, states.dim, reverse=states.reverse)
             erase(graph, region)
             outcome.matches += 1
         return outcome

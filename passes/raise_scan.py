@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import operator
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from mvc.kernels import recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.kernels.checks import SEQUENCE_DTYPES
 from mvc.passes.axes import Term, is_one
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, shape, value
+from mvc.passes.fx_utils import insert, inserting_before, shape, value
 from mvc.passes.index_notation import Product
 from mvc.passes.scan_match import NotAScan, Scan, match
-from mvc.passes.scan_safety import Effects, needs_layout
+from mvc.passes.scan_safety import Effects
+from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.torch_private import surely_equal, without_autocast
 from torch import fx
 
@@ -55,47 +56,54 @@ class RaiseScan(Pass):
         calls = (graph.find_nodes(op="call_function", target=each) for each in (packet, packet.default))
         if not (nodes := list(itertools.chain(*calls))):
             return outcome
-        effects = Effects(graph)
+        surroundings = Surroundings(graph)
+        effects = Effects(graph, surroundings.contexts)
         for node in nodes:
             try:
                 scan = match(node)
                 effects.check(node, scan)
-            except NotAScan as reason:
+                _Rewrite(surroundings, node, scan).run()
+            except (NotAScan, Observed) as reason:
                 outcome.near_misses.append(NearMiss.at(node, f"no selective scan: {reason}"))
-                continue
-            _Rewrite(graph, node, scan).run(autocast=effects.has_autocast(scan.place, value(node).device.type))
-            outcome.matches += 1
+            else:
+                outcome.matches += 1
         return outcome
 
 
 class _Rewrite:
     """Writes the scan op into the graph, with the views between its layout and the graph's."""
 
-    def __init__(self, graph: fx.Graph, node: fx.Node, scan: Scan) -> None:
+    def __init__(self, surroundings: Surroundings, node: fx.Node, scan: Scan) -> None:
         self.scan = scan
         self.node = node
-        self.graph = graph
-        self.insert = functools.partial(insert, graph)
+        self.surroundings = surroundings
+        self.insert = functools.partial(insert, node.graph)
         dtypes = {value(each).dtype for each in (node, scan.y.node, *(term.node for term in scan.terms))}
         self.wide = torch.float64 if torch.float64 in dtypes else torch.float32
 
-    def run(self, *, autocast: bool) -> None:
-        scan, device = self.scan, value(self.node).device.type
+    def run(self) -> None:
+        scan, graph = self.scan, self.node.graph
         sequence = (scan.batch, (scan.time,), scan.channels)
         state = (scan.batch, scan.channels, (scan.states,))
         targets = [scan.y, *scan.last_states]
-        with self.graph.inserting_before(scan.place):
+        with inserting_before(scan.place), self.surroundings.contexts.inside(scan.place):
             inputs = self._inputs(sequence, state)
-            with without_autocast(self.graph, device) if autocast else contextlib.nullcontext():
-                op = self.insert(torch.ops.mvc.selective_scan.default, *inputs)
+            op = self._without_autocast(torch.ops.mvc.selective_scan.default, *inputs)
             op.meta["stack_trace"] = self.node.meta.get("stack_trace")
             results = [self._result(op, 0, sequence, scan.y)]
             results += [self._result(op, 1, state, term) for term in scan.last_states]
-        for term, result in zip(targets, results, strict=True):
-            term.node.replace_all_uses_with(result)
+            pairs = {term.node: result for term, result in zip(targets, results, strict=True)}
+            self.surroundings.replace(pairs)
         self.node.target = torch.ops.mvc.linear_recurrence.default  # a packet no clean-up takes for dead
         for node in reversed(scan.epilogue):  # additions in place among them, which no clean-up takes for dead
-            self.graph.erase_node(node)
+            graph.erase_node(node)
+
+    def _without_autocast(self, target: Callable, *args: Any) -> fx.Node:
+        device = value(self.node).device.type
+        if device not in dict(self.surroundings.contexts.of(self.scan.place).autocast):
+            return self.insert(target, *args)
+        with without_autocast(self.node.graph, device):
+            return self.insert(target, *args)
 
     def _inputs(self, sequence: Groups, state: Groups) -> tuple:
         scan = self.scan
@@ -215,8 +223,7 @@ class _Rewrite:
         for place, axis in enumerate(term.axes):
             if axis is None:
                 tensor = self.insert("unsqueeze", tensor, place)
-        tensor = self._to(tensor, value(term.node).dtype)
-        return self.insert("contiguous", tensor) if needs_layout(term.node, tensor) else tensor
+        return self._to(tensor, value(term.node).dtype)
 
     def _parted(self, tensor: fx.Node, groups: Groups) -> fx.Node:
         for place, group in reversed(list(enumerate(groups))):

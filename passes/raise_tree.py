@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import shape, value
-from mvc.passes.layouts import put_recurrence
-from mvc.passes.regions import NotARecurrence, Region, States, erase, find_states, grow
+from mvc.passes.regions import NotARecurrence, Region, States, erase, find_states, grow, put_states
+from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from mvc.passes.torch_private import specialize, vmap_call
 from torch import fx
@@ -39,15 +39,16 @@ class RaiseTree(Pass):
         while again:  # a scan of another's states is one region with it until that one is raised
             again = False
             outcome.near_misses.clear()
+            surroundings = Surroundings(graph)
             for region in grow(graph, _strided_source):
                 try:
                     states = find_states(region, _strided_axes(region))
+                    _specialize(region, states)
+                    put_states(surroundings, region, states)
                 except NotARecurrence as reason:
                     if any(vmap_call(node) for node in region.nodes):
                         _note(outcome, NearMiss.at(reason.node, f"no linear recurrence: {reason}"))
                     continue
-                _specialize(region, states)
-                put_recurrence(states.node, states.a, states.b, states.dim, reverse=states.reverse)
                 erase(graph, region)
                 outcome.matches += 1
                 again = again or len(region.sources) > 2

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from mvc.passes import modular
 from mvc.passes.fx_utils import shape, value, written_by
+from mvc.passes.layouts import put_recurrence
 from mvc.passes.modular import Unsupported
+from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.torch_private import vmap_call
 from torch import fx
 
@@ -174,6 +176,21 @@ def _written(region: Region) -> set[fx.Node]:
         if node in written and modular.is_movement(node):
             written.update(node.all_input_nodes)
     return written
+
+
+def put_states(surroundings: Surroundings, region: Region, states: States) -> None:
+    """Put one op in the place of the states that the region computes.
+
+    Raises:
+        NotARecurrence: the program would see it.
+    """
+    computed = (node for node in region.nodes if node < states.node)
+    if (obstacle := surroundings.contexts.obstacle([states.node, *computed])) is not None:
+        raise NotARecurrence(states.node, obstacle)
+    try:
+        put_recurrence(surroundings, *states[:4], reverse=states.reverse)
+    except Observed as reason:
+        raise NotARecurrence(states.node, str(reason)) from reason
 
 
 def erase(graph: fx.Graph, region: Region) -> None:

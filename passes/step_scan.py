@@ -9,6 +9,7 @@ import torch
 from mvc.passes import modular
 from mvc.passes.affine import affine, needed
 from mvc.passes.fx_utils import shape, value, written_by
+from mvc.passes.layouts import move
 from mvc.passes.torch_ops import call
 from mvc.passes.torch_private import surely_equal
 from mvc.passes.vectorize import Steps
@@ -34,13 +35,27 @@ def functional(body: fx.Graph) -> fx.Graph:
 
 
 class StepScan:
-    """Writes what a scan computes, recurrence after recurrence, ahead of its node."""
+    """Writes what a scan computes, recurrence after recurrence, at the graph's insertion point.
+
+    Args:
+        axis: where time lies among the axes of the states in memory, if they have so many; what is computed of them
+            follows. In the graph time is their first axis.
+    """
 
     def __init__(
-        self, graph: fx.Graph, body: fx.Graph, initials: list, sequences: list, additional: list, reverse: bool
+        self,
+        graph: fx.Graph,
+        body: fx.Graph,
+        initials: list,
+        sequences: list,
+        additional: list,
+        *,
+        reverse: bool,
+        axis: int = 0,
     ) -> None:
         self.body = body
         self.reverse = reverse
+        self.axis = axis
         placeholders = [each for each in body.nodes if each.op == "placeholder"]
         (outputs,) = body.output_node().args
         self.carries = dict(zip(placeholders, initials, strict=False))
@@ -79,7 +94,10 @@ class StepScan:
             raise NotARecurrence("its step is the same each time")
         if not all(surely_equal(*sizes) for sizes in zip(full[1:], shape(initial), strict=True)):
             b = self.steps.insert(operator.getitem, self.steps.insert(torch.broadcast_tensors, b, initial), 0)
-        states = self.steps.insert(torch.ops.mvc.linear_recurrence.default, a, b, initial, 0, self.reverse)
+        axis = min(self.axis, rank)
+        a, b = (move(self.steps.graph, term, 0, axis) for term in (a, b))
+        states = self.steps.insert(torch.ops.mvc.linear_recurrence.default, a, b, initial, axis, self.reverse)
+        states = move(self.steps.graph, states, axis, 0)
         if value(states).dtype != value(carry).dtype:
             states = self.steps.insert("to", states, value(carry).dtype)
         self.steps.stacked[self.next[carry]] = states
@@ -105,7 +123,7 @@ class StepScan:
         return self.steps.insert(torch.cat, [kept, start] if self.reverse else [start, kept], 0)
 
     def _end(self, states: fx.Node) -> fx.Node:
-        return self.steps.insert("clone", self.steps.insert(operator.getitem, states, 0 if self.reverse else -1))
+        return self.steps.insert(operator.getitem, states, 0 if self.reverse else -1)
 
     def _output(self, node: fx.Node) -> fx.Node:
         self._compute(node)

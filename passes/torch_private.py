@@ -25,6 +25,16 @@ def example_size(value: Any) -> Any:
     return value.node.hint if isinstance(value, torch.SymInt) else value
 
 
+def storage_address(tensor: Tensor) -> int:
+    """Where the tensor's storage is: the same for views of one tensor, inside vmap as well."""
+    while torch._C._functorch.is_batchedtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # sparse tensors have several, opaque ones none that can be asked for
+        return id(tensor)
+
+
 def specialize(size: Any) -> int:
     """A symbolic size as the number that it has in the example, with a guard that makes any other compile anew."""
     return int(size)
@@ -46,16 +56,43 @@ def without_autocast(graph: fx.Graph, device: str) -> Iterator[None]:
 
 
 class EffectRecorder(TorchDispatchMode):
-    """Notes the calls inside its block that write to memory or draw random numbers."""
+    """Whether calls inside its block write to memory, and whether they draw random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.effects: list[str] = []
+        self.writes = self.random = False
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        if op._schema.is_mutable or torch.Tag.nondeterministic_seeded in op.tags:
-            self.effects.append(op.name())
+        self.writes |= op._schema.is_mutable
+        self.random |= torch.Tag.nondeterministic_seeded in op.tags
         return op(*args, **(kwargs or {}))
+
+
+def switch(node: fx.Node) -> str | None:
+    """What kind of call the node is, if it switches something on or off for those behind it.
+
+    "gradients", "inference" and "autocast", which are left by "leave" of the node that entered them; "other" for calls
+    that neither take nor give anything to compute with.
+    """
+    if node.op != "call_function":
+        return None
+    known = _SWITCHES.get(node.target)
+    if known is not None or vmap_call(node) is not None:
+        return known
+    name = str(getattr(node.target, "__name__", node.target))
+    if node.meta.get("example_value") is not None or name.startswith(("_check", "_assert", "sym_constrain")):
+        return None
+    computes = any(isinstance(each.meta.get("example_value"), Tensor) for each in node.all_input_nodes)
+    return None if computes else "other"
+
+
+_SWITCHES = {
+    torch._C._set_grad_enabled: "gradients",
+    torch.autograd.grad_mode._enter_inference_mode: "inference",
+    torch.autograd.grad_mode._exit_inference_mode: "leave",
+    torch.amp.autocast_mode._enter_autocast: "autocast",
+    torch.amp.autocast_mode._exit_autocast: "leave",
+}
 
 
 def no_modes() -> contextlib.AbstractContextManager:

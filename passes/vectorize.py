@@ -29,15 +29,9 @@ class Steps:
         self.graph = graph
         self.stacked = dict(stacked)
         self.constant = dict(constant)
-        self.before = set(graph.nodes)
 
     def insert(self, target: Callable | str, *args: Any, **kwargs: Any) -> fx.Node:
         return insert(self.graph, target, *args, **kwargs)
-
-    def undo(self) -> None:
-        for node in reversed(self.graph.nodes):
-            if node not in self.before:
-                self.graph.erase_node(node)
 
     def compute(self, node: fx.Node) -> None:
         """Insert the node, whose inputs are known."""

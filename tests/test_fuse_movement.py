@@ -148,7 +148,7 @@ def test_strides_that_are_seen_stay():
     x = torch.randn(6, 4)
     record, counts = run(function, x)
     assert record.matches == 1
-    assert counts["contiguous"] == 1
+    assert (counts["clone"], counts["contiguous"]) == (1, 0)
     assert counts["permute"] == 0
 
 
@@ -187,7 +187,7 @@ def without_gradients(x):
 
 def strided_result(x):
     """The copy is returned in a memory order of its own."""
-    return (x[..., :2] * 1, x.chunk(2, -1)[0].transpose(1, 2).contiguous().transpose(1, 2).softmax(-1))
+    return (x[..., :2] * 1, x.chunk(2, -1)[0].transpose(1, 2).contiguous().transpose(1, 2).sin())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
@@ -39,6 +40,11 @@ def rewritten(pass_: Pass, function, **options):
 
     torch.compiler.reset()
     return torch.compile(function, backend=backend, fullgraph=True, **options), done
+
+
+def without_moves(calls: Counter[str]) -> dict[str, int]:
+    """The calls but for those that move axes, which cost nothing."""
+    return {name: count for name, count in calls.items() if name not in ("permute", "transpose", "movedim")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,310 @@
+"""What surrounds the nodes that a pass replaces: the context they run in, and who sees their memory and their strides.
+
+A program sees of a tensor more than its values: what it returns has strides and an offset, shares memory or not, is
+kept alive whole; views and `as_strided` depend on strides; a region that switches gradients or autocast changes what
+is inside it and nothing else. Every pass that puts nodes in the place of others asks here.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mvc.passes import torch_private
+from mvc.passes.constants import memory, storages
+from mvc.passes.fx_utils import call_target, insert, value, written_by
+from mvc.passes.torch_ops import name_of
+from mvc.passes.torch_private import example_size, surely_equal
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
+
+# Calls whose result, or effect, depends on where the elements of their argument lie.
+READS_LAYOUT = (
+    *("as_strided", "as_strided_", "as_strided_scatter", "set_", "resize_", "resize_as_", "data_ptr"),
+    *("storage", "untyped_storage"),
+)
+AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
+MOST_FOLLOWED = 2048  # nodes behind a change of strides; to copy is cheaper than to follow more
+
+
+class Observed(Exception):
+    """Why a node cannot be replaced: the program would see it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What is switched on where a node runs. Regions that change nothing leave it equal."""
+
+    gradients: bool
+    inference: bool
+    autocast: frozenset[tuple[str, torch.dtype]]  # the devices for which it is on
+    others: tuple[fx.Node, ...] = ()  # calls ahead that switch something else
+
+    def difference(self, other: Context) -> str:
+        """A sentence on what is switched between the two."""
+        if self.gradients != other.gradients or self.inference != other.inference:
+            return "gradients are switched on or off inside it"
+        if self.autocast != other.autocast:
+            return "autocast is switched on or off inside it"
+        (switch, *_) = [*other.others[len(self.others) :], *self.others[len(other.others) :], *other.others]
+        return f"{getattr(switch.target, '__name__', switch.target)} is called inside it"
+
+
+class Contexts:
+    """The context of each node of a graph, nodes that are inserted later included."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._switches = [node for node in graph.nodes if torch_private.switch(node)]
+        self._first = _context(torch.is_grad_enabled(), [], ())
+        self._behind: list[Context] = []
+        gradients, entered, others = torch.is_grad_enabled(), [], ()
+        for node in self._switches:
+            kind = torch_private.switch(node)
+            if kind == "gradients":
+                gradients = node.args[0]
+            elif kind == "leave":
+                entered = [region for region in entered if region is not node.args[0]]
+            elif kind == "other":
+                others = (*others, node)
+            else:
+                entered = [*entered, node]
+            self._behind.append(_context(gradients, entered, others))
+
+    def of(self, node: fx.Node) -> Context:
+        behind = bisect.bisect_left(self._switches, node)  # nodes are ordered as they stand in the graph
+        return self._behind[behind - 1] if behind else self._first
+
+    def obstacle(self, nodes: Iterable[fx.Node], *, but_for_autocast: bool = False) -> str | None:
+        """Why the nodes cannot be computed at one place; None where they all run in one context.
+
+        Args:
+            but_for_autocast: leave that out, where the dtypes of the results say what it did.
+        """
+        if not self._switches:
+            return None
+        contexts = dict.fromkeys(map(self.of, nodes))
+        if but_for_autocast:
+            contexts = dict.fromkeys(dataclasses.replace(each, autocast=frozenset()) for each in contexts)
+        first, *others = contexts or [self._first]
+        return first.difference(others[0]) if others else None
+
+    @contextlib.contextmanager
+    def inside(self, node: fx.Node) -> Iterator[None]:
+        """Example values that are computed in this block are what the node's context gives."""
+        context = self.of(node)
+        with contextlib.ExitStack() as stack:
+            if context != self._first:
+                stack.enter_context(torch.set_grad_enabled(context.gradients and not context.inference))
+                on = dict(context.autocast)
+                for device in on.keys() | dict(self._first.autocast).keys():
+                    stack.enter_context(torch.autocast(device, on.get(device), enabled=device in on))
+            yield
+
+
+def _context(gradients: bool, entered: Sequence[fx.Node], others: tuple[fx.Node, ...]) -> Context:
+    inference, autocast = torch.is_inference_mode_enabled(), _autocast_around()
+    for region in entered:
+        if torch_private.switch(region) == "inference":
+            (inference,) = region.args
+            continue
+        device, dtype, enabled, _ = region.args
+        autocast.pop(device, None)
+        if enabled:
+            autocast[device] = torch.get_autocast_dtype(device) if dtype is None else dtype
+    return Context(gradients, inference, frozenset(autocast.items()), others)
+
+
+def _autocast_around() -> dict[str, torch.dtype]:
+    """The devices for which autocast is on around the graph."""
+    devices = [device for device in AUTOCAST_DEVICES if torch.amp.is_autocast_available(device)]
+    return {device: torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}
+
+
+class Surroundings:
+    """Who sees the memory of a graph's nodes; replaces nodes so that nobody sees a difference.
+
+    Memory is seen that the graph is given, returns, writes to, or hands to a call that reads more than values:
+    `as_strided`, compile regions and other higher-order operators, custom ops, Python's functions.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.contexts = Contexts(graph)
+        self._kept_alive = [value(node) for node in graph.nodes]  # what identifies memory is its address
+        self._seen: set[int] = set()
+        self._writers: dict[int, fx.Node] = {}
+        self._stands_for: dict[int, set[int]] = {}  # by memory, what the program had in its place
+        for node in graph.nodes:
+            self._stands_for.update((each, {each}) for each in storages(node))
+            for each in written_by(node):
+                self._writers.update(dict.fromkeys(storages(each), node))
+            if node.op in ("placeholder", "get_attr"):
+                self._seen |= storages(node)
+            elif reads_layout(node):
+                self._seen.update(*map(storages, node.all_input_nodes))
+
+    def writer(self, node: fx.Node) -> fx.Node | None:
+        """A call that writes to the node's memory."""
+        return next((self._writers[each] for each in storages(node) if each in self._writers), None)
+
+    def is_seen(self, node: fx.Node) -> bool:
+        return self.writer(node) is not None or not self._seen.isdisjoint(storages(node))
+
+    def strides_matter(self, node: fx.Node, other: Tensor) -> bool:
+        """Whether it would be seen that the node has the other tensor's strides."""
+        try:
+            self._follow({node: other})
+        except Observed:
+            return True
+        return False
+
+    def replace(self, pairs: Mapping[fx.Node, fx.Node]) -> None:
+        """Put new nodes, which compute the same, in the place of old ones.
+
+        What would share memory that the program sees apart is copied, the first that shares it excepted. Where strides
+        that are seen differ, the new node is copied into the old one's; into dense ones in the same order where those
+        have gaps, as a view of more has that the graph no longer computes.
+
+        Raises:
+            Observed: even so something in the graph would read other elements. The graph is as before.
+        """
+        settled = {old: self._with_own_memory(old, new) for old, new in pairs.items()}
+        try:
+            values = self._follow({old: value(new) for old, new in settled.items()})
+        except Observed:
+            settled = {old: self._with_strides(old, new) for old, new in settled.items()}
+            values = self._follow({old: value(new) for old, new in settled.items()}, returned=True)
+        for old, new in settled.items():
+            values.pop(old, None)
+            old.replace_all_uses_with(new)
+        for node, changed in values.items():
+            node.meta["example_value"] = changed
+            self._kept_alive.append(changed)
+
+    def _with_own_memory(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        before, after = storages(old), storages(new)
+        shared = any(self._stands_for.get(each, before) != before for each in after)
+        if shared and (self.is_seen(old) or self.writer(new)):
+            new = self._copied(old, new)
+            after = storages(new)
+        if not before.isdisjoint(self._seen):
+            self._seen |= after
+        if (writer := self.writer(old)) is not None:
+            self._writers.update(dict.fromkeys(after, writer))
+        self._stands_for.update((each, before) for each in after - self._stands_for.keys())
+        self._kept_alive.append(value(new))
+        return new
+
+    def _with_strides(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        fits = same_strides(value(old), value(new)) or _is_dense(value(new), memory_order(value(old)))
+        return new if fits else self._copied(old, new)
+
+    def _copied(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        """The new node with memory of its own and the old one's strides, but for gaps."""
+        order = memory_order(value(old))
+        place = old if new < old else new.next
+        with self.graph.inserting_before(place), self.contexts.inside(place):
+            if order == sorted(order):
+                return insert(self.graph, "clone", new, memory_format=torch.contiguous_format)
+            copy = insert(self.graph, torch.permute, new, order)
+            copy = insert(self.graph, "clone", copy, memory_format=torch.contiguous_format)
+            return insert(self.graph, torch.permute, copy, [order.index(axis) for axis in range(len(order))])
+
+    def _follow(self, changed: Mapping[fx.Node, Tensor], *, returned: bool = False) -> dict[fx.Node, Any]:
+        """The new example values of what is computed from nodes that have other strides now, those included.
+
+        Args:
+            returned: that strides of what the graph returns have no gaps any more is accepted.
+
+        Raises:
+            Observed: the strides are seen, or to follow them is more than it is worth.
+        """
+        values = {node: new for node, new in changed.items() if not same_strides(value(node), new)}
+        pending = [user for node in values for user in node.users]
+        heapq.heapify(pending)
+        while pending:
+            user = heapq.heappop(pending)
+            if (pending and pending[0] is user) or (returned and user.op == "output"):
+                continue
+            if reads_layout(user) or len(values) > MOST_FOLLOWED + len(changed):
+                raise Observed(f"{user.name} depends on its strides")
+            written = written_by(user)
+            if written and values.keys().isdisjoint(written):
+                continue  # it reads values alone
+            result = self._recomputed(user, values)
+            if not _alike(value(user), result):
+                values[user] = result
+                for each in user.users:
+                    heapq.heappush(pending, each)
+        return values
+
+    def _recomputed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """What the call gives for inputs of other strides."""
+        args, kwargs = map_arg((node.args, node.kwargs), lambda each: values.get(each, value(each)))
+        recorder = torch_private.EffectRecorder()
+        try:
+            with torch_private.fake_mode(map(value, node.all_input_nodes)), self.contexts.inside(node), recorder:
+                result = call_target(node, args, kwargs)
+        except Exception as error:
+            raise Observed(f"{node.name} fails with other strides") from error
+        if recorder.random:
+            raise Observed(f"{node.name} draws random numbers in the order of memory")
+        before = _shares(value(node), map(value, node.all_input_nodes))
+        after = _shares(result, (values.get(each, value(each)) for each in node.all_input_nodes))
+        if before != after and self.is_seen(node):
+            raise Observed(f"{node.name} is a view, and would be a copy, or the other way round")
+        return result
+
+
+def reads_layout(node: fx.Node) -> bool:
+    """Whether the node may see more of its arguments than their values: how they lie, and in whose memory."""
+    if node.op not in ("call_function", "call_method"):
+        return node.op not in ("placeholder", "get_attr")
+    if name_of(node) is None and getattr(node.target, "__name__", node.target) in READS_LAYOUT:
+        return True
+    if node.op == "call_method":
+        return False
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return True
+    if isinstance(node.target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return str(node.target).split(".")[0] not in ("aten", "prims", "mvc")
+    module = (getattr(node.target, "__module__", None) or "").split(".")[0]
+    return module not in ("torch", "math", "builtins", "_operator")
+
+
+def same_strides(first: Tensor, second: Tensor) -> bool:
+    """Whether both have the same strides along every axis of more than one element."""
+    strides = zip(first.shape, first.stride(), second.stride(), strict=True)
+    return all(surely_equal(size, 1) or surely_equal(one, other) for size, one, other in strides)
+
+
+def memory_order(tensor: Tensor) -> list[int]:
+    """The axes from the one with the longest strides to that with the shortest."""
+    strides = [example_size(stride) for stride in tensor.stride()]
+    return sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+
+
+def _is_dense(tensor: Tensor, order: Sequence[int]) -> bool:
+    """Whether the tensor fills its memory with its axes in that order."""
+    stride = 1
+    for axis in reversed(order):
+        if not (surely_equal(tensor.shape[axis], 1) or surely_equal(tensor.stride(axis), stride)):
+            return False
+        stride = stride * tensor.shape[axis]
+    return True
+
+
+def _alike(first: Any, second: Any) -> bool:
+    pairs = zip(tree_leaves(first), tree_leaves(second), strict=True)
+    return all(same_strides(one, two) if isinstance(one, Tensor) else surely_equal(one, two) for one, two in pairs)
+
+
+def _shares(result: Any, inputs: Iterable[Any]) -> bool:
+    """Whether the result shares memory with an input."""
+    return not memory(result).isdisjoint(set().union(*map(memory, inputs)))
