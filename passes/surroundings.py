@@ -167,8 +167,8 @@ class Surroundings:
     def replace(self, pairs: Mapping[fx.Node, fx.Node]) -> None:
         """Put new nodes, which compute the same, in the place of old ones.
 
-        What would share memory that the program sees apart is copied, the first that shares it excepted. Where strides
-        that are seen differ, the new node is copied into the old one's; into dense ones in the same order where those
+        What would share memory that the program sees apart is copied, the first that shares it excepted; so is what
+        the backward of a recurrence reads, since others may write to it. Where strides that are seen differ, the new node is copied into the old one's; into dense ones in the same order where those
         have gaps, as a view of more has that the graph no longer computes.
 
         Raises:
@@ -189,7 +189,7 @@ class Surroundings:
 
     def _with_own_memory(self, old: fx.Node, new: fx.Node) -> fx.Node:
         before, after = storages(old), storages(new)
-        shared = any(self._stands_for.get(each, before) != before for each in after)
+        shared = any(self._stands_for.get(each, before) != before for each in after) or _is_saved(new)
         if shared and (self.is_seen(old) or self.writer(new)):
             new = self._copied(old, new)
             after = storages(new)
@@ -276,6 +276,15 @@ def reads_layout(node: fx.Node) -> bool:
         return str(node.target).split(".")[0] not in ("aten", "prims", "mvc")
     module = (getattr(node.target, "__module__", None) or "").split(".")[0]
     return module not in ("torch", "math", "builtins", "_operator")
+
+
+def _is_saved(node: fx.Node) -> bool:
+    """Whether the node is in the memory of states that their recurrence keeps for its backward."""
+    memory, source = storages(node), node
+    while source is not None:
+        node, source = source, next((each for each in source.all_input_nodes if storages(each) == memory), None)
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return str(packet) == "mvc.linear_recurrence" and value(node).requires_grad
 
 
 def same_strides(first: Tensor, second: Tensor) -> bool:
