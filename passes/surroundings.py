@@ -167,9 +167,10 @@ class Surroundings:
     def replace(self, pairs: Mapping[fx.Node, fx.Node]) -> None:
         """Put new nodes, which compute the same, in the place of old ones.
 
-        What would share memory that the program sees apart is copied, the first that shares it excepted; so is what
-        the backward of a recurrence reads, since others may write to it. Where strides that are seen differ, the new node is copied into the old one's; into dense ones in the same order where those
-        have gaps, as a view of more has that the graph no longer computes.
+        Copied is what would share memory that the program sees apart, the first that shares it excepted, and what the
+        backward of a recurrence reads, since others may write to it. Where strides that are seen differ, the new node
+        is copied into the old one's; into dense ones in the same order where those have gaps, as a view of more has
+        that the graph no longer computes.
 
         Raises:
             Observed: even so something in the graph would read other elements. The graph is as before.
