@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import Tensor, fx
@@ -85,7 +85,7 @@ class FuseBatchNorm(Pass):
             if reason := reason or surroundings.contexts.obstacle([convolution, node]):
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
-            with inserting_before(node), surroundings.contexts.inside(node):
+            with surroundings.at(node):
                 folded = _fused(graph, CONVOLUTIONS[conv.name], dict(conv.args), norm.args)
                 folded.meta["stack_trace"] = convolution.meta.get("stack_trace")
                 surroundings.replace({node: folded})

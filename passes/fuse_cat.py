@@ -9,7 +9,7 @@ import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.constants import storages
 from mvc.passes.epilogues import only_user
-from mvc.passes.fx_utils import insert, inserting_before, shape, value, written_by
+from mvc.passes.fx_utils import insert, shape, value, written_by
 from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import fx
@@ -42,7 +42,7 @@ class FuseCat(Pass):
             if (reason := _obstacle(surroundings, scan, node)) is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
-            with inserting_before(node), surroundings.contexts.inside(node):
+            with surroundings.at(node):
                 fused = insert(graph, torch.ops.mvc.selective_scan_triton_cat.default, whole, *scan.args[1:])
                 fused.meta["stack_trace"] = scan.meta.get("stack_trace")
                 surroundings.replace({node: fused})

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from mvc.passes import torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import fx
@@ -104,7 +104,7 @@ def _rewrite(surroundings: Surroundings, node: fx.Node, args: dict[str, Any]) ->
     def part(operand: fx.Node, *index: Any) -> fx.Node:
         return insert(graph, operator.getitem, operand, index)
 
-    with inserting_before(node), surroundings.contexts.inside(node):
+    with surroundings.at(node):
         x = insert(graph, "transpose", args["input"], -2, -1) if channels_last else args["input"]
         x, weight = widened(x), widened(weight)
         padding = (*((0, 0) if channels_last else ()), *_padding(args.get("padding", 0), taps))
@@ -132,7 +132,7 @@ def _replace_transposed(surroundings: Surroundings, old: fx.Node, new: fx.Node) 
         moved = _on_transposed(user, old, new)
         if moved is not None:
             _replace_transposed(surroundings, user, moved)
-    with inserting_before(old):
+    with surroundings.at(old):
         surroundings.replace({old: insert(old.graph, "transpose", new, -2, -1)})
 
 

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.constants import storages
-from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.torch_ops import Call, call, name_of
 from mvc.passes.torch_private import surely_equal
@@ -96,7 +96,7 @@ def _permute_parts(surroundings: Surroundings, node: fx.Node) -> bool:
     if any(_order(move) != order for move in moves):
         return False
     try:
-        with inserting_before(node), surroundings.contexts.inside(node):
+        with surroundings.at(node):
             parts = [insert(node.graph, torch.permute, part, order) for part in parts]
             new = insert(node.graph, torch.cat, parts, order.index(args.get("dim", 0) % len(order)))
             if any(surroundings.strides_matter(move, value(new)) for move in moves):
@@ -251,7 +251,7 @@ def _replace(surroundings: Surroundings, chain: Sequence[fx.Node]) -> str | None
     sizes = [-1 if isinstance(size, torch.SymInt) else size for size in shape(node)]
     new = origin
     try:
-        with inserting_before(node), surroundings.contexts.inside(node):
+        with surroundings.at(node):
             if not _equal(shape(origin), shape(node)):
                 if sizes.count(-1) > 1:
                     raise Observed("more than one of its sizes is unknown")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +72,6 @@ def call_target(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     if node.op == "call_method":
         return getattr(args[0], node.target)(*args[1:], **kwargs)
     return node.target(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def inserting_before(place: fx.Node) -> Iterator[None]:
-    """What is inserted in this block stands ahead of the node, and is erased where the block fails."""
-    graph, ahead = place.graph, place.prev
-    with graph.inserting_before(place):
-        try:
-            yield
-        except Exception:
-            while place.prev is not ahead:
-                graph.erase_node(place.prev)
-            raise
 
 
 def written_by(node: fx.Node) -> list[fx.Node]:

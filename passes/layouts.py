@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from mvc.kernels import recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.passes.axes import indexing
-from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.surroundings import Surroundings, memory_order
 from mvc.passes.torch_ops import call
 from torch import fx
@@ -44,7 +44,7 @@ def put_recurrence(
     a, b, layout = _unmoved(a, b, dim)
     axis = layout.order[dim]
     reverse = reverse != layout.flipped
-    with inserting_before(old), surroundings.contexts.inside(old):
+    with surroundings.at(old):
         pairs = moved_pairs(old, _recurrence(old, a, b, axis, reverse), layout, axis)
         if any(surroundings.strides_matter(each, value(new)) for each, new in pairs.items()):
             order = [layout.order[axis] for axis in memory_order(value(old))]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
 from mvc.passes.constants import storages
-from mvc.passes.fx_utils import insert, shape, written_by
-from mvc.passes.layouts import move
+from mvc.passes.fx_utils import shape, written_by
+from mvc.passes.slices import Slices, slices
 from mvc.passes.torch_ops import call
 from torch import fx
 from torch.utils._pytree import tree_flatten
@@ -113,24 +112,6 @@ def _only_index(index: Any, rank: int) -> tuple[int, int] | None:
     return axis % rank, index[place]
 
 
-@dataclasses.dataclass(frozen=True)
-class Slices:
-    """One slice of a tensor for each step: `tensor[template]` has them all, along axis `dim` of that."""
-
-    tensor: fx.Node
-    template: tuple[Any, ...]
-    dim: int
-    keeps_axis: bool
-    descending: bool
-
-    def whole(self, graph: fx.Graph) -> fx.Node:
-        """All slices in the order of their indices, time first."""
-        full = all(each == slice(None) for each in self.template if each is not Ellipsis)
-        whole = self.tensor if full else insert(graph, operator.getitem, self.tensor, self.template)
-        whole = move(graph, whole, self.dim, 0)
-        return insert(graph, torch.unsqueeze, whole, self.dim + 1) if self.keeps_axis else whole
-
-
 class Initial(NamedTuple):
     """The state ahead of the first step, a node or a number, and a node like the states ahead of the others."""
 
@@ -148,6 +129,7 @@ class RolledLoop:
         descending: whether every slice goes down as that order goes up.
         sequences, additional: what differs from step to step, and what does not.
         escaping: for columns of which others use single steps, those steps and their nodes.
+        leaving: what goes once the recurrence stands in its place.
 
     Raises:
         NotALoop: the steps do not repeat one step.
@@ -170,6 +152,7 @@ class RolledLoop:
         if len(self._directions) > 1:
             raise NotALoop("states run in both directions")
         self.descending = all(each.descending for each in self._slices.values()) and bool(self._slices)
+        self.leaving = {*self.nodes, collector.node, *collector.writes}
         self.escaping = self._escaping()
 
     @property
@@ -205,7 +188,7 @@ class RolledLoop:
         if all(each is first for each in column):
             self._constants[first] = None
             return
-        if (sequence := _slices(column)) is not None:
+        if (sequence := slices(column)) is not None:
             self._slices[column] = sequence
             return
         if (later := self._carry_of(column)) is not None:
@@ -241,12 +224,11 @@ class RolledLoop:
 
     def _escaping(self) -> dict[Column, dict[int, fx.Node]]:
         """Views of a step's results that others use stay, and are views of what is used then."""
-        inside = {*self.nodes, self.collector.node, *self.collector.writes}
         found = {}
         for column in reversed(self._operations):
-            used = {step: node for step, node in enumerate(column) if not inside.issuperset(node.users)}
+            used = {step: node for step, node in enumerate(column) if not self.leaving.issuperset(node.users)}
             if any(map(_is_view, used.values())):
-                inside.difference_update(used.values())
+                self.leaving.difference_update(used.values())
             elif used:
                 found[column] = used
         return found
@@ -314,96 +296,6 @@ def _arguments(column: Column) -> Iterator[Column]:
             yield argument
         elif any(each != argument[0] for each in argument):
             raise NotALoop(f"a step differs: {first.name} is called with {argument[0]}, then with {argument[1]}")
-
-
-def _slices(column: Column) -> Slices | None:
-    """The tensor of which the nodes of a column are the slices, one place after the other."""
-    slices = [_slice_of(node) for node in column]
-    if any(each is None for each in slices):
-        return None
-    (tensor, template, place, first, width), *others = slices
-    step = others[0][3] - first
-    for t, other in enumerate(others, start=1):
-        if other != (tensor, template, place, first + step * t, width):
-            return None
-    if step not in (1, -1):
-        return None
-    lowest, size = min(first, slices[-1][3]), len(column)
-    index = list(template)
-    axis = _axis_of(template, place, len(shape(tensor)))
-    index[place] = slice(None) if (lowest, size) == (0, shape(tensor)[axis]) else slice(lowest, lowest + size)
-    return Slices(tensor, tuple(index), _result_axis(index, place, tensor), width, step == -1)
-
-
-def _slice_of(node: Any) -> tuple[fx.Node, tuple[Any, ...], int, int, bool] | None:
-    """(tensor, index with a hole, place of the hole, what stands there, whether the axis stays) of a slice."""
-    known = call(node) if isinstance(node, fx.Node) else None
-    if known is None:
-        return None
-    tensor = known.args.get("input")
-    if known.name == "select":
-        return _slice_along(tensor, known.args["dim"], known.args["index"], keeps_axis=False)
-    if known.name != "getitem" or not isinstance(tensor, fx.Node):
-        return None
-    index = known.args["index"]
-    if shape(tensor) is None:  # a piece of an unbind, or of a split into single places
-        pieces = call(tensor)
-        if pieces is None or pieces.name not in ("unbind", "split", "chunk") or not isinstance(index, int):
-            return None
-        dim = pieces.args.get("dim", 0)
-        keeps_axis = pieces.name != "unbind"
-        if keeps_axis and shape(node)[dim] != 1:
-            return None
-        return _slice_along(pieces.args["input"], dim, index, keeps_axis=keeps_axis)
-    return _slice_at(tensor, index if isinstance(index, tuple) else (index,))
-
-
-def _slice_along(tensor: fx.Node, dim: int, index: Any, *, keeps_axis: bool):
-    dim %= len(shape(tensor))
-    if not isinstance(index, int):
-        return None
-    size = shape(tensor)[dim]
-    return tensor, (*(slice(None),) * dim, None), dim, index % size if index < 0 else index, keeps_axis
-
-
-def _slice_at(tensor: fx.Node, index: tuple[Any, ...]):
-    """The one number, or slice of width 1, in the index; the other places take whole axes or add new ones."""
-    if not all(each is None or each is Ellipsis or isinstance(each, (int, slice)) for each in index):
-        return None
-    holes = [place for place, each in enumerate(index) if isinstance(each, int)]
-    keeps_axis = not holes
-    if keeps_axis:
-        holes = [place for place, each in enumerate(index) if isinstance(each, slice) and _width(each) == 1]
-    if len(holes) != 1:
-        return None
-    (place,) = holes
-    start = index[place].start if keeps_axis else index[place]
-    size = shape(tensor)[_axis_of(index, place, len(shape(tensor)))]
-    start = start % size if start < 0 and isinstance(size, int) else start
-    return tensor, (*index[:place], None, *index[place + 1 :]), place, start, keeps_axis
-
-
-def _width(each: slice) -> int | None:
-    ends = each.start, each.stop
-    if each.step in (None, 1) and all(isinstance(end, int) for end in ends):
-        return ends[1] - ends[0]
-    return None
-
-
-def _axis_of(index: Sequence[Any], place: int, rank: int) -> int:
-    """The axis of the tensor that a place of an index selects from."""
-    taking = [each is not None or at == place for at, each in enumerate(index)]
-    if any(each is Ellipsis for each in index[:place]):
-        return rank - sum(taking[place:])
-    return sum(taking[:place])
-
-
-def _result_axis(index: Sequence[Any], place: int, tensor: fx.Node) -> int:
-    """The axis of `tensor[index]` that a place of the index, a slice there, gives."""
-    if any(each is Ellipsis for each in index[:place]):
-        rank = len(shape(tensor)) + sum(each is None for each in index)
-        return rank - len(index[place:])
-    return place
 
 
 def _is_view(node: fx.Node) -> bool:

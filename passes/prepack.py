@@ -12,7 +12,7 @@ from mvc.passes import onednn_ops, torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.constants import constants
 from mvc.passes.epilogues import Epilogue, epilogue_of
-from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.library_choice import Runs, fastest
 from mvc.passes.onednn_ops import ACTIVATIONS
 from mvc.passes.surroundings import Surroundings
@@ -144,7 +144,7 @@ def _rewrite(
     weight = arguments["weight"]
     key = weight, repr(product.options)
     graph = last.graph
-    with inserting_before(last), surroundings.contexts.inside(last):
+    with surroundings.at(last):
         if key not in packed:
             packed[key] = insert(graph, product.pack, weight, *product.options)
         attributes = ACTIVATIONS[epilogue.activation if fused else "none"]

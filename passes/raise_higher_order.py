@@ -9,10 +9,11 @@ import torch
 from mvc.passes import modular
 from mvc.passes.affine import NotAffine
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import inserting_before, shape, value
+from mvc.passes.contexts import Contexts
+from mvc.passes.fx_utils import shape, value
 from mvc.passes.layouts import Layout, moved_pairs, put_recurrence
 from mvc.passes.step_scan import NotARecurrence, StepScan, functional
-from mvc.passes.surroundings import Contexts, Observed, Surroundings
+from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.torch_ops import call
 from mvc.passes.torch_private import copy_graph
 from mvc.passes.vectorize import NotVectorized
@@ -118,7 +119,7 @@ def _raise_scan(node: fx.Node, surroundings: Surroundings) -> None:
     sequences = [_unflipped(each) for each in xs] if reverse else xs
     if not sequences or shape(sequences[0])[0] == 0:
         raise NotARecurrence("it has no steps")
-    with inserting_before(node), surroundings.contexts.inside(node):
+    with surroundings.at(node):
         results = StepScan(node.graph, body, initials, sequences, additional, reverse=reverse).results()
         pairs = {}
         for user in node.users:

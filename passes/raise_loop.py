@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from mvc.passes.affine import NotAffine
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.layouts import Layout, move, moved_pairs
-from mvc.passes.loop_steps import Collector, Initial, NotALoop, RolledLoop, Slices, WritesInPlace, collectors
+from mvc.passes.loop_steps import Collector, Initial, NotALoop, RolledLoop, WritesInPlace, collectors
+from mvc.passes.slices import Slices
 from mvc.passes.step_scan import NotARecurrence, StepScan, functional
 from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.vectorize import NotVectorized
@@ -56,14 +57,13 @@ class RaiseLoop(Pass):
 def _raise(loop: RolledLoop, surroundings: Surroundings) -> None:
     """Write the loop's recurrence and what its steps give into the graph, in the loop's place."""
     collector, body, place = loop.collector, functional(loop.body()), loop.place()
-    if (
-        obstacle := surroundings.contexts.obstacle([place, *collector.writes, collector.node, *loop.nodes])
-    ) is not None:
+    if (obstacle := surroundings.contexts.obstacle({place, *loop.nodes, *loop.leaving})) is not None:
         raise NotALoop(obstacle)
-    with inserting_before(place), surroundings.contexts.inside(place):
+    with surroundings.at(place):
         new, picked = _results(place.graph, loop, body)
         layout = Layout(tuple(range(len(shape(new)))), loop.descending)
-        surroundings.replace({**moved_pairs(collector.node, new, layout, collector.dim), **picked})
+        pairs = {**moved_pairs(collector.node, new, layout, collector.dim), **picked}
+        surroundings.replace(pairs, leaving=loop.leaving)
     collector.erase()
     loop.erase()
 

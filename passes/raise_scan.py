@@ -15,11 +15,12 @@ from mvc.kernels import recurrence  # noqa: F401  registers mvc::linear_recurren
 from mvc.kernels.checks import SEQUENCE_DTYPES
 from mvc.passes.axes import Term, is_one
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert, inserting_before, shape, value
+from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.index_notation import Product
 from mvc.passes.scan_match import NotAScan, Scan, match
 from mvc.passes.scan_safety import Effects
-from mvc.passes.surroundings import Observed, Surroundings
+from mvc.passes.surroundings import Observed, Surroundings, same_strides
+from mvc.passes.torch_ops import name_of
 from mvc.passes.torch_private import surely_equal, without_autocast
 from torch import fx
 
@@ -86,7 +87,7 @@ class _Rewrite:
         sequence = (scan.batch, (scan.time,), scan.channels)
         state = (scan.batch, scan.channels, (scan.states,))
         targets = [scan.y, *scan.last_states]
-        with inserting_before(scan.place), self.surroundings.contexts.inside(scan.place):
+        with self.surroundings.at(scan.place):
             inputs = self._inputs(sequence, state)
             op = self._without_autocast(torch.ops.mvc.selective_scan.default, *inputs)
             op.meta["stack_trace"] = self.node.meta.get("stack_trace")
@@ -94,6 +95,8 @@ class _Rewrite:
             results += [self._result(op, 1, state, term) for term in scan.last_states]
             pairs = {term.node: result for term, result in zip(targets, results, strict=True)}
             self.surroundings.replace(pairs)
+            for result in results:
+                _drop_copy(result)
         self.node.target = torch.ops.mvc.linear_recurrence.default  # a packet no clean-up takes for dead
         for node in reversed(scan.epilogue):  # additions in place among them, which no clean-up takes for dead
             graph.erase_node(node)
@@ -233,3 +236,10 @@ class _Rewrite:
                 sizes = [self.scan.sizes[number] for number in group]
                 tensor = self.insert("unflatten", tensor, place, [n if isinstance(n, int) else -1 for n in sizes])
         return tensor
+
+
+def _drop_copy(tensor: fx.Node) -> None:
+    """A copy that alone reads a tensor of its own memory is that tensor."""
+    (copy,) = tensor.users if len(tensor.users) == 1 else (tensor,)
+    if name_of(copy) == "clone" and same_strides(value(copy), value(tensor)):
+        copy.replace_all_uses_with(tensor)

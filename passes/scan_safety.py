@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mvc.passes.constants import storages
+from mvc.passes.contexts import Contexts
 from mvc.passes.fx_utils import value, written_by
 from mvc.passes.index_notation import is_call
 from mvc.passes.scan_match import ZEROS, NotAScan, Scan
-from mvc.passes.surroundings import Contexts
 from torch import Tensor, fx
 
 

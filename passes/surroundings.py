@@ -7,18 +7,18 @@ is inside it and nothing else. Every pass that puts nodes in the place of others
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import dataclasses
+import functools
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mvc.passes import torch_private
 from mvc.passes.constants import memory, storages
+from mvc.passes.contexts import Contexts
 from mvc.passes.fx_utils import call_target, insert, value, written_by
-from mvc.passes.torch_ops import name_of
 from mvc.passes.torch_private import example_size, surely_equal
 from torch import Tensor, fx
 from torch.fx.node import map_arg
@@ -29,7 +29,6 @@ READS_LAYOUT = (
     *("as_strided", "as_strided_", "as_strided_scatter", "set_", "resize_", "resize_as_", "data_ptr"),
     *("storage", "untyped_storage"),
 )
-AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 MOST_FOLLOWED = 2048  # nodes behind a change of strides; to copy is cheaper than to follow more
 
 
@@ -37,93 +36,27 @@ class Observed(Exception):
     """Why a node cannot be replaced: the program would see it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What is switched on where a node runs. Regions that change nothing leave it equal."""
+@dataclasses.dataclass
+class _Memory:
+    """Who holds which memory of a graph."""
 
-    gradients: bool
-    inference: bool
-    autocast: frozenset[tuple[str, torch.dtype]]  # the devices for which it is on
-    others: tuple[fx.Node, ...] = ()  # calls ahead that switch something else
+    seen: set[int] = dataclasses.field(default_factory=set)
+    writers: dict[int, fx.Node] = dataclasses.field(default_factory=dict)
+    stands_for: dict[int, set[int]] = dataclasses.field(default_factory=dict)  # what the program had in its place
+    kept_alive: list[Any] = dataclasses.field(default_factory=list)  # what identifies memory is its address
 
-    def difference(self, other: Context) -> str:
-        """A sentence on what is switched between the two."""
-        if self.gradients != other.gradients or self.inference != other.inference:
-            return "gradients are switched on or off inside it"
-        if self.autocast != other.autocast:
-            return "autocast is switched on or off inside it"
-        (switch, *_) = [*other.others[len(self.others) :], *self.others[len(other.others) :], *other.others]
-        return f"{getattr(switch.target, '__name__', switch.target)} is called inside it"
-
-
-class Contexts:
-    """The context of each node of a graph, nodes that are inserted later included."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self._switches = [node for node in graph.nodes if torch_private.switch(node)]
-        self._first = _context(torch.is_grad_enabled(), [], ())
-        self._behind: list[Context] = []
-        gradients, entered, others = torch.is_grad_enabled(), [], ()
-        for node in self._switches:
-            kind = torch_private.switch(node)
-            if kind == "gradients":
-                gradients = node.args[0]
-            elif kind == "leave":
-                entered = [region for region in entered if region is not node.args[0]]
-            elif kind == "other":
-                others = (*others, node)
-            else:
-                entered = [*entered, node]
-            self._behind.append(_context(gradients, entered, others))
-
-    def of(self, node: fx.Node) -> Context:
-        behind = bisect.bisect_left(self._switches, node)  # nodes are ordered as they stand in the graph
-        return self._behind[behind - 1] if behind else self._first
-
-    def obstacle(self, nodes: Iterable[fx.Node], *, but_for_autocast: bool = False) -> str | None:
-        """Why the nodes cannot be computed at one place; None where they all run in one context.
-
-        Args:
-            but_for_autocast: leave that out, where the dtypes of the results say what it did.
-        """
-        if not self._switches:
-            return None
-        contexts = dict.fromkeys(map(self.of, nodes))
-        if but_for_autocast:
-            contexts = dict.fromkeys(dataclasses.replace(each, autocast=frozenset()) for each in contexts)
-        first, *others = contexts or [self._first]
-        return first.difference(others[0]) if others else None
-
-    @contextlib.contextmanager
-    def inside(self, node: fx.Node) -> Iterator[None]:
-        """Example values that are computed in this block are what the node's context gives."""
-        context = self.of(node)
-        with contextlib.ExitStack() as stack:
-            if context != self._first:
-                stack.enter_context(torch.set_grad_enabled(context.gradients and not context.inference))
-                on = dict(context.autocast)
-                for device in on.keys() | dict(self._first.autocast).keys():
-                    stack.enter_context(torch.autocast(device, on.get(device), enabled=device in on))
-            yield
-
-
-def _context(gradients: bool, entered: Sequence[fx.Node], others: tuple[fx.Node, ...]) -> Context:
-    inference, autocast = torch.is_inference_mode_enabled(), _autocast_around()
-    for region in entered:
-        if torch_private.switch(region) == "inference":
-            (inference,) = region.args
-            continue
-        device, dtype, enabled, _ = region.args
-        autocast.pop(device, None)
-        if enabled:
-            autocast[device] = torch.get_autocast_dtype(device) if dtype is None else dtype
-    return Context(gradients, inference, frozenset(autocast.items()), others)
-
-
-def _autocast_around() -> dict[str, torch.dtype]:
-    """The devices for which autocast is on around the graph."""
-    devices = [device for device in AUTOCAST_DEVICES if torch.amp.is_autocast_available(device)]
-    return {device: torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}
+    @classmethod
+    def of(cls, graph: fx.Graph) -> _Memory:
+        memory = cls(kept_alive=[value(node) for node in graph.nodes])
+        for node in graph.nodes:
+            memory.stands_for.update((each, {each}) for each in storages(node))
+            for each in written_by(node):
+                memory.writers.update(dict.fromkeys(storages(each), node))
+            if node.op in ("placeholder", "get_attr"):
+                memory.seen |= storages(node)
+            elif reads_layout(node):
+                memory.seen.update(*map(storages, node.all_input_nodes))
+        return memory
 
 
 class Surroundings:
@@ -135,26 +68,34 @@ class Surroundings:
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
-        self.contexts = Contexts(graph)
-        self._kept_alive = [value(node) for node in graph.nodes]  # what identifies memory is its address
-        self._seen: set[int] = set()
-        self._writers: dict[int, fx.Node] = {}
-        self._stands_for: dict[int, set[int]] = {}  # by memory, what the program had in its place
-        for node in graph.nodes:
-            self._stands_for.update((each, {each}) for each in storages(node))
-            for each in written_by(node):
-                self._writers.update(dict.fromkeys(storages(each), node))
-            if node.op in ("placeholder", "get_attr"):
-                self._seen |= storages(node)
-            elif reads_layout(node):
-                self._seen.update(*map(storages, node.all_input_nodes))
+
+    @functools.cached_property
+    def contexts(self) -> Contexts:
+        return Contexts(self.graph)
+
+    @functools.cached_property
+    def _memory(self) -> _Memory:
+        return _Memory.of(self.graph)
+
+    @contextlib.contextmanager
+    def at(self, node: fx.Node) -> Iterator[None]:
+        """What is inserted in this block stands ahead of the node, in its context, and is erased where it fails."""
+        _ = self._memory  # of the graph as the program has it
+        ahead = node.prev
+        with self.graph.inserting_before(node), self.contexts.inside(node):
+            try:
+                yield
+            except Exception:
+                while node.prev is not ahead:
+                    self.graph.erase_node(node.prev)
+                raise
 
     def writer(self, node: fx.Node) -> fx.Node | None:
         """A call that writes to the node's memory."""
-        return next((self._writers[each] for each in storages(node) if each in self._writers), None)
+        return next((self._memory.writers[each] for each in storages(node) if each in self._memory.writers), None)
 
     def is_seen(self, node: fx.Node) -> bool:
-        return self.writer(node) is not None or not self._seen.isdisjoint(storages(node))
+        return self.writer(node) is not None or not self._memory.seen.isdisjoint(storages(node))
 
     def strides_matter(self, node: fx.Node, other: Tensor) -> bool:
         """Whether it would be seen that the node has the other tensor's strides."""
@@ -164,7 +105,7 @@ class Surroundings:
             return True
         return False
 
-    def replace(self, pairs: Mapping[fx.Node, fx.Node]) -> None:
+    def replace(self, pairs: Mapping[fx.Node, fx.Node], *, leaving: Collection[fx.Node] = ()) -> None:
         """Put new nodes, which compute the same, in the place of old ones.
 
         Copied is what would share memory that the program sees apart, the first that shares it excepted, and what the
@@ -172,34 +113,40 @@ class Surroundings:
         is copied into the old one's; into dense ones in the same order where those have gaps, as a view of more has
         that the graph no longer computes.
 
+        Args:
+            leaving: nodes that are erased afterwards, whatever they see.
+
         Raises:
-            Observed: even so something in the graph would read other elements. The graph is as before.
+            Observed: even so the program would see a difference. Nothing is replaced then.
         """
+        for old, new in pairs.items():
+            if not _fits(value(old), value(new)):
+                raise Observed(f"{old.name} is {value(old)} and would be {value(new)}")
         settled = {old: self._with_own_memory(old, new) for old, new in pairs.items()}
         try:
-            values = self._follow({old: value(new) for old, new in settled.items()})
+            values = self._follow({old: value(new) for old, new in settled.items()}, leaving)
         except Observed:
             settled = {old: self._with_strides(old, new) for old, new in settled.items()}
-            values = self._follow({old: value(new) for old, new in settled.items()}, returned=True)
+            values = self._follow({old: value(new) for old, new in settled.items()}, leaving, returned=True)
         for old, new in settled.items():
             values.pop(old, None)
             old.replace_all_uses_with(new)
         for node, changed in values.items():
             node.meta["example_value"] = changed
-            self._kept_alive.append(changed)
+            self._memory.kept_alive.append(changed)
 
     def _with_own_memory(self, old: fx.Node, new: fx.Node) -> fx.Node:
-        before, after = storages(old), storages(new)
-        shared = any(self._stands_for.get(each, before) != before for each in after) or _is_saved(new)
+        before, after, memory = storages(old), storages(new), self._memory
+        shared = any(memory.stands_for.get(each, before) != before for each in after) or _is_saved(new)
         if shared and (self.is_seen(old) or self.writer(new)):
             new = self._copied(old, new)
             after = storages(new)
-        if not before.isdisjoint(self._seen):
-            self._seen |= after
+        if not before.isdisjoint(memory.seen):
+            memory.seen |= after
         if (writer := self.writer(old)) is not None:
-            self._writers.update(dict.fromkeys(after, writer))
-        self._stands_for.update((each, before) for each in after - self._stands_for.keys())
-        self._kept_alive.append(value(new))
+            memory.writers.update(dict.fromkeys(after, writer))
+        memory.stands_for.update((each, before) for each in after - memory.stands_for.keys())
+        memory.kept_alive.append(value(new))
         return new
 
     def _with_strides(self, old: fx.Node, new: fx.Node) -> fx.Node:
@@ -217,7 +164,9 @@ class Surroundings:
             copy = insert(self.graph, "clone", copy, memory_format=torch.contiguous_format)
             return insert(self.graph, torch.permute, copy, [order.index(axis) for axis in range(len(order))])
 
-    def _follow(self, changed: Mapping[fx.Node, Tensor], *, returned: bool = False) -> dict[fx.Node, Any]:
+    def _follow(
+        self, changed: Mapping[fx.Node, Tensor], leaving: Collection[fx.Node] = (), *, returned: bool = False
+    ) -> dict[fx.Node, Any]:
         """The new example values of what is computed from nodes that have other strides now, those included.
 
         Args:
@@ -232,6 +181,8 @@ class Surroundings:
         while pending:
             user = heapq.heappop(pending)
             if (pending and pending[0] is user) or (returned and user.op == "output"):
+                continue
+            if user in changed or user in leaving:
                 continue
             if reads_layout(user) or len(values) > MOST_FOLLOWED + len(changed):
                 raise Observed(f"{user.name} depends on its strides")
@@ -267,7 +218,7 @@ def reads_layout(node: fx.Node) -> bool:
     """Whether the node may see more of its arguments than their values: how they lie, and in whose memory."""
     if node.op not in ("call_function", "call_method"):
         return node.op not in ("placeholder", "get_attr")
-    if name_of(node) is None and getattr(node.target, "__name__", node.target) in READS_LAYOUT:
+    if getattr(node.target, "__name__", node.target) in READS_LAYOUT:
         return True
     if node.op == "call_method":
         return False
@@ -308,6 +259,16 @@ def _is_dense(tensor: Tensor, order: Sequence[int]) -> bool:
             return False
         stride = stride * tensor.shape[axis]
     return True
+
+
+def _fits(first: Tensor, second: Tensor) -> bool:
+    """Whether both are the same kind of tensor; sizes that are symbols may be equal under two names."""
+    unlike = (
+        isinstance(one, int) and isinstance(other, int) and one != other
+        for one, other in zip(first.shape, second.shape, strict=False)
+    )
+    same_kind = (first.dtype, first.device, first.dim()) == (second.dtype, second.device, second.dim())
+    return same_kind and not any(unlike)
 
 
 def _alike(first: Any, second: Any) -> bool:

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from mvc.passes.raise_pscan import RaisePscan
-from toy_passes import rewritten
+from toy_passes import rewritten, without_layout
 
 pscan = pytest.importorskip("mambapy.pscan")
 PScan = pscan.PScan
@@ -34,7 +34,7 @@ def test_pscan_becomes_one_recurrence(length, grad):
     ((outcome, calls),) = done
     assert (outcome.matches, outcome.near_misses) == (1, [])
     assert calls["mvc.linear_recurrence"] == 1
-    assert calls.keys() <= {"mvc.linear_recurrence", "getitem"}  # a slice that cuts nothing
+    assert without_layout(calls).keys() <= {"mvc.linear_recurrence", "getitem"}  # a slice that cuts nothing
     if grad:
         weights = torch.randn_like(expected)
         gradients = (torch.autograd.grad(result, (a, b), weights) for result in (actual, expected))

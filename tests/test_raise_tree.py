@@ -6,7 +6,7 @@ import pytest
 import torch
 from mvc.passes.raise_tree import RaiseTree
 from torch._higher_order_ops.associative_scan import associative_scan
-from toy_passes import rewritten, without_moves
+from toy_passes import rewritten, without_layout
 
 
 def product_and_state(left, right):
@@ -43,7 +43,7 @@ def assert_same(function, tensors):
 def test_tree_of_any_length_becomes_one_recurrence(length):
     outcome, calls = assert_same(states, sequences(2, length, 3))
     assert (outcome.matches, outcome.near_misses) == (1, [])
-    assert without_moves(calls) == {"mvc.linear_recurrence": 1}
+    assert without_layout(calls) == {"mvc.linear_recurrence": 1}
 
 
 def test_one_step_is_no_tree():
@@ -59,7 +59,7 @@ def test_axis_and_direction(dim, reverse):
     shape.insert(dim, 6)
     _, calls = assert_same(lambda a, b: states(a, b, dim=dim, reverse=reverse), sequences(*shape))
     assert calls["mvc.linear_recurrence"] == 1
-    assert without_moves(calls).keys() <= {"mvc.linear_recurrence"}
+    assert without_layout(calls).keys() <= {"mvc.linear_recurrence"}
 
 
 def addcmul(left, right):
@@ -85,13 +85,13 @@ def test_factors_may_come_second():
         return associative_scan(swapped, (b, a), dim=1, combine_mode="generic")[0]
 
     outcome, calls = assert_same(function, sequences(2, 5, 3))
-    assert (outcome.matches, without_moves(calls)) == (1, {"mvc.linear_recurrence": 1})
+    assert (outcome.matches, without_layout(calls)) == (1, {"mvc.linear_recurrence": 1})
 
 
 def test_factors_may_be_broadcast():
     a, b = sequences(2, 5, 3)
     _, calls = assert_same(lambda a, b: states(a, b), (a[..., :1].detach().requires_grad_(), b))
-    assert without_moves(calls) == {"mvc.linear_recurrence": 1}
+    assert without_layout(calls) == {"mvc.linear_recurrence": 1}
 
 
 def test_scan_of_another_scans_states():
@@ -117,7 +117,7 @@ def test_tree_without_vmap():
         return tuple(torch.stack(pair, 2).flatten(1, 2) for pair in both)
 
     outcome, calls = assert_same(lambda a, b: scan(a, b)[1], sequences(2, 8, 3))
-    assert (outcome.matches, without_moves(calls)) == (1, {"mvc.linear_recurrence": 1})
+    assert (outcome.matches, without_layout(calls)) == (1, {"mvc.linear_recurrence": 1})
 
 
 def test_other_lengths_are_compiled_anew():
@@ -127,7 +127,7 @@ def test_other_lengths_are_compiled_anew():
         tensors = sequences(2, length, 3)
         torch.testing.assert_close(run(*tensors), states(*tensors))
     assert [outcome.matches for outcome, _ in done] == [1, 1, 1]
-    assert all(without_moves(calls) == {"mvc.linear_recurrence": 1} for _, calls in done)
+    assert all(without_layout(calls) == {"mvc.linear_recurrence": 1} for _, calls in done)
 
 
 def test_batch_may_be_a_symbol():
@@ -138,7 +138,7 @@ def test_batch_may_be_a_symbol():
             torch._dynamo.mark_dynamic(tensor, 0)
         torch.testing.assert_close(run(*tensors), states(*tensors))
     ((outcome, calls),) = done
-    assert (outcome.matches, without_moves(calls)) == (1, {"mvc.linear_recurrence": 1})
+    assert (outcome.matches, without_layout(calls)) == (1, {"mvc.linear_recurrence": 1})
 
 
 def largest(left, right):
