@@ -29,7 +29,7 @@ class Context:
             return "gradients are switched on or off inside it"
         if self.autocast != other.autocast:
             return "autocast is switched on or off inside it"
-        (switch, *_) = [*other.others[len(self.others) :], *self.others[len(other.others) :], *other.others]
+        switch = max(self.others, other.others, key=len)[-1]
         return f"{getattr(switch.target, '__name__', switch.target)} is called inside it"
 
 

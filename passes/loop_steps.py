@@ -95,7 +95,8 @@ def _filled(node: fx.Node) -> Iterator[Collector]:
     order = [index[1] % len(writes) for index in indices]
     if sorted(order) != list(range(len(writes))) or shape(node)[dim] != len(writes):
         return
-    if all(isinstance(write.args[2], fx.Node) for write in writes):
+    rest = [size for axis, size in enumerate(shape(node)) if axis != dim]
+    if all(isinstance(write.args[2], fx.Node) and list(shape(write.args[2])) == rest for write in writes):
         steps = dict(zip(order, (write.args[2] for write in writes), strict=True))
         yield Collector(node, tuple(steps[t] for t in range(len(writes))), dim, writes=tuple(writes))
 
