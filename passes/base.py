@@ -40,8 +40,8 @@ class Pass(abc.ABC):
     """A rewrite of a graph of torch calls as Dynamo writes it: functions, operators and methods, before autograd.
 
     A subclass is a frozen dataclass whose fields are its options. It must keep what the graph computes, keep
-    `meta["example_value"]` on the nodes that it inserts (`fx_utils.insert` does), create no new aliasing between
-    inputs and outputs, and mutate no input.
+    `meta["example_value"]` on the nodes that it inserts (`fx_utils.insert` does), and mutate no input. Where it puts
+    nodes in the place of others, `Surroundings` keeps what the program sees of them: strides, memory and contexts.
     """
 
     name: ClassVar[str]
