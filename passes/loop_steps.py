@@ -213,15 +213,17 @@ class RolledLoop:
         return None
 
     def _check_effects(self) -> None:
-        members = {node for column in self._operations for node in column}
-        memory = set().union(*map(storages, self._needed))
-        writes = set(self.collector.writes)
-        if writes and storages(self.collector.node) & memory:
+        """Raise if something is written to that the steps read, or to their results until these are collected."""
+        members, ends = set(self.nodes), self.collector.writes or (self.collector.node,)
+        read = set().union(*map(storages, self._needed))
+        if self.collector.writes and storages(self.collector.node) & read:
             raise WritesInPlace(f"{self.collector.writes[0].name} writes to what its steps read")
-        for node in _between(members):
-            for written in written_by(node):
-                if node not in members and node not in writes and (written in members or storages(written) & memory):
-                    raise WritesInPlace(f"{node.name} writes in place between its steps")
+        memory = read.union(*map(storages, members))
+        for node in _between({*members, *ends} if members else set()):
+            if node in members or node in ends:
+                continue
+            if any(storages(written) & memory for written in written_by(node)):
+                raise WritesInPlace(f"{node.name} writes in place between its steps")
 
     def _escaping(self) -> dict[Column, dict[int, fx.Node]]:
         """Views of a step's results that others use stay, and are views of what is used then."""

@@ -190,6 +190,21 @@ def test_initial_state_written_meanwhile_is_left_alone():
     assert "writes in place" in record.near_misses[0].reason
 
 
+@pytest.mark.parametrize("write", [lambda h: h.zero_(), lambda h: h[0].add_(1)], ids=["state", "view of it"])
+def test_state_written_before_it_is_collected_is_left_alone(write):
+    def function(a, b):
+        h, states = torch.zeros_like(a[:, 0]), []
+        for t in range(T):
+            h = a[:, t] * h + b[:, t]
+            states.append(h)
+        write(h)
+        return torch.stack(states, 1)
+
+    record, _ = run(function, *inputs())
+    assert record.matches == 0
+    assert "writes in place" in record.near_misses[0].reason
+
+
 def test_smaller_outputs_that_are_written_into_a_buffer_are_left_alone():
     def function(a, b):
         h, y = torch.zeros_like(a[:, 0]), a.new_empty(B, T)
