@@ -4,6 +4,7 @@ python bench/passes.py fuse --variants S T B --batches 1 16 --dtypes float32 bfl
 python bench/passes.py each --dtypes float32 bfloat16     # every fusing pass left out in turn
 python bench/passes.py raise --stock          # MambaVision-T with the published loop; stock takes many minutes
 python bench/passes.py loop                   # a 2,048-step loop of two layers
+python bench/passes.py short --steps 2 4 8    # loops of few steps, raised where that pays
 python bench/passes.py compile --rounds 3     # cold and warm starts of S
 """
 
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import short_loops
 import torch
 from mvc.passes import pipeline
 from peers import mamba_ssm_reference
@@ -67,6 +69,14 @@ def main() -> int:
     raising.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
     loop = studies.add_parser("loop", help="pass time of a two-layer Mamba's unrolled loop")
     loop.add_argument("--length", type=positive, default=2048)
+    short = studies.add_parser("short", help="loops of few steps: mvc over stock, forward and with gradients")
+    short.add_argument("--forms", nargs="+", choices=short_loops.FORMS, default=list(short_loops.FORMS), metavar="F")
+    short.add_argument("--sizes", nargs="+", choices=short_loops.SIZES, default=list(short_loops.SIZES))
+    short.add_argument("--modes", nargs="+", choices=["forward", "gradients"], default=["forward", "gradients"])
+    short.add_argument("--steps", nargs="+", type=positive, default=short_loops.STEPS, metavar="N")
+    short.add_argument("--rounds", type=positive, default=31, metavar="N", help="interleaved rounds")
+    short.add_argument("--every", action="store_true", help="raise and time what is left alone, too")
+    short.add_argument("--json", metavar="FILE")
     compile_ = studies.add_parser("compile", help="cold and warm starts, each in a process of its own")
     compile_.add_argument("--variant", default="S")
     compile_.add_argument("--rounds", type=positive, default=3)
@@ -244,6 +254,7 @@ STUDIES = {
     "each": each_pass,
     "raise": raising_study,
     "loop": loop_study,
+    "short": short_loops.study,
     "compile": starts,
     "start": one_start,
 }

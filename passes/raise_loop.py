@@ -6,11 +6,13 @@ import dataclasses
 from typing import ClassVar
 
 import torch
+from mvc.passes import profitability
 from mvc.passes.affine import NotAffine
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import insert, shape, value
 from mvc.passes.layouts import Layout, move, moved_pairs
 from mvc.passes.loop_steps import Collector, Initial, NotALoop, RolledLoop, WritesInPlace, collectors
+from mvc.passes.profitability import NotWorthwhile
 from mvc.passes.slices import Slices
 from mvc.passes.step_scan import NotARecurrence, StepScan, functional
 from mvc.passes.surroundings import Observed, Surroundings
@@ -35,9 +37,13 @@ class RaiseLoop(Pass):
         y = einsum("tbdn,tbn->tbd", states.movedim(1, 0), c.movedim(1, 0)).movedim(0, 1)
 
     The outputs may be stacked, concatenated, or written into a tensor one by one.
+
+    Attributes:
+        always: raise where Inductor's own code is expected to be as fast, too (see `mvc.passes.profitability`).
     """
 
     name: ClassVar[str] = "raise_loop"
+    always: bool = False
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
@@ -46,21 +52,25 @@ class RaiseLoop(Pass):
             try:
                 loop = RolledLoop(collector)
                 if loop.carries:
-                    _raise(loop, surroundings)
+                    _raise(loop, surroundings, always=self.always)
                     outcome.matches += 1
             except (NotALoop, NotARecurrence, NotAffine, NotVectorized, Observed) as reason:
                 if isinstance(reason, WritesInPlace) or collector.looks_recurrent():
                     outcome.near_misses.append(NearMiss.at(collector.steps[1], f"no linear recurrence: {reason}"))
+            except NotWorthwhile as reason:
+                outcome.near_misses.append(NearMiss.at(collector.steps[1], f"left alone: {reason}"))
         return outcome
 
 
-def _raise(loop: RolledLoop, surroundings: Surroundings) -> None:
+def _raise(loop: RolledLoop, surroundings: Surroundings, *, always: bool) -> None:
     """Write the loop's recurrence and what its steps give into the graph, in the loop's place."""
     collector, body, place = loop.collector, functional(loop.body()), loop.place()
     if (obstacle := surroundings.contexts.obstacle({place, *loop.nodes, *loop.leaving})) is not None:
         raise NotALoop(obstacle)
     with surroundings.at(place):
         new, picked = _results(place.graph, loop, body)
+        if not always:
+            profitability.check(loop, [new, *picked.values()])
         layout = Layout(tuple(range(len(shape(new)))), loop.descending)
         pairs = {**moved_pairs(collector.node, new, layout, collector.dim), **picked}
         surroundings.replace(pairs, leaving=loop.leaving)

@@ -209,7 +209,7 @@ def check_same(function: Callable, tensors: dict[str, Tensor], rtol: float = 1e-
     """Results and gradients of the rewritten graph are those of the function, and no step remains."""
     leaves = [t.requires_grad_() for t in tensors.values()]
     module, inputs = capture(function, *leaves)
-    (record,) = pipeline.run([RaiseLoop()], module, strict=True)
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
     assert record.matches == 1, record.near_misses
     calls = op_counts(module.graph)
     assert calls["mvc.linear_recurrence"] == 1
@@ -288,7 +288,7 @@ def test_loop_of_a_selective_scan_ends_as_the_scan():
     B_, C = torch.rand(2, B, N, L).double()
     inputs = (u, delta, -torch.rand(4, N).double(), B_, C, z)
     module, example = capture(published, *inputs)
-    loop, scan = pipeline.run([RaiseLoop(), RaiseScan()], module, strict=True)
+    loop, scan = pipeline.run([RaiseLoop(always=True), RaiseScan()], module, strict=True)
     assert (loop.matches, scan.matches) == (1, 1), (loop.near_misses, scan.near_misses)
     assert op_counts(module.graph)["exp"] == 0
     for actual, expected in zip(module(*example), published(*inputs), strict=True):
@@ -299,7 +299,7 @@ def test_two_loops_in_a_row():
     first, second = FORMS["backwards-with-reversed-list"], FORMS["product-first"]
     tensors = sequences()
     module, inputs = capture(lambda a, b, c, h: second(a, first(a, b, c, h), c, h), *tensors.values())
-    (record,) = pipeline.run([RaiseLoop()], module, strict=True)
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
     assert record.matches == 2
     a, b, c, h = tensors.values()
     torch.testing.assert_close(module(*inputs)[0], second(a, first(a, b, c, h), c, h))
@@ -358,7 +358,7 @@ def test_near_miss_is_left_alone_with_its_reason(name):
     tensors = sequences()
     module, inputs = capture(function, *tensors.values())
     before = str(module.graph)
-    (record,) = pipeline.run([RaiseLoop()], module, strict=True)
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
     assert record.matches == 0
     assert reason in record.near_misses[0].reason, record.near_misses
     assert "test_raise_loop.py" in record.near_misses[0].source
@@ -376,5 +376,5 @@ def test_collections_that_are_no_loops_are_not_mentioned():
         )
 
     module, _ = capture(function, *sequences().values())
-    (record,) = pipeline.run([RaiseLoop()], module, strict=True)
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
     assert (record.matches, record.near_misses) == (0, ())

@@ -10,6 +10,7 @@ import torch
 from mvc.passes import pipeline
 from mvc.passes.fx_utils import op_counts
 from torch import nn
+from toy_passes import all_passes
 
 transformers = pytest.importorskip("transformers")
 
@@ -57,7 +58,7 @@ def raised(model: nn.Module) -> tuple[nn.Module, list[Counter[str]]]:
     graphs = []
 
     def backend(graph_module, inputs):
-        pipeline.run(pipeline.build(list(pipeline.PASSES)), graph_module, strict=True)
+        pipeline.run(all_passes(), graph_module, strict=True)
         graphs.append(op_counts(graph_module.graph))
         return graph_module.forward
 

@@ -8,7 +8,7 @@ from mamba_ssm_reference import selective_scan_ref
 from mvc.passes import pipeline
 from mvc.passes.fx_utils import op_counts
 from torch import Tensor
-from toy_passes import capture
+from toy_passes import all_passes, capture
 
 BATCH, DIM, LENGTH, STATES = 2, 4, 6, 3
 ALL = ("D", "z", "delta_bias", "softplus", "last_state")
@@ -54,7 +54,7 @@ def test_mamba_ssm_reference(B, C, options, dtype):
         return selective_scan_ref(**inputs, **flags)
 
     module, example = capture(model, inputs)
-    pipeline.run(pipeline.build(list(pipeline.PASSES)), module, strict=True)
+    pipeline.run(all_passes(), module, strict=True)
     calls = op_counts(module.graph)
     assert {op: count for op, count in calls.items() if op.startswith("mvc.")} == {"mvc.selective_scan_cpu": 1}
     assert not calls.keys() & {"exp", "stack", "einsum"}
@@ -82,7 +82,7 @@ def test_mambapy(form, training):
     x = torch.randn(2, 8, 8, requires_grad=training)
     with torch.set_grad_enabled(training):
         module, example = capture(model, x)
-        pipeline.run(pipeline.build(list(pipeline.PASSES)), module, strict=True)
+        pipeline.run(all_passes(), module, strict=True)
         scans = {op: count for op, count in op_counts(module.graph).items() if op.startswith("mvc.")}
         assert scans == {"mvc.selective_scan_cpu": config.n_layers}
         (actual,), expected = module(*example), model(x)

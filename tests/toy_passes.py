@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 
 import torch
+from mvc.passes import pipeline
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import op_counts, value
 from mvc.passes.pipeline import remove_dead_code
@@ -24,6 +25,12 @@ def capture(function, *inputs) -> tuple[fx.GraphModule, list]:
     torch.compiler.reset()
     torch.compile(function, backend=backend, fullgraph=True)(*inputs)
     return captured[0]
+
+
+def all_passes() -> list[Pass]:
+    """Every pass, in order; loops are raised however few steps and elements they have."""
+    passes = pipeline.build(list(pipeline.PASSES))
+    return [dataclasses.replace(each, always=True) if each.name == "raise_loop" else each for each in passes]
 
 
 def rewritten(pass_: Pass, function, **options):
