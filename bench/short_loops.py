@@ -134,18 +134,18 @@ def study(args: argparse.Namespace) -> None:
         Cell(form, size, mode == "gradients", steps)
         for form, size, mode, steps in itertools.product(args.forms, args.sizes, args.modes, args.steps)
     ]
-    rows, table = [], []
+    facts = {"environment": report.environment(torch.device("cpu")), "rounds": args.rounds, "cells": []}
+    table = []
     for line, group in itertools.groupby(cells, lambda cell: cell[:3]):
         measured = [measure(cell, rounds=args.rounds, every=args.every) for cell in group]
-        rows += measured
+        facts["cells"] += measured
         form, size, gradients = line
         table.append([form, size, "gradients" if gradients else "forward", *map(_shown, measured)])
         print(*table[-1], file=sys.stderr, flush=True)
+        if args.json:
+            report.write_json(facts, args.json)
     print(tabulate(table, headers=["loop", "state", "", *(f"{n} steps" for n in args.steps)], markdown=True))
     print("Time over stock Inductor's, median; left: the graph is stock's own; (in brackets) raised all the same.")
-    if args.json:
-        facts = {"environment": report.environment(torch.device("cpu")), "rounds": args.rounds, "cells": rows}
-        report.write_json(facts, args.json)
 
 
 def measure(cell: Cell, *, rounds: int, every: bool) -> dict[str, Any]:

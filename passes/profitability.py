@@ -15,6 +15,7 @@ same code is fused, so that the same bytes count, but nothing was measured there
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ def check(loop: RolledLoop, results: list[fx.Node]) -> None:
         return
     raised, fused = estimate(loop, results)
     if raised > GAIN * fused:
-        elements = math.prod(map(example_size, value(loop.initials[0].like).shape))
+        elements = _numel(value(loop.initials[0].like).shape)
         raise NotWorthwhile(
             f"{loop.length} steps over {elements:,} elements, which Inductor computes in one pass of {fused / 1e6:.2g} "
             f"MB; raised they cost {raised / 1e6:.2g} MB"
@@ -73,12 +74,16 @@ def estimate(loop: RolledLoop, results: list[fx.Node]) -> Traffic:
     given.update(each.first for each in loop.initials if isinstance(each.first, fx.Node))
     nodes = {node for each in results for node in needed(each, given)}
     recurrences = [node for node in nodes if node.target is torch.ops.mvc.linear_recurrence.default]
+    if not recurrences:
+        return Traffic(0, 0)
 
     read, written = sum(each.bytes for each in sequences), sum(map(_bytes, results))
     states, factors = (sum(map(_bytes, each)) for each in (recurrences, (node.args[0] for node in recurrences)))
     apart = sum(_bytes(term) for node in recurrences for term in node.args[:2] if _is_computed(term, given))
     behind = states if _is_computed(results[0], {*recurrences}) else 0
     absorbed = all(map(_is_selective_scan, recurrences))
+    # Tensors between two kernels are written and read. Of the backward's, those are the factors moved by a step, what
+    # reaches the states, and with gradients of the factors the states moved by a step, which the forward keeps.
     calls, again = CALL * len(recurrences), AGAIN * (n - 1)
 
     fused = read + written + (again / 2 * read if written < states else 0)
@@ -115,9 +120,8 @@ class _Sequence(NamedTuple):
         fake = value(slices.tensor)
         with fake_mode([fake]):
             whole = fake[slices.template]
-        size = math.prod(map(example_size, whole.shape)) * whole.itemsize
-        stride = example_size(whole.stride(slices.dim))
-        span = example_size(whole.shape[slices.dim]) * abs(stride) * whole.itemsize
+        size = _numel(whole.shape) * whole.itemsize
+        span = _numel((whole.shape[slices.dim], whole.stride(slices.dim))) * whole.itemsize
         cut = any(call(user) and call(user).name in ("unbind", "split", "chunk") for user in slices.tensor.users)
         return cls(size, min(size, span), fake.requires_grad, not cut)
 
@@ -140,4 +144,9 @@ def _bytes(node: fx.Node) -> int:
     """What its elements take, each of those that are broadcast once."""
     fake = value(node)
     sizes = [size for size, stride in zip(fake.shape, fake.stride(), strict=True) if not surely_equal(stride, 0)]
-    return math.prod(map(example_size, sizes)) * fake.itemsize
+    return _numel(sizes) * fake.itemsize
+
+
+def _numel(sizes: Sequence[int | torch.SymInt]) -> int:
+    """Of the example: it decides once for all sizes, and what is not known of it counts nothing."""
+    return math.prod(example_size(size) or 1 for size in sizes)
