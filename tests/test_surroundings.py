@@ -28,7 +28,7 @@ def inputs(*, requires_grad: bool = False) -> list[Tensor]:
     return [torch.rand(B, T, D, generator=generator, dtype=torch.float64).requires_grad_(requires_grad) for _ in "ab"]
 
 
-def run(function: Callable, *given: Tensor, passes: tuple = (RaiseLoop(),)):
+def run(function: Callable, *given: Tensor, passes: tuple = (RaiseLoop(always=True),)):
     """The record of the first pass, and the calls left in the graph, which does all that the function does."""
     module, examples = capture(function, *given)
     records = pipeline.run(passes, module, strict=True, observers=[Verifier(module, examples)])
@@ -155,7 +155,7 @@ def test_memory_is_shared_as_in_eager(escape, gradients):
 def test_outputs_may_be_written_to_while_their_recurrence_waits_for_gradients():
     a, b = inputs(requires_grad=True)
     module, _ = capture(lambda a, b: loop(a, b)[0], a, b)
-    pipeline.run([RaiseLoop()], module, strict=True)
+    pipeline.run([RaiseLoop(always=True)], module, strict=True)
     (y,) = module(a, b)
     expected = torch.autograd.grad(loop(a, b)[0].mul_(2).sum(), [a, b])
     torch.testing.assert_close(torch.autograd.grad(y.mul_(2).sum(), [a, b]), expected)
@@ -228,7 +228,7 @@ def test_copy_of_a_state_that_nothing_else_holds_goes():
 
     shapes = ((B, T, D), (B, T, D), (D, 4), (B, T, 4), (B, T, 4))
     given = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
-    _, calls = run(function, *given, passes=(RaiseLoop(), RaiseScan()))
+    _, calls = run(function, *given, passes=(RaiseLoop(always=True), RaiseScan()))
     assert (calls["mvc.selective_scan"], calls["clone"]) == (1, 0)
 
 

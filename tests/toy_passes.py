@@ -27,9 +27,9 @@ def capture(function, *inputs) -> tuple[fx.GraphModule, list]:
     return captured[0]
 
 
-def all_passes() -> list[Pass]:
-    """Every pass, in order; loops are raised however few steps and elements they have."""
-    passes = pipeline.build(list(pipeline.PASSES))
+def all_passes(**options) -> list[Pass]:
+    """Every pass, in order, as `pipeline.build` makes it; loops are raised however few steps and elements they have."""
+    passes = pipeline.build(list(pipeline.PASSES), **options)
     return [dataclasses.replace(each, always=True) if each.name == "raise_loop" else each for each in passes]
 
 
