@@ -9,10 +9,11 @@ import dataclasses
 import difflib
 import functools
 import logging
+import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import torch
 from torch import fx
 
 from mvc import torch_private
+from mvc.arguments import require, require_choice, require_flag, shown
 from mvc.errors import UserError
 from mvc.passes import pipeline
 from mvc.passes.base import Pass
@@ -57,6 +59,9 @@ class Options:
         dump: folder for the readable graph before and after each pass that fired.
         mode: Inductor's mode; torch.compile takes none beside `options`.
         inductor: options of `torch._inductor.config`, which any other key of `options` becomes.
+
+    Raises:
+        UserError: an unknown option, or a value that cannot be used.
     """
 
     passes: Literal["all", "none"] | Sequence[str | Pass] = "all"
@@ -75,29 +80,45 @@ class Options:
         Raises:
             UserError: an unknown key, or a value that cannot be used.
         """
+        wanted = "a mapping of names to values"
+        require(options is None or isinstance(options, Mapping), "options", options, wanted)
         own = {field.name for field in dataclasses.fields(cls)} - {"inductor"}
-        given = {"mode": mode or "default", **(options or {})}
+        given = {"mode": "default" if mode is None else mode, **(options or {})}
+        for key in given:
+            require(isinstance(key, str), "a key of options", key, "a name")
         inductor = {key.replace("-", "_"): value for key, value in given.items() if key not in own}
-        parsed = cls(**{key: value for key, value in given.items() if key in own}, inductor=inductor)
-        parsed._check()
-        return parsed
+        return cls(**{key: value for key, value in given.items() if key in own}, inductor=inductor)
 
-    def _check(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
-        if self.impl not in IMPLEMENTATIONS:
-            raise UserError(f"impl is {self.impl!r}; it must be one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+    def __post_init__(self) -> None:
+        require_choice("mode", self.mode, MODES)
+        fits = self.impl is None or (isinstance(self.impl, str) and self.impl in IMPLEMENTATIONS)
+        require(fits, "impl", self.impl, f"one of {', '.join(map(repr, IMPLEMENTATIONS))}")
         for name in ("verify", "frozen", "strict"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
-        known = torch_private.inductor_options()
-        own = [field.name for field in dataclasses.fields(self)]
-        for key in self.inductor:
-            if key not in known:
-                close = difflib.get_close_matches(key, [*own, *known], n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise UserError(f"options has {key!r}, which neither mvc nor Inductor knows{hint}")
+            require_flag(name, getattr(self, name))
+        self._check_dump()
+        require(isinstance(self.inductor, Mapping), "inductor", self.inductor, "a mapping of names to values")
+        for key, value in self.inductor.items():
+            self._check_inductor(key, value)
         self.build_passes(inference=True)
+
+    def _check_dump(self) -> None:
+        if self.dump is None:
+            return
+        require(isinstance(self.dump, (str, Path)) and str(self.dump) != "", "dump", self.dump, "a folder's path")
+        folder = Path(self.dump)
+        existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        fits = existing.is_dir() and os.access(existing, os.W_OK)
+        require(fits, "dump", str(folder), f"a folder that can be written to, and {existing} is none")
+
+    def _check_inductor(self, key: str, value: object) -> None:
+        known = torch_private.inductor_options()
+        if key not in known:
+            own = [field.name for field in dataclasses.fields(self)]
+            close = difflib.get_close_matches(key, [*own, *known], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"options has {key!r}, which neither mvc nor Inductor knows{hint}")
+        if not torch_private.inductor_option_fits(key, value):
+            raise UserError(f"options has {key!r} {shown(value)}, which is not of the type that Inductor takes there")
 
     def build_passes(self, *, inference: bool) -> list[Pass]:
         """The passes to run, in order.
@@ -106,11 +127,12 @@ class Options:
             UserError: a name that no pass has.
         """
         chosen = self.passes
-        if chosen in ("all", "none"):
+        if isinstance(chosen, str):
+            require(chosen in ("all", "none"), "passes", chosen, f"'all', 'none' or a list of {', '.join(PASSES)}")
             names, own = (list(PASSES) if chosen == "all" else []), []
-        elif isinstance(chosen, str):
-            raise UserError(f"passes is {chosen!r}; it must be 'all', 'none' or a list of {', '.join(PASSES)}")
         else:
+            fits = isinstance(chosen, Iterable) and not isinstance(chosen, Mapping)
+            require(fits, "passes", chosen, f"'all', 'none' or a list of {', '.join(PASSES)}")
             names = [each for each in chosen if isinstance(each, str)]
             own = [each for each in chosen if not isinstance(each, str)]
         unknown = [*(name for name in names if name not in PASSES), *(p for p in own if not isinstance(p, Pass))]

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from mvc import torch_private
-from mvc.backend import GraphReport, Options
+from mvc.arguments import require, require_choice, require_tensor
+from mvc.backend import MODES, GraphReport, Options
 from mvc.errors import UserError
 from mvc.explanation import Explanation, Recorder
+from mvc.functional import check_images
+from mvc.model import MambaVision
 from mvc.passes.fx_utils import op_counts
 
 _serial = itertools.count()
@@ -87,12 +90,20 @@ def compile_model(
         options: of the backend "mvc" (`mvc.backend.Options`) and of Inductor.
 
     Returns:
-        the compiled model, sharing the model's parameters, and the report.
+        the compiled model, sharing the model's parameters, and the report. Copying or pickling the former raises
+        UserError: it is code of this process, for the tensors of this model.
 
     Raises:
-        UserError: an unknown backend, mode or option, or no working C++ compiler where Inductor needs one.
+        UserError: no module, an example that the model does not take, an unknown backend, mode or option, or no working
+            C++ compiler where Inductor needs one.
+        TypeError: an example of another dtype than the parameters of a MambaVision.
         torch._dynamo.exc.Unsupported: a model that cannot be captured in one graph.
     """
+    require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
+    require_tensor("example", example)
+    if isinstance(model, MambaVision):
+        check_images(model.tensors(), example, model.config, name="example")
+    require(dynamic is None or isinstance(dynamic, bool), "dynamic", dynamic, "True, False or None")
     parsed = _options(backend, mode, options, example.device)
     recorder = Recorder(parsed)
     report = CompileReport(backend, mode, dynamic, recorder.explanation)
@@ -112,23 +123,25 @@ def compile_model(
         example, dynamic = torch_private.with_dynamic_batch(example), None
     generate = run_captured if backend == "eager" else recorder
     run = torch.compile(forward, backend=generate, fullgraph=True, dynamic=dynamic)
-    compiled = _with_fewer_guards(run, model) if report.dynamic else run
+    compiled = Compiled(model, run, dynamic=bool(report.dynamic))
     start = time.perf_counter()
     try:
         with recorder.generated_code():
             compiled(example)
     except Exception as error:
-        if (reason := torch_private.compile_failure(error)) is None:
-            raise
-        raise UserError(f"compilation failed: {reason}; the backend 'eager' needs no compiler") from error
+        if (reason := torch_private.compile_failure(error)) is not None:
+            raise UserError(f"compilation failed: {reason}; the backend 'eager' needs no compiler") from error
+        if torch_private.raised_in_trace(error.__cause__):
+            raise UserError(f"example is not what the model takes: {type(error).__name__}: {error}") from error
+        raise
     report.seconds = time.perf_counter() - start
     return compiled, report
 
 
 def _options(backend: str, mode: str, options: Mapping[str, Any] | None, device: torch.device) -> Options:
     """The backend's options; the UserErrors of `compile_model`."""
-    if backend not in BACKENDS:
-        raise UserError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+    require_choice("backend", backend, BACKENDS)
+    require_choice("mode", mode, MODES)
     if backend == "eager" and (mode != "default" or options):
         seen = f"mode is {mode!r}" if mode != "default" else f"options is {options!r}"
         raise UserError(f"{seen}, which is for a compiler; leave it out with the backend 'eager'")
@@ -145,21 +158,45 @@ def _options(backend: str, mode: str, options: Mapping[str, Any] | None, device:
     return parsed
 
 
-def _with_fewer_guards(run: Callable[[Tensor], Tensor], model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`run`, tracing under `fewer_shape_guards`; inputs of a kind seen before need no tracing and go straight in."""
-    seen: set[tuple[object, ...]] = set()
+class Compiled:
+    """What `compile_model` returns. Where the model refuses an input, it raises what the model raises, not what
+    torch.compile makes of that."""
 
-    def compiled(x: Tensor) -> Tensor:
-        kind = (x.shape, x.stride(), x.dtype, model.training, torch.is_grad_enabled())
-        if kind in seen:
-            return run(x)
+    def __init__(self, model: nn.Module, run: Callable[[Tensor], Tensor], *, dynamic: bool) -> None:
+        self.__wrapped__ = run  # `mvc.refresh` looks there for the backend
+        self._model = model
+        self._run = self._with_fewer_guards if dynamic else run
+        self._seen: set[tuple[object, ...]] = set()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        try:
+            return self._run(x)
+        except Exception as error:
+            if torch_private.raised_in_trace(error):
+                self._raise_as_eager(x, error)
+            raise
+
+    def _raise_as_eager(self, x: Tensor, cause: Exception) -> None:
+        try:
+            self._model(x)
+        except Exception as error:
+            raise error from cause
+
+    def _with_fewer_guards(self, x: Tensor) -> Tensor:
+        """Trace under `fewer_shape_guards`; inputs of a kind seen before need no tracing and go straight in."""
+        kind = (x.shape, x.stride(), x.dtype, self._model.training, torch.is_grad_enabled())
+        if kind in self._seen:
+            return self.__wrapped__(x)
         with torch_private.fewer_shape_guards():
-            y = run(x)
-        seen.add(kind)
+            y = self.__wrapped__(x)
+        self._seen.add(kind)
         return y
 
-    compiled.__wrapped__ = run  # `mvc.refresh` looks there for the backend
-    return compiled
+    def __reduce_ex__(self, protocol: int) -> Any:
+        raise UserError(
+            "compiled cannot be copied or pickled: it is code of this process, for the tensors of one model; copy or "
+            "pickle the model or its state_dict(), and call compile_model on what becomes of that"
+        )
 
 
 def training_step(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -11,9 +11,13 @@ import math
 import random
 from typing import Literal
 
+from mvc.arguments import is_number, is_whole, require, require_choice, require_flag, shown
 from mvc.errors import UserError
+from mvc.kernels.checks import MAX_STATES
 
 MIN_IMAGE_SIZE = 32
+MAX_SIZE = 2**31 - 1  # of anything that is counted: more is a slip
+MAX_DEPTH = 1000  # blocks in a stage, likewise
 
 MixerForm = Literal["concat", "gated", "regular", "causal"]
 MIXER_FORMS: tuple[str, ...] = ("concat", "gated", "regular", "causal")
@@ -28,7 +32,7 @@ class MambaVisionConfig:
 
     Attributes:
         name: the variant's name, as in `VARIANTS`.
-        depths: blocks in each of the four stages.
+        depths: blocks in each of the four stages, at most 1,000.
         num_heads: attention heads in each stage; only those of stages 3 and 4 are used.
         window_sizes: side of the square windows of stages 3 and 4, in tokens.
         dim: channels of stage 1; each further stage doubles them.
@@ -43,7 +47,7 @@ class MambaVisionConfig:
         mixer: form of the Mamba mixer, as studied in the paper: "concat" (the published one: a scan branch and a
             convolution branch, concatenated), "gated" (their product), "regular" (a scan branch of full width alone),
             "causal" (the same with a causal convolution).
-        d_state: states per channel of the scan (N).
+        d_state: states per channel of the scan (N), at most 256.
         d_conv: taps of the depthwise convolutions.
         mlp_ratio: hidden over outer channels of the MLP.
         num_classes: class scores; 0 leaves out the head, and the scores are the pooled features.
@@ -53,7 +57,10 @@ class MambaVisionConfig:
         compile_regions: in inference, have torch.compile compile each kind of block once
             (`torch.compiler.nested_compile_region`) instead of every block: it compiles faster, and fuses nothing
             across blocks.
-        mean, std: normalisation of the input image, per channel, for values in [0, 1].
+        mean, std: normalisation of the input image, for values in [0, 1], one value for each channel.
+
+    Raises:
+        UserError: a value that cannot be used; the message names the field.
     """
 
     name: str
@@ -77,25 +84,44 @@ class MambaVisionConfig:
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     compile_regions: bool = False
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        for field in ("dim", "stem_dim", "d_state", "d_conv", "mlp_ratio", "in_chans"):
-            self._require(_whole(getattr(self, field), 1), field, "a whole number of at least 1")
-        self._require(_whole(self.image_size, MIN_IMAGE_SIZE), "image_size", f"a whole number from {MIN_IMAGE_SIZE}")
-        self._require(_whole(self.num_classes, 0), "num_classes", "a whole number, 0 for no head")
-        for field, length in {"depths": 4, "num_heads": 4, "window_sizes": 2}.items():
-            value = getattr(self, field)
-            fits = isinstance(value, tuple) and len(value) == length and all(_whole(entry, 1) for entry in value)
-            self._require(fits, field, f"a tuple of {length} whole numbers of at least 1")
+        self._require(isinstance(self.name, str) and self.name != "", "name", "a name")
+        for field in ("dim", "stem_dim", "d_conv", "mlp_ratio", "in_chans"):
+            self._require_whole(field, 1)
+        self._require_whole("d_state", 1, MAX_STATES)
+        self._require_whole("image_size", MIN_IMAGE_SIZE)
+        self._require_whole("num_classes", 0)
+        for field, length, most in (
+            ("depths", 4, MAX_DEPTH),
+            ("num_heads", 4, MAX_SIZE),
+            ("window_sizes", 2, MAX_SIZE),
+        ):
+            fits = self._is_tuple(field, length) and all(is_whole(entry, 1, most) for entry in getattr(self, field))
+            self._require(fits, field, f"a tuple of {length} whole numbers from 1 to {most}")
         for field in ("drop_path_rate", "drop_rate", "attn_drop_rate"):
             value = getattr(self, field)
-            self._require(isinstance(value, (int, float)) and 0 <= value < 1, field, "a number from 0 to below 1")
-        crop = self.crop
-        self._require(isinstance(crop, (int, float)) and 0 < crop <= 1, "crop", "a number above 0 and at most 1")
-        self._require(self.crop_mode in CROP_MODES, "crop_mode", f"one of {', '.join(CROP_MODES)}")
-        self._require(self.mixer in MIXER_FORMS, "mixer", f"one of {', '.join(MIXER_FORMS)}")
+            self._require(is_number(value) and 0 <= value < 1, field, "a number from 0 to below 1")
+        self._require(is_number(self.crop) and 0 < self.crop <= 1, "crop", "a number above 0 and at most 1")
+        self._require(self.layer_scale is None or is_number(self.layer_scale), "layer_scale", "a number or None")
+        require_choice("config field crop_mode", self.crop_mode, CROP_MODES)
+        require_choice("config field mixer", self.mixer, MIXER_FORMS)
+        require_flag("config field compile_regions", self.compile_regions)
+        self._check_normalisation()
+        self._check_attention()
+
+    def _check_normalisation(self) -> None:
+        """Three values are let stand for other channel counts than 3, where no photograph is normalised."""
+        for field, kind in {"mean": "finite numbers", "std": "finite numbers above 0"}.items():
+            value = getattr(self, field)
+            fits = (self._is_tuple(field, self.in_chans) or self._is_tuple(field, 3)) and all(map(is_number, value))
+            fits = fits and (len(value) == self.in_chans or self.in_chans != 3)
+            fits = fits and (field == "mean" or min(value) > 0)
+            self._require(fits, field, f"a tuple of {self.in_chans} {kind}, one for each of in_chans")
+
+    def _check_attention(self) -> None:
         pair = (self.attention, self.attention) if isinstance(self.attention, str) else self.attention
         fits = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(choice, str) for choice in pair)
         self._require(fits, "attention", "a string, or a tuple of two for stages 3 and 4")
@@ -104,8 +130,15 @@ class MambaVisionConfig:
             channels, heads = self.channels(stage), self.num_heads[stage]
             self._require(channels % heads == 0, "num_heads", f"a divisor of stage {stage + 1}'s {channels} channels")
 
+    def _is_tuple(self, field: str, length: int) -> bool:
+        value = getattr(self, field)
+        return isinstance(value, tuple) and len(value) == length
+
     def _require(self, holds: bool, field: str, wanted: str) -> None:
-        _require(holds, field, getattr(self, field), wanted)
+        require(holds, f"config field {field}", getattr(self, field), wanted)
+
+    def _require_whole(self, field: str, least: int, most: int = MAX_SIZE) -> None:
+        self._require(is_whole(getattr(self, field), least, most), field, f"a whole number from {least} to {most}")
 
     def channels(self, stage: int) -> int:
         """Channels of stage 0 to 3."""
@@ -139,15 +172,6 @@ class MambaVisionConfig:
         ]
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _require(holds: bool, field: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"config field {field} is {value!r}; it must be {wanted}")
-
-
 PATTERN_PRESETS = ("last_half", "first_half", "last_quarter", "alternate_ma", "alternate_am", "random:SEED")
 
 
@@ -172,11 +196,11 @@ def attention_pattern(choice: str, *, depth: int, stage: int = 0) -> str:
         return presets[choice]
     if choice.startswith("random:"):
         seed = choice.removeprefix("random:")
-        _require(seed.isdecimal(), "attention", choice, "random:SEED with a whole number for SEED")
+        require(seed.isdecimal(), "config field attention", choice, "random:SEED with a whole number for SEED")
         chosen = random.Random(f"{seed}/{stage}").sample(range(depth), half)
         return "".join("A" if block in chosen else "M" for block in range(depth))
     wanted = f"a preset ({', '.join(PATTERN_PRESETS)}) or {depth} letters M and A for a stage of {depth} blocks"
-    _require(set(choice) <= {"M", "A"} and len(choice) == depth, "attention", choice, wanted)
+    require(set(choice) <= {"M", "A"} and len(choice) == depth, "config field attention", choice, wanted)
     return choice
 
 
@@ -221,12 +245,13 @@ def get_config(variant: str | MambaVisionConfig, **changes: object) -> MambaVisi
     if isinstance(variant, MambaVisionConfig):
         config = variant
     else:
+        require(isinstance(variant, str), "variant", variant, "the name of a variant, or a MambaVisionConfig")
         by_folded_name = {name.casefold(): config for name, config in VARIANTS.items()}
-        config = by_folded_name.get(str(variant).casefold())
+        config = by_folded_name.get(variant.casefold())
         if config is None:
-            near = difflib.get_close_matches(str(variant).casefold(), by_folded_name, n=3, cutoff=0.3)
+            near = difflib.get_close_matches(variant.casefold(), by_folded_name, n=3, cutoff=0.3)
             hint = f"did you mean {' or '.join(by_folded_name[n].name for n in near)}? " if near else ""
-            raise UserError(f"unknown variant {variant!r}: {hint}The variants are {', '.join(VARIANTS)}")
+            raise UserError(f"unknown variant {shown(variant)}: {hint}The variants are {', '.join(VARIANTS)}")
     fields = {field.name for field in dataclasses.fields(config)}
     if unknown := set(changes) - fields:
         raise UserError(f"unknown config field {sorted(unknown)[0]!r}; the fields are {', '.join(sorted(fields))}")

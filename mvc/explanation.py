@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from mvc import torch_private
+from mvc.arguments import require
 from mvc.backend import GraphReport, Options, compile_graph
 from mvc.table import tabulate
 
@@ -190,14 +191,15 @@ def explain(
 
     Args:
         model: a module or function.
-        inputs: its arguments.
+        inputs: its arguments; what is wrong with them is the model's to say.
         mode, options: as for `torch.compile(model, backend="mvc")`.
 
     Raises:
-        UserError: options that cannot be used.
+        UserError: a model that cannot be called, or options that cannot be used.
     """
-    uncached = {"fx_graph_cache": False, **(options or {})}
-    recorder = Recorder(Options.parse(uncached, mode))
+    require(callable(model) and not isinstance(model, type), "model", model, "a module or a function")
+    wanted = Options.parse(options, mode)
+    recorder = Recorder(dataclasses.replace(wanted, inductor={"fx_graph_cache": False, **wanted.inductor}))
     torch.compiler.reset()
     try:
         with recorder.generated_code():

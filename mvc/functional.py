@@ -7,19 +7,25 @@ computes. Convolution stages are (batch, channels, height, width) in channels_la
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
+from mvc.arguments import require, require_flag, require_whole
 from mvc.config import MIN_IMAGE_SIZE, MambaVisionConfig
+from mvc.errors import UserError
+from mvc.kernels.checks import check_tensors
 from mvc.kernels.scan import selective_scan
+from mvc.parameters import tensor_specs
 
 Params = Mapping[str, Tensor]
+AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what autocast converts
 
 STEM_EPS = 1e-4
 EPS = 1e-5
@@ -34,22 +40,48 @@ class Features(NamedTuple):
     """(batch, 8·dim): the last map, normalised and averaged."""
 
 
+def _checked(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """`compute`, its arguments looked at before it and, where it fails in eager, `params` beside `config` behind it."""
+
+    @functools.wraps(compute)
+    def run(params: Params, x: Tensor, config: MambaVisionConfig, *, training: bool = False) -> Any:
+        require(isinstance(params, Mapping), "params", params, "a mapping of names to tensors, as of model.tensors()")
+        require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
+        require_flag("training", training)
+        check_images(params, x, config)
+        if torch.compiler.is_compiling():
+            return compute(params, x, config, training=training)
+        try:
+            return compute(params, x, config, training=training)
+        except (KeyError, RuntimeError, TypeError) as error:
+            _check_params(params, config, error)
+            raise
+
+    return run
+
+
+@_checked
 def forward(params: Params, x: Tensor, config: MambaVisionConfig, *, training: bool = False) -> Tensor:
     """Class scores (batch, num_classes) of images x (batch, in_chans, height, width); without a head, `pooled`.
 
     In training, BatchNorm statistics in `params` are updated in place.
 
     Raises:
-        ValueError: images below 32 x 32, or of another number of channels or dimensions.
-        TypeError: images of another dtype than the parameters, outside autocast.
+        ValueError: images below 32 x 32, of another number of channels or dimensions, or on another device than the
+            parameters; `params` that are not those of `config`.
+        TypeError: images that are no dense tensor, or of another dtype than the parameters, outside autocast.
     """
-    pooled = forward_features(params, x, config, training=training).pooled
+    pooled = _features(params, x, config, training).pooled
     return linear(params, "head", pooled) if config.num_classes else pooled
 
 
+@_checked
 def forward_features(params: Params, x: Tensor, config: MambaVisionConfig, *, training: bool = False) -> Features:
     """The four stage maps and the pooled vector of images x; raises as `forward` does."""
-    check_images(params, x, config)
+    return _features(params, x, config, training)
+
+
+def _features(params: Params, x: Tensor, config: MambaVisionConfig, training: bool) -> Features:
     rates = config.drop_path_rates()
     x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last, in a form that vmap takes too
     x = stem(params, "patch_embed.conv_down", x, training)
@@ -67,17 +99,34 @@ def forward_features(params: Params, x: Tensor, config: MambaVisionConfig, *, tr
     return Features(tuple(maps), pooled)
 
 
-def check_images(params: Params, x: Tensor, config: MambaVisionConfig) -> None:
-    """Raise what `forward` documents."""
+def check_images(params: Params, x: Tensor, config: MambaVisionConfig, *, name: str = "x") -> None:
+    """Raise what `forward` documents of images, calling them `name`."""
+    check_tensors({name: x}, {})
     if x.dim() != 4 or x.shape[1] != config.in_chans:
-        raise ValueError(f"images must be (batch, {config.in_chans}, height, width), got shape {tuple(x.shape)}")
+        raise UserError(f"{name} must be images (batch, {config.in_chans}, height, width), got shape {tuple(x.shape)}")
     if x.shape[2] < MIN_IMAGE_SIZE or x.shape[3] < MIN_IMAGE_SIZE:
-        raise ValueError(
-            f"images must be at least {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE}, got {x.shape[2]} x {x.shape[3]}"
+        raise UserError(
+            f"{name} must be images of at least {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE}, got {x.shape[2]} x {x.shape[3]}"
         )
-    wanted = params["patch_embed.conv_down.0.weight"].dtype
-    if x.dtype != wanted and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
-        raise TypeError(f"images must have the parameters' dtype {wanted}, got {x.dtype}; convert one of them")
+    weight = params.get("patch_embed.conv_down.0.weight")
+    if not isinstance(weight, Tensor):
+        return  # `forward` fails, and says why
+    if x.device != weight.device:
+        raise UserError(f"{name} must be on the parameters' device {weight.device}, got {x.device}; move one of them")
+    if x.dtype != weight.dtype and not (x.dtype in AUTOCAST_DTYPES and torch.is_autocast_enabled(x.device.type)):
+        raise TypeError(f"{name} must have the parameters' dtype {weight.dtype}, got {x.dtype}; convert one of them")
+
+
+def _check_params(params: Params, config: MambaVisionConfig, error: Exception) -> None:
+    """Raise UserError from `error` where `params` has not all tensors of `config`, each of its shape."""
+    for name, spec in tensor_specs(config).items():
+        wanted = f"a tensor of shape {spec.shape} with the config {config.name!r}"
+        if not isinstance(params.get(name), Tensor):
+            seen = f"is a {type(params[name]).__name__}" if name in params else "is missing"
+            raise UserError(f"params[{name!r}] {seen}; it must be {wanted}") from error
+        if params[name].shape != spec.shape:
+            seen = f"has shape {tuple(params[name].shape)}"
+            raise UserError(f"params[{name!r}] {seen}; it must be {wanted}") from error
 
 
 def linear(params: Params, name: str, x: Tensor, *, bias_apart: bool = False) -> Tensor:
@@ -195,6 +244,8 @@ def pad(x: Tensor, bottom: int, right: int) -> Tensor:
 
 def token_counts(config: MambaVisionConfig, height: int, width: int) -> list[tuple[int, int]]:
     """For stages 3 and 4, the tokens of a map and the tokens with the padding of its windows, which are computed on."""
+    require_whole("height", height, 1)
+    require_whole("width", width, 1)
     counts = []
     for stage, window in enumerate(config.window_sizes, start=2):
         rows, columns = (math.ceil(size / 2 ** (stage + 2)) for size in (height, width))

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mvc.arguments import is_whole, require, require_tensor, require_whole
 from mvc.config import MIN_IMAGE_SIZE, MambaVisionConfig
 from mvc.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+MAX_SIDE = 2**15  # pixels; more is a slip, and would not fit in memory
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -32,11 +35,12 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         UserError: Pillow is not installed; or the file is missing, unreadable, not an image, damaged or too large.
     """
     pil = _import_pillow()
+    require(isinstance(path, (str, os.PathLike)), "path", path, "the path of an image file")
     try:
         with pil.Image.open(path) as image:
             upright = pil.ImageOps.exif_transpose(image)
     except Exception as error:  # a damaged file makes decoders raise nearly anything: SyntaxError, struct.error, ...
-        raise UserError(f"cannot read image {os.fspath(path)!r}: {_reason(error)}") from error
+        raise UserError(f"cannot read image path {os.fspath(path)!r}: {_reason(error)}") from error
     return to_rgb(upright)
 
 
@@ -45,15 +49,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Transparency is laid over white, as viewers show it: the colours hidden under it are arbitrary, often black. Pillow
     would drop it, and would clip greyscale that is deeper than 8 bit ("I;16", "I", "F") to white.
+
+    Raises:
+        UserError: no Pillow image, or one without pixels.
     """
+    pil = _import_pillow()
+    require(isinstance(image, pil.Image.Image), "image", image, "a Pillow image, as of load_image(path)")
+    require(min(image.size) > 0, "image", image.size, "an image of at least one pixel")
     if image.mode.startswith(("I", "F")):
         return _deep_grey_to_8_bit(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    from PIL import Image
-
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return pil.Image.alpha_composite(pil.Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def preprocess(image: Image.Image, config: MambaVisionConfig, *, size: tuple[int, int] | None = None) -> torch.Tensor:
@@ -68,13 +76,17 @@ def preprocess(image: Image.Image, config: MambaVisionConfig, *, size: tuple[int
         float32 (1, 3, height, width), contiguous.
 
     Raises:
-        UserError: the model does not take 3 channels, or `size` is below what it takes.
+        UserError: no Pillow image, a model that does not take 3 channels, or a `size` that it does not take.
     """
-    height, width = size or (config.image_size, config.image_size)
+    require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
+    if size is None:
+        size = (config.image_size, config.image_size)
+    pair = isinstance(size, (tuple, list)) and len(size) == 2
+    fits = pair and all(is_whole(side, MIN_IMAGE_SIZE, MAX_SIDE) for side in size)
+    require(fits, "size", size, f"(height, width), whole numbers from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
     if config.in_chans != 3:
         raise UserError(f"in_chans is {config.in_chans}, but a photograph has 3 channels; use a model with in_chans=3")
-    if min(height, width) < MIN_IMAGE_SIZE:
-        raise UserError(f"size {height}x{width} is too small; the model takes {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE} and up")
+    height, width = size
     scaled_height, scaled_width = math.floor(height / config.crop), math.floor(width / config.crop)
     resized = _resize(to_rgb(image), scaled_height, scaled_width, config.crop_mode)
     cropped = np.array(_crop_centre(resized, height, width))
@@ -98,8 +110,11 @@ def top_classes(scores: torch.Tensor, *, count: int = 5) -> list[tuple[str, floa
             ImageNet-1K one; the classes of any other are called "class 17".
 
     Raises:
-        UserError: scores of another shape.
+        UserError: scores that are no such tensor, or a count that is no whole number.
     """
+    require_tensor("scores", scores)
+    require(scores.is_floating_point() and not scores.is_meta, "scores", scores.dtype, "of a float dtype, with values")
+    require_whole("count", count, 0)
     if scores.ndim not in (1, 2) or scores.shape[:-1].numel() != 1:
         raise UserError(f"scores must be of one image, (classes,) or (1, classes); got {tuple(scores.shape)}")
     probabilities = scores.detach().flatten().float().softmax(0)

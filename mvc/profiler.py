@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mvc import nvml, torch_private
+from mvc.arguments import is_number, require, require_flag, require_whole
 from mvc.errors import UserError
 from mvc.paired import Ratio, paired_ratio
 from mvc.stopwatch import CacheFlush, Clock, Run, WallClock, for_all, for_calls, stopwatch
@@ -35,7 +36,12 @@ class Timing(NamedTuple):
         return statistics.median(self.seconds)
 
     def percentile(self, share: float) -> float:
-        """Linear between the neighbouring samples; `share` from 0 to 1."""
+        """Linear between the neighbouring samples; `share` from 0 to 1.
+
+        Raises:
+            UserError: another share.
+        """
+        require(is_number(share) and 0 <= share <= 1, "share", share, "a number from 0 to 1")
         ordered = sorted(self.seconds)
         position = share * (len(ordered) - 1)
         low, high = math.floor(position), math.ceil(position)
@@ -103,9 +109,21 @@ def measure(
         seed: of the order.
 
     Raises:
-        UserError: a clock or a flush that the device does not have, a callable that cannot be captured where "graph"
-            was asked for, or no round that could be kept.
+        UserError: an argument of another kind, a clock or a flush that the device does not have, a callable that cannot
+            be captured where "graph" was asked for, or no round that could be kept.
     """
+    fits = isinstance(runs, Mapping) and len(runs) > 0 and all(map(callable, runs.values()))
+    require(fits, "runs", runs, "a mapping of names to callables, at least one")
+    require_whole("rounds", rounds, 1)
+    require(isinstance(device, torch.device), "device", device, "a torch.device")
+    fits = (
+        isinstance(inputs, (list, tuple))
+        and len(inputs) > 0
+        and all(isinstance(each, (list, tuple)) for each in inputs)
+    )
+    require(fits, "inputs", inputs, "a list of tuples of arguments, at least one")
+    require_flag("flush", flush)
+    require_whole("seed", seed, 0)
     chosen, calls = stopwatch(clock, device), for_calls(device)
     before = CacheFlush(device) if flush else _nothing
     not_warm = tuple(name for name, run in runs.items() if not _warm(run, inputs, calls))
@@ -167,7 +185,12 @@ def _warm(run: Run, inputs: Sequence[tuple[Any, ...]], clock: WallClock) -> bool
 
 
 def scan_replay(model: nn.Module, x: torch.Tensor) -> Run:
-    """A callable that repeats the scans of one forward pass on the same inputs, with their backward in training."""
+    """A callable that repeats the scans of one forward pass on the same inputs, with their backward in training.
+
+    Raises:
+        UserError: no module.
+    """
+    require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
     op = torch.ops.mvc.selective_scan.default
     with torch_private.recorded_calls(op) as calls:
         model(x)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from mvc.arguments import require_choice
 from mvc.capture import NotCapturable, Run, capture
 from mvc.device_profile import trace
 from mvc.errors import UserError
@@ -108,8 +109,7 @@ def stopwatch(clock: Clock | None, device: torch.device) -> WallClock:
     kinds = {kind.name: kind for kind in (WallClock, DeviceEvents, GraphReplay, KernelSum)}
     if clock is None:
         clock = "graph" if device.type == "cuda" else "wall"
-    if clock not in kinds:
-        raise UserError(f"clock is {clock!r}; it must be one of {', '.join(kinds)}")
+    require_choice("clock", clock, kinds)
     if clock != "wall" and device.type != "cuda":
         raise UserError(f"clock is {clock!r}, which needs CUDA; on {device.type} use 'wall'")
     return kinds[clock](device)

@@ -11,7 +11,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_origin
 from unittest import mock
 
 import torch
@@ -48,6 +48,14 @@ def inductor_options() -> frozenset[str]:
     from torch._inductor import config
 
     return frozenset(config.get_config_copy())
+
+
+def inductor_option_fits(name: str, value: object) -> bool:
+    """Whether a value is of the type that an option of Inductor's has, as `torch.compile` asks of its own options."""
+    from torch._inductor import config
+
+    kind = config.get_type(name)
+    return get_origin(kind) is not None or isinstance(value, kind)
 
 
 @functools.cache
@@ -182,7 +190,7 @@ def fewer_shape_guards() -> Iterator[None]:
 def with_dynamic_batch(x: torch.Tensor) -> torch.Tensor:
     """x, marked so that the graph traced for it serves every batch size above 1."""
     marked = x.detach()
-    if x.shape[0] > 1:  # a batch of 1 always has its own graph
+    if x.dim() > 0 and x.shape[0] > 1:  # a batch of 1 always has its own graph
         torch._dynamo.mark_dynamic(marked, 0)
     return marked
 
@@ -208,6 +216,14 @@ def compile_failure(error: BaseException) -> str | None:
         reason = "the C++ compiler failed" if isinstance(cause, CppCompileError) else type(cause).__name__
         return f"{reason}: {next(iter(str(cause).strip().splitlines()), 'no message')}"
     return None
+
+
+def raised_in_trace(error: BaseException | None) -> bool:
+    """Whether it stands for what the traced code itself raises, as Dynamo reports that."""
+    from torch._dynamo.exc import TorchRuntimeError, Unsupported
+
+    observed = isinstance(error, Unsupported) and error.gb_type == "Observed exception"
+    return observed or isinstance(error, TorchRuntimeError)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -18,6 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mvc.arguments import require, require_choice
 from mvc.config import VARIANTS
 from mvc.errors import UserError
 from mvc.parameters import tensor_specs
@@ -44,14 +46,17 @@ class LoadedWeights(NamedTuple):
 
 
 def load_weights(
-    model: nn.Module, source: str | os.PathLike[str], *, head: Literal["strict", "reset"] = "strict"
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    *,
+    head: Literal["strict", "reset"] = "strict",
 ) -> LoadedWeights:
     """Copy a checkpoint into the model's own tensors, which keep their dtype, device and memory format.
 
     Args:
         model: a model of this project, also compiled or wrapped for data parallelism.
         source: a `.pth`, `.pth.tar` or `.pt` file (a state dict, or a dict that holds one under `state_dict` or
-            `model`), a `.safetensors` file, or `hub:OWNER/REPOSITORY`.
+            `model`), a `.safetensors` file, or `hub:OWNER/REPOSITORY`; or what such a file holds.
         head: "strict" loads the head with the rest; "reset" skips the checkpoint's head, whatever its size, and leaves
             the model's own as it is.
 
@@ -62,12 +67,16 @@ def load_weights(
         UserError: the source cannot be fetched or read, holds pickled objects other than data, or does not fit the
             model. The model is then unchanged.
     """
-    if head not in ("strict", "reset"):
-        raise UserError(f'head is {head!r}; it must be "strict" or "reset"')
-    source = os.fspath(source)
-    path = _download(source.removeprefix(HUB_SCHEME)) if source.startswith(HUB_SCHEME) else Path(source)
-    contents = _read(path)
-    loaded, wanted = _checkpoint_tensors(contents, path), _model_tensors(model)
+    require_choice("head", head, ("strict", "reset"))
+    require(isinstance(model, nn.Module), "model", model, "a MambaVision, compiled or wrapped or as it is")
+    if isinstance(source, Mapping):
+        source, contents = "state dict", source
+    else:
+        kinds = "the path of a checkpoint, hub:OWNER/REPOSITORY, or a state dict"
+        require(isinstance(source, (str, os.PathLike)), "source", source, kinds)
+        path, source = Path(source), str(os.fspath(source))
+        contents = _read(_download(source.removeprefix(HUB_SCHEME)) if source.startswith(HUB_SCHEME) else path)
+    loaded, wanted = _checkpoint_tensors(contents, source), _model_tensors(model)
     notes = _licence_notes(source, contents)
     if head == "reset":
         notes.append(
@@ -95,14 +104,14 @@ def _download(repository: str) -> Path:
         import huggingface_hub.errors
     except ImportError as error:
         raise UserError(
-            f"{HUB_SCHEME}{repository} needs huggingface_hub: run pip install 'mvc-mambavision[hub]', "
+            f"source {HUB_SCHEME}{repository} needs huggingface_hub: run pip install 'mvc-mambavision[hub]', "
             "or download the file and give its path"
         ) from error
     try:
         return Path(_fetch(huggingface_hub, repository))
     except Exception as error:  # its own errors, OSError, ValueError and whatever its HTTP library raises
         raise UserError(
-            f"cannot get {HUB_SCHEME}{repository} ({_summary(error)}): check the name and the connection, "
+            f"cannot get source {HUB_SCHEME}{repository} ({_summary(error)}): check the name and the connection, "
             "or download the file elsewhere and give its path"
         ) from error
 
@@ -138,9 +147,13 @@ def _read(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from error
     except ModuleNotFoundError as error:
-        raise UserError(f"reading {path} needs safetensors; pip install safetensors, or take a .pth file") from error
+        raise UserError(
+            f"reading source {path} needs safetensors; pip install safetensors, or take a .pth file"
+        ) from error
     except Exception as error:  # a damaged file can make the readers raise anything
-        raise UserError(f"{path} is truncated or damaged ({_summary(error)}); download or copy it again") from error
+        raise UserError(
+            f"source {path} is truncated or damaged ({_summary(error)}); download or copy it again"
+        ) from error
 
 
 def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
@@ -152,13 +165,16 @@ def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
     try:
         with path.open("rb") as file:
             start = file.read(16)
-    except OSError as error:
-        raise UserError(f"cannot open {path}: {error.strerror}; give the path of a checkpoint file") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot open source {str(path)!r}: {reason}; give the path of a checkpoint file") from error
     suffixes = (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
     if not path.name.lower().endswith(suffixes):
-        raise UserError(f"{path} does not end as a checkpoint's name does: {', '.join(suffixes)}; name it by its kind")
+        raise UserError(
+            f"source {path} does not end as a checkpoint's name does: {', '.join(suffixes)}; name it by its kind"
+        )
     if not start:
-        raise UserError(f"{path} is empty; download or copy it again")
+        raise UserError(f"source {path} is empty; download or copy it again")
     if path.name.lower().endswith(SAFETENSORS_SUFFIX):
         if start[8:9] == b"{":  # after the header's length, its JSON
             return "safetensors"
@@ -167,15 +183,17 @@ def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
     elif start.startswith(b"\x80"):
         return "pickle"
     # For example a Git LFS pointer or a web page, saved under the checkpoint's name.
-    raise UserError(f"{path} is not the kind of file that its name says: it starts with {start!r}; download it again")
+    raise UserError(
+        f"source {path} is not the kind of file that its name says: it starts with {start!r}; download it again"
+    )
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     named = re.search(r"GLOBAL (\S+)", str(error))  # how torch names the class or function that it did not allow
     what = named[1] if named else "something that torch does not take for plain data"
     return (
-        f"refused to load {path}: its pickle asks for {what}, and loading that could run code; nothing was executed. "
-        "Where you trust the file's author, have its state_dict() alone saved, or a .safetensors file"
+        f"refused to load source {path}: its pickle asks for {what}, and loading that could run code; nothing was "
+        "executed. Where you trust the file's author, have its state_dict() alone saved, or a .safetensors file"
     )
 
 
@@ -183,40 +201,42 @@ def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
-def _checkpoint_tensors(contents: object, path: Path) -> dict[str, Tensor]:
+def _checkpoint_tensors(contents: object, source: str) -> dict[str, Tensor]:
     """The state dict in a checkpoint, under the model's names.
 
     Raises:
         UserError: there is no state dict, or it holds anything but tensors with values.
     """
-    if not isinstance(contents, dict):
-        raise UserError(f"{path} holds a {type(contents).__name__}; it must hold a state dict")
+    if not isinstance(contents, Mapping):
+        raise UserError(f"source {source} holds a {type(contents).__name__}; it must hold a state dict")
     entries = (contents.get(key) for key in ("state_dict", "model"))
-    state = next((entry for entry in entries if isinstance(entry, dict)), contents)
+    state = next((entry for entry in entries if isinstance(entry, Mapping)), contents)
     if not state:
-        raise UserError(f"{path} holds no tensors")
+        raise UserError(f"source {source} holds no tensors")
     for name, value in state.items():
         if not (isinstance(name, str) and _is_dense(value)):
             raise UserError(
-                f"{path}: the entry {name!r} ({type(value).__name__}) is no dense tensor; "
+                f"source {source}: the entry {name!r} ({type(value).__name__}) is no dense tensor; "
                 "a checkpoint is a state dict, or a dict with one under 'state_dict' or 'model'"
             )
     tensors = _without_prefixes(state)
     if len(tensors) < len(state):
-        raise UserError(f"{path} holds several models: without prefixes, {len(state)} names become {len(tensors)}")
+        raise UserError(
+            f"source {source} holds several models: without prefixes, {len(state)} names become {len(tensors)}"
+        )
     return tensors
 
 
 def _is_dense(value: object) -> bool:
     """Whether it is a tensor that `copy_` can read: meta, sparse and nested tensors load from files too."""
     plain = type(value) in (Tensor, nn.Parameter) and not value.is_nested
-    return plain and value.layout is torch.strided and value.device.type == "cpu"
+    return plain and value.layout is torch.strided and not value.is_meta
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors = _without_prefixes(model.state_dict())
     if any(tensor.is_meta for tensor in tensors.values()):
-        raise UserError("the model is on the meta device and has no storage to load into; create it on a real device")
+        raise UserError("model is on the meta device and has no storage to load into; create it on a real device")
     return tensors
 
 
@@ -233,7 +253,7 @@ def _num_classes(tensors: dict[str, Tensor]) -> int:
     return shape[0] if shape else 0
 
 
-def _licence_notes(source: str, contents: dict[str, object]) -> list[str]:
+def _licence_notes(source: str, contents: Mapping[str, object]) -> list[str]:
     """The licence, when the weights are the published ones or have the form of their files."""
     if source.lower().startswith(f"{HUB_SCHEME}nvidia/"):
         return [f"{source} holds NVIDIA's published weights, whose licence is {LICENCE}"]
@@ -254,7 +274,7 @@ def _check_fit(loaded: dict[str, Tensor], wanted: dict[str, Tensor], source: str
         for kind, items in _differences(loaded, wanted).items()
     ]
     if lines:
-        raise UserError(f"{source} does not fit: {_misfit(loaded, wanted)}{''.join(lines)}")
+        raise UserError(f"source {source} does not fit: {_misfit(loaded, wanted)}{''.join(lines)}")
 
 
 def _differences(loaded: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, list[str]]:

@@ -237,7 +237,7 @@ def test_preprocess_refuses_what_the_model_does_not_take():
     photo = load_image(PHOTO)
     with pytest.raises(UserError, match="in_chans is 4"):
         preprocess(photo, dataclasses.replace(VARIANTS["T"], in_chans=4))
-    with pytest.raises(UserError, match="16x64"):
+    with pytest.raises(UserError, match=r"size is \(16, 64\)"):
         preprocess(photo, VARIANTS["T"], size=(16, 64))
 
 

@@ -248,12 +248,12 @@ def test_reset_is_strict_about_all_but_the_head(refuses, tmp_path):
 
 
 def test_unknown_head_option(refuses, tmp_path):
-    assert refuses(tmp_path, head="skip") == 'head is \'skip\'; it must be "strict" or "reset"'
+    assert refuses(tmp_path, head="skip") == "head is 'skip'; it must be one of strict, reset"
 
 
 def test_meta_model(tmp_path):
     torch.save(random_state(), tmp_path / "tiny.pth")
-    with pytest.raises(UserError, match="the model is on the meta device"):
+    with pytest.raises(UserError, match="model is on the meta device"):
         load_weights(create_model("tiny", device="meta"), tmp_path / "tiny.pth")
 
 
@@ -332,7 +332,7 @@ def test_text_under_a_checkpoints_name(form, refuses, tmp_path):
 
 def test_empty_file(refuses, tmp_path):
     (tmp_path / "empty.pth").touch()
-    assert refuses(tmp_path / "empty.pth") == f"{tmp_path / 'empty.pth'} is empty; download or copy it again"
+    assert refuses(tmp_path / "empty.pth") == f"source {tmp_path / 'empty.pth'} is empty; download or copy it again"
 
 
 def test_unknown_suffix(refuses, tmp_path):
@@ -343,8 +343,10 @@ def test_unknown_suffix(refuses, tmp_path):
 
 
 def test_no_such_file_or_a_folder(refuses, tmp_path):
-    assert refuses(tmp_path / "none.pth").startswith(f"cannot open {tmp_path / 'none.pth'}: No such file or directory;")
-    assert refuses(tmp_path).startswith(f"cannot open {tmp_path}: Is a directory;")
+    assert refuses(tmp_path / "none.pth").startswith(
+        f"cannot open source '{tmp_path / 'none.pth'}': No such file or directory;"
+    )
+    assert refuses(tmp_path).startswith(f"cannot open source '{tmp_path}': Is a directory;")
 
 
 @pytest.mark.parametrize(
@@ -421,7 +423,7 @@ def test_hub_falls_back_on_the_torch_file(hub, model, tmp_path):
 
 
 def test_hub_repository_without_a_checkpoint(hub, refuses):
-    assert "cannot get hub:nvidia/MambaVision-S-1K (EntryNotFoundError: no model.safetensors): check" in refuses(SOURCE)
+    assert f"cannot get source {SOURCE} (EntryNotFoundError: no model.safetensors): check" in refuses(SOURCE)
 
 
 @pytest.mark.parametrize("kind", ["LocalEntryNotFoundError", "OfflineModeIsEnabled", "HFValidationError"])
@@ -432,7 +434,7 @@ def test_hub_failure_is_one_sentence(kind, hub, refuses, monkeypatch):
     monkeypatch.setattr(hub, "hf_hub_download", fail)
     monkeypatch.delattr(hub, "list_repo_files")  # must not be asked
     assert refuses(SOURCE) == (
-        f"cannot get {SOURCE} ({kind}: cannot find it): check the name and the connection, "
+        f"cannot get source {SOURCE} ({kind}: cannot find it): check the name and the connection, "
         "or download the file elsewhere and give its path"
     )
 

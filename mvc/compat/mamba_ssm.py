@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvc.kernels.checks import check_dtype, check_flags, check_tensors
 from mvc.kernels.rules import autocast_is_on
 from mvc.kernels.scan import selective_scan
 
@@ -106,7 +107,7 @@ def mamba_inner_fn(
     Raises:
         TypeError, ValueError: as `selective_scan_fn`.
     """
-    required = {"A": A, "conv1d_weight": conv1d_weight, "x_proj_weight": x_proj_weight, "xz": xz}
+    required = {"A": A, "xz": xz, "conv1d_weight": conv1d_weight, "x_proj_weight": x_proj_weight}
     required |= {"delta_proj_weight": delta_proj_weight, "out_proj_weight": out_proj_weight}
     optional = {"conv1d_bias": conv1d_bias, "out_proj_bias": out_proj_bias, "D": D, "delta_bias": delta_bias}
     optional |= {"B": B, "B_proj_bias": B_proj_bias, "b_rms_weight": b_rms_weight}
@@ -117,8 +118,14 @@ def mamba_inner_fn(
         raise ValueError(f"xz must have {2 * sizes['dim']} channels, twice A's dim, got shape {tuple(xz.shape)}")
     if sizes["rows"] < rank + states * ((B is None) + (C is None)):
         raise ValueError(f"x_proj_weight has {sizes['rows']} rows, too few for R {rank} and N {states}; pass B or C")
-    if checkpoint_lvl not in (0, 1):
+    if isinstance(checkpoint_lvl, bool) or not isinstance(checkpoint_lvl, int) or checkpoint_lvl not in (0, 1):
         raise ValueError(f"checkpoint_lvl must be 0 or 1, got {checkpoint_lvl!r}")
+    check_flags(delta_softplus=delta_softplus)
+    if not isinstance(b_c_dt_rms_eps, (int, float)) or not b_c_dt_rms_eps >= 0:
+        raise ValueError(f"b_c_dt_rms_eps must be a number from 0, got {b_c_dt_rms_eps!r}")
+    for name in ("x_proj_weight", "delta_proj_weight", "out_proj_weight"):
+        if required[name].dtype != xz.dtype and not autocast_is_on(xz.device.type):
+            raise TypeError(f"{name} must have xz's dtype {xz.dtype}, got {required[name].dtype}; convert one of them")
 
     x, z = (_steps_first(t) for t in xz.chunk(2, dim=1))
     x = _causal_convolution(x, conv1d_weight, conv1d_bias)
@@ -163,7 +170,15 @@ def selective_state_update(
         TypeError, ValueError: as `selective_scan_fn`.
     """
     required = {"state": state, "A": A, "x": x, "dt": dt, "B": B, "C": C}
-    _check(_STEP_LAYOUTS, required, {"D": D, "z": z, "dt_bias": dt_bias})
+    optional = {"D": D, "z": z, "dt_bias": dt_bias}
+    _check(_STEP_LAYOUTS, required, optional)
+    check_flags(dt_softplus=dt_softplus)
+    axes = () if torch.compiler.is_compiling() else zip(state.shape, state.stride(), strict=True)
+    if any(size > 1 and stride == 0 for size, stride in axes):
+        raise ValueError("state is expanded, its elements share memory, and it is written to; pass state.clone()")
+    for name, tensor in ({"x": x, "dt": dt, "B": B, "C": C} | optional).items():
+        if tensor is not None:
+            check_dtype(name, tensor.dtype, x.dtype, u="x")
     u, delta, z = (None if t is None else t.flatten(1).unsqueeze(1) for t in (x, dt, z))  # (batch, 1, heads · dim)
     D, delta_bias = (None if t is None else t.flatten() for t in (D, dt_bias))
     A, initial_state = A.flatten(0, -2).float(), state.flatten(1, -2).float()
@@ -188,6 +203,7 @@ def _scan_channels_first(
 ) -> Tensor | tuple[Tensor, Tensor]:
     required = {"u": u, "A": A, "delta": delta, "B": B, "C": C}
     _check(_LAYOUTS, required, {"D": D, "z": z, "delta_bias": delta_bias})
+    check_flags(return_last_state=return_last_state)
     u, delta, B, C, z = (None if t is None else _steps_first(t) for t in (u, delta, B, C, z))
     options = {"D": D, "z": z, "delta_bias": delta_bias, "delta_softplus": delta_softplus}
     y, last_state = _scan(u, delta, A, B, C, impl=impl, **options)
@@ -240,6 +256,7 @@ _LAYOUTS = {
     "out_proj_weight": ("features, dim",),
     "out_proj_bias": ("features",),
 }
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _STEP_LAYOUTS = {
     "state": ("batch, dim, N", "batch, heads, dim, N"),
     "A": ("dim, N", "heads, dim, N"),
@@ -254,12 +271,16 @@ def _check(
 ) -> dict[str, int]:
     """The size of each axis by its name, which must be the same in all tensors."""
     sizes = {"1": 1}
+    check_tensors(required, optional)
     present = required | {name: tensor for name, tensor in optional.items() if tensor is not None}
+    first, device = next((name, tensor.device) for name, tensor in present.items())
     for name, tensor in present.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         if tensor.is_complex():
             raise TypeError(f"{name} is {tensor.dtype}; complex states are not supported: use the real form")
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"{name} must be {' or '.join(map(str, _DTYPES))}, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name} must be on {first}'s device {device}, got {tensor.device}")
         axes = {len(layout.split(", ")): layout.split(", ") for layout in layouts[name]}.get(tensor.dim())
         if axes is None or any(sizes.get(axis, size) != size for axis, size in zip(axes, tensor.shape, strict=True)):
             wanted = " or ".join(f"({layout})" if ", " in layout else f"({layout},)" for layout in layouts[name])
