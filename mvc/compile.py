@@ -102,13 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
     add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
     add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
-    add("--dump", metavar="DIR", help="write the readable graph before and after each pass that fired")
+    add("--dump", type=_name, metavar="DIR", help="write the readable graph before and after each pass that fired")
     add("--batch", type=positive, default=8, metavar="N", help="images in a batch (default 8)")
     add("--size", type=_size, metavar="HxW", help="image size, one number or HxW (default the variant's)")
     add("--dtype", choices=DTYPES, default="float32", help="of parameters and input (default float32)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
-    add("--weights", metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
-    add("--image", metavar="PHOTO", help="run on this photograph and print its top five classes")
+    add("--weights", type=_name, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
+    add("--image", type=_name, metavar="PHOTO", help="run on this photograph and print its top five classes")
     add("--mode", choices=MODES, default="default", help="Inductor's mode")
     add("--dynamic", action="store_true", help="one graph for every batch size above 1; batch N + 1 is checked too")
     add("--train", action="store_true", help="forward and backward, without drop path")
@@ -118,10 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each call")
     add("--ladder", nargs="*", metavar="RUNG", help=f"also measure {', '.join(RUNGS)} (default {' '.join(LADDER)})")
     add("--operators", action="store_true", help="also print what the compiled model's time goes to")
-    add("--trace", metavar="FILE", help="write a Chrome trace of three calls of the compiled model")
-    add("--plot", metavar="FILE", help="draw what was measured, .png or .svg (needs matplotlib)")
+    add("--trace", type=_name, metavar="FILE", help="write a Chrome trace of three calls of the compiled model")
+    add("--plot", type=_name, metavar="FILE", help="draw what was measured, .png or .svg (needs matplotlib)")
     add("--seed", type=_seed, default=0, metavar="N", help="of random weights and input (default 0)")
-    add("--json", metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
+    add("--json", type=_name, metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
     add("--quiet", action="store_true", help="no progress, only the table")
     offline.add_arguments(parser)
     return parser
@@ -130,7 +130,15 @@ def _parser() -> argparse.ArgumentParser:
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 2^63 - 1")
     return int(text)
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give one, or leave the option out")
+    return text
 
 
 def _passes(text: str) -> str | list[str]:
