@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mvc.passes.fx_utils import value
-from mvc.passes.observation import observe
+from mvc.passes.observation import Observation, observe
 from mvc.passes.pipeline import PassRecord
 from mvc.passes.torch_private import example_size
 from torch import Tensor, fx
@@ -27,7 +27,7 @@ class Verifier:
 
     That is each output and each input as the graph leaves it, and the gradients: values within the budget; shape,
     dtype, device, strides, storage offset, `requires_grad` and who shares memory with whom as they were; no more memory
-    than before. See `observation.Observation.differences`.
+    than before. A graph that runs must still run. See `observation.Observation.differences`.
 
     Args:
         module: the whole graph, which the passes rewrite; kept, and run again after each pass.
@@ -39,16 +39,29 @@ class Verifier:
         self.inputs = [example_size(each) for each in inputs]
         computed = [leaf for node in module.graph.nodes for leaf in tree_leaves(value(node))]
         self.budget = ROUNDINGS * max(map(_rounding, (*self.inputs, *computed)), default=0.0)
-        self.seen = observe(module, self.inputs)
+        self.seen = self._run()
 
     def __call__(self, record: PassRecord, before: fx.GraphModule, after: fx.GraphModule) -> None:
-        seen = observe(self.module, self.inputs)
-        for difference in self.seen.differences(seen, self.budget):
-            raise VerificationError(
-                f"pass {record.name} changed {difference}; leave the pass out with the option passes=[...] and "
-                "report it"
-            )
+        seen, expected = self._run(), self.seen
         self.seen = seen
+        if isinstance(expected, Exception):  # nothing to compare with
+            return
+        if isinstance(seen, Exception):
+            change = f"made the graph fail: {type(seen).__name__}: {seen}"
+        elif difference := next(expected.differences(seen, self.budget), None):
+            change = f"changed {difference}"
+        else:
+            return
+        raise VerificationError(
+            f"pass {record.name} {change}; leave the pass out with the option passes=[...] and report it"
+        ) from (seen if isinstance(seen, Exception) else None)
+
+    def _run(self) -> Observation | Exception:
+        """What the graph leaves behind; what it raises, as it may where a program never asks for its gradients."""
+        try:
+            return observe(self.module, self.inputs)
+        except Exception as failure:
+            return failure
 
 
 def _rounding(value: Any) -> float:
