@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from mvc.passes.fx_utils import value
+from mvc.passes.torch_private import example_size
+from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 
@@ -72,6 +74,24 @@ class Observation:
                 error = _error(other[name], expected, typical=typical)
                 if not error <= budget:
                     yield Difference(name, "relative L2 error", f"at most {budget:.2e}", f"{error:.2e}")
+
+
+class AsDescribed(fx.Interpreter):
+    """Runs a graph so that what `associative_scan` gives has the strides of its example value, as in compiled code.
+
+    Run eagerly, the operator lays its results out otherwise than torch says that it does.
+    """
+
+    def run_node(self, node: fx.Node) -> Any:
+        result = super().run_node(node)
+        if node.target is not torch.ops.higher_order.associative_scan:
+            return result
+        return [_laid_out(actual, described) for actual, described in zip(result, value(node), strict=True)]
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    strides = [example_size(stride) for stride in like.stride()]
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def observe(run: Callable[..., Any], inputs: Sequence[Any], *, seed: int = 0) -> Observation:
@@ -179,12 +199,12 @@ def _copies(inputs: Sequence[Any]) -> tuple[dict[str, Tensor], list[Any]]:
     memories: dict[int, torch.UntypedStorage] = {}
     made: dict[int, tuple[Tensor, Tensor]] = {}
     leaves, given = {}, []
-    for index, value in enumerate(inputs):
-        if isinstance(value, Tensor):
-            if id(value) not in made:
-                made[id(value)] = _copy(value, memories)
-            leaves[f"input {index}"], value = made[id(value)]
-        given.append(value)
+    for index, each in enumerate(inputs):
+        if isinstance(each, Tensor):
+            if id(each) not in made:
+                made[id(each)] = _copy(each, memories)
+            leaves[f"input {index}"], each = made[id(each)]
+        given.append(each)
     return leaves, given
 
 

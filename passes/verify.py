@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mvc.passes.fx_utils import value
-from mvc.passes.observation import Observation, observe
+from mvc.passes.observation import AsDescribed, Observation, observe
 from mvc.passes.pipeline import PassRecord
 from mvc.passes.torch_private import example_size
 from torch import Tensor, fx
@@ -59,7 +59,7 @@ class Verifier:
     def _run(self) -> Observation | Exception:
         """What the graph leaves behind; what it raises, as it may where a program never asks for its gradients."""
         try:
-            return observe(self.module, self.inputs)
+            return observe(AsDescribed(self.module).run, self.inputs)
         except Exception as failure:
             return failure
 

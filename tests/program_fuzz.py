@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from mvc.passes import pipeline
-from mvc.passes.observation import Observation, observe
+from mvc.passes.observation import AsDescribed, Observation, observe
 from mvc.passes.verify import ROUNDINGS, VerificationError, Verifier
 from random_programs import Program, generate
 
@@ -64,12 +64,12 @@ class Rewriting:
 
         records = pipeline.run(passes, module, strict=True, observers=[verify])
         self.fired.update(record.name for record in records if record.fired)
-        return module.forward
+        return AsDescribed(module).run
 
 
 def plain(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable:
     """A backend that runs Dynamo's graphs as they are."""
-    return module.forward
+    return AsDescribed(module).run
 
 
 def check(program: Program, *, inductor: bool = False) -> Report:
