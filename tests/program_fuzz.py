@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import itertools
 import linecache
+import logging
 import sys
 import time
 import warnings
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from mvc.passes import pipeline
 from mvc.passes.observation import AsDescribed, Observation, observe
+from mvc.passes.raise_loop import RaiseLoop
 from mvc.passes.verify import ROUNDINGS, VerificationError, Verifier
 from random_programs import Program, generate
 
@@ -53,7 +55,8 @@ class Rewriting:
         self.complaint: str | None = None  # of the verifier
 
     def __call__(self, module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable:
-        passes = pipeline.build(list(pipeline.PASSES), inference=not torch.is_grad_enabled())
+        built = pipeline.build(list(pipeline.PASSES), inference=not torch.is_grad_enabled())
+        passes = [RaiseLoop(always=True) if isinstance(each, RaiseLoop) else each for each in built]
         verifier = Verifier(module, inputs)
 
         def verify(*arguments: Any) -> None:
@@ -220,4 +223,5 @@ def _show(seed: int) -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    logging.disable()  # of Dynamo, about programs that are skipped
     sys.exit(main())

@@ -103,8 +103,8 @@ class _Writer(_Choices):
         return self.block(f"with {self.pick(name, CONTEXTS)}" if self.has(f"{name} is set", chance) else "")
 
     def program(self) -> Program:
-        self.length = self.stream("length").randint(3, 7)
-        self.form = self.pick("form", ("loop", "tree", "scan", "associative"), plainest=0.7)
+        self.length = self.stream("length").choice((3, 3, 4, 4, 5, 6))
+        self.form = self.pick("form", ("loop", "tree", "tree", "scan", "associative"), plainest=0.7)
         self.selective = self.has("selective", 0.35)
         self.in_step = self.selective and self.form == "loop" and self.has("discretised in the step", 0.4)
         # torch's gradients of a pointwise scan whose products are unused are wrong.
