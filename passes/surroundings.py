@@ -128,11 +128,13 @@ class Surroundings:
         except Observed:
             settled = {old: self._with_strides(old, new) for old, new in settled.items()}
             values = self._follow({old: value(new) for old, new in settled.items()}, leaving, returned=True)
-        for old, new in settled.items():
-            values.pop(old, None)
-            old.replace_all_uses_with(new)
+        values |= {old: value(new) for old, new in settled.items()}
+        self._follow_memory(values, leaving)
         for node, changed in values.items():
-            node.meta["example_value"] = changed
+            if node in settled:
+                node.replace_all_uses_with(settled[node])
+            else:
+                node.meta["example_value"] = changed
             self._memory.kept_alive.append(changed)
 
     def _with_own_memory(self, old: fx.Node, new: fx.Node) -> fx.Node:
@@ -196,13 +198,30 @@ class Surroundings:
                     heapq.heappush(pending, each)
         return values
 
+    def _follow_memory(self, values: dict[fx.Node, Any], leaving: Collection[fx.Node]) -> None:
+        """Add the new example values of what is in the memory of nodes that are in other memory now."""
+        pending = [user for node in values for user in node.users]
+        heapq.heapify(pending)
+        while pending:
+            user = heapq.heappop(pending)
+            inputs = [each for each in user.all_input_nodes if each in values]
+            if user in values or user in leaving or not _shares(value(user), map(value, inputs)):
+                continue
+            values[user] = self._computed(user, values)
+            for each in user.users:
+                heapq.heappush(pending, each)
+
+    def _computed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), lambda each: values.get(each, value(each)))
+        with torch_private.fake_mode(map(value, node.all_input_nodes)), self.contexts.inside(node):
+            return call_target(node, args, kwargs)
+
     def _recomputed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """What the call gives for inputs of other strides."""
-        args, kwargs = map_arg((node.args, node.kwargs), lambda each: values.get(each, value(each)))
         recorder = torch_private.EffectRecorder()
         try:
-            with torch_private.fake_mode(map(value, node.all_input_nodes)), self.contexts.inside(node), recorder:
-                result = call_target(node, args, kwargs)
+            with recorder:
+                result = self._computed(node, values)
         except Exception as error:
             raise Observed(f"{node.name} fails with other strides") from error
         if recorder.random:

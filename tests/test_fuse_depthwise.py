@@ -9,7 +9,7 @@ from mvc.passes.fuse_depthwise import FuseDepthwise
 from mvc.passes.fx_utils import op_counts, value
 from mvc.passes.verify import Verifier
 from torch.nn import functional as F
-from toy_passes import CheckStrides, capture
+from toy_passes import CheckExamples, capture
 
 import mvc
 
@@ -133,7 +133,7 @@ def test_memory_order_of_the_input_is_kept():
     assert value(linear.args[0]).stride() == (18, 3, 1)
     (activation,) = module.graph.find_nodes(op="call_function", target=F.silu)
     assert value(activation).is_contiguous(), "Inductor writes in the order of the axes"
-    CheckStrides(module).run(*examples)
+    CheckExamples(module).run(*examples)
     torch.testing.assert_close(compiled(projected)(*inputs), projected(*inputs))
 
 

@@ -9,7 +9,7 @@ from mvc.passes.fuse_movement import FuseMovement
 from mvc.passes.fx_utils import op_counts
 from mvc.passes.verify import Verifier
 from torch.nn import functional as F
-from toy_passes import CheckStrides, capture
+from toy_passes import CheckExamples, capture
 
 MOVES = ("permute", "transpose", "contiguous", "movedim", "swapaxes", "clone")
 
@@ -32,7 +32,7 @@ def run(function, *inputs):
     module, examples = capture(function, *inputs)
     (record,) = pipeline.run([FuseMovement()], module, strict=True, observers=[Verifier(module, examples)])
     if not any(isinstance(each, torch.SymInt) for each in examples):
-        CheckStrides(module).run(*examples)
+        CheckExamples(module).run(*examples)
     results = torch.compile(function, backend=backend, fullgraph=True)(*inputs)
     expected = function(*inputs)
     torch.testing.assert_close(results, expected)

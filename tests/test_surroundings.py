@@ -17,7 +17,7 @@ from mvc.passes.raise_scan import RaiseScan
 from mvc.passes.verify import Verifier
 from torch import Tensor
 from torch.nn import functional as F
-from toy_passes import capture
+from toy_passes import CheckExamples, capture
 
 B, T, D = 3, 5, 2
 
@@ -32,6 +32,7 @@ def run(function: Callable, *given: Tensor, passes: tuple = (RaiseLoop(always=Tr
     """The record of the first pass, and the calls left in the graph, which does all that the function does."""
     module, examples = capture(function, *given)
     records = pipeline.run(passes, module, strict=True, observers=[Verifier(module, examples)])
+    CheckExamples(module).run(*examples)
     return records[0], op_counts(module.graph)
 
 

@@ -84,11 +84,18 @@ class Break(Pass):
         raise RuntimeError("half-way")
 
 
-class CheckStrides(fx.Interpreter):
-    """Runs a graph and compares the strides of all its tensors with those of the example values."""
+class CheckExamples(fx.Interpreter):
+    """Runs a graph and compares with the example values the strides of all tensors, and which share memory."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.memory: dict[int, tuple[str, int]] = {}  # by that of the tensor, that of the first one's example
 
     def run_node(self, node):
         result, example = super().run_node(node), value(node)
         if isinstance(result, torch.Tensor) and isinstance(example, torch.Tensor):
             assert result.stride() == example.stride(), node.name
+            address = example.untyped_storage()._cdata
+            first, known = self.memory.setdefault(result.untyped_storage()._cdata, (node.name, address))
+            assert known == address, f"{node.name} shares memory with {first}; their example values do not"
         return result
