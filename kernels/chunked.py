@@ -1,9 +1,9 @@
 """The selective scan in linear time from torch's own operations, for any device; forward and backward.
 
 Two levels: the steps of a chunk run in order, all chunks at once, each from a zero state; then the carries run from
-chunk to chunk; then every step receives what its chunk started with. Only decays exp(ΔA) are ever multiplied: no
-positive sum is exponentiated, so nothing overflows however fast a state decays. A reset is a decay of zero; it cannot
-clear a state that is already infinite or NaN.
+chunk to chunk; then all chunks run again, each from what it receives. Only decays exp(ΔA) are ever multiplied: no
+positive sum is exponentiated, so nothing overflows however fast a state decays. A reset selects: the state before it is
+not multiplied by zero but left out, NaN or infinite as it may be.
 
 Internally a tensor of states is (batch, length, groups, N, width) with width = dim / groups: the channels, the longest
 axis, are contiguous, and every broadcast runs along them.
@@ -12,6 +12,7 @@ axis, are contiguous, and every broadcast runs along them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -118,11 +119,14 @@ def selective_scan_backward(
     grad_drive = _read_out(terms.B, grad_states)  # of Δu
     grad_B = _grad_weights(grad_states, terms.delta * terms.u, B)
     grad_C = _grad_weights(states, grad_out, C)
-    before = _shifted(states, terms.initial, reverse)  # h_{t-1}
+    before = _cleared(_shifted(states, terms.initial, reverse), terms.reset)  # h_{t-1}
     carried = grad_states * decay  # Ā_t g_t: of h_{t-1}
-    grad_initial = carried[:, -1 if reverse else 0] if u.shape[1] else grad_last
-    grad_initial = _join_channels(grad_initial)
     grad_delta_A = carried * before
+    grad_initial = grad_last
+    if u.shape[1]:
+        first = slice(-1, None) if reverse else slice(1)
+        grad_initial = _cleared(carried[:, first], None if reset is None else terms.reset[:, first]).squeeze(1)
+    grad_initial = _join_channels(grad_initial)
 
     grad_u = grad_drive * terms.delta
     grad_delta = grad_drive * terms.u + (grad_delta_A * terms.A).sum(-2)
@@ -151,11 +155,14 @@ def selective_scan_backward(
     )
 
 
-def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:
+def linear_recurrence(
+    decay: Tensor, drive: Tensor, initial: Tensor, *, reset: Tensor | None = None, reverse: bool = False
+) -> Tensor:
     """h_t = decay_t h_{t-1} + drive_t for every t; `reverse` runs from the end.
 
     Args:
         decay, drive: (batch, length, ...). initial: (batch, ...), the state before the first step.
+        reset: (batch, length, 1, ...), bool, where h_{t-1} is taken for zero.
 
     Returns:
         h: (batch, length, ...).
@@ -163,21 +170,18 @@ def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor, *, reverse:
     length = decay.shape[1]
     if drive.numel() == 0:
         return drive
+    order = _order(reverse)
     steps = _steps_per_chunk(length, initial.numel(), decay.device)
     if steps >= length:
-        return _run_steps(decay, drive, initial, reverse)
+        return torch.stack([*_run_steps(decay, drive, initial, reset, reverse)][order], dim=1)
 
     # Steps that fill the last chunk pass the state on: decay 1, drive 0.
-    fill = (0, 0) * (decay.dim() - 2) + (0, -length % steps)
-    decay = F.pad(decay, fill, value=1.0).unflatten(1, (-1, steps)).transpose(1, 2)
-    drive = F.pad(drive, fill).unflatten(1, (-1, steps)).transpose(1, 2)
-    order = _order(reverse)
-    local = _run_steps(decay, drive, torch.zeros_like(drive[:, 0]), reverse)
-    received = _run_chunks(decay.prod(1), local[:, 0 if reverse else -1], initial, reverse)
-    states = []
-    for factor, own in zip(decay.unbind(1)[order], local.unbind(1)[order], strict=True):
-        received = received * factor
-        states.append(own + received)
+    decay, drive = (_in_chunks(t, steps, fill) for t, fill in ((decay, 1.0), (drive, 0.0)))
+    if reset is not None:
+        reset = _in_chunks(reset, steps, False)
+    ends = _last(_run_steps(decay, drive, torch.zeros_like(drive[:, 0]), reset, reverse))
+    received = _run_chunks(_whole_decay(decay), ends, initial, None if reset is None else reset.any(1), reverse)
+    states = [*_run_steps(decay, drive, received, reset, reverse)]
     return torch.stack(states[order], dim=2).flatten(1, 2)[:, :length]
 
 
@@ -185,23 +189,51 @@ def _order(reverse: bool) -> slice:
     return slice(None, None, -1 if reverse else 1)
 
 
-def _run_steps(decay: Tensor, drive: Tensor, state: Tensor, reverse: bool) -> Tensor:
-    """The recurrence over axis 1; the states of all steps."""
-    order = _order(reverse)
-    states = []
-    for factor, step in zip(decay.unbind(1)[order], drive.unbind(1)[order], strict=True):
-        state = torch.addcmul(step, factor, state)
-        states.append(state)
-    return torch.stack(states[order], dim=1)
+def _in_chunks(values: Tensor, steps: int, fill: float | bool) -> Tensor:
+    """(batch, length, ...) -> (batch, steps, chunks, ...)."""
+    missing = (0, 0) * (values.dim() - 2) + (0, -values.shape[1] % steps)
+    return F.pad(values, missing, value=fill).unflatten(1, (-1, steps)).transpose(1, 2)
 
 
-def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, reverse: bool) -> Tensor:
-    """What each chunk receives from the one before it, given the decay over a chunk and its own end state."""
+def _run_steps(decay: Tensor, drive: Tensor, state: Tensor, reset: Tensor | None, reverse: bool) -> Iterator[Tensor]:
+    """The recurrence over axis 1: the state after each step, in the order in which they run."""
     order = _order(reverse)
-    received = [initial]
-    for factor, end in zip(decay.unbind(1)[order], ends.unbind(1)[order], strict=True):
-        received.append(torch.addcmul(end, factor, received[-1]))
-    return torch.stack(received[:-1][order], dim=1)
+    resets = (None,) * decay.shape[1] if reset is None else reset.unbind(1)[order]
+    for factor, step, cleared in zip(decay.unbind(1)[order], drive.unbind(1)[order], resets, strict=True):
+        state = torch.addcmul(step, factor, _cleared(state, cleared))
+        yield state
+
+
+def _last(states: Iterable[Tensor]) -> Tensor:
+    for state in states:  # noqa: B007  what is not last is freed at once
+        pass
+    return state
+
+
+def _whole_decay(decay: Tensor) -> Tensor:
+    """The decay over each chunk, (batch, steps, chunks, ...) -> (batch, chunks, ...).
+
+    Zero only where a step's is, however small: an infinite state decays for ever and stays infinite.
+    """
+    product = decay.prod(1)
+    smallest = torch.full_like(product, torch.finfo(product.dtype).tiny).copysign(product)
+    return torch.where((product == 0) & (decay.abs().amin(1) > 0), smallest, product)
+
+
+def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, resets: Tensor | None, reverse: bool) -> Tensor:
+    """What each chunk receives from the one before it, given the decay over a chunk, its own end, and if it resets."""
+    order = _order(reverse)
+    unbounded = ~decay.isfinite()
+    resets = (None,) * decay.shape[1] if resets is None else resets.unbind(1)[order]
+    state, received = initial, []
+    steps = (t.unbind(1)[order] for t in (decay, ends, unbounded))
+    for factor, end, overflows, cleared in zip(*steps, resets, strict=True):
+        received.append(state)
+        alone = overflows & (state == 0)  # the chunk has run from zero: its end is right, whatever the product
+        if cleared is not None:
+            alone = alone | cleared
+        state = torch.where(alone, end, torch.addcmul(end, factor, state))
+    return torch.stack(received[order], dim=1)
 
 
 def _limit(limits: dict[str, int], device: torch.device) -> int:
@@ -262,22 +294,31 @@ def _terms(
 
 
 def _decay(terms: _Terms) -> Tensor:
-    """Ā = exp(ΔA), zero at a reset: (batch, length, groups, N, width)."""
-    decay = (terms.delta.unsqueeze(-2) * terms.A).exp()
-    return decay if terms.reset is None else decay.masked_fill(terms.reset, 0.0)
+    """Ā = exp(ΔA): (batch, length, groups, N, width)."""
+    return (terms.delta.unsqueeze(-2) * terms.A).exp()
 
 
 def _states(terms: _Terms, decay: Tensor, reverse: bool) -> Tensor:
     """h: (batch, length, groups, N, width)."""
     drive = (terms.delta * terms.u).unsqueeze(-2) * terms.B
-    return linear_recurrence(decay, drive, terms.initial, reverse=reverse)
+    return linear_recurrence(decay, drive, terms.initial, reset=terms.reset, reverse=reverse)
 
 
 def _grad_states(terms: _Terms, decay: Tensor, grad_out: Tensor, grad_last: Tensor, reverse: bool) -> Tensor:
     """g: (batch, length, groups, N, width), from ∂y (batch, length, groups, width) and the last state's gradient."""
     decay_after = _shifted(decay, torch.ones_like(grad_last), not reverse)
+    reset_after = None
+    if terms.reset is not None:
+        after_last = terms.reset.new_zeros((grad_last.shape[0], 1, 1, 1))
+        reset_after = _shifted(terms.reset, after_last, not reverse)
     drive = terms.C * grad_out.unsqueeze(-2)
-    return linear_recurrence(decay_after, drive, grad_last, reverse=not reverse)
+    # What a reset cuts off is left out with its decay, which may be infinite.
+    decay_after = _cleared(decay_after, reset_after)
+    return linear_recurrence(decay_after, drive, grad_last, reset=reset_after, reverse=not reverse)
+
+
+def _cleared(values: Tensor, reset: Tensor | None) -> Tensor:
+    return values if reset is None else values.masked_fill(reset, 0.0)
 
 
 def _shifted(values: Tensor, first: Tensor, reverse: bool) -> Tensor:
@@ -318,8 +359,8 @@ def _read_out(weights: Tensor, states: Tensor) -> Tensor:
 
 
 def _per_group(weights: Tensor, split: tuple[int, int]) -> Tensor:
-    """(dim, N) -> (groups, N, width), `split` being (groups, width)."""
-    return weights.unflatten(0, split).transpose(1, 2)
+    """(dim, N) -> (groups, N, width), `split` being (groups, width); contiguous, so that what broadcasts it is."""
+    return weights.unflatten(0, split).transpose(1, 2).contiguous()
 
 
 def _split_channels(state: Tensor, split: tuple[int, int]) -> Tensor:

@@ -99,10 +99,12 @@ def _backward_steps(
                 else:
                     tl.store(p_grad_C + o_t * grad_weight_l + n, tl.sum(b_of_C, 0))
                 b_carried = b_of_state * tl.exp2(b_step * b_A[n])
-                b_of_decay = b_carried * before[STEPS - 1 - k][n]
+                b_before = before[STEPS - 1 - k][n]
+                if p_reset is not None:
+                    b_before = tl.where(b_reset, 0.0, b_before)
+                b_of_decay = b_carried * b_before
                 if p_reset is not None:
                     b_carried = tl.where(b_reset, 0.0, b_carried)
-                    b_of_decay = tl.where(b_reset, 0.0, b_of_decay)
                 b_of_step += b_of_decay * b_A[n]
                 new_g = new_g + (b_carried,)
                 new_A = new_A + (sums_A[n] + b_of_decay * b_step,)

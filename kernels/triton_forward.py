@@ -8,6 +8,7 @@ from mvc.kernels.triton_steps import (
     load_channels,
     load_states,
     load_steps,
+    never_vanishing,
     position,
     run_position,
     sigmoid,
@@ -17,6 +18,8 @@ from mvc.kernels.triton_steps import (
     weights,
     weights_of,
 )
+
+RESETS = tl.constexpr(-1.0)  # in place of the decay over a chunk that resets; no scan's decay is negative
 
 
 @triton.jit
@@ -156,7 +159,7 @@ def summary_kernel(
     N: tl.constexpr, BLOCK: tl.constexpr, CONSTANT: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):  # fmt: skip
-    """What one chunk makes of a zero state, into own, and the decay over it: (chunks, batch, dim, states).
+    """What one chunk makes of a zero state, into own, and the decay over it, or RESETS: (chunks, batch, dim, states).
 
     Forward (x is u, W is B): h ← exp(ΔA) h + Δ u B. ADJOINT (x is ∂y, W is C), with REVERSE the other way round:
     g ← exp(ΔA) (g + ∂y C).
@@ -174,7 +177,9 @@ def summary_kernel(
         p_reset += i_batch * reset_b
     h = load_states(None, mask, N)
     b_total = tl.zeros((BLOCK,), tl.float32)  # ΣΔ
-    kept = 1.0
+    b_least = tl.full((BLOCK,), float("inf"), tl.float32)  # of Δ
+    b_most = tl.full((BLOCK,), float("-inf"), tl.float32)
+    resets = False
 
     first = i_chunk * chunk
     steps = tl.minimum(first + chunk, length) - first
@@ -183,19 +188,20 @@ def summary_kernel(
         b_raw = tl.load(p_delta + o_t * delta_l, mask=mask, other=0.0).to(tl.float32) + b_bias
         b_step = step_size(b_raw, SOFTPLUS)
         b_total += b_step
+        b_least = tl.minimum(b_least, b_step)
+        b_most = tl.maximum(b_most, b_step)
         b_x = _gated(p_x, p_z, o_t, x_l, z_l, mask)
         w = weights(p_W + o_t * W_l, W_n, mask, N, CONSTANT)
         if p_reset is not None:
             b_reset = tl.load(p_reset + o_t * reset_l) != 0
-            kept = tl.where(b_reset, 0.0, kept)
+            resets |= b_reset
         new = ()
         for n in tl.static_range(N):
             b_decay = tl.exp2(b_step * b_A[n])
             if ADJOINT:
-                b_h = h[n] + b_x * w[n]
+                b_h = b_decay * (h[n] + b_x * w[n])
                 if p_reset is not None:
                     b_h = tl.where(b_reset, 0.0, b_h)
-                b_h = b_decay * b_h
             else:
                 b_h = h[n]
                 if p_reset is not None:
@@ -206,11 +212,16 @@ def summary_kernel(
     o_state = ((i_chunk * tl.num_programs(1).to(tl.int64) + i_batch) * dim + o_channel) * states
     for n in tl.static_range(N):
         tl.store(p_own + o_state + n, h[n], mask=mask)
-        tl.store(p_decay + o_state + n, kept * tl.exp2(b_total * b_A[n]), mask=mask)
+        b_decay = never_vanishing(tl.exp2(b_total * b_A[n]), tl.minimum(b_least * b_A[n], b_most * b_A[n]))
+        if p_reset is not None:
+            b_decay = tl.where(resets, RESETS, b_decay)
+        tl.store(p_decay + o_state + n, b_decay, mask=mask)
 
 
 @triton.jit
-def combine_kernel(p_own, p_decay, p_initial, count, chunks, BLOCK: tl.constexpr, REVERSE: tl.constexpr):
+def combine_kernel(
+    p_own, p_decay, p_initial, count, chunks, BLOCK: tl.constexpr, REVERSE: tl.constexpr, MAY_RESET: tl.constexpr
+):
     """Replaces what each chunk makes of a zero state by the state that it starts from: x ← decay x + own."""
     o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = o < count
@@ -224,4 +235,7 @@ def combine_kernel(p_own, p_decay, p_initial, count, chunks, BLOCK: tl.constexpr
         b_own = tl.load(p_own + o_chunk, mask=mask, other=0.0)
         b_decay = tl.load(p_decay + o_chunk, mask=mask, other=0.0)
         tl.store(p_own + o_chunk, b_x, mask=mask)
-        b_x = tl.where(b_decay == 0.0, b_own, b_decay * b_x + b_own)
+        b_alone = b_x == 0.0  # the chunk has run from zero: its end is right, whatever its decay
+        if MAY_RESET:
+            b_alone |= b_decay == RESETS
+        b_x = tl.where(b_alone, b_own, b_decay * b_x + b_own)

@@ -159,6 +159,7 @@ class _Scan:
             (states, self.cut.chunks),
             BLOCK=128,
             REVERSE=against,
+            MAY_RESET=self.given["reset"] is not None,
             num_warps=4,
         )
         return own

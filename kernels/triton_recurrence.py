@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from mvc.kernels.recurrence_ops import register_rules, result_dtype
 from mvc.kernels.triton_forward import combine_kernel
-from mvc.kernels.triton_steps import load_steps, position, run_position, split_chunk
+from mvc.kernels.triton_steps import SMALLEST_NORMAL, load_steps, position, run_position, split_chunk
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
@@ -53,6 +53,14 @@ def _store_steps(
 
 
 @triton.jit
+def _never_vanishing_product(b_x, b_y):
+    """x y, which is zero only where a factor is: an infinite state that decays stays infinite, and keeps its sign."""
+    b_product = b_x * b_y
+    b_smallest = tl.where((b_x < 0.0) != (b_y < 0.0), -SMALLEST_NORMAL, SMALLEST_NORMAL)
+    return tl.where((b_product == 0.0) & (b_x != 0.0) & (b_y != 0.0), b_smallest, b_product)
+
+
+@triton.jit
 def _run_steps(
     h, decay, mask, t_first, groups, p_a, p_b, p_h, a_l, b_l, h_l,
     STEPS: tl.constexpr, REVERSE: tl.constexpr, A_ALONG: tl.constexpr, B_ALONG: tl.constexpr, H_ALONG: tl.constexpr,
@@ -65,7 +73,7 @@ def _run_steps(
         states = ()
         for j in tl.static_range(STEPS):
             h = b_a[j] * h + b_b[j]
-            decay = b_a[j] * decay
+            decay = _never_vanishing_product(decay, b_a[j])
             states = states + (h,)
         if p_h is not None:
             _store_steps(p_h, states, t, h_l, mask, STEPS, H_ALONG, REVERSE)
@@ -161,7 +169,7 @@ def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, re
         own, decay = (a.new_empty((chunks, lanes), dtype=torch.float32) for _ in range(2))
         launch(None, None, own, decay)
         wrap_triton(combine_kernel)[(triton.cdiv(lanes, 128),)](
-            own, decay, start, lanes, chunks, BLOCK=128, REVERSE=reverse, num_warps=4
+            own, decay, start, lanes, chunks, BLOCK=128, REVERSE=reverse, MAY_RESET=False, num_warps=4
         )
         start = own
     launch(start, h, None, None)

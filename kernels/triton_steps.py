@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+SMALLEST_NORMAL = tl.constexpr(1.1754943508222875e-38)
 
 
 @triton.jit
@@ -29,6 +30,13 @@ def log1p(e):
 @triton.jit
 def sigmoid(x):
     return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def never_vanishing(b_product, b_exponent):
+    """A product of decays that may have underflowed: zero only where the smallest of them, two to this exponent, is
+    one that GPUs may flush to zero, since an infinite state that decays stays infinite."""
+    return tl.where((b_exponent >= -126.0) & (b_product < SMALLEST_NORMAL), SMALLEST_NORMAL, b_product)
 
 
 @triton.jit

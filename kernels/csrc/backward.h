@@ -142,7 +142,7 @@ void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t j, int64_t n, float*
     Vec grad_drive = Vec::loadu(grad_drives + s * W), grad_delta = Vec::loadu(grad_deltas + s * W);
     const bool cleared = reset != nullptr && reset[s];
     unrolled<K>([&](auto k) {
-      const Vec before = Vec::loadu(states + (k * (kTile + 1) + s) * W);
+      const Vec before = cleared ? Vec(0.f) : Vec::loadu(states + (k * (kTile + 1) + s) * W);
       const Vec after = Vec::loadu(states + (k * (kTile + 1) + s + 1) * W);
       const Vec of_state = at::vec::fmadd(C.at(s, k), grad, sent[k]);
       const int64_t place = (k * kTile + s) * W;
@@ -156,13 +156,10 @@ void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t j, int64_t n, float*
         at::vec::fmadd(after, grad, Vec::loadu(grad_C + place)).store(grad_C + place);
       grad_drive = at::vec::fmadd(of_state, B.at(s, k), grad_drive);
       sent[k] = of_state * Vec::loadu(decays + place);
-      if (cleared) {
-        sent[k] = Vec(0.f);
-        return;
-      }
       const Vec of_exponent = sent[k] * before;  // of Δ A
       sum_A[k] = at::vec::fmadd(of_exponent, delta, sum_A[k]);
       grad_delta = at::vec::fmadd(of_exponent, Vec::loadu(A + k * W), grad_delta);
+      if (cleared) sent[k] = Vec(0.f);
     });
     grad_drive.store(grad_drives + s * W);
     grad_delta.store(grad_deltas + s * W);
@@ -301,7 +298,8 @@ void summarize_tile(AdjointRange<T>& range, int64_t j, int64_t live, float* h, f
     recompute<1, constant_B, constant_C>(range, n, h);
     Vec product = Vec::loadu(decay + n * W), sum = Vec::loadu(G + n * W);
     for (int64_t s = 0; s < live; ++s) {
-      product = product * Vec::loadu(range.decays + s * W);
+      const Vec decay = Vec::loadu(range.decays + s * W);
+      product = never_vanishing(product * decay, at::vec::minimum(product, decay));
       sum = at::vec::fmadd(product, C.at(s, 0) * Vec::loadu(range.gated + (j * kTile + s) * W), sum);
     }
     product.store(decay + n * W);

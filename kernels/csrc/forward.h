@@ -269,20 +269,29 @@ template <typename T>
 void summarize_task(Range<T>& range, float* ends, float* decay) {
   const Task& task = range.task;
   const int64_t size = range.in.sizes.block_states(), blocks = task.blocks();
-  Buffer h(blocks * size, 0.f), total(blocks * W, 0.f);  // ΣΔ
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  Buffer h(blocks * size, 0.f), total(blocks * W, 0.f);              // ΣΔ
+  Buffer least(blocks * W, infinity), most(blocks * W, -infinity);  // Δ
   range.for_each_strip([&](int64_t i) {
     for (int64_t j = 0; j < range.strip.blocks; ++j) {
       range.select(j);
       range.template run<false>(h + (i + j) * size);
-      Vec sum = Vec::loadu(total + (i + j) * W);
-      for (int64_t s = 0; s < range.strip.steps; ++s) sum = sum + Vec::loadu(range.tile.delta + s * W);
-      sum.store(total + (i + j) * W);
+      const int64_t k = (i + j) * W;
+      Vec sum = Vec::loadu(total + k), low = Vec::loadu(least + k), high = Vec::loadu(most + k);
+      for (int64_t s = 0; s < range.strip.steps; ++s) {
+        const Vec step = Vec::loadu(range.tile.delta + s * W);
+        sum = sum + step, low = at::vec::minimum(low, step), high = at::vec::maximum(high, step);
+      }
+      sum.store(total + k), low.store(least + k), high.store(most + k);
     }
   });
   range.write_states(h, ends);
   for (int64_t i = 0; i < blocks; ++i)
-    for (int64_t k = i * size; k < (i + 1) * size; k += W)
-      exp2(Vec::loadu(total + i * W) * Vec::loadu(range.parameters.A + task.first_block * size + k)).store(h + k);
+    for (int64_t k = i * size; k < (i + 1) * size; k += W) {
+      const Vec A = Vec::loadu(range.parameters.A + task.first_block * size + k);
+      auto decay_over = [&](const float* steps) { return exp2(Vec::loadu(steps + i * W) * A); };
+      never_vanishing(decay_over(total), at::vec::minimum(decay_over(least), decay_over(most))).store(h + k);
+    }
   range.write_states(h, decay);
 }
 

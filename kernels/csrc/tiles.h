@@ -335,7 +335,8 @@ struct SegmentStates {
     if (neighbour == nullptr) return;
     float* own = at(b, segment);
     const float* factor = decay.at(b, segment);
-    for (int64_t k = 0; k < size; ++k) own[k] += factor[k] * neighbour[k];
+    for (int64_t k = 0; k < size; ++k)
+      if (neighbour[k] != 0.f) own[k] += factor[k] * neighbour[k];  // the segment has run from zero, whatever its decay
   }
 };
 

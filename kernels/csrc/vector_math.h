@@ -6,6 +6,7 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <cstdint>
+#include <limits>
 
 namespace mvc {
 
@@ -56,6 +57,12 @@ inline Vec log1p(Vec t) {
   const Vec q = polynomial(t, -0.49999931f, 0.33330512f, -0.24958587f, 0.19695400f, -0.15355395f, 0.10680553f,
                            -0.057664413f, 0.020204568f, -0.0033184686f);
   return at::vec::fmadd(t * t, q, t);
+}
+
+// A product of decays that may have underflowed: zero only where the smallest of them is, since a decaying infinite state
+// stays infinite.
+inline Vec never_vanishing(Vec product, Vec smallest) {
+  return Vec::blendv(product, at::vec::maximum(product, Vec(std::numeric_limits<float>::min())), smallest > Vec(0.f));
 }
 
 inline Vec softplus(Vec x) { return at::vec::maximum(x, Vec(0.f)) + log1p(exp_of_negative(x.abs().neg())); }
