@@ -124,7 +124,7 @@ class _Scan(torch.autograd.Function):
             gradients = prepared.backward(grad_y, grad_last_state, tensors)
         else:  # who watches sees the op, which refuses a second derivative
             inputs = (grad_y, grad_last_state, *tensors, *prepared.flags)
-            gradients = rules.present(tensors, rules.op(prepared.name, backward=True)(*inputs))
+            gradients = rules.present(tensors, rules.backward(prepared.name, *inputs))
         for index in (3, 4):
             if saved[index].dim() == 3:
                 gradients[index] = gradients[index].squeeze(2)

@@ -18,7 +18,7 @@ if __name__ != "mvc.kernels.ops":
     raise ImportError(f"import this module as mvc.kernels.ops, not as {__name__}: it would register its ops twice")
 
 from mvc.kernels import chunked
-from mvc.kernels.rules import DIFFERENTIABLE, check, check_backward, op, register_fakes, register_rules
+from mvc.kernels.rules import DIFFERENTIABLE, check, check_backward, op, refuse_tangents, register_fakes, register_rules
 
 SCHEMA = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
@@ -37,6 +37,7 @@ def _define(name: str) -> None:
 
 
 def _run_chunked(u: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    refuse_tangents("selective_scan", u, *inputs)
     check(u, *inputs[:-2])
     # Autocast stays switched on inside an op; it would round the states.
     with torch.autocast(u.device.type, enabled=False):
@@ -45,6 +46,7 @@ def _run_chunked(u: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tens
 
 def run_chunked_backward(grad_y: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, ...]:
     """The backward ops in torch's own operations; an empty tensor for each input that is absent."""
+    refuse_tangents("selective_scan_backward", grad_y, *inputs)
     check_backward(grad_y, *inputs[:-2])
     with torch.autocast(grad_y.device.type, enabled=False):
         gradients = chunked.selective_scan_backward(grad_y, *inputs)

@@ -13,8 +13,8 @@ import math
 import torch
 from mvc.kernels import chunked
 from mvc.kernels.ops import TAGS
-from mvc.kernels.rules import op
-from mvc.kernels.torch_private import under_functorch
+from mvc.kernels.rules import op, refuse_tangents
+from mvc.kernels.torch_private import forward_mode, under_functorch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -23,7 +23,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def call(name: str, a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    """The op `mvc::{name}`, also under torch.func's transforms."""
+    """The op `mvc::{name}`, also under torch.func's transforms; in forward-mode AD torch's own operations."""
+    if forward_mode():
+        return in_torch(a, b, initial, dim, reverse)
     if under_functorch():
         return _Transformable.apply(a, b, initial, dim, reverse, name)
     return op(name)(a, b, initial, dim, reverse)
@@ -68,7 +70,12 @@ def check(a: Tensor, b: Tensor, initial: Tensor | None, dim: int) -> None:
         raise ValueError(f"initial must broadcast to {lanes}, the shape of a and b without dim; got shape {seen}")
 
 
-def run_chunked(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
+def _run_chunked(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
+    refuse_tangents("linear_recurrence", a, b, initial)
+    return in_torch(a, b, initial, dim, reverse)
+
+
+def in_torch(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
     """The op in torch's own operations."""
     check(a, b, initial, dim)
     dtype = result_dtype(a, b, initial)
@@ -212,7 +219,7 @@ def register_rules(name: str) -> None:
 
 def _define(name: str) -> None:
     torch.library.define(f"mvc::{name}", SCHEMA, tags=TAGS)
-    torch.library.impl(f"mvc::{name}", "default", run_chunked)
+    torch.library.impl(f"mvc::{name}", "default", _run_chunked)
     register_fake(name)
     register_rules(name)
 

@@ -6,19 +6,34 @@ import functools
 from collections.abc import Callable, Sequence
 
 import torch
+from mvc.kernels import chunked
 from mvc.kernels.checks import check_inputs
-from mvc.kernels.torch_private import under_functorch
+from mvc.kernels.torch_private import forward_mode, under_functorch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "reset")
 DIFFERENTIABLE = TENSORS[:-1]
+
+TANGENT = (
+    "torch.ops.mvc.{name} was given a forward-mode tangent, which an op cannot pass on; call "
+    "mvc.selective_scan or mvc.linear_recurrence, inside the dual level, in its place"
+)
 
 Inputs = tuple["Tensor | bool | None", ...]
 
 
 def op(name: str, *, backward: bool = False) -> torch._ops.OpOverload:
     return getattr(torch.ops.mvc, f"{name}_backward" if backward else name).default
+
+
+def refuse_tangents(name: str, *inputs: Tensor | bool | int | None) -> None:
+    """Raise NotImplementedError where an op that was called as such is given a tangent, which it would lose."""
+    if not forward_mode():
+        return
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in inputs):
+        raise NotImplementedError(TANGENT.format(name=name))
 
 
 def check(*tensors: Tensor | None) -> None:
@@ -56,12 +71,16 @@ def _setup_context(ctx, inputs: Inputs, output: tuple[Tensor, Tensor], *, name: 
 
 def _backward(ctx, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
-    inputs = (grad_y, grad_last_state, *tensors, ctx.delta_softplus, ctx.reverse)
-    if under_functorch():
-        gradients = _TransformableBackward.apply(ctx.name, *inputs)
-    else:
-        gradients = op(ctx.name, backward=True)(*inputs)
+    gradients = backward(ctx.name, grad_y, grad_last_state, *tensors, ctx.delta_softplus, ctx.reverse)
     return *present(tensors, gradients), None, None, None  # reset and the two flags
+
+
+def backward(name: str, *inputs: Tensor | bool | None) -> tuple[Tensor, ...]:
+    """The backward of the op `mvc::{name}`, also under torch.func's transforms and in forward-mode AD."""
+    if forward_mode():
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return chunked.selective_scan_backward(*inputs)
+    return _TransformableBackward.apply(name, *inputs) if under_functorch() else op(name, backward=True)(*inputs)
 
 
 def present(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> list[Tensor | None]:
@@ -228,5 +247,14 @@ class _TransformableBackward(torch.autograd.Function):
 
 
 def selective_scan(name: str, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
-    """The op `mvc::{name}`, also under torch.func's transforms."""
+    """The op `mvc::{name}`, also under torch.func's transforms.
+
+    In forward-mode AD, of which torch.library knows nothing, torch's own operations take its place: the tangent of each
+    is torch's to know, and they can be differentiated again.
+    """
+    if forward_mode():
+        u, delta, A, B, C, D, z, *others = inputs
+        u, delta, B, C, z = lowered_by_autocast(u, delta, B, C, z)
+        with torch.autocast(u.device.type, enabled=False):
+            return chunked.selective_scan(u, delta, A, B, C, D, z, *others)
     return _TransformableScan.apply(name, *inputs) if under_functorch() else op(name)(*inputs)

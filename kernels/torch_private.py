@@ -15,6 +15,11 @@ def under_functorch() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def forward_mode() -> bool:
+    """Whether forward-mode AD is on, by a dual level or by torch.func.jvp; Dynamo guards on it by itself."""
+    return forward_ad._current_level >= 0
+
+
 def plain_eager() -> bool:
     """Whether a call on plain tensors is nobody's but its caller's: torch compiles, traces, transforms, casts
     and profiles nothing, no mode intercepts operators or functions, no hook is given what autograd saves, and no tensor
@@ -27,7 +32,7 @@ def plain_eager() -> bool:
         or torch._C._get_tracing_state()
         or torch._C._is_any_autocast_enabled()
         or torch._C._autograd._top_saved_tensors_default_hooks(True)
-        or forward_ad._current_level >= 0
+        or forward_mode()
         or profiler._is_profiler_enabled
     )
 

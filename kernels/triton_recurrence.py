@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from mvc.kernels.recurrence_ops import register_rules, result_dtype
+from mvc.kernels.rules import refuse_tangents
 from mvc.kernels.triton_forward import combine_kernel
 from mvc.kernels.triton_steps import SMALLEST_NORMAL, load_steps, position, run_position, split_chunk
 from torch import Tensor
@@ -141,6 +142,7 @@ def _along_length(tensor: Tensor) -> bool:
 
 @triton_op("mvc::linear_recurrence_triton", mutates_args={})
 def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
+    refuse_tangents("linear_recurrence_triton", a, b, initial)
     dtype = result_dtype(a, b, initial)
     if dtype == torch.float64:
         raise TypeError("the Triton recurrence takes no float64; use impl='chunked'")

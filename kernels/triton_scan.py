@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from mvc.kernels.eager import signature
-from mvc.kernels.rules import DIFFERENTIABLE, TENSORS, register_rules
+from mvc.kernels.rules import DIFFERENTIABLE, TENSORS, refuse_tangents, register_rules
 from mvc.kernels.triton_launch import Meta, Repeated, run
 from mvc.kernels.triton_plan import plan_backward, plan_forward, sum_axes
 from torch import Tensor
@@ -24,6 +24,7 @@ DENSE = ("A", "D", "delta_bias", "initial_state", "grad_last_state")  # read as 
 def _given(tensors: Sequence[Tensor | None], **gradients: Tensor) -> Given:
     """By name, as the kernels take them."""
     given = {**dict(zip(TENSORS, tensors, strict=True)), **gradients}
+    refuse_tangents("selective_scan_triton", *given.values())
     if given["u"].dtype == torch.float64:
         raise TypeError("the Triton scan takes no float64; use impl='chunked'")
     for name in DENSE:

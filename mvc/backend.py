@@ -23,6 +23,7 @@ from torch import fx
 from mvc import torch_private
 from mvc.arguments import require, require_choice, require_flag, shown
 from mvc.errors import UserError
+from mvc.kernels.torch_private import forward_mode
 from mvc.passes import pipeline
 from mvc.passes.base import Pass
 from mvc.passes.dump import GraphDump
@@ -175,13 +176,18 @@ def compile_graph(
 ) -> tuple[Callable[..., Any], GraphReport]:
     """Run the passes over one graph of Dynamo's and hand it to Inductor.
 
+    In forward-mode AD the graph runs as it is: the code that Inductor generates passes no tangent on.
+
     Returns:
         the compiled function, which takes the graph's inputs, and what the passes did.
     """
     torch_private.warn_if_untested()
     if any(isinstance(each, torch.Tensor) and each.device.type == "cpu" for each in example_inputs):
         torch_private.begin_vector_isa_checks()
+    torch_private.guard_forward_mode()
     before = op_counts(graph_module.graph)
+    if forward_mode():
+        return graph_module.forward, GraphReport(before, before, [])
     inference = not torch.is_grad_enabled()
     passes = options.build_passes(inference=inference)
     observers = []

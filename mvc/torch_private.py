@@ -72,6 +72,20 @@ def begin_vector_isa_checks() -> threading.Thread:
     return thread
 
 
+def guard_forward_mode() -> None:
+    """Have Dynamo compile the graph that it is at anew for calls in another level of forward-mode AD, or outside of any.
+
+    By itself it runs code that was compiled outside, which loses tangents without a word.
+    """
+    from torch._dynamo.guards import GuardBuilder
+    from torch._dynamo.source import GlobalStateSource
+    from torch._guards import Guard, TracingContext
+
+    context = TracingContext.try_get()
+    if context is not None:
+        context.guards_context.dynamo_guards.add(Guard(GlobalStateSource(), GuardBuilder.DUAL_LEVEL))
+
+
 def inductor(
     graph_module: fx.GraphModule,
     inputs: Sequence[Any],

@@ -119,5 +119,5 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
         table[op(name)] = chunked.selective_scan
         table[op(name, backward=True)] = ops.run_chunked_backward
     for name in ("linear_recurrence", "linear_recurrence_chunked"):
-        table[op(name)] = recurrence_ops.run_chunked
+        table[op(name)] = recurrence_ops.in_torch
     return table

@@ -131,6 +131,24 @@ def test_functorch_is_noticed():
     assert seen == [True]
 
 
+def test_forward_mode_is_noticed_and_guarded():
+    seen = []
+
+    def backend(graph_module, inputs):
+        torch_private.guard_forward_mode()
+        seen.append(kernels_private.forward_mode())
+        return graph_module.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: x.sin() + 1, backend=backend)
+    x = torch.ones(3)
+    compiled(x)
+    with torch.autograd.forward_ad.dual_level():
+        compiled(x)
+    compiled(x)
+    assert seen == [False, True]
+
+
 def test_where_values_are_there_is_noticed():
     seen = []
 

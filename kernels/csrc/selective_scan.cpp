@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 
@@ -23,6 +24,14 @@ constexpr auto kInputs =
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, Tensor? reset, bool delta_softplus, bool reverse";
 
+// Forward-mode AD goes through torch's own operations: an op that is called as such would lose a tangent.
+void refuse_tangents(const char* op, std::initializer_list<std::optional<Tensor>> tensors) {
+  for (Optional t : tensors)
+    TORCH_CHECK_NOT_IMPLEMENTED(!t || !t->_fw_grad(0).defined(), "torch.ops.mvc.", op,
+                                " was given a forward-mode tangent, which an op cannot pass on; call mvc.selective_scan or "
+                                "mvc.linear_recurrence, inside the dual level, in its place");
+}
+
 // The tensors of a call, checked, and in the dtypes that the kernels take.
 struct Arguments {
   Sizes sizes;
@@ -33,6 +42,7 @@ struct Arguments {
   Arguments(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, Optional D, Optional z,
             Optional delta_bias, Optional initial_state, Optional reset, bool softplus, bool reverse)
       : softplus(softplus), reverse(reverse) {
+    refuse_tangents("selective_scan_cpu", {u, delta, A, B, C, D, z, delta_bias, initial_state});
     TORCH_CHECK_VALUE(u.dim() == 3, "u must be (batch, length, dim), got shape ", u.sizes());
     TORCH_CHECK_VALUE(A.dim() == 2, "A must be (dim, N), got shape ", A.sizes());
     sizes = {u.size(0), u.size(1), u.size(2), A.size(1), 1};
@@ -166,6 +176,7 @@ NineTensors selective_scan_backward(const Tensor& grad_y, const Tensor& grad_las
                                     bool delta_softplus, bool reverse) {
   const Arguments args(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse);
   const Sizes& sizes = args.sizes;
+  refuse_tangents("selective_scan_cpu_backward", {grad_y, grad_last_state});
   TORCH_CHECK_VALUE(grad_y.sizes() == u.sizes(), "grad_y must have shape ", u.sizes(), ", got ", grad_y.sizes());
   const std::vector<int64_t> state_shape{sizes.batch, sizes.dim, sizes.states};
   TORCH_CHECK_VALUE(grad_last_state.sizes() == state_shape, "grad_last_state must have shape ", state_shape, ", got ",
@@ -215,6 +226,7 @@ NineTensors selective_scan_backward(const Tensor& grad_y, const Tensor& grad_las
 }
 
 Tensor linear_recurrence(const Tensor& a, const Tensor& b, Optional initial, int64_t dim, bool reverse) {
+  refuse_tangents("linear_recurrence_cpu", {a, b, initial});
   auto dtype = a.scalar_type();  // of the kernel: mixed ones go through float32
   auto result = dtype;
   auto check = [&](const char* name, const Tensor& t) {
