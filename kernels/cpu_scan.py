@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,8 +20,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from filelock import FileLock
-from mvc.kernels import recurrence_ops
+from mvc.kernels import cache, recurrence_ops
 from mvc.kernels.rules import register_fakes, register_rules
 
 OP = "selective_scan_cpu"
@@ -75,30 +76,19 @@ def _load_once() -> None:
 def library_path() -> Path:
     """The shared library's file, built if it is not there yet.
 
-    It lies in $MVC_CACHE_DIR, by default $XDG_CACHE_HOME/mvc or ~/.cache/mvc, and needs torch alone: a process that
-    loads it with `torch.ops.load_library` can call the ops, or run an AOTInductor package that does.
+    It lies in the folder of `mvc.kernels.cache` and needs torch alone: a process that loads it with
+    `torch.ops.load_library` can call the ops, or run an AOTInductor package that does.
 
     Raises:
         BuildError: there is none yet and it cannot be built.
     """
-    folder = cache_folder()
-    path = folder / f"selective_scan-{_key()}.so"
-    if path.exists():
+    name = f"selective_scan-{_key()}.so"
+    for path in cache.find(name):
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # released by the system when its holder dies
-            if not path.exists():
-                _build(path)
+        return cache.update(name, _build_once)
     except OSError as error:
-        raise BuildError(f"the cache {folder} cannot be written: {error}; set MVC_CACHE_DIR") from error
-    return path
-
-
-def cache_folder() -> Path:
-    if own := os.environ.get("MVC_CACHE_DIR"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvc"
+        raise BuildError(f"the cache {cache.folder()} cannot be written: {error}; set MVC_CACHE_DIR") from error
 
 
 def _flags() -> list[str]:
@@ -108,15 +98,28 @@ def _flags() -> list[str]:
     return [*common, *defines, *VECTOR_FLAGS.get(capability, [])]
 
 
+def _compiler() -> list[str]:
+    """The program and its arguments, from CXX as a shell would take it apart: "ccache g++", "g++ -pipe"."""
+    value = os.environ.get("CXX", "")
+    try:
+        return shlex.split(value) or ["c++"]
+    except ValueError as error:
+        raise BuildError(f"CXX is {value!r}, which is no command: {error}") from error
+
+
 def _key() -> str:
-    """What decides whether a library fits: its sources, torch, and the flags with the processor's capability."""
-    digest = hashlib.sha256(json.dumps([_flags(), torch.__version__]).encode())
+    """What decides whether a library fits: its sources, torch, and the flags, CXX's too, with the processor's
+    capability. Which compiler it was does not: its code computes the same."""
+    own = [*itertools.dropwhile(lambda argument: not argument.startswith("-"), _compiler())]
+    digest = hashlib.sha256(json.dumps([_flags(), own, torch.__version__]).encode())
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _build(path: Path) -> None:
+def _build_once(path: Path) -> None:
+    if os.access(path, os.R_OK):
+        return  # by whoever held the lock before
     for stale in path.parent.glob(f"{path.stem}-build-*"):  # of builders that were killed: the lock is ours
         shutil.rmtree(stale, ignore_errors=True)
     print("mvc: building the C++ scan, once (less than a minute) ...", file=sys.stderr, flush=True)
@@ -133,9 +136,9 @@ def compile_library(source: Path, path: Path) -> None:
     """
     import ninja
 
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        raise BuildError(f"there is no C++ compiler {compiler!r}; install g++ or clang, or set CXX")
+    compiler = _compiler()
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(f"there is no C++ compiler {compiler[0]!r}; install g++ or clang, or set CXX")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-build-") as folder:
         options = {
             "name": "library",
@@ -146,16 +149,31 @@ def compile_library(source: Path, path: Path) -> None:
             "build_directory": folder,
             "is_python_module": False,
         }
-        environment = {**os.environ, "PATH": os.pathsep.join((ninja.BIN_DIR, os.environ.get("PATH", "")))}
+        environment = {
+            **os.environ,
+            "CXX": _as_one_program(compiler, Path(folder)),
+            "PATH": os.pathsep.join((ninja.BIN_DIR, os.environ.get("PATH", ""))),
+        }
         command = [sys.executable, "-c", BUILD, json.dumps(options)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         built = Path(folder) / "library.so"
         if done.returncode or not built.exists():
             raise BuildError(f"its build failed: {_cause(done.stdout + done.stderr)}")
-        built.replace(path)
+        cache.replace(built, path)
+
+
+def _as_one_program(command: list[str], folder: Path) -> str:
+    """torch's builds take the whole of CXX for a program's name: where it has arguments, a script in `folder`."""
+    if len(command) == 1:
+        return command[0]
+    script = folder / "compiler"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+    script.chmod(0o700)
+    return str(script)
 
 
 def _cause(output: str) -> str:
     """The line of a failed build that says most."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")
+    named = (line for word in ("error: ", "Error") for line in lines if word in line)  # a compiler's, then Python's
+    return next(named, lines[-1] if lines else "no output")

@@ -73,9 +73,9 @@ def begin_vector_isa_checks() -> threading.Thread:
 
 
 def guard_forward_mode() -> None:
-    """Have Dynamo compile the graph that it is at anew for calls in another level of forward-mode AD, or outside of any.
+    """Have Dynamo compile its current graph anew for calls in another level of forward-mode AD.
 
-    By itself it runs code that was compiled outside, which loses tangents without a word.
+    By itself it runs code that was compiled outside of any, which loses tangents without a word.
     """
     from torch._dynamo.guards import GuardBuilder
     from torch._dynamo.source import GlobalStateSource

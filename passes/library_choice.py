@@ -1,23 +1,20 @@
 """Which of several library calls is the fastest here: measured once for each shape, kept in a file.
 
-The file lies in the cache folder of the C++ scan, one for each torch and vector width of the processor; the number of
+The file lies in the folder of `mvc.kernels.cache`, one for each torch and vector width of the processor; the number of
 threads is part of the key. A file that cannot be read counts as empty.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from mvc.kernels import cache
 
 MARGIN = 0.03  # a call that is less than this share faster than one ahead of it is not chosen
 ROUNDS = 15
@@ -35,15 +32,13 @@ def fastest(key: str, build: Callable[[], Runs]) -> str:
         key: what the measurement depends on, the number of threads excepted.
         build: called only when there is no answer yet. Every call must do the same work.
     """
-    from mvc.kernels import cpu_scan  # a backend, loaded late
-
     key = f"{key} threads={torch.get_num_threads()}"
     machine = f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}"
-    path = cpu_scan.cache_folder() / f"library-choice-{machine}.json"
-    known = _read(path)
+    name = f"library-choice-{machine}.json"
+    known = _read(name)
     if key not in known:
         known[key] = _measure(build())
-        _write(path, key, known[key])
+        _write(name, key, known[key])
     return known[key]
 
 
@@ -88,11 +83,14 @@ def _seconds(run: Callable[[], object], repeats: int) -> float:
 _known: dict[Path, dict[str, str]] = {}
 
 
-def _read(path: Path) -> dict[str, str]:
-    """What this process knows of the file, read when first asked."""
-    if path not in _known:
-        _known[path] = _load(path)
-    return _known[path]
+def _read(name: str) -> dict[str, str]:
+    """What this process knows of the files of that name, read when first asked; the shared one's choices count."""
+    place = cache.folder() / name
+    if place not in _known:
+        _known[place] = {}
+        for path in reversed([*cache.find(name)]):
+            _known[place] |= _load(path)
+    return _known[place]
 
 
 def _load(path: Path) -> dict[str, str]:
@@ -109,18 +107,16 @@ def _load(path: Path) -> dict[str, str]:
     return content
 
 
-def _write(path: Path, key: str, choice: str) -> None:
+def _write(name: str, key: str, choice: str) -> None:
     """Add one choice to the file; other processes may do the same meanwhile, or be killed."""
+
+    def add(path: Path) -> None:
+        cache.replace_text(path, json.dumps({**_load(path), key: choice}, indent=1, sort_keys=True))
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # released by the system when its holder dies
-            content = json.dumps({**_load(path), key: choice}, indent=1, sort_keys=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}-")
-            with contextlib.closing(os.fdopen(handle, "w", encoding="utf-8")) as file:
-                file.write(content)
-            Path(temporary).replace(path)
+        cache.update(name, add)
     except OSError as error:
-        _warn_once(f"{path} cannot be written ({error}); library calls are measured in each process; set MVC_CACHE_DIR")
+        _warn_once(f"{name} cannot be written ({error}); library calls are measured in each process; set MVC_CACHE_DIR")
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,10 +63,12 @@ def test_killed_and_simultaneous_builders(tmp_path):
     ("environ", "cause"),
     [
         ({"CXX": "no-such-compiler"}, "there is no C++ compiler 'no-such-compiler'"),
+        ({"CXX": "no-such-launcher g++"}, "there is no C++ compiler 'no-such-launcher'"),
+        ({"CXX": "g++ '-pipe"}, "which is no command: No closing quotation"),
         ({"CXX": "false"}, "build failed"),
-        ({"MVC_CACHE_DIR": "/proc/mvc"}, "the cache /proc/mvc cannot be written"),
+        ({"CXX": "env g++ --no-such-option"}, "error: unrecognized command-line option"),
     ],
-    ids=["no-compiler", "failing-compiler", "read-only-cache"],
+    ids=["no-compiler", "no-launcher", "open-quote", "failing-compiler", "wrong-flag"],
 )
 def test_fallback_warns_once_and_names_the_cause(environ, cause, tmp_path):
     available, warning = finish(start(USE, tmp_path, **environ))
@@ -88,6 +92,35 @@ def test_key_follows_sources_torch_and_capability(monkeypatch, tmp_path):
             keys.append(cpu_scan._key())
     assert len(set(keys)) == len(keys)
     assert cpu_scan._key() == keys[0]
+
+
+def test_key_follows_the_flags_in_CXX_alone(monkeypatch):
+    keys = {}
+    for value in ("", "c++", "/opt/my\\ tools/g++", "ccache g++", "g++ -O0", "ccache g++ -O0", "g++ -O0 -pipe"):
+        monkeypatch.setenv("CXX", value)
+        keys[value] = cpu_scan._key()
+    assert len({keys[value] for value in ("", "c++", "/opt/my\\ tools/g++", "ccache g++")}) == 1
+    assert keys["g++ -O0"] == keys["ccache g++ -O0"]
+    assert len(set(keys.values())) == 3
+
+
+def test_CXX_is_taken_apart_as_a_shell_does(monkeypatch, tmp_path):
+    """A launcher in a folder with a space in its name, a compiler, and flags that the source needs."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    launcher = tmp_path / "my tools" / "launch"
+    launcher.parent.mkdir()
+    launcher.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/launched\nexec "$@"\n')
+    launcher.chmod(0o755)
+    source = tmp_path / "source.cpp"
+    visible = '__attribute__((visibility("default")))'
+    source.write_text(
+        f'#ifndef GIVEN\n#error "no flags"\n#endif\nextern "C" {visible} int given() {{ return GIVEN; }}\n'
+    )
+    monkeypatch.setenv("CXX", f"'{launcher}' g++ -pipe -DGIVEN='(20 + 3)'")
+    cpu_scan.compile_library(source, tmp_path / "library.so")
+    assert ctypes.CDLL(str(tmp_path / "library.so")).given() == 23
+    assert set((tmp_path / "launched").read_text().split()) == {"g++"}
 
 
 ALONE = """

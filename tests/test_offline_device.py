@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from mvc.kernels.cpu_scan import cache_folder
+from mvc.kernels import cache
 
 from mvc.errors import UserError
 from mvc.offline import device
@@ -98,7 +98,7 @@ def test_nothing_leaks_into_this_process_or_its_caches(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     (scratch / "compiles.py").write_text(COMPILES)  # Triton reads the source of its kernels
-    monkeypatch.setenv("MVC_CACHE_DIR", str(cache_folder()))  # where the stand-in is
+    monkeypatch.setenv("MVC_CACHE_DIR", str(cache.folder()))  # where the stand-in is
     elsewhere = tmp_path / "elsewhere"
     for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
         (elsewhere / name).mkdir(parents=True)

@@ -250,13 +250,6 @@ def test_second_derivative_by_torch_func_is_refused():
         grad(lambda u: first(u).sum())(inputs["u"])
 
 
-@pytest.mark.versions
-def test_forward_mode_is_refused():
-    inputs = make_inputs(Case(length=5), torch.float64)
-    with pytest.raises((RuntimeError, NotImplementedError), match="forward"):
-        torch.func.jvp(lambda u: scan(**(inputs | {"u": u})), (inputs["u"],), (inputs["u"],))
-
-
 LOWERED = ("u", "delta", "B", "C", "z")  # by autocast
 
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from mvc.errors import UserError
+from mvc.kernels import cache
 from mvc.offline import child
 from mvc.offline.targets import Target
 
@@ -149,30 +149,25 @@ def _libraries() -> Path:
     require()
     import triton
 
-    from mvc.kernels.cpu_scan import cache_folder
-
     digest = hashlib.sha256(triton.__version__.encode())
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
-    folder = cache_folder() / f"standin-{digest.hexdigest()[:16]}"
+    name = f"standin-{digest.hexdigest()[:16]}"
+    try:
+        folder = next(cache.find(name), None) or cache.update(name, _build)
+    except OSError as error:
+        raise UserError(f"the cache {cache.folder()} cannot be written: {error}; set MVC_CACHE_DIR") from error
     if re.search(r"[\s:]", str(folder)):
         raise UserError(
             f"the cache is {folder.parent}, whose name LD_PRELOAD takes apart; set MVC_CACHE_DIR to another"
         )
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _build(folder)
-    except OSError as error:
-        raise UserError(f"the cache {folder.parent} cannot be written: {error}; set MVC_CACHE_DIR") from error
     return folder
 
 
 def _build(folder: Path) -> None:
-    """Into another folder first, which is then renamed."""
+    """Into another folder first, which is then renamed; nothing where somebody has built it meanwhile."""
+    if os.access(folder, os.R_OK):
+        return
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-build-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
@@ -187,4 +182,4 @@ def _build(folder: Path) -> None:
             if done.returncode:
                 reason = next(iter(done.stderr.strip().splitlines()), "no message")
                 raise UserError(f"the stand-in device cannot be built: {reason}")
-        os.rename(made, folder)
+        cache.replace(made, folder)
