@@ -33,7 +33,11 @@ def linear_recurrence(
 ) -> Tensor:
     """All states of h_t = a_t h_{t-1} + b_t along `dim`, elementwise over the other axes.
 
-    It can be differentiated any number of times. Autocast leaves it as it is.
+    It can be differentiated any number of times, forwards and backwards; in forward-mode AD torch's own operations run
+    whatever `impl` is. Autocast leaves it as it is.
+
+    NaN and infinities are where impl="reference" has them: a zero in `a` is a factor as any other, and NaN or an
+    infinity times zero is NaN. Where an element of `a` is infinite there may be NaN in place of an infinity.
 
     Args:
         a, b: of shapes that broadcast against each other, with at least one axis between them; float16, bfloat16,
@@ -44,7 +48,8 @@ def linear_recurrence(
         reverse: run from the last index to the first.
         impl: None takes the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
             time, both in plain torch on any device, and take float64 too; "cpp" runs on a CPU, built on first use;
-            "triton" on a GPU. "chunked" multiplies the decays of a chunk, whose product must be finite.
+            "triton" on a GPU. "chunked" and "triton" cut long sequences: there the product of `a` over some hundred
+            steps must be finite, or the state before them zero.
 
     Returns:
         h: of the broadcast shape, in the promoted dtype of the inputs. States are float32, or float64 where any input

@@ -43,6 +43,14 @@ def selective_scan(
     With Δ = softplus(delta + delta_bias) where asked, h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t and
     y_t = C_t·h_t + D u_t, then y_t SiLU(z_t). States and sums are float32, or float64 for a float64 u.
 
+    NaN and infinities are in y and in the states where impl="reference" has them, and gradients are not finite in
+    the same elements, whichever of both they are. A reset lets none through. Where a decay exp(Δ A) is infinite, y and
+    states too may be NaN in place of infinite; and where the decays of many steps multiply to more than the largest
+    number, all but the reference may give what is not finite, since they cut a long sequence into pieces.
+
+    In forward-mode AD (`torch.func.jvp`, `jacfwd`, dual levels) torch's own operations run whatever `impl` is, slower
+    and with the tangents of the reference; there it can be differentiated any number of times.
+
     Args:
         u, delta, z: (batch, length, dim), float32, float16 or bfloat16. A (batch, dim, length) tensor passed transposed
             is not copied.

@@ -203,7 +203,7 @@ def test_a_library_that_cannot_be_read_is_built_once_in_private(shared, monkeypa
 def test_without_any_folder_the_chunked_scan_is_left(monkeypatch):
     monkeypatch.setenv("MVC_CACHE_DIR", "/proc/mvc")
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    with pytest.raises(cpu_scan.BuildError, match="the cache /proc/mvc cannot be written.*set MVC_CACHE_DIR"):
+    with pytest.raises(cpu_scan.BuildError, match=r"the cache /proc/mvc cannot be written.*set MVC_CACHE_DIR"):
         cpu_scan.library_path()
 
 
