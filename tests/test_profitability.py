@@ -75,8 +75,9 @@ def gains(n: int) -> list[tuple[int, ...]]:
     return [LARGE, (n,), (n,)]
 
 
-def mamba_shapes(channels: int) -> Callable[[int], list[tuple[int, ...]]]:
-    return lambda n: [(16, channels, n), (16, channels, n), (channels, 16), (16, 16, n), (16, 16, n)]
+def mamba_shapes(channels: int, batch: int = 16, states: int = 16) -> Callable[[int], list[tuple[int, ...]]]:
+    sequence, weights = (batch, channels), (batch, states)
+    return lambda n: [(*sequence, n), (*sequence, n), (channels, states), (*weights, n), (*weights, n)]
 
 
 # The loop, its shapes, whether gradients are asked for, steps at which it is left alone, and at which it is raised.
@@ -91,6 +92,7 @@ EDGES = {
     "sums-in-the-step": (read_out, sequences(LARGE), False, (2, 8), (16, 64)),
     "selective-scan": (mamba, mamba_shapes(256), False, (2,), (4, 64)),
     "gradients-of-a-selective-scan": (mamba, mamba_shapes(256), True, (), (2, 4)),
+    "last-stage-of-MambaVision-T": (mamba, mamba_shapes(320, batch=1, states=8), False, (2,), (49,)),
     "small-selective-scan": (mamba, mamba_shapes(1), True, (2, 6), (65,)),
 }
 
