@@ -4,7 +4,7 @@ Inductor computes such a loop in one pass over the elements of a state, its stat
 is an op that fuses with nothing: what is computed for it, and what is computed of its states, passes through memory,
 and the op's call has its price. In exchange it reads everything once. Inductor's code reads its operands again where
 
-- a step reduces its state: each sum computes its state anew from all steps before it;
+- it is a selective scan: each step's sum computes the exponentials of all steps before it anew;
 - gradients of a sequence are asked for whose slices were taken one by one: their gradients are added up as tensors of
   all steps, zero but for one, and each element of these computes every step.
 
@@ -86,7 +86,7 @@ def estimate(loop: RolledLoop, results: list[fx.Node]) -> Traffic:
     # reaches the states, and with gradients of the factors the states moved by a step, which the forward keeps.
     calls, again = CALL * len(recurrences), AGAIN * (n - 1)
 
-    fused = read + written + (again / 2 * read if written < states else 0)
+    fused = read + written + (again / 2 * read if absorbed else 0)
     raised = read + written + calls + (0 if absorbed else 2 * apart + 2 * behind)
     if value(loop.collector.steps[0]).requires_grad:
         learned = any(value(node.args[0]).requires_grad for node in recurrences)

@@ -89,7 +89,7 @@ EDGES = {
     "gradients-in-the-cache": (behind_the_batch, sequences(LARGE, 1), True, (8,), (16,)),
     "scalar-factors": (one_by_one, gains, True, (3, 64), (65,)),
     "computed-terms": (gated, sequences(LARGE), False, (2, 64), (65,)),
-    "sums-in-the-step": (read_out, sequences(LARGE), False, (2, 8), (16, 64)),
+    "sums-in-the-step": (read_out, sequences(LARGE), False, (2, 64), (65,)),
     "selective-scan": (mamba, mamba_shapes(256), False, (2,), (4, 64)),
     "gradients-of-a-selective-scan": (mamba, mamba_shapes(256), True, (), (2, 4)),
     "last-stage-of-MambaVision-T": (mamba, mamba_shapes(320, batch=1, states=8), False, (2,), (49,)),
