@@ -55,7 +55,8 @@ def inductor_option_fits(name: str, value: object) -> bool:
     from torch._inductor import config
 
     kind = config.get_type(name)
-    return get_origin(kind) is not None or isinstance(value, kind)
+    plain = isinstance(kind, type) and get_origin(kind) is None  # and not list[str], Any or the like
+    return not plain or isinstance(value, kind)
 
 
 @functools.cache

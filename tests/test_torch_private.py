@@ -11,6 +11,7 @@ import pytest
 import torch
 from mvc.kernels import torch_private as kernels_private
 from mvc.passes import torch_private as passes_private
+from torch._inductor.config import get_config_copy
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -46,6 +47,32 @@ def test_inductor_compiles_a_graph_within_its_options_and_decompositions():
 
 def test_cpp_compiler_is_found():
     assert torch_private.cpp_compiler()
+
+
+def test_options_of_inductor_have_types():
+    for name, fits, other in (("max_autotune", True, "yes"), ("cpp.threads", 4, "many"), ("cpp.threads", 4, 1.5)):
+        assert torch_private.inductor_option_fits(name, fits)
+        assert not torch_private.inductor_option_fits(name, other)
+    assert all(torch_private.inductor_option_fits(name, value) for name, value in get_config_copy().items())
+
+
+def test_what_traced_code_raises_is_told_from_what_cannot_be_traced():
+    def caught(function, x):
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException) as caught:
+            torch.compile(function, backend="eager", fullgraph=True)(x)
+        return caught.value
+
+    def raising(x):
+        raise ValueError(f"x has {x.dim()} axes")
+
+    def breaking(x):
+        torch._dynamo.graph_break()
+
+    assert torch_private.raised_in_trace(caught(raising, torch.ones(2)))
+    assert torch_private.raised_in_trace(caught(lambda x: x @ x, torch.ones(2, 3)))
+    assert not torch_private.raised_in_trace(caught(breaking, torch.ones(2)))
+    assert not torch_private.raised_in_trace(ValueError("x"))
+    assert not torch_private.raised_in_trace(None)
 
 
 def test_compile_failure_names_the_cause():
