@@ -34,19 +34,16 @@ class Row(NamedTuple):
 
 
 def rows(function: str, name: str, call: Callable[[Any], object], values: dict[str, Any] | list[Any]) -> Iterator[Row]:
-    """A row for each value of one argument; a function among the values makes its value when it is called."""
+    """A row for each value of one argument, listed by itself or under a name for it."""
     named = values if isinstance(values, dict) else {repr(value): value for value in values}
     for fault, value in named.items():
-        yield Row(function, f"{name} {fault}", lambda v=value: call(v() if isinstance(v, Made) else v), name)
+        yield Row(function, f"{name} {fault}", lambda v=value: call(v.make() if isinstance(v, Made) else v), name)
 
 
 class Made(NamedTuple):
     """A value that is made for the call."""
 
     make: Callable[[], Any]
-
-    def __call__(self) -> Any:
-        return self.make()
 
 
 def misfits(make: Callable[[], Tensor]) -> dict[str, Made]:
@@ -118,16 +115,8 @@ def recurrence_rows() -> Iterator[Row]:
 
 def offset_rows() -> Iterator[Row]:
     function = "reset_from_cu_seqlens"
-    offsets = {
-        "falls": (0, 4, 2, 5),
-        "starts late": (1, 5),
-        "starts early": (-1, 5),
-        "ends early": (0, 4),
-        "ends late": (0, 6),
-        "ends far": (0, 2**62),
-        "a single 0": (0,),
-        "empty": (),
-    }
+    offsets = {"falls": (0, 4, 2, 5), "starts late": (1, 5), "starts early": (-1, 5), "ends early": (0, 4)}
+    offsets |= {"ends late": (0, 6), "ends far": (0, 2**62), "a single 0": (0,), "empty": ()}
     made = {fault: Made(lambda o=o: torch.tensor(o, dtype=INDEX)) for fault, o in offsets.items()}
     wrong = misfits(lambda: torch.tensor([0, 3, 5]))
     del wrong["meta"]  # gives a reset there, see below
@@ -268,10 +257,10 @@ def image_rows() -> Iterator[Row]:
         yield from rows("image.preprocess", "image", lambda v: image.preprocess(v, config), values)
     sizes = [64, (64,), (64, 64, 64), (31, 64), (64.5, 64), ("64", "64"), (-64, 64), (True, 64), 0, (), "64x64"]
     sizes += [(NAN, 64), (10**9, 10**9), np.array([64, 64])]
-    yield from rows("image.preprocess", "size", lambda v: image.preprocess(photo(), config, size=v), sizes)
-    yield from rows("image.preprocess", "config", lambda v: image.preprocess(photo(), v), [None, "tiny", 1, {}])
+    yield from rows("image.preprocess", "size", lambda v: image.preprocess(photo.make(), config, size=v), sizes)
+    yield from rows("image.preprocess", "config", lambda v: image.preprocess(photo.make(), v), [None, "tiny", 1, {}])
     grey = {"1": dataclasses.replace(config, in_chans=1)}
-    yield from rows("image.preprocess", "in_chans", lambda v: image.preprocess(photo(), v), grey)
+    yield from rows("image.preprocess", "in_chans", lambda v: image.preprocess(photo.make(), v), grey)
     scores = misfits(lambda: torch.rand(4)) | {"of two images": Made(lambda: torch.rand(2, 4)), "None": None}
     yield from rows("image.top_classes", "scores", image.top_classes, scores)
     counts = [-1, True, 1.5, "5", None]
