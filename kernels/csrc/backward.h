@@ -142,7 +142,7 @@ void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t j, int64_t n, float*
     Vec grad_drive = Vec::loadu(grad_drives + s * W), grad_delta = Vec::loadu(grad_deltas + s * W);
     const bool cleared = reset != nullptr && reset[s];
     unrolled<K>([&](auto k) {
-      const Vec before = cleared ? Vec(0.f) : Vec::loadu(states + (k * (kTile + 1) + s) * W);
+      const Vec before = Vec::loadu(states + (k * (kTile + 1) + s) * W);
       const Vec after = Vec::loadu(states + (k * (kTile + 1) + s + 1) * W);
       const Vec of_state = at::vec::fmadd(C.at(s, k), grad, sent[k]);
       const int64_t place = (k * kTile + s) * W;
@@ -156,10 +156,10 @@ void run_adjoint(AdjointRange<T>& range, int64_t i, int64_t j, int64_t n, float*
         at::vec::fmadd(after, grad, Vec::loadu(grad_C + place)).store(grad_C + place);
       grad_drive = at::vec::fmadd(of_state, B.at(s, k), grad_drive);
       sent[k] = of_state * Vec::loadu(decays + place);
-      const Vec of_exponent = sent[k] * before;  // of Δ A
+      Vec of_exponent = sent[k] * before;  // of Δ A
+      if (cleared) of_exponent = sent[k] * Vec(0.f), sent[k] = Vec(0.f);
       sum_A[k] = at::vec::fmadd(of_exponent, delta, sum_A[k]);
       grad_delta = at::vec::fmadd(of_exponent, Vec::loadu(A + k * W), grad_delta);
-      if (cleared) sent[k] = Vec(0.f);
     });
     grad_drive.store(grad_drives + s * W);
     grad_delta.store(grad_deltas + s * W);
