@@ -17,6 +17,7 @@ import torch
 from mvc.kernels import recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.passes.axes import indexing
 from mvc.passes.fx_utils import insert, shape, value
+from mvc.passes.modular import is_movement
 from mvc.passes.surroundings import Surroundings, memory_order
 from mvc.passes.torch_ops import call
 from torch import fx
@@ -87,6 +88,16 @@ def moved_pairs(old: fx.Node, new: fx.Node, layout: Layout, dim: int) -> dict[fx
             moved = insert(node.graph, torch.flip, moved, [layout.order.index(dim)]) if layout.flipped else moved
             pairs[node] = moved
     return pairs
+
+
+def erase_unused(nodes: list[fx.Node]) -> None:
+    """Erase those without users, with the moves of them that have none."""
+    for node in nodes:
+        for user in [*node.users]:
+            if is_movement(user):
+                erase_unused([user])
+        if not node.users:
+            node.graph.erase_node(node)
 
 
 def move(graph: fx.Graph, tensor: fx.Node, source: int, destination: int) -> fx.Node:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mvc.passes.constants import storages
 from mvc.passes.fx_utils import shape, written_by
+from mvc.passes.layouts import erase_unused
 from mvc.passes.slices import Slices, slices
 from mvc.passes.torch_ops import call
 from torch import fx
@@ -45,8 +46,7 @@ class Collector:
 
     def erase(self) -> None:
         """Erase what collects, once something else stands in its place."""
-        for node in (*reversed(self.writes), self.node):
-            node.graph.erase_node(node)
+        erase_unused([*reversed(self.writes), self.node])
 
     def looks_recurrent(self) -> bool:
         """Whether a later step depends on something of an earlier one that the first does not: on its state."""

@@ -11,7 +11,7 @@ from mvc.passes.affine import NotAffine
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.contexts import Contexts
 from mvc.passes.fx_utils import shape, value
-from mvc.passes.layouts import Layout, moved_pairs, put_recurrence
+from mvc.passes.layouts import Layout, erase_unused, moved_pairs, put_recurrence
 from mvc.passes.step_scan import NotARecurrence, StepScan, functional
 from mvc.passes.surroundings import Observed, Surroundings
 from mvc.passes.torch_ops import call
@@ -68,7 +68,7 @@ def _raise_associative_scan(node: fx.Node, surroundings: Surroundings) -> None:
         raise NotARecurrence("the products of its factors are used, not only the states")
     if 1 - which in results:
         put_recurrence(surroundings, results[1 - which], a, b, 0, reverse=False)
-    _erase_unused([*node.users, node, *_probes(xs)])
+    erase_unused([*node.users, node, *_probes(xs)])
 
 
 def _combined_as(body: fx.Graph) -> int:
@@ -99,16 +99,6 @@ def _probes(xs: list[fx.Node]) -> list[fx.Node]:
     return [user for each in xs for user in each.users if user.target is torch.select_copy]
 
 
-def _erase_unused(nodes: list[fx.Node]) -> None:
-    """Erase those without users, with the moves of them that have none."""
-    for node in nodes:
-        for user in [*node.users]:
-            if modular.is_movement(user):
-                _erase_unused([user])
-        if not node.users:
-            node.graph.erase_node(node)
-
-
 def _raise_scan(node: fx.Node, surroundings: Surroundings) -> None:
     body, initials, xs, additional = node.args
     body = copy_graph(getattr(node.graph.owning_module, body.target).graph)
@@ -127,7 +117,7 @@ def _raise_scan(node: fx.Node, surroundings: Surroundings) -> None:
             layout = Layout(tuple(range(len(shape(user)))), reverse and index >= len(initials))
             pairs |= moved_pairs(user, results[index], layout, 0)
         surroundings.replace(pairs)
-    _erase_unused([*node.users, node])
+    erase_unused([*node.users, node])
 
 
 def _unflipped(sequence: fx.Node) -> fx.Node | None:

@@ -19,7 +19,7 @@ from mvc.passes import torch_private
 from mvc.passes.constants import memory, storages
 from mvc.passes.contexts import Contexts
 from mvc.passes.fx_utils import call_target, insert, value, written_by
-from mvc.passes.torch_private import example_size, surely_equal
+from mvc.passes.torch_private import example_size, surely_at_most, surely_equal
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
@@ -108,10 +108,10 @@ class Surroundings:
     def replace(self, pairs: Mapping[fx.Node, fx.Node], *, leaving: Collection[fx.Node] = ()) -> None:
         """Put new nodes, which compute the same, in the place of old ones.
 
-        Copied is what would share memory that the program sees apart, the first that shares it excepted, and what the
-        backward of a recurrence reads, since others may write to it. Where strides that are seen differ, the new node
-        is copied into the old one's; into dense ones in the same order where those have gaps, as a view of more has
-        that the graph no longer computes.
+        Copied is what would share memory that the program sees apart, the first that shares it excepted, what would
+        keep more memory alive, and what the backward of a recurrence reads, since others may write to it. Where strides
+        that are seen differ, the new node is copied into the old one's; into dense ones in the same order where those
+        have gaps, as a view of more has that the graph no longer computes.
 
         Args:
             leaving: nodes that are erased afterwards, whatever they see.
@@ -140,7 +140,8 @@ class Surroundings:
     def _with_own_memory(self, old: fx.Node, new: fx.Node) -> fx.Node:
         before, after, memory = storages(old), storages(new), self._memory
         shared = any(memory.stands_for.get(each, before) != before for each in after) or _is_saved(new)
-        if shared and (self.is_seen(old) or self.writer(new)):
+        larger = not surely_at_most(*(value(each).untyped_storage().nbytes() for each in (new, old)))
+        if (shared and self.writer(new)) or ((shared or larger) and self.is_seen(old)):
             new = self._copied(old, new)
             after = storages(new)
         if not before.isdisjoint(memory.seen):

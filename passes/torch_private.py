@@ -26,8 +26,8 @@ def example_size(value: Any) -> Any:
 
 
 def storage_address(tensor: Tensor) -> int:
-    """Where the tensor's storage is: the same for views of one tensor, inside vmap as well."""
-    while torch._C._functorch.is_batchedtensor(tensor):
+    """Where the tensor's storage is: the same for views of one tensor, inside torch.func's transforms as well."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     try:
         return tensor.untyped_storage()._cdata
@@ -43,6 +43,11 @@ def specialize(size: Any) -> int:
 def surely_equal(first: Any, second: Any) -> bool:
     """Whether two sizes are equal whatever the symbols in them stand for; makes no guard."""
     return statically_known_true(first == second)
+
+
+def surely_at_most(first: Any, second: Any) -> bool:
+    """Whether a size is not above another whatever the symbols in them stand for; makes no guard."""
+    return statically_known_true(first <= second)
 
 
 @contextlib.contextmanager

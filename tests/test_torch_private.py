@@ -263,11 +263,12 @@ def test_sizes_are_compared_without_guards_and_specialized_with_one(symbolic):
     def backend(graph_module, inputs):
         size = next(n.meta["example_value"].shape[0] for n in graph_module.graph.nodes if n.name.startswith("add"))
         seen.append([isinstance(size, torch.SymInt), passes_private.surely_equal(size, size + 0)])
-        seen.append([passes_private.surely_equal(size, 5), passes_private.specialize(size)])
+        seen.append([passes_private.surely_equal(size, 5), passes_private.surely_at_most(size, 5)])
+        seen.append([passes_private.surely_at_most(size, size + 1), passes_private.specialize(size)])
         return graph_module.forward
 
     torch.compile(lambda x: x + 1, backend=backend, dynamic=symbolic)(torch.ones(5))
-    assert seen == [[symbolic, True], [not symbolic, 5]]
+    assert seen == [[symbolic, True], [not symbolic, not symbolic], [True, 5]]
 
 
 def test_effects_of_calls_are_noted():
