@@ -69,7 +69,7 @@ def _sources(node: fx.Node, most: int = 64) -> set[fx.Node]:
 
 def collectors(graph: fx.Graph) -> Iterator[Collector]:
     """Every place where results may come together that the same step computes over and over."""
-    for node in list(graph.nodes):
+    for node in graph.nodes:  # a loop that is raised meanwhile takes nodes with it
         known = call(node)
         name = known.name if known else ""
         if name in ("stack", "cat") and len(known.args["tensors"]) >= LEAST_STEPS:

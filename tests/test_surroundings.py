@@ -217,6 +217,29 @@ def test_smaller_outputs_that_are_written_into_a_buffer_are_left_alone():
     assert run(function, *inputs())[0].matches == 0
 
 
+def test_concatenations_in_the_steps_of_a_raised_loop_go_with_it():
+    def function(a, b):
+        h, y = torch.zeros_like(a[:, 0]), a.new_empty(B, T, 2 * D)
+        for t in range(T):
+            h = a[:, t] * h + b[:, t]
+            y[:, t] = torch.cat([h, b[:, t]], -1)
+        return y, h
+
+    record, calls = run(function, *inputs())
+    assert (record.matches, calls["cat"]) == (1, 1)
+
+
+def test_moves_of_a_reversed_list_go_with_it():
+    def function(a, b):
+        h, states = torch.zeros_like(a[:, 0]), []
+        for t in range(T):
+            h = a[:, t] * h + b[:, t]
+            states.insert(0, h)
+        return torch.stack(states, 2).transpose(0, -1)
+
+    assert run(function, *inputs())[0].matches == 1
+
+
 def test_copy_of_a_state_that_nothing_else_holds_goes():
     def function(u, delta, A, B, C):
         decay = torch.exp(delta.unsqueeze(-1) * A)
