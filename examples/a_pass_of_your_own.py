@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.fx_utils import insert
+from mvc.passes.surroundings import Surroundings
 from mvc.passes.torch_ops import call
 from torch import fx
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ class FuseSilu(Pass):
     name = "fuse_silu"
 
     def __call__(self, graph: fx.Graph) -> Outcome:
-        outcome = Outcome()
+        outcome, surroundings = Outcome(), Surroundings(graph)
         for node in list(graph.nodes):
             product = call(node)  # one name for x * y, torch.mul(x, y) and x.mul(y)
             if product is None or product.name != "mul":
@@ -26,11 +27,13 @@ class FuseSilu(Pass):
                 sigmoid = call(gate) if isinstance(gate, fx.Node) else None
                 if sigmoid is None or sigmoid.name != "sigmoid":
                     continue
-                if sigmoid.args["input"] is not x:
-                    outcome.near_misses.append(NearMiss.at(node, "the sigmoid is of another tensor"))
+                reason = None if sigmoid.args["input"] is x else "the sigmoid is of another tensor"
+                reason = reason or surroundings.contexts.obstacle([gate, node])  # no_grad around one of them alone
+                if reason is not None:
+                    outcome.near_misses.append(NearMiss.at(node, reason))
                     continue
-                with graph.inserting_before(node):
-                    node.replace_all_uses_with(insert(graph, F.silu, x))
+                with surroundings.at(node):
+                    surroundings.replace({node: insert(graph, F.silu, x)})  # where strides are seen, they stay
                 outcome.matches += 1
                 break
         return outcome  # the pipeline removes the product and the sigmoid, which nobody uses now
