@@ -3,6 +3,8 @@
 # make test-oldest   the tests of what a torch version can change, on the oldest one: with its triton, then, the quick
 #                    ones, without
 # make test-newest   the same tests on the newest torch
+# make fuzz          random programs with recurrences beside eager for a minute, from a seed that is the day's;
+#                    ARGS="--seed 17 --show" for one
 # make lint          ruff's checks and formatting
 # make bench         time the regression gate's cases with pytest-benchmark; ARGS as above
 # make bench-model   measure against other models
@@ -34,7 +36,7 @@ test test-oldest test-newest: export OMP_WAIT_POLICY = passive
 test test-oldest test-newest: export TORCHINDUCTOR_COMPILE_THREADS = 1
 test test-oldest test-newest: export TORCHINDUCTOR_VEC_ISA_OK = 1
 
-.PHONY: compile test test-oldest test-newest lint bench bench-model bench-scan bench-passes bench-offline bench-gpu bench-regress
+.PHONY: compile test test-oldest test-newest fuzz lint bench bench-model bench-scan bench-passes bench-offline bench-gpu bench-regress
 
 compile: .venv/installed
 	.venv/bin/python -m mvc.compile --variant S $(ARGS)
@@ -51,6 +53,9 @@ test-oldest: .venv-oldest/installed-test
 
 test-newest: .venv-newest/installed-test
 	.venv-newest/bin/$(PYTEST) -m versions $(ARGS)
+
+fuzz: .venv/installed-test
+	.venv/bin/python tests/program_fuzz.py --seed "$$(date -u +%Y%m%d)000" --seconds 60 $(ARGS)
 
 lint: .venv/installed-ruff
 	.venv/bin/ruff check

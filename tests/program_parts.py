@@ -132,7 +132,7 @@ BEHIND = (
     "{y} = {y}.flip(0)", "{y} = {y}.movedim(0, -1).unflatten(-1, (-1, 1))", "{y}[0] = 0", "{y}.mul_(2)",
     "{y} = {y} + {y}.mT", "{y} = ({y} * 1).view({y}.shape[0], -1)", "{y} = F.dropout({y}, 0.5)",
     "{y} = {y} * torch.rand_like({y})", "{y}.select(0, 0).zero_()",
-    "{y} = torch.add({y}, 1, out=torch.empty_like({y}))",
+    "{y} = torch.add({y}, 1, out=torch.zeros_like({y}))",
 )  # fmt: skip
 WRITES = (
     "h.zero_()", "h.mul_(0.5)", "kept[1].add_(1)", "kept[-1][..., 0] = 2", "buffer.copy_(h)", "buffer.add_(kept[1])",

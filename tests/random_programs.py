@@ -122,6 +122,8 @@ class _Writer(_Choices):
         self.line("return results")
         dtype = self.pick("dtype", ("float64", "float32", "bfloat16"), plainest=0.8)
         body = "\n".join(self.lines)
+        if "graph_break" in body:  # half filled, it would be a result
+            body = body.replace("torch.empty(", "torch.zeros(")
         if dtype == "float64" and "autocast" in body:
             dtype = "float32"  # autocast leaves float64 alone
         decorator = self.pick("decorator", DECORATORS, plainest=0.85)
@@ -186,7 +188,7 @@ class _Writer(_Choices):
             "copied": (made(shape), f"{name}.clone().mul_(0.5)"),
             "without gradient": (made(shape), f"magnitude({name})"),
             "reshape": (made(permuted), f"{name}.permute({inverse}).reshape(-1).view({shape})"),
-            "out": (made(shape), f"torch.mul({name}, 0.5, out=torch.empty_like({name}))"),
+            "out": (made(shape), f"torch.mul({name}, 0.5, out=torch.zeros_like({name}))"),
             "index_fill_": (made(shape), f"{name}.clone().index_fill_(0, torch.tensor([0]), 0.5)"),
         }
         creation, line = ways[self.pick(f"{name} is made", list(ways), plainest=0.5)]
