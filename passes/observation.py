@@ -58,7 +58,8 @@ class Observation:
         """What differs in another run, which may differ in values by the budget, in relative L2 norm.
 
         Where a tensor's memory is not filled by it, as a slice's, the other may have dense memory of its size alone,
-        with its axes in the same order: it then takes no more memory, and what worked on the slice works on it.
+        with its axes in the same order: it then takes no more memory, and what worked on the slice works on it. Its
+        views move with it.
         """
         if self.traits.keys() != actual.traits.keys():
             yield Difference("the run", "results", [*self.traits], [*actual.traits])
@@ -66,8 +67,9 @@ class Observation:
         for name, mode in self.modes.items():
             if actual.modes[name] != mode:
                 yield Difference("the run", f"{name} afterwards", mode, actual.modes[name])
+        moved: set[str] = set()
         for name, traits in self.traits.items():
-            yield from _differing(name, traits, actual.traits[name])
+            yield from _differing(name, traits, actual.traits[name], moved)
         for one, other in ((self.values, actual.values), (self.gradients, actual.gradients)):
             typical = _typical(one.values())
             for name, expected in one.items():
@@ -77,20 +79,24 @@ class Observation:
 
 
 class AsDescribed(fx.Interpreter):
-    """Runs a graph so that what `associative_scan` gives has the strides of its example value, as in compiled code.
+    """Runs a graph so that what torch's scans give has the strides of their example values, as in compiled code.
 
-    Run eagerly, the operator lays its results out otherwise than torch says that it does.
+    Run eagerly, these operators lay their results out otherwise than torch says that they do.
     """
+
+    scans = (torch.ops.higher_order.associative_scan, torch.ops.higher_order.scan)
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
-        if node.target is not torch.ops.higher_order.associative_scan:
+        if node.target not in self.scans:
             return result
         return [_laid_out(actual, described) for actual, described in zip(result, value(node), strict=True)]
 
 
 def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    strides = [example_size(stride) for stride in like.stride()]
+    strides = tuple(example_size(stride) for stride in like.stride())
+    if tensor.stride() == strides:
+        return tensor
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
@@ -122,14 +128,26 @@ def observe(run: Callable[..., Any], inputs: Sequence[Any], *, seed: int = 0) ->
     )
 
 
-def _differing(name: str, expected: Traits, actual: Traits) -> Iterator[Difference]:
-    ignored = {"storage_bytes"} if actual.storage_bytes <= expected.storage_bytes else set()
-    if ignored and _is_dense_copy(expected, actual):
-        ignored |= {"strides", "storage_offset"}
+def _differing(name: str, expected: Traits, actual: Traits, moved: set[str]) -> Iterator[Difference]:
+    """The properties that differ; `moved` are tensors seen before that have dense memory where slices are expected."""
+    ignored: set[str] = set()
+    if actual.storage_bytes <= expected.storage_bytes:
+        ignored = {"storage_bytes"}
+        if _is_dense_copy(expected, actual):
+            moved.add(f"shared with {name}")
+            ignored |= {"strides", "storage_offset"}
+        elif expected.memory in moved and _order(expected) == _order(actual):
+            ignored |= {"strides", "storage_offset"}
     for field in dataclasses.fields(Traits):
         one, other = getattr(expected, field.name), getattr(actual, field.name)
         if one != other and field.name not in ignored:
             yield Difference(name, field.name.replace("_", " "), one, other)
+
+
+def _order(traits: Traits) -> list[int]:
+    """The axes from the innermost to the outermost."""
+    strides = traits.strides or {}
+    return sorted(strides, key=lambda axis: (strides[axis], -axis))
 
 
 def _is_dense_copy(expected: Traits, actual: Traits) -> bool:
@@ -137,7 +155,7 @@ def _is_dense_copy(expected: Traits, actual: Traits) -> bool:
     if expected.strides is None or actual.strides is None or actual.shape != expected.shape:
         return False
     dense, size = {}, 1
-    for axis in sorted(expected.strides, key=lambda axis: (expected.strides[axis], -axis)):
+    for axis in _order(expected):
         dense[axis] = size
         size *= expected.shape[axis]
     return actual.strides == dense and actual.storage_bytes == size * actual.dtype.itemsize

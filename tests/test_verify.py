@@ -123,9 +123,15 @@ def padded(x):
     return torch.select(torch.stack([x, x], 1), 1, 0)
 
 
+def padded_with_view(x):
+    y = torch.select(torch.stack([x, x], 1), 1, 0)
+    return y, y[:, 1]
+
+
 KEPT = {
     "another spelling": (torch.sin, torch.sin, lambda x: x.sin().clone()),
     "dense where it was a slice": (padded, torch.select, lambda x, *_: x[:, 0].clone()),
+    "a view of what is dense where it was a slice": (padded_with_view, torch.select, lambda x, *_: x[:, 0].clone()),
     "strides of an axis with one element": (
         lambda x: torch.sin(x[:1]), torch.sin, lambda x: x.sin().as_strided((1, 3), (7, 1))
     ),
