@@ -240,6 +240,10 @@ class _Rewrite:
 
 def _drop_copy(tensor: fx.Node) -> None:
     """A copy that alone reads a tensor of its own memory is that tensor."""
-    (copy,) = tensor.users if len(tensor.users) == 1 else (tensor,)
-    if name_of(copy) == "clone" and same_strides(value(copy), value(tensor)):
-        copy.replace_all_uses_with(tensor)
+    copy, copied = tensor, False
+    while len(copy.users) == 1 and name_of(next(iter(copy.users))) in ("clone", "unsqueeze", "movedim", "squeeze"):
+        (copy,) = copy.users
+        copied |= name_of(copy) == "clone"
+        if copied and shape(copy) == shape(tensor) and same_strides(value(copy), value(tensor)):
+            copy.replace_all_uses_with(tensor)
+            return

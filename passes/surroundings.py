@@ -122,7 +122,7 @@ class Surroundings:
         for old, new in pairs.items():
             if not _fits(value(old), value(new)):
                 raise Observed(f"{old.name} is {value(old)} and would be {value(new)}")
-        settled = {old: self._with_own_memory(old, new) for old, new in pairs.items()}
+        settled = {old: self._with_own_memory(old, self._with_gradients(old, new)) for old, new in pairs.items()}
         try:
             values = self._follow({old: value(new) for old, new in settled.items()}, leaving)
         except Observed:
@@ -160,12 +160,27 @@ class Surroundings:
         """The new node with memory of its own and the old one's strides, but for gaps."""
         order = memory_order(value(old))
         place = old if new < old else new.next
+        insert_ = functools.partial(insert, self.graph)
         with self.graph.inserting_before(place), self.contexts.inside(place):
+            copy = new if order == sorted(order) else insert_(torch.permute, new, order)
+            if dense := _is_dense(value(new), order):
+                # Inductor drops a copy with the strides of its input, whose whole memory is kept alive then.
+                copy = insert_(torch.movedim, insert_(torch.unsqueeze, copy, 0), 0, -1)
+            copy = insert_("clone", copy, memory_format=torch.contiguous_format)
+            copy = insert_(torch.squeeze, copy, -1) if dense else copy
             if order == sorted(order):
-                return insert(self.graph, "clone", new, memory_format=torch.contiguous_format)
-            copy = insert(self.graph, torch.permute, new, order)
-            copy = insert(self.graph, "clone", copy, memory_format=torch.contiguous_format)
-            return insert(self.graph, torch.permute, copy, [order.index(axis) for axis in range(len(order))])
+                return copy
+            return insert_(torch.permute, copy, [order.index(axis) for axis in range(len(order))])
+
+    def _with_gradients(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        """Detached, where gradients of the new node alone could be asked for."""
+        if value(old).requires_grad or not value(new).requires_grad or torch_private.is_transformed(value(old)):
+            return new
+        place = old if new < old else new.next
+        if not self.contexts.of(place).gradients:
+            return new
+        with self.graph.inserting_before(place), self.contexts.inside(place):
+            return insert(self.graph, "detach", new)
 
     def _follow(
         self, changed: Mapping[fx.Node, Tensor], leaving: Collection[fx.Node] = (), *, returned: bool = False

@@ -25,9 +25,14 @@ def example_size(value: Any) -> Any:
     return value.node.hint if isinstance(value, torch.SymInt) else value
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether the tensor is one of those inside a transform of torch.func, whose flags are those of its level."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def storage_address(tensor: Tensor) -> int:
     """Where the tensor's storage is: the same for views of one tensor, inside torch.func's transforms as well."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    while is_transformed(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     try:
         return tensor.untyped_storage()._cdata

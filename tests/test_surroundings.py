@@ -256,6 +256,42 @@ def test_copy_of_a_state_that_nothing_else_holds_goes():
     assert (calls["mvc.selective_scan"], calls["clone"]) == (1, 0)
 
 
+def test_last_state_that_needs_no_gradient_has_none():
+    def function(u, delta, A, B, C):
+        decay = torch.exp(delta.unsqueeze(-1) * A)
+        drive = (delta * u).unsqueeze(-1) * B.unsqueeze(2)
+        h, outputs = torch.zeros_like(drive[:, 0]), []
+        for t in range(T):
+            h = decay[:, t] * h + drive[:, t]
+            outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
+        return torch.stack(outputs, 1), h
+
+    shapes = ((B, T, D), (B, T, D), (D, 4), (B, T, 4))
+    given = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
+    weights = torch.rand(B, T, 4, dtype=torch.float64, requires_grad=True)
+    _, calls = run(function, *given, weights, passes=(RaiseLoop(always=True), RaiseScan()))
+    assert (calls["mvc.selective_scan"], calls["detach"]) == (1, 1)
+
+
+@pytest.mark.slow
+def test_inductor_keeps_the_copy_of_a_state():
+    """It would drop a copy with the strides of its input, and the state would keep all states alive."""
+
+    def function(a, b):
+        h, states, kept = torch.zeros_like(a[0]), [], []
+        for t in range(T):
+            h = a[t] * h + b[t]
+            states.append(h.unsqueeze(1))
+            kept.append(h)
+        return torch.cat(states, 1), h, torch.stack(kept)
+
+    a, b = (torch.rand(T, B, D) for _ in "ab")
+    torch.compiler.reset()
+    with torch.no_grad():
+        _, last, _ = torch.compile(function, backend="mvc", options={"passes": [RaiseLoop(always=True)]})(a, b)
+    assert last.untyped_storage().nbytes() == last.numel() * 4
+
+
 # Contexts
 
 

@@ -151,6 +151,19 @@ def test_below_autograd_gradients_are_not_recorded():
     assert (x * x).requires_grad
 
 
+def test_memory_is_known_inside_transforms():
+    def function(x):
+        assert passes_private.is_transformed(x)
+        assert passes_private.storage_address(x) == passes_private.storage_address(x[:1])
+        assert passes_private.storage_address(x) != passes_private.storage_address(x + 1)
+        return x.sum()
+
+    torch.func.grad(lambda x: torch.vmap(function)(x).sum())(torch.ones(2, 3))
+    assert not passes_private.is_transformed(torch.ones(2))
+    sparse = torch.ones(2).to_sparse()
+    assert passes_private.storage_address(sparse) == passes_private.storage_address(sparse)
+
+
 def test_functorch_is_noticed():
     assert not kernels_private.under_functorch()
     seen = []
