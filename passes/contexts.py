@@ -69,7 +69,11 @@ class Contexts:
         if but_for_autocast:
             contexts = dict.fromkeys(dataclasses.replace(each, autocast=frozenset()) for each in contexts)
         first, *others = contexts or [self._first]
-        return first.difference(others[0]) if others else None
+        if others:
+            return first.difference(others[0])
+        if first.inference != self._first.inference:
+            return "inference mode is switched on around it, where torch compiles no ops but its own"
+        return None
 
     @contextlib.contextmanager
     def inside(self, node: fx.Node) -> Iterator[None]:

@@ -274,7 +274,12 @@ def _obstacle(surroundings: Surroundings, chain: Sequence[fx.Node]) -> str | Non
     writer = surroundings.writer(node) or surroundings.writer(origin)
     if writer is not None:
         return f"{writer.name} writes to its memory"
-    return "it is returned as a copy" if surroundings.is_seen(node) and surroundings.is_seen(origin) else None
+    if not surroundings.is_seen(node):
+        return None
+    between = [each for each in chain[1:-1] if storages(each) == storages(node)]
+    if any(user not in chain for each in between for user in each.users):
+        return "others share its memory"
+    return "it is returned as a copy" if surroundings.is_seen(origin) else None
 
 
 def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:

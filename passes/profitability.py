@@ -86,17 +86,25 @@ def estimate(loop: RolledLoop, results: list[fx.Node]) -> Traffic:
     # reaches the states, and with gradients of the factors the states moved by a step, which the forward keeps.
     calls, again = CALL * len(recurrences), AGAIN * (n - 1)
 
+    # Steps that others use by themselves are copied out of the states.
+    picked = sum(
+        _bytes(result) * len(used) / n for result, used in zip(results[1:], loop.escaping.values(), strict=True)
+    )
+
     fused = read + written + (again / 2 * read if absorbed else 0)
-    raised = read + written + calls + (0 if absorbed else 2 * apart + 2 * behind)
+    raised = read + written + calls + (0 if absorbed else 2 * apart + 2 * behind + 2 * picked)
     if value(loop.collector.steps[0]).requires_grad:
         learned = any(value(node.args[0]).requires_grad for node in recurrences)
-        used = written + (read if learned or apart else 0)
+        kept = written + (read if learned or apart else 0)
         gradients = sum(each.bytes for each in sequences if each.learned)
         one_by_one = max((each.bytes for each in sequences if each.learned and each.one_by_one), default=0)
         far = sum(each.span for each in sequences) > CACHE
-        fused += used + gradients + (again * min(1, one_by_one / states) * used if far else 0)
+        fused += kept + gradients + (again * min(1, one_by_one / states) * kept if far else 0)
         raised += 2 * calls
-        raised += written if absorbed else used + gradients + 2 * factors + (3 if learned else 2) * states + 2 * behind
+        if absorbed:
+            raised += written
+        else:
+            raised += kept + gradients + 2 * factors + (3 if learned else 2) * states + 2 * behind + 2 * picked
     return Traffic(raised, fused * (1 + n / CROWDED))
 
 

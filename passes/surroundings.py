@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 # Calls whose result, or effect, depends on where the elements of their argument lie.
 READS_LAYOUT = (
     *("as_strided", "as_strided_", "as_strided_scatter", "set_", "resize_", "resize_as_", "data_ptr"),
-    *("storage", "untyped_storage"),
+    *("storage", "untyped_storage", "storage_offset", "stride", "is_contiguous"),
 )
 MOST_FOLLOWED = 2048  # nodes behind a change of strides; to copy is cheaper than to follow more
 

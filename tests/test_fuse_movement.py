@@ -178,6 +178,11 @@ def result_written(x):
     return windows * y
 
 
+def shared_with_another(x):
+    copy = x.sin().permute(0, 2, 1, 3).contiguous()
+    return copy[0], copy.permute(0, 2, 1, 3)
+
+
 def without_gradients(x):
     y = x.sin()
     with torch.no_grad():
@@ -199,6 +204,7 @@ def strided_result(x):
         (written_later, "mul_ writes to its memory"),
         (result_written, "writes to its memory"),
         (without_gradients, "gradients"),
+        (shared_with_another, "share its memory"),
         (strided_result, "depends on its strides"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),

@@ -327,6 +327,16 @@ def without_some_steps(a, b):
     return torch.stack(states, 1)
 
 
+def whole_loop(enter: Callable) -> Callable:
+    def function(a, b):
+        a, b = a * 2, b + 1
+        with enter():
+            y = loop(a, b)[0]
+        return y * a
+
+    return function
+
+
 REGIONS = {
     "no_grad": (torch.no_grad, "gradients"),
     "autocast": (lambda: torch.autocast("cpu", torch.bfloat16), "autocast"),
@@ -351,12 +361,19 @@ def test_regions_within_a_step_are_left_alone(function, reason):
     assert reason in record.near_misses[0].reason
 
 
-def test_inference_mode_within_a_step_is_left_alone():
-    """Where a gradient is wanted torch refuses what was computed in it."""
-    record, _ = run(lambda a, b: loop(a, b, context=torch.inference_mode)[0], *inputs())
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda a, b: loop(a, b, context=torch.inference_mode)[0], "gradients"),
+        (whole_loop(torch.inference_mode), "inference mode"),
+    ],
+    ids=["within a step", "around the loop"],
+)
+def test_inference_mode_in_the_program_is_left_alone(function, reason):
+    """Without gradients: where one is wanted torch refuses what was computed in it."""
+    record, _ = run(function, *inputs())
     assert record.matches == 0
-    assert "gradients" in record.near_misses[0].reason
-    assert run(whole_loop(torch.inference_mode), *inputs())[0].matches == 1
+    assert reason in record.near_misses[0].reason
 
 
 def test_float32_island_is_left_alone():
@@ -387,16 +404,6 @@ def test_random_numbers_in_a_step_are_left_alone():
         return torch.stack(states, 1)
 
     assert run(function, *inputs())[0].matches == 0
-
-
-def whole_loop(enter: Callable) -> Callable:
-    def function(a, b):
-        a, b = a * 2, b + 1
-        with enter():
-            y = loop(a, b)[0]
-        return y * a
-
-    return function
 
 
 def each_step(a, b):
