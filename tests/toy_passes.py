@@ -49,9 +49,12 @@ def rewritten(pass_: Pass, function, **options):
     return torch.compile(function, backend=backend, fullgraph=True, **options), done
 
 
+LAYOUT = ("permute", "transpose", "movedim", "unsqueeze", "squeeze", "clone")
+
+
 def without_layout(calls: Counter[str]) -> dict[str, int]:
     """The calls but for those that lay a tensor out anew."""
-    return {name: count for name, count in calls.items() if name not in ("permute", "transpose", "movedim", "clone")}
+    return {name: count for name, count in calls.items() if name not in LAYOUT}
 
 
 @dataclasses.dataclass(frozen=True)
