@@ -46,6 +46,7 @@ def put_recurrence(
     axis = layout.order[dim]
     reverse = reverse != layout.flipped
     with surroundings.at(old):
+        a = surroundings.kept(a) if value(old).requires_grad else a
         pairs = moved_pairs(old, _recurrence(old, a, b, axis, reverse), layout, axis)
         if any(surroundings.strides_matter(each, value(new)) for each, new in pairs.items()):
             order = [layout.order[axis] for axis in memory_order(value(old))]

@@ -109,7 +109,12 @@ def _raise_scan(node: fx.Node, surroundings: Surroundings) -> None:
     sequences = [_unflipped(each) for each in xs] if reverse else xs
     if not sequences or shape(sequences[0])[0] == 0:
         raise NotARecurrence("it has no steps")
+    learned = any(value(user).requires_grad for user in node.users)
     with surroundings.at(node):
+        if learned:
+            initials, sequences, additional = (
+                [surroundings.kept(each) for each in group] for group in (initials, sequences, additional)
+            )
         results = StepScan(node.graph, body, initials, sequences, additional, reverse=reverse).results()
         pairs = {}
         for user in node.users:

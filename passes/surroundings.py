@@ -97,6 +97,10 @@ class Surroundings:
     def is_seen(self, node: fx.Node) -> bool:
         return self.writer(node) is not None or not self._memory.seen.isdisjoint(storages(node))
 
+    def kept(self, node: fx.Node) -> fx.Node:
+        """The node as a backward can keep it: a copy where the graph writes to its memory."""
+        return node if self.writer(node) is None else insert(self.graph, "clone", node)
+
     def strides_matter(self, node: fx.Node, other: Tensor) -> bool:
         """Whether it would be seen that the node has the other tensor's strides."""
         try:

@@ -333,7 +333,10 @@ class _Writer(_Choices):
                 self.line("results[:2] = [y, h]")
         for place in range(2):
             if self.has(f"write {place}", 0.15):
-                self.line(self.pick(f"writes {place}", WRITES).format(dim=self.dim))
+                write = self.pick(f"writes {place}", WRITES).format(dim=self.dim)
+                # torch's scan does not notice that what it keeps for its backward is written to: its gradients are wrong.
+                if not (self.form == "scan" and self.gradients and write.startswith(("a.", "b."))):
+                    self.line(write)
         for place in range(2):
             if self.has(f"escape {place}", 0.3):
                 self.line(f"results.append({self.pick(f'escaping {place}', ESCAPES)})")

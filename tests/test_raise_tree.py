@@ -106,6 +106,19 @@ def test_view_of_the_states_gets_a_copy_where_it_needs_one():
     assert_same(function, sequences(2, 6, 3))
 
 
+def test_factors_may_be_written_to_behind_it():
+    """The tree keeps a copy of them for the backward, since it runs on flipped ones, the recurrence themselves."""
+
+    def function(a, b):
+        a = a * 1
+        y = associative_scan(product_and_state, (a, b), dim=1, reverse=True, combine_mode="generic")[1]
+        a.add_(1)
+        return y
+
+    outcome, _ = assert_same(function, sequences(2, 6, 3))
+    assert outcome.matches == 1
+
+
 def test_tree_without_vmap():
     def scan(a, b):
         if a.shape[1] < 2:
