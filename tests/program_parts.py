@@ -127,7 +127,7 @@ BEHIND = (
     "{y} = {y} * 2", "{y} = {y}.sin()", "{y} = {y}.view(-1)", "{y} = {y}.transpose(0, -1)", "{y} = {y}[..., 1:]",
     "{y} = {y}.flatten()", "{y} = ({y} * 1.0).as_strided((2, 2), (1, 2), 1)", "{y} = {y}.as_strided((2, 2), (2, 1), 1)",
     "torch._dynamo.graph_break()", "{y} = {y} + 1 if {y}.is_contiguous() else {y}", "{y} = {y} * {y}.stride(0)",
-    "{y} = {y} + {y}.storage_offset()", "{y} = {y}.softmax(-1)", "{y} = {y}.cumsum(0)", "{y} = {y}.contiguous()",
+    "y = y + y.storage_offset()", "{y} = {y}.softmax(-1)", "{y} = {y}.cumsum(0)", "{y} = {y}.contiguous()",
     "{y} = torch.relu_({y})", "{y} = {y}.unbind(0)[-1]", "{y} = {y}.reshape(-1)", "{y} = {y}.detach()",
     "{y} = {y}.flip(0)", "{y} = {y}.movedim(0, -1).unflatten(-1, (-1, 1))", "{y}[0] = 0", "{y}.mul_(2)",
     "{y} = {y} + {y}.mT", "{y} = ({y} * 1).view({y}.shape[0], -1)", "{y} = F.dropout({y}, 0.5)",

@@ -334,7 +334,7 @@ class _Writer(_Choices):
         for place in range(2):
             if self.has(f"write {place}", 0.15):
                 write = self.pick(f"writes {place}", WRITES).format(dim=self.dim)
-                # torch's scan does not notice that what it keeps for its backward is written to: its gradients are wrong.
+                # torch's scan does not notice writes to what it keeps for its backward: its gradients are wrong then.
                 if not (self.form == "scan" and self.gradients and write.startswith(("a.", "b."))):
                     self.line(write)
         for place in range(2):
