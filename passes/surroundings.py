@@ -145,7 +145,8 @@ class Surroundings:
         before, after, memory = storages(old), storages(new), self._memory
         shared = any(memory.stands_for.get(each, before) != before for each in after) or _is_saved(new)
         larger = not surely_at_most(*(value(each).untyped_storage().nbytes() for each in (new, old)))
-        if (shared and self.writer(new)) or ((shared or larger) and self.is_seen(old)):
+        apart = shared or larger or _overlaps(value(new))
+        if (shared and self.writer(new)) or (apart and self.is_seen(old)):
             new = self._copied(old, new)
             after = storages(new)
         if not before.isdisjoint(memory.seen):
@@ -288,6 +289,12 @@ def memory_order(tensor: Tensor) -> list[int]:
     """The axes from the one with the longest strides to that with the shortest."""
     strides = [example_size(stride) for stride in tensor.stride()]
     return sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether several elements lie in one place, as where a tensor was expanded: that cannot be written to."""
+    axes = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(surely_equal(stride, 0) and not surely_equal(size, 1) for size, stride in axes)
 
 
 def _is_dense(tensor: Tensor, order: Sequence[int]) -> bool:

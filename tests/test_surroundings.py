@@ -229,6 +229,18 @@ def test_concatenations_in_the_steps_of_a_raised_loop_go_with_it():
     assert (record.matches, calls["cat"]) == (1, 1)
 
 
+def test_expanded_outputs_that_are_written_to_are_elements_of_their_own():
+    def function(a, b):
+        h, y = torch.zeros_like(a[:, 0]), a.new_empty(2, B, T, D)
+        for t in range(T):
+            h = a[:, t] * h + b[:, t]
+            y[:, :, t] = h.expand(2, B, D)
+        y.mul_(2)
+        return y.flip(0)
+
+    assert run(function, *inputs())[0].matches == 1
+
+
 def test_moves_of_a_reversed_list_go_with_it():
     def function(a, b):
         h, states = torch.zeros_like(a[:, 0]), []
