@@ -53,8 +53,8 @@ def check(loop: RolledLoop, results: list[fx.Node]) -> None:
 
     Args:
         loop: the loop.
-        results: nodes, not yet in their places, that compute for all steps what the loop collects, and then what else
-            of it others use.
+        results: nodes, not yet in their places, that compute for all steps what the loop collects, and then each
+            single step's result that others use.
     """
     if loop.length > ALWAYS_ABOVE:
         return
@@ -86,10 +86,7 @@ def estimate(loop: RolledLoop, results: list[fx.Node]) -> Traffic:
     # reaches the states, and with gradients of the factors the states moved by a step, which the forward keeps.
     calls, again = CALL * len(recurrences), AGAIN * (n - 1)
 
-    # Steps that others use by themselves are copied out of the states.
-    picked = sum(
-        _bytes(result) * len(used) / n for result, used in zip(results[1:], loop.escaping.values(), strict=True)
-    )
+    picked = sum(map(_bytes, results[1:]))  # copied out of the states
 
     fused = read + written + (again / 2 * read if absorbed else 0)
     raised = read + written + calls + (0 if absorbed else 2 * apart + 2 * behind + 2 * picked)

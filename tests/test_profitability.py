@@ -127,6 +127,22 @@ def test_always_raises_the_smallest_loop():
     assert (record.matches, calls["mvc.linear_recurrence"]) == (1, 1)
 
 
+@pytest.mark.parametrize("gradients", [False, True], ids=["forward", "gradients"])
+def test_single_steps_that_others_use_are_weighed(gradients):
+    def loop(h, a, b):
+        outputs, states = [], []
+        for t in range(a.shape[0]):
+            h = a[t] * h + b[t]
+            outputs.append(h.sum(-1))
+            states.append(h)
+        return torch.stack(outputs), states[1], states[3], states[-1]
+
+    record, _ = raised(loop, sequences(LARGE)(8), gradients=gradients)
+    (miss,) = record.near_misses
+    assert "Inductor computes in one pass" in miss.reason
+    assert raised(loop, sequences(LARGE)(ALWAYS_ABOVE + 1), gradients=gradients)[0].matches == 1
+
+
 def test_what_is_no_recurrence_keeps_its_own_reason():
     def loop(h, a, b):
         states = []

@@ -252,36 +252,29 @@ def test_moves_of_a_reversed_list_go_with_it():
     assert run(function, *inputs())[0].matches == 1
 
 
-def test_copy_of_a_state_that_nothing_else_holds_goes():
-    def function(u, delta, A, B, C):
-        decay = torch.exp(delta.unsqueeze(-1) * A)
-        drive = (delta * u).unsqueeze(-1) * B.unsqueeze(2)
-        h, outputs = torch.zeros_like(drive[:, 0]), []
-        for t in range(T):
-            h = decay[:, t] * h + drive[:, t]
-            outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
-        return torch.stack(outputs, 1), h
+def selective(u, delta, A, B, C):
+    """A selective scan's outputs and its last state."""
+    decay = torch.exp(delta.unsqueeze(-1) * A)
+    drive = (delta * u).unsqueeze(-1) * B.unsqueeze(2)
+    h, outputs = torch.zeros_like(drive[:, 0]), []
+    for t in range(T):
+        h = decay[:, t] * h + drive[:, t]
+        outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
+    return torch.stack(outputs, 1), h
 
+
+def test_copy_of_a_state_that_nothing_else_holds_goes():
     shapes = ((B, T, D), (B, T, D), (D, 4), (B, T, 4), (B, T, 4))
     given = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
-    _, calls = run(function, *given, passes=(RaiseLoop(always=True), RaiseScan()))
+    _, calls = run(selective, *given, passes=(RaiseLoop(always=True), RaiseScan()))
     assert (calls["mvc.selective_scan"], calls["clone"]) == (1, 0)
 
 
 def test_last_state_that_needs_no_gradient_has_none():
-    def function(u, delta, A, B, C):
-        decay = torch.exp(delta.unsqueeze(-1) * A)
-        drive = (delta * u).unsqueeze(-1) * B.unsqueeze(2)
-        h, outputs = torch.zeros_like(drive[:, 0]), []
-        for t in range(T):
-            h = decay[:, t] * h + drive[:, t]
-            outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
-        return torch.stack(outputs, 1), h
-
     shapes = ((B, T, D), (B, T, D), (D, 4), (B, T, 4))
     given = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
     weights = torch.rand(B, T, 4, dtype=torch.float64, requires_grad=True)
-    _, calls = run(function, *given, weights, passes=(RaiseLoop(always=True), RaiseScan()))
+    _, calls = run(selective, *given, weights, passes=(RaiseLoop(always=True), RaiseScan()))
     assert (calls["mvc.selective_scan"], calls["detach"]) == (1, 1)
 
 
