@@ -11,18 +11,16 @@ import dataclasses
 import importlib.util
 import json
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mvc.offline import child, torch_private
+from mvc.offline.machine_code import RESOURCES, tool
 from mvc.offline.manifest import Kernel
-from mvc.offline.targets import REGISTERS_SM, WARPS_SM, Target, find
+from mvc.offline.targets import WARPS_SM, Target, find
 
-RESOURCES = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)")
-TOOL_TIMEOUT = 120.0  # seconds
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
 
 
@@ -62,9 +60,9 @@ def _loaded(path: Path, function: str) -> Any:
 
 
 def _kernel(cubin: Path, binary: torch_private.Binary, target: Target, *, sass: bool) -> Kernel:
-    found = RESOURCES.search(_tool("cuobjdump", "--dump-resource-usage", cubin))
+    found = RESOURCES.search(tool("cuobjdump", "--dump-resource-usage", cubin))
     registers, spills = int(found["registers"]), int(found["local"]) + int(found["stack"])
-    instructions = Counter(INSTRUCTION.findall(_tool("nvdisasm", "-c", cubin))) if sass else None
+    instructions = Counter(INSTRUCTION.findall(tool("nvdisasm", "-c", cubin))) if sass else None
     return Kernel(
         name=cubin.stem,
         warps=binary.warps,
@@ -79,23 +77,8 @@ def _kernel(cubin: Path, binary: torch_private.Binary, target: Target, *, sass: 
 
 
 def occupancy(target: Target, *, warps: int, registers: int, shared: int) -> float:
-    """Warps that a multiprocessor holds at once over the most that it can hold.
-
-    Registers are given out in steps of 8 a thread and 256 a warp; a block takes 1 KiB of shared memory for the system
-    (CUDA C++ programming guide, technical specifications).
-    """
-    per_warp = 32 * -(-registers // 8) * 8
-    blocks = min(WARPS_SM // warps, REGISTERS_SM // (per_warp * warps), target.shared_sm // (shared + 1024), 32)
-    return blocks * warps / WARPS_SM
-
-
-def _tool(name: str, *arguments: object) -> str:
-    """What one of the tools prints that come with triton."""
-    import triton
-
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    command = [path, *map(str, arguments)]  # in this process's session, and so ended with it
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=TOOL_TIMEOUT).stdout
+    """Warps that a multiprocessor holds at once over the most that it can hold."""
+    return target.resident(warps=warps, registers=registers, shared=shared) * warps / WARPS_SM
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ class Target:
         card: the product that the figures are of.
         capability: major and minor.
         sms: multiprocessors.
+        clock: of the multiprocessors, at most, Hz.
         shared_sm, shared_block: bytes of shared memory of a multiprocessor, and most that one block may ask for.
         l2, memory: bytes.
         bandwidth: of the memory, bytes/s.
@@ -27,6 +28,7 @@ class Target:
     card: str
     capability: tuple[int, int]
     sms: int
+    clock: float
     shared_sm: int
     shared_block: int
     l2: int
@@ -45,10 +47,22 @@ class Target:
         """As the compilers call it; cards that share it run the same binaries and have the same budgets."""
         return f"sm_{self.compute_capability}"
 
+    def resident(self, *, warps: int, registers: int, shared: int) -> int:
+        """Programs of so many warps, registers a thread and bytes of shared memory that a multiprocessor holds at once.
+
+        A warp's registers lie with its scheduler, and are given out in steps of 8 a thread; a program takes 1 KiB of
+        shared memory for the system (CUDA C++ programming guide, technical specifications; cuda_occupancy.h).
+        """
+        on_scheduler = REGISTERS_SM // SCHEDULERS // (32 * -(-registers // 8) * 8)
+        most_warps = min(WARPS_SM, on_scheduler * SCHEDULERS)
+        return min(most_warps // warps, self.shared_sm // (shared + 1024), PROGRAMS_SM)
+
 
 # A multiprocessor of any of them.
+SCHEDULERS = 4
 REGISTERS_SM = 65536
 WARPS_SM = 64
+PROGRAMS_SM = 32
 
 TARGETS = {
     target.name: target
@@ -58,6 +72,7 @@ TARGETS = {
             card="NVIDIA A100-SXM4-80GB",
             capability=(8, 0),
             sms=108,
+            clock=1.41e9,
             shared_sm=164 * 2**10,
             shared_block=163 * 2**10,
             l2=40 * 2**20,
@@ -71,6 +86,7 @@ TARGETS = {
             card="NVIDIA H100 80GB HBM3",
             capability=(9, 0),
             sms=132,
+            clock=1.98e9,
             shared_sm=228 * 2**10,
             shared_block=227 * 2**10,
             l2=50 * 2**20,
@@ -84,6 +100,7 @@ TARGETS = {
             card="NVIDIA H200",
             capability=(9, 0),
             sms=132,
+            clock=1.98e9,
             shared_sm=228 * 2**10,
             shared_block=227 * 2**10,
             l2=50 * 2**20,
@@ -97,6 +114,7 @@ TARGETS = {
             card="NVIDIA B200",
             capability=(10, 0),
             sms=148,
+            clock=1.965e9,
             shared_sm=228 * 2**10,
             shared_block=227 * 2**10,
             l2=126 * 2**20,

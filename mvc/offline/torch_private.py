@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
+
+import torch
 
 # Library calls whose FLOPs have to be known.
 PRODUCT = re.compile(r"convolution|attention|m[mv]\b|dot\b")
@@ -350,13 +352,41 @@ def no_device() -> Iterator[None]:
 
 def compiled(kernel: Any, capability: int) -> Iterator[Binary]:
     """Compile a kernel of a generated file, Inductor's `CachingAutotuner`, with each of its configurations."""
-    import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     for config in kernel.configs:
         meta = kernel._create_compile_meta(config)
         options = kernel._create_compile_options(config, meta)
         source = ASTSource(kernel.fn, meta["signature"], meta["constants"], meta["configs"][0])
-        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        yield Binary(made.asm["cubin"], made.metadata.num_warps, made.metadata.num_stages, made.metadata.shared)
+        yield _binary(source, capability, options)
+
+
+def compiled_launch(kernel: Any, arguments: Mapping[str, Any], capability: int, *, warps: int) -> Binary:
+    """Compile a `triton.jit` function as a launch does: it knows which arguments are None, 1 or multiples of 16.
+
+    Args:
+        arguments: all of them in their order, `tl.constexpr` ones too; tensors stand for their dtype, and may be on
+            the device "meta".
+    """
+    from triton.compiler import ASTSource
+    from triton.runtime.jit import mangle_type
+
+    constexpr = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+    signature, constants, attributes = {}, {}, {}
+    for place, (name, value) in enumerate(arguments.items()):
+        is_tensor = isinstance(value, torch.Tensor)
+        if name in constexpr or value is None or (not is_tensor and value == 1):
+            signature[name], constants[name] = "constexpr", value
+            continue
+        signature[name] = mangle_type(value)
+        if is_tensor or (isinstance(value, int) and value % 16 == 0):
+            attributes[place,] = [["tt.divisibility", 16]]
+    return _binary(ASTSource(kernel, signature, constants, attributes), capability, {"num_warps": warps})
+
+
+def _binary(source: Any, capability: int, options: Any) -> Binary:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return Binary(made.asm["cubin"], made.metadata.num_warps, made.metadata.num_stages, made.metadata.shared)

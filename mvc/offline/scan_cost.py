@@ -1,0 +1,245 @@
+"""How long a launch of a scan's kernel takes on a card, from its machine code: no card and no run are needed.
+
+One warp alone is played through: an instruction issues when those before it have stalled as long as ptxas says, when
+the scoreboards that it waits for are free, and when its unit is. A loop is played twice, and its second round counts.
+A barrier cuts what is played into parts, since the warps of a program pass it together:
+
+    alone         cycles of a part as played
+    busy(w, W)    cycles that w warps of a scheduler, W of the multiprocessor, keep a unit busy with it:
+                  issue * instructions * w, 8 * special * w or lanes * passes * W
+    beside(w, W)  sqrt(alone^2 + the most of busy(w, W)^2 - busy(1, 1)^2 over the units): warps hide each other's
+                  waits as far as the units allow, and none is faster than alone
+    program       sum over parts of beside(the program's own warps), times how often each runs
+    wave          the same square root once more, over whole programs: those that are resident beside one another
+    launch        max(waves, bytes / bandwidth) + fixed
+
+The waves are as many as programs need where registers, shared memory and warps decide how many are resident. The
+special-function unit takes the 32 lanes of a warp in 8 cycles; the path to shared memory and the first-level cache,
+which all schedulers share, takes passes of 32 lanes of 4 bytes.
+`bench/calibrate_scan.py` fits the seven constants to kernels that were measured, and says what they miss.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mvc.offline.machine_code import NONE, PIPES, Code, Event, Stretch, read_ahead
+from mvc.offline.targets import SCHEDULERS, Target
+from mvc.table import tabulate
+
+CONSTANTS = Path(__file__).parent / "scan_cost.json"  # written by bench/calibrate_scan.py
+
+SPECIAL_CYCLES = 8  # of a warp's operation in the special-function unit
+# Cycles until a result is there, as microbenchmarks of these cards have them.
+LATENCIES = {"shared 4": 28, "shared 8": 28, "shared 16": 28, "shuffle": 24, "near": 36, "constant": 40}
+PASSES = {"shared 4": 1, "shared 8": 2, "shared 16": 4, "shuffle": 1}  # of 32 lanes of 4 bytes
+GLOBAL = ("far", "near", "store")
+CALLS = 6  # whose inputs took turns where the constants were measured: they stay in the second-level cache if they fit
+
+
+class Constants(NamedTuple):
+    """Cycles but where said otherwise.
+
+    Attributes:
+        memory: until a load from memory is there.
+        cache: until one from the second-level cache is.
+        barrier: that one takes beside the wait for others.
+        special: until a result of the special-function unit is there.
+        issue: of an instruction where the scheduler always has one ready.
+        lanes: of one pass of 32 lanes of 4 bytes to shared memory or the first-level cache.
+        fixed: microseconds of a launch, whatever it runs.
+    """
+
+    memory: float
+    cache: float
+    barrier: float
+    special: float
+    issue: float
+    lanes: float
+    fixed: float
+
+
+class Geometry(NamedTuple):
+    """How a kernel is launched, on what.
+
+    Attributes:
+        programs: of the launch.
+        warps: of each.
+        iterations: of each loop, in the order of their heads in the code: how often a program runs its body, all told.
+        bytes_moved: between the card's memory and all programs.
+        rest: how often a program runs what follows the last loop: 0 where it leaves before.
+        reuse: iterations for which a load asks for the same 32 bytes: 4 for 8 bytes a lane along the length, 1 across.
+        lines: of 128 bytes that an access to global memory touches, on average: each is a pass.
+    """
+
+    programs: int
+    warps: int
+    iterations: Sequence[int]
+    bytes_moved: int
+    rest: float = 1.0
+    reuse: float = 1.0
+    lines: float = 1.0
+
+
+class Part(NamedTuple):
+    """What one warp does up to a barrier, or all of a program's parts together.
+
+    Attributes:
+        cycles: that it takes alone.
+        instructions, special, passes: of them.
+    """
+
+    cycles: float = 0.0
+    instructions: float = 0.0
+    special: float = 0.0
+    passes: float = 0.0
+
+    def beside(self, warps: int, own: int, fitted: Constants) -> float:
+        """Cycles where a multiprocessor runs so many warps, of which `cycles` are of `own` already."""
+        busy = zip(self._busy(warps, fitted), self._busy(own, fitted), strict=True)
+        return math.sqrt(self.cycles**2 + max(all_warps**2 - own_warps**2 for all_warps, own_warps in busy))
+
+    def _busy(self, warps: int, fitted: Constants) -> tuple[float, float, float]:
+        """Cycles of each unit."""
+        on_scheduler = math.ceil(warps / SCHEDULERS)
+        return (
+            fitted.issue * self.instructions * on_scheduler,
+            SPECIAL_CYCLES * self.special * on_scheduler,
+            fitted.lanes * self.passes * warps,
+        )
+
+
+@functools.cache
+def constants() -> Constants:
+    return Constants(**json.loads(CONSTANTS.read_text(encoding="utf-8"))["constants"])
+
+
+def predict(code: Code, geometry: Geometry, target: Target, fitted: Constants | None = None) -> float:
+    """Seconds that one launch takes.
+
+    Args:
+        fitted: other constants than the committed ones.
+    """
+    fitted = fitted or constants()
+    resident, of_each = _resident(code, geometry, target), math.ceil(geometry.programs / target.sms)
+    program = one_program(code, geometry, target, fitted)
+
+    def wave(programs: int) -> float:
+        return program.beside(programs * geometry.warps, geometry.warps, fitted)
+
+    full, rest = divmod(of_each, resident)
+    cycles = full * wave(resident) + (wave(rest) if rest else 0.0)
+    return max(cycles / target.clock, geometry.bytes_moved / target.bandwidth) + fitted.fixed * 1e-6
+
+
+def _resident(code: Code, geometry: Geometry, target: Target) -> int:
+    """At least one: a launch that cannot run is not this module's to refuse."""
+    return max(1, target.resident(warps=geometry.warps, registers=code.registers, shared=code.shared))
+
+
+def one_program(code: Code, geometry: Geometry, target: Target, fitted: Constants) -> Part:
+    """The whole of a program, its own warps beside one another."""
+    total = Part()
+    for place in range(len(code.stretches)):
+        times = _times(code, geometry, place)
+        for part in parts(code.stretches[place], geometry, target, fitted) if times else ():
+            total = Part(*(so_far + times * more for so_far, more in zip(total, part, strict=True)))
+    return total
+
+
+def _times(code: Code, geometry: Geometry, place: int) -> float:
+    """How often a program runs a stretch."""
+    loop = code.stretches[place].loop
+    if loop is not None:
+        return geometry.iterations[loop]
+    return geometry.rest if place == len(code.stretches) - 1 else 1.0
+
+
+def parts(stretch: Stretch, geometry: Geometry, target: Target, fitted: Constants) -> list[Part]:
+    """What the warps of one program do between barriers, beside one another; of a loop the second round counts."""
+    far = fitted.cache if geometry.bytes_moved * CALLS <= target.l2 else fitted.memory
+    far = LATENCIES["near"] + (far - LATENCIES["near"]) / geometry.reuse
+    warp = _Warp(fitted, far, geometry.lines)
+    for _ in range(2 if stretch.whole else 1):
+        alone = list(warp.run(stretch.events))
+    return [part._replace(cycles=part.beside(geometry.warps, 1, fitted)) for part in alone]
+
+
+class _Warp:
+    """One that runs alone on its multiprocessor."""
+
+    def __init__(self, fitted: Constants, far: float, lines: float) -> None:
+        self._fitted = fitted
+        self._latencies = {**LATENCIES, "special": fitted.special, "far": far}
+        self._passes = {**PASSES, **dict.fromkeys(GLOBAL, lines)}
+        self._now = self._line = 0.0
+        self._ready = [0.0] * (NONE + 1)  # by scoreboard, when it is free
+        self._free: Counter[str] = Counter()  # by unit, when it takes another operation
+
+    def run(self, events: Iterable[Event]) -> Iterator[Part]:
+        """Parts between barriers, as they are alone."""
+        start, done = self._now, Counter()
+        for event in events:
+            self._issue(event)
+            done["instructions"] += event.instructions
+            done["special"] += event.kind == "special"
+            done["passes"] += self._passes.get(event.kind, 0)
+            if event.kind == "barrier":
+                self._now += self._fitted.barrier
+                yield Part(self._now - start, **done)
+                start, done = self._now, Counter()
+        yield Part(self._now - start, **done)
+
+    def _issue(self, event: Event) -> None:
+        passes = self._fitted.lanes * self._passes.get(event.kind, 0)
+        unit, busy = ("special", SPECIAL_CYCLES) if event.kind == "special" else ("lanes", passes)
+        waits = [self._ready[board] for board in range(NONE) if event.waits >> board & 1]
+        if busy:
+            waits.append(self._free[unit])
+        now = max(self._now, *waits) if waits else self._now
+        self._now = now + event.cycles
+        if busy:
+            self._free[unit] = now + busy
+        if event.sets == NONE:
+            return
+        ready = now + passes + self._latencies.get(event.kind, 0.0)
+        if event.kind == "far":
+            self._line = ready
+        elif event.kind == "near":
+            ready = max(ready, self._line)
+        self._ready[event.sets] = max(self._ready[event.sets], ready)
+
+
+def explain(code: Code, geometry: Geometry, target: Target) -> str:
+    """What the prediction rests on, for a kernel that is being designed: a line for each stretch of code, in Markdown.
+
+    Cycles are of one program, its warps beside one another; "read ahead" the fewest and the median of the cycles, waits
+    apart, between a far load and the first wait for it.
+    """
+    fitted = constants()
+    lines = []
+    for place, stretch in enumerate(code.stretches):
+        found = parts(stretch, geometry, target, fitted)
+        kinds, ahead = Counter(event.kind for event in stretch.events), read_ahead(stretch)
+        lines.append(
+            ["" if stretch.loop is None else stretch.loop, _times(code, geometry, place)]
+            + [f"{sum(part.cycles for part in found):.0f}", f"{sum(part.instructions for part in found):.0f}"]
+            + [stretch.pipes.get(pipe, 0) for pipe in (*PIPES, "integer")]
+            + [f"{sum(part.passes for part in found):.0f}", kinds["barrier"], kinds["far"], kinds["near"]]
+            + [f"{min(ahead)}, {statistics.median(ahead):.0f}" if ahead else ""]
+        )
+    headers = ["loop", "times", "cycles", "instructions", *PIPES, "integer", "passes", "barriers", "far loads"]
+    table = tabulate(lines, headers=[*headers, "near loads", "read ahead"], markdown=True)
+    return (
+        f"{predict(code, geometry, target) * 1e6:.1f} µs on {target.card}: {geometry.programs} programs of "
+        f"{geometry.warps} warps, {math.ceil(geometry.programs / target.sms)} for each multiprocessor, "
+        f"{_resident(code, geometry, target)} at once; {code.registers} registers, {code.shared} bytes of shared "
+        f"memory, {code.local} of local memory\n\n{table}"
+    )
