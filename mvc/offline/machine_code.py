@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -130,11 +131,15 @@ def read(sass: str, *, registers: int, shared: int, local: int = 0) -> Code:
     return Code(registers, shared, local, tuple(_stretches(instructions, labels)))
 
 
-def read_cubin(cubin: Path, *, shared: int) -> Code:
+def read_cubin(image: bytes, *, shared: int) -> Code:
     """The only kernel of a binary. `shared`: bytes, as Triton's metadata says; the binary does not know."""
-    found = RESOURCES.search(tool("cuobjdump", "--dump-resource-usage", cubin))
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(image)
+        found = RESOURCES.search(tool("cuobjdump", "--dump-resource-usage", cubin))
+        sass = tool("nvdisasm", "-c", "-hex", cubin)
     local = int(found["local"]) + int(found["stack"])
-    return read(tool("nvdisasm", "-c", "-hex", cubin), registers=int(found["registers"]), shared=shared, local=local)
+    return read(sass, registers=int(found["registers"]), shared=shared, local=local)
 
 
 def read_ahead(stretch: Stretch) -> list[int]:

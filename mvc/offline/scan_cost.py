@@ -103,11 +103,11 @@ class Part(NamedTuple):
 
     def beside(self, warps: int, own: int, fitted: Constants) -> float:
         """Cycles where a multiprocessor runs so many warps, of which `cycles` are of `own` already."""
-        busy = zip(self._busy(warps, fitted), self._busy(own, fitted), strict=True)
+        busy = zip(self.busy(warps, fitted), self.busy(own, fitted), strict=True)
         return math.sqrt(self.cycles**2 + max(all_warps**2 - own_warps**2 for all_warps, own_warps in busy))
 
-    def _busy(self, warps: int, fitted: Constants) -> tuple[float, float, float]:
-        """Cycles of each unit."""
+    def busy(self, warps: int, fitted: Constants) -> tuple[float, float, float]:
+        """Cycles that so many warps keep a scheduler, its special-function unit and the path to shared memory busy."""
         on_scheduler = math.ceil(warps / SCHEDULERS)
         return (
             fitted.issue * self.instructions * on_scheduler,
@@ -224,6 +224,9 @@ def explain(code: Code, geometry: Geometry, target: Target) -> str:
     apart, between a far load and the first wait for it.
     """
     fitted = constants()
+    resident = _resident(code, geometry, target)
+    program = one_program(code, geometry, target, fitted)
+    units = program.busy(resident * geometry.warps, fitted)
     lines = []
     for place, stretch in enumerate(code.stretches):
         found = parts(stretch, geometry, target, fitted)
@@ -240,6 +243,9 @@ def explain(code: Code, geometry: Geometry, target: Target) -> str:
     return (
         f"{predict(code, geometry, target) * 1e6:.1f} µs on {target.card}: {geometry.programs} programs of "
         f"{geometry.warps} warps, {math.ceil(geometry.programs / target.sms)} for each multiprocessor, "
-        f"{_resident(code, geometry, target)} at once; {code.registers} registers, {code.shared} bytes of shared "
-        f"memory, {code.local} of local memory\n\n{table}"
+        f"{resident} at once; {code.registers} registers, {code.shared} bytes of shared memory, {code.local} of local "
+        f"memory.\nCycles of a program alone {program.cycles:.0f}; of {resident} beside one another "
+        f"{program.beside(resident * geometry.warps, geometry.warps, fitted):.0f}, in which they keep a scheduler busy "
+        f"for {units[0]:.0f}, its special-function unit for {units[1]:.0f}, the path to shared memory for {units[2]:.0f}."
+        f"\n\n{table}"
     )
