@@ -246,6 +246,6 @@ def explain(code: Code, geometry: Geometry, target: Target) -> str:
         f"{resident} at once; {code.registers} registers, {code.shared} bytes of shared memory, {code.local} of local "
         f"memory.\nCycles of a program alone {program.cycles:.0f}; of {resident} beside one another "
         f"{program.beside(resident * geometry.warps, geometry.warps, fitted):.0f}, in which they keep a scheduler busy "
-        f"for {units[0]:.0f}, its special-function unit for {units[1]:.0f}, the path to shared memory for {units[2]:.0f}."
-        f"\n\n{table}"
+        f"for {units[0]:.0f}, its special-function unit for {units[1]:.0f}, the path to shared memory for "
+        f"{units[2]:.0f}.\n\n{table}"
     )
