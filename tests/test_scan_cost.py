@@ -177,6 +177,11 @@ def test_more_takes_longer(sample, more):
     assert predict(sample, geometry._replace(**more), H200) > predict(sample, geometry, H200)
 
 
+def test_every_loop_needs_its_iterations(sample):
+    with pytest.raises(UserError, match=r"has 1 numbers, \[100\], but the code has 2 loops"):
+        predict(sample, Geometry(1000, 4, [100], 10**7), H200)
+
+
 @pytest.mark.parametrize("name", Constants._fields)
 def test_no_constant_is_idle(name):
     """Each changes what some measured kernel is predicted to take, and in the right direction."""

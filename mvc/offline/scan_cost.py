@@ -30,6 +30,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mvc.errors import UserError
 from mvc.offline.machine_code import NONE, PIPES, Code, Event, Stretch, read_ahead
 from mvc.offline.targets import SCHEDULERS, Target
 from mvc.table import tabulate
@@ -37,7 +38,7 @@ from mvc.table import tabulate
 CONSTANTS = Path(__file__).parent / "scan_cost.json"  # written by bench/calibrate_scan.py
 
 SPECIAL_CYCLES = 8  # of a warp's operation in the special-function unit
-# Cycles until a result is there, as microbenchmarks of these cards have them.
+# Cycles until a result is there: assumed, of the order that such cards are known for; not fitted.
 LATENCIES = {"shared 4": 28, "shared 8": 28, "shared 16": 28, "shuffle": 24, "near": 36, "constant": 40}
 PASSES = {"shared 4": 1, "shared 8": 2, "shared 16": 4, "shuffle": 1}  # of 32 lanes of 4 bytes
 GLOBAL = ("far", "near", "store")
@@ -73,7 +74,7 @@ class Geometry(NamedTuple):
         programs: of the launch.
         warps: of each.
         iterations: of each loop, in the order of their heads in the code: how often a program runs its body, all told.
-        bytes_moved: between the card's memory and all programs.
+        bytes_moved: between the card's memory and all programs, in whole sectors of 32 bytes.
         rest: how often a program runs what follows the last loop: 0 where it leaves before.
         reuse: iterations for which a load asks for the same 32 bytes: 4 for 8 bytes a lane along the length, 1 across.
         lines: of 128 bytes that an access to global memory touches, on average: each is a pass.
@@ -126,7 +127,15 @@ def predict(code: Code, geometry: Geometry, target: Target, fitted: Constants | 
 
     Args:
         fitted: other constants than the committed ones.
+
+    Raises:
+        UserError: the geometry does not say how often each loop runs.
     """
+    if len(geometry.iterations) != code.loops:
+        raise UserError(
+            f"geometry.iterations has {len(geometry.iterations)} numbers, {list(geometry.iterations)}, but the code "
+            f"has {code.loops} loops; give one for each, in the order of their heads"
+        )
     fitted = fitted or constants()
     resident, of_each = _resident(code, geometry, target), math.ceil(geometry.programs / target.sms)
     program = one_program(code, geometry, target, fitted)
@@ -220,10 +229,14 @@ class _Warp:
 def explain(code: Code, geometry: Geometry, target: Target) -> str:
     """What the prediction rests on, for a kernel that is being designed: a line for each stretch of code, in Markdown.
 
+        binary = torch_private.compiled_launch(kernel, arguments, target.compute_capability, warps=4)
+        code = machine_code.read_cubin(binary.image, shared=binary.shared)
+        print(explain(code, Geometry(programs, 4, [iterations], bytes_moved), target))
+
     Cycles are of one program, its warps beside one another; "read ahead" the fewest and the median of the cycles, waits
     apart, between a far load and the first wait for it.
     """
-    fitted = constants()
+    fitted, seconds = constants(), predict(code, geometry, target)
     resident = _resident(code, geometry, target)
     program = one_program(code, geometry, target, fitted)
     units = program.busy(resident * geometry.warps, fitted)
@@ -241,7 +254,7 @@ def explain(code: Code, geometry: Geometry, target: Target) -> str:
     headers = ["loop", "times", "cycles", "instructions", *PIPES, "integer", "passes", "barriers", "far loads"]
     table = tabulate(lines, headers=[*headers, "near loads", "read ahead"], markdown=True)
     return (
-        f"{predict(code, geometry, target) * 1e6:.1f} µs on {target.card}: {geometry.programs} programs of "
+        f"{seconds * 1e6:.1f} µs on {target.card}: {geometry.programs} programs of "
         f"{geometry.warps} warps, {math.ceil(geometry.programs / target.sms)} for each multiprocessor, "
         f"{resident} at once; {code.registers} registers, {code.shared} bytes of shared memory, {code.local} of local "
         f"memory.\nCycles of a program alone {program.cycles:.0f}; of {resident} beside one another "
