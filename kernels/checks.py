@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 SEQUENCE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 STATE_DTYPES = (torch.float32,)
+DTYPES = (*SEQUENCE_DTYPES, torch.float64)
 MAX_STATES = 256
 
 
@@ -68,8 +71,7 @@ def _check_shapes(present: dict[str, Tensor]) -> None:
         raise ValueError(f"A must be (dim, N), got shape {tuple(A.shape)}")
     batch, length, dim = u.shape
     states = A.shape[1]
-    if not 1 <= states <= MAX_STATES:
-        raise ValueError(f"A has {states} states (its second axis); N must be from 1 to {MAX_STATES}")
+    check_states(states)
     sequence = (batch, length, dim)
     shapes = {"delta": sequence, "A": (dim, states), "D": (dim,), "z": sequence, "delta_bias": (dim,)}
     shapes |= {"initial_state": (batch, dim, states), "reset": (batch, length)}
@@ -110,3 +112,43 @@ def check_dtype(name: str, dtype: torch.dtype, of_u: torch.dtype, *, u: str = "u
         beside = "" if name in (u, "reset") else f" beside a {of_u} {u}"
         hint = "; complex states are not supported: use the real form" if dtype.is_complex else ""
         raise TypeError(f"{name} must be {' or '.join(map(str, allowed))}{beside}, got {dtype}{hint}")
+
+
+def check_states(states: int) -> None:
+    """Raise ValueError for an N that the scan cannot use."""
+    if not 1 <= states <= MAX_STATES:
+        raise ValueError(f"A has {states} states (its last axis); N must be from 1 to {MAX_STATES}")
+
+
+def check_layouts(
+    layouts: Mapping[str, tuple[str, ...]], required: dict[str, Tensor], optional: dict[str, Tensor | None]
+) -> dict[str, int]:
+    """The size of each axis by its name, which must be the same in all tensors.
+
+    Args:
+        layouts: the axes of each tensor by name, "batch, dim, length"; where there are several layouts, the number of
+            axes tells them apart.
+
+    Raises:
+        TypeError: an argument that is no dense tensor, or not of real floating point.
+        ValueError: a device other than that of the first, a shape that has no layout, or that differs from another's.
+    """
+    sizes = {"1": 1}
+    check_tensors(required, optional)
+    present = required | {name: tensor for name, tensor in optional.items() if tensor is not None}
+    first, device = next((name, tensor.device) for name, tensor in present.items())
+    for name, tensor in present.items():
+        if tensor.is_complex():
+            raise TypeError(f"{name} is {tensor.dtype}; complex states are not supported: use the real form")
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{name} must be {' or '.join(map(str, DTYPES))}, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name} must be on {first}'s device {device}, got {tensor.device}")
+        axes = {len(layout.split(", ")): layout.split(", ") for layout in layouts[name]}.get(tensor.dim())
+        if axes is None or any(sizes.get(axis, size) != size for axis, size in zip(axes, tensor.shape, strict=True)):
+            wanted = " or ".join(f"({layout})" if ", " in layout else f"({layout},)" for layout in layouts[name])
+            known = ", ".join(f"{axis} {size}" for axis, size in sizes.items() if axis in wanted and axis != "1")
+            beside = f" with {known}" if known else ""
+            raise ValueError(f"{name} must be {wanted}{beside}, got shape {tuple(tensor.shape)}")
+        sizes |= dict(zip(axes, tensor.shape, strict=True))
+    return sizes

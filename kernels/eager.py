@@ -32,7 +32,7 @@ class Prepared(Protocol):
     def backward(self, grad_y: Tensor, grad_last_state: Tensor, tensors: Tensors) -> list[Tensor | None]: ...
 
 
-_prepared: dict[tuple, Prepared] = {}
+_prepared: dict[tuple, Any] = {}  # a `Prepared`, or what another op of these keeps for itself
 
 
 def applies(tensors: Tensors) -> bool:
@@ -48,8 +48,8 @@ def signature(tensors: Tensors, *options: Hashable) -> tuple:
     return (*options, *layouts)
 
 
-def find(key: tuple) -> Prepared | None:
-    """What was prepared for arguments of that signature."""
+def find(key: tuple) -> Any:
+    """What was prepared for arguments of that signature; None where nothing was."""
     return _prepared.get(key)
 
 
@@ -62,6 +62,11 @@ def prepare(key: tuple, name: str, tensors: Tensors, softplus: bool, reverse: bo
 
         with torch.no_grad():
             prepared = PreparedScan(grouped(tensors), softplus, reverse)
+    return keep(key, prepared)
+
+
+def keep(key: tuple, prepared: Any) -> Any:
+    """Keep what was prepared for arguments of that signature, and give it back."""
     if len(_prepared) >= MOST:
         _prepared.clear()
     _prepared[key] = prepared

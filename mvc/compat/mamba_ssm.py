@@ -1,4 +1,5 @@
-"""mamba-ssm's functions, with its signatures and (batch, dim, length) layout, computed by `mvc::selective_scan`.
+"""mamba-ssm's functions, with its signatures and (batch, dim, length) layout, computed by `mvc::selective_scan`; a step
+of decoding by `mvc::selective_state_update`.
 
 They take what mamba-ssm 1.x and 2.x take and return what those return: y in u's dtype also under autocast, the last
 state in float32. Beyond that they run on any device, and gradients flow through the last state and through the norms of
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mvc.kernels.checks import check_dtype, check_flags, check_tensors
+from mvc.kernels import state_update
+from mvc.kernels.checks import check_flags, check_layouts
 from mvc.kernels.rules import autocast_is_on
 from mvc.kernels.scan import selective_scan
 
@@ -112,7 +114,7 @@ def mamba_inner_fn(
     optional = {"conv1d_bias": conv1d_bias, "out_proj_bias": out_proj_bias, "D": D, "delta_bias": delta_bias}
     optional |= {"B": B, "B_proj_bias": B_proj_bias, "b_rms_weight": b_rms_weight}
     optional |= {"C": C, "C_proj_bias": C_proj_bias, "c_rms_weight": c_rms_weight, "dt_rms_weight": dt_rms_weight}
-    sizes = _check(_LAYOUTS, required, optional)
+    sizes = check_layouts(_LAYOUTS, required, optional)
     rank, states = sizes["R"], sizes["N"]
     if sizes["2 dim"] != 2 * sizes["dim"]:
         raise ValueError(f"xz must have {2 * sizes['dim']} channels, twice A's dim, got shape {tuple(xz.shape)}")
@@ -140,7 +142,6 @@ def mamba_inner_fn(
     return F.linear(y, out_proj_weight, None if out_proj_bias is None else out_proj_bias.to(out_proj_weight.dtype))
 
 
-@torch.no_grad()
 def selective_state_update(
     state: Tensor,
     x: Tensor,
@@ -155,8 +156,10 @@ def selective_state_update(
 ) -> Tensor:
     """One step of decoding: advances `state` in place. As in mamba-ssm, no gradient flows.
 
+    On a GPU it is one launch of one kernel, which reads tensors of any strides and dtypes as they lie.
+
     Args:
-        state: (batch, dim, N), or with heads (batch, heads, dim, N).
+        state: (batch, dim, N), or with heads (batch, heads, dim, N); sums are float32, or float64 for a float64 x.
         x, dt, z: (batch, dim), or (batch, heads, dim).
         A: (dim, N), or (heads, dim, N).
         B, C: (batch, N), or (batch, groups, N) where each group serves heads / groups heads.
@@ -169,23 +172,7 @@ def selective_state_update(
     Raises:
         TypeError, ValueError: as `selective_scan_fn`.
     """
-    required = {"state": state, "A": A, "x": x, "dt": dt, "B": B, "C": C}
-    optional = {"D": D, "z": z, "dt_bias": dt_bias}
-    _check(_STEP_LAYOUTS, required, optional)
-    check_flags(dt_softplus=dt_softplus)
-    axes = () if torch.compiler.is_compiling() else zip(state.shape, state.stride(), strict=True)
-    if any(size > 1 and stride == 0 for size, stride in axes):
-        raise ValueError("state is expanded, its elements share memory, and it is written to; pass state.clone()")
-    for name, tensor in ({"x": x, "dt": dt, "B": B, "C": C} | optional).items():
-        if tensor is not None:
-            check_dtype(name, tensor.dtype, x.dtype, u="x")
-    u, delta, z = (None if t is None else t.flatten(1).unsqueeze(1) for t in (x, dt, z))  # (batch, 1, heads · dim)
-    D, delta_bias = (None if t is None else t.flatten() for t in (D, dt_bias))
-    A, initial_state = A.flatten(0, -2).float(), state.flatten(1, -2).float()
-    options = {"D": D, "z": z, "delta_bias": delta_bias, "delta_softplus": dt_softplus}
-    y, last_state = _scan(u, delta, A, B.unsqueeze(1), C.unsqueeze(1), initial_state=initial_state, **options)
-    state.copy_(last_state.view(state.shape))
-    return y.view(x.shape)
+    return state_update.selective_state_update((state, x, dt, A, B, C, D, z, dt_bias), dt_softplus)
 
 
 def _scan_channels_first(
@@ -202,7 +189,7 @@ def _scan_channels_first(
     impl: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     required = {"u": u, "A": A, "delta": delta, "B": B, "C": C}
-    _check(_LAYOUTS, required, {"D": D, "z": z, "delta_bias": delta_bias})
+    check_layouts(_LAYOUTS, required, {"D": D, "z": z, "delta_bias": delta_bias})
     check_flags(return_last_state=return_last_state)
     u, delta, B, C, z = (None if t is None else _steps_first(t) for t in (u, delta, B, C, z))
     options = {"D": D, "z": z, "delta_bias": delta_bias, "delta_softplus": delta_softplus}
@@ -256,36 +243,3 @@ _LAYOUTS = {
     "out_proj_weight": ("features, dim",),
     "out_proj_bias": ("features",),
 }
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_STEP_LAYOUTS = {
-    "state": ("batch, dim, N", "batch, heads, dim, N"),
-    "A": ("dim, N", "heads, dim, N"),
-    **dict.fromkeys(("x", "dt", "z"), ("batch, dim", "batch, heads, dim")),
-    **dict.fromkeys(("B", "C"), ("batch, N", "batch, groups, N")),
-    **dict.fromkeys(("D", "dt_bias"), ("dim", "heads, dim")),
-}
-
-
-def _check(
-    layouts: dict[str, tuple[str, ...]], required: dict[str, Tensor], optional: dict[str, Tensor | None]
-) -> dict[str, int]:
-    """The size of each axis by its name, which must be the same in all tensors."""
-    sizes = {"1": 1}
-    check_tensors(required, optional)
-    present = required | {name: tensor for name, tensor in optional.items() if tensor is not None}
-    first, device = next((name, tensor.device) for name, tensor in present.items())
-    for name, tensor in present.items():
-        if tensor.is_complex():
-            raise TypeError(f"{name} is {tensor.dtype}; complex states are not supported: use the real form")
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f"{name} must be {' or '.join(map(str, _DTYPES))}, got {tensor.dtype}")
-        if tensor.device != device:
-            raise ValueError(f"{name} must be on {first}'s device {device}, got {tensor.device}")
-        axes = {len(layout.split(", ")): layout.split(", ") for layout in layouts[name]}.get(tensor.dim())
-        if axes is None or any(sizes.get(axis, size) != size for axis, size in zip(axes, tensor.shape, strict=True)):
-            wanted = " or ".join(f"({layout})" if ", " in layout else f"({layout},)" for layout in layouts[name])
-            known = ", ".join(f"{axis} {size}" for axis, size in sizes.items() if axis in wanted and axis != "1")
-            beside = f" with {known}" if known else ""
-            raise ValueError(f"{name} must be {wanted}{beside}, got shape {tuple(tensor.shape)}")
-        sizes |= dict(zip(axes, tensor.shape, strict=True))
-    return sizes
