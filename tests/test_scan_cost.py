@@ -195,7 +195,9 @@ def test_no_constant_is_idle(name):
 def test_an_explanation_names_what_it_rests_on(sample):
     text = explain(sample, Geometry(1000, 4, [100, 1000], 10**7), H200)
     assert re.match(r"[\d.]+ µs on NVIDIA H200: 1000 programs of 4 warps, 8 for each multiprocessor", text)
-    assert len(text.splitlines()) == 3 + 2 + len(sample.stretches)
+    lines = text.splitlines()
+    assert len(lines) == 3 + 2 + len(sample.stretches)
+    assert re.search(r"\bbarrier 3\d\b", lines[-1])
 
 
 @pytest.mark.parametrize("name", groups())

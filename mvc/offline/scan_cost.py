@@ -172,13 +172,23 @@ def _times(code: Code, geometry: Geometry, place: int) -> float:
 
 
 def parts(stretch: Stretch, geometry: Geometry, target: Target, fitted: Constants) -> list[Part]:
-    """What the warps of one program do between barriers, beside one another; of a loop the second round counts."""
+    """What the warps of one program do between barriers, beside one another."""
+    return [
+        part._replace(cycles=part.beside(geometry.warps, 1, fitted))
+        for part in _played(stretch, geometry, target, fitted)[0]
+    ]
+
+
+def _played(stretch: Stretch, geometry: Geometry, target: Target, fitted: Constants) -> tuple[list[Part], Counter[str]]:
+    """What one warp alone does between barriers, and its cycles of waiting by what it waits for; of a loop the second
+    round counts."""
     far = fitted.cache if geometry.bytes_moved * CALLS <= target.l2 else fitted.memory
     far = LATENCIES["near"] + (far - LATENCIES["near"]) / geometry.reuse
     warp = _Warp(fitted, far, geometry.lines)
     for _ in range(2 if stretch.whole else 1):
+        warp.waited.clear()
         alone = list(warp.run(stretch.events))
-    return [part._replace(cycles=part.beside(geometry.warps, 1, fitted)) for part in alone]
+    return alone, warp.waited
 
 
 class _Warp:
@@ -189,8 +199,9 @@ class _Warp:
         self._latencies = {**LATENCIES, "special": fitted.special, "far": far}
         self._passes = {**PASSES, **dict.fromkeys(GLOBAL, lines)}
         self._now = self._line = 0.0
-        self._ready = [0.0] * (NONE + 1)  # by scoreboard, when it is free
+        self._ready = [(0.0, "")] * (NONE + 1)  # by scoreboard, when it is free, and of what
         self._free: Counter[str] = Counter()  # by unit, when it takes another operation
+        self.waited: Counter[str] = Counter()
 
     def run(self, events: Iterable[Event]) -> Iterator[Part]:
         """Parts between barriers, as they are alone."""
@@ -202,6 +213,7 @@ class _Warp:
             done["passes"] += self._passes.get(event.kind, 0)
             if event.kind == "barrier":
                 self._now += self._fitted.barrier
+                self.waited["barrier"] += self._fitted.barrier
                 yield Part(self._now - start, **done)
                 start, done = self._now, Counter()
         yield Part(self._now - start, **done)
@@ -209,10 +221,11 @@ class _Warp:
     def _issue(self, event: Event) -> None:
         passes = self._fitted.lanes * self._passes.get(event.kind, 0)
         unit, busy = ("special", SPECIAL_CYCLES) if event.kind == "special" else ("lanes", passes)
-        waits = [self._ready[board] for board in range(NONE) if event.waits >> board & 1]
+        waits = [(self._now, ""), *(self._ready[board] for board in range(NONE) if event.waits >> board & 1)]
         if busy:
-            waits.append(self._free[unit])
-        now = max(self._now, *waits) if waits else self._now
+            waits.append((self._free[unit], f"{unit} busy"))
+        now, what = max(waits)
+        self.waited[what] += now - self._now
         self._now = now + event.cycles
         if busy:
             self._free[unit] = now + busy
@@ -223,7 +236,7 @@ class _Warp:
             self._line = ready
         elif event.kind == "near":
             ready = max(ready, self._line)
-        self._ready[event.sets] = max(self._ready[event.sets], ready)
+        self._ready[event.sets] = max(self._ready[event.sets], (ready, event.kind))
 
 
 def explain(code: Code, geometry: Geometry, target: Target) -> str:
@@ -234,7 +247,8 @@ def explain(code: Code, geometry: Geometry, target: Target) -> str:
         print(explain(code, Geometry(programs, 4, [iterations], bytes_moved), target))
 
     Cycles are of one program, its warps beside one another; "read ahead" the fewest and the median of the cycles, waits
-    apart, between a far load and the first wait for it.
+    apart, between a far load and the first wait for it; "waits" the cycles that one warp alone waits in a round, by
+    what it waits for.
     """
     fitted, seconds = constants(), predict(code, geometry, target)
     resident = _resident(code, geometry, target)
@@ -242,7 +256,7 @@ def explain(code: Code, geometry: Geometry, target: Target) -> str:
     units = program.busy(resident * geometry.warps, fitted)
     lines = []
     for place, stretch in enumerate(code.stretches):
-        found = parts(stretch, geometry, target, fitted)
+        found, (_, waited) = parts(stretch, geometry, target, fitted), _played(stretch, geometry, target, fitted)
         kinds, ahead = Counter(event.kind for event in stretch.events), read_ahead(stretch)
         lines.append(
             ["" if stretch.loop is None else stretch.loop, _times(code, geometry, place)]
@@ -250,9 +264,10 @@ def explain(code: Code, geometry: Geometry, target: Target) -> str:
             + [stretch.pipes.get(pipe, 0) for pipe in (*PIPES, "integer")]
             + [f"{sum(part.passes for part in found):.0f}", kinds["barrier"], kinds["far"], kinds["near"]]
             + [f"{min(ahead)}, {statistics.median(ahead):.0f}" if ahead else ""]
+            + [", ".join(f"{what} {cycles:.0f}" for what, cycles in waited.most_common() if cycles >= 1)]
         )
     headers = ["loop", "times", "cycles", "instructions", *PIPES, "integer", "passes", "barriers", "far loads"]
-    table = tabulate(lines, headers=[*headers, "near loads", "read ahead"], markdown=True)
+    table = tabulate(lines, headers=[*headers, "near loads", "read ahead", "waits"], markdown=True)
     return (
         f"{seconds * 1e6:.1f} µs on {target.card}: {geometry.programs} programs of "
         f"{geometry.warps} warps, {math.ceil(geometry.programs / target.sms)} for each multiprocessor, "
