@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 import torch
-from mvc.kernels import eager
+from mvc.kernels import eager, torch_private
 from mvc.kernels.checks import check_dtype, check_flags, check_layouts, check_states
 from torch import Tensor
 from torch.nn import functional as F
@@ -86,7 +86,8 @@ def in_torch(
     decay = (step.unsqueeze(-1) * A.to(dtype)).exp_()
     h = state.to(dtype)  # the state itself, unless it is in half precision
     h.mul_(decay).addcmul_((step * u).unsqueeze(-1), B)
-    y = torch.mul(h, C, out=decay).sum(-1)  # fresh memory for so many numbers takes a CPU longer than the sums
+    # Fresh memory for so many numbers takes a CPU longer than the sums; but transforms and tangents know of no `out`.
+    y = torch.mul(h, C, out=None if _transformed() else decay).sum(-1)
     if D is not None:
         y = y + D.to(dtype) * u
     if z is not None:
@@ -94,6 +95,11 @@ def in_torch(
     if h is not state:
         state.copy_(h)
     return y.to(x.dtype)
+
+
+def _transformed() -> bool:
+    """Whether torch.func or forward-mode AD looks at each operation, of which the op would hide its own."""
+    return torch_private.under_functorch() or torch_private.forward_mode()
 
 
 def _by_channel(weights: Tensor, x: Tensor) -> Tensor:
@@ -160,7 +166,8 @@ def selective_state_update(tensors: eager.Tensors, dt_softplus: bool) -> Tensor:
     check_flags(dt_softplus=dt_softplus)
     if not eager.applies(tensors):
         check(*tensors)
-        return torch.ops.mvc.selective_state_update.default(*tensors, dt_softplus)
+        run = in_torch if _transformed() else torch.ops.mvc.selective_state_update.default
+        return run(*tensors, dt_softplus)
     try:
         key = eager.signature(tensors, "selective_state_update", dt_softplus)
     except RuntimeError:  # a nested tensor has no strides

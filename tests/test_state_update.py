@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mvc.kernels import eager
+from mvc.kernels.state_update import NAMES
 from step_cases import (
     BFLOAT,
     HALF,
@@ -85,6 +86,35 @@ def test_no_gradient_flows():
         y = update(**tensors, dt_softplus=True)
         assert not y.requires_grad
         assert tensors["state"].grad_fn is None
+
+
+def test_under_vmap():
+    """Of all but A, which the mapped sequences share."""
+    tensors = {name: tensor[None].repeat(3, *[1] * tensor.dim()) for name, tensor in make_step(Step()).items()}
+    tensors["x"] *= torch.arange(3.0)[:, None, None]
+    tensors["A"] = tensors["A"][0]
+    mapped, alone = (converted(tensors, Tensor.clone) for _ in range(2))
+    axes = tuple(None if name == "A" else 0 for name in NAMES)
+    y = torch.func.vmap(lambda *given: selective_state_update(*given, dt_softplus=True), in_dims=axes)(*mapped.values())
+    for index in range(3):
+        one = {name: tensor if name == "A" else tensor[index] for name, tensor in alone.items()}
+        torch.testing.assert_close(y[index], through_the_op(one, True))
+        torch.testing.assert_close(mapped["state"][index], one["state"])
+
+
+def test_tangents_pass():
+    """In forward mode, which no_grad leaves on: of the sum over states, in x."""
+    tensors = make_step(Step(options=("D",)))
+    tangent = torch.randn_like(tensors["x"])
+
+    def y_and_state(x: Tensor) -> tuple[Tensor, Tensor]:
+        given = converted(tensors | {"x": x}, Tensor.clone)
+        return selective_state_update(**given), given["state"]
+
+    _, tangents = torch.func.jvp(y_and_state, (tensors["x"],), (tangent,))
+    differences = (y_and_state(tensors["x"] + tangent), y_and_state(tensors["x"]))  # both are linear in x
+    for found, more, less in zip(tangents, *differences, strict=True):
+        torch.testing.assert_close(found, more - less)
 
 
 def test_autocast_changes_nothing():
