@@ -156,8 +156,9 @@ def selective_state_update(
 ) -> Tensor:
     """One step of decoding: advances `state` in place. As in mamba-ssm, no gradient flows.
 
-    On a GPU it is one launch of one kernel, which reads tensors of any strides and dtypes as they lie. In compiled code,
-    Inductor copies a state that is a view of a graph's input for it, and back; a tensor of its own is advanced in place.
+    On a GPU it is one launch of one kernel, which reads tensors of any strides and dtypes as they lie. In compiled
+    code, Inductor copies a state that is a view of a graph's input, and copies it back; a tensor of its own is advanced
+    in place.
 
     Args:
         state: (batch, dim, N), or with heads (batch, heads, dim, N); sums are float32, or float64 for a float64 x.
