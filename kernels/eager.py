@@ -29,7 +29,12 @@ class Prepared(Protocol):
 
     def forward(self, tensors: Tensors) -> tuple[Tensor, Tensor]: ...
 
-    def backward(self, grad_y: Tensor, grad_last_state: Tensor, tensors: Tensors) -> list[Tensor | None]: ...
+    def train(self, tensors: Tensors) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Also what `backward` takes of it."""
+
+    def backward(
+        self, grad_y: Tensor, grad_last_state: Tensor, tensors: Tensors, kept: Tensor | None
+    ) -> list[Tensor | None]: ...
 
 
 _prepared: dict[tuple, Any] = {}  # a `Prepared`, or what another op of these keeps for itself
@@ -102,7 +107,12 @@ class _Dispatched:
         with torch_private.below_autograd():
             return self._forward(*tensors, *self.flags)
 
-    def backward(self, grad_y: Tensor, grad_last_state: Tensor, tensors: Tensors) -> list[Tensor | None]:
+    def train(self, tensors: Tensors) -> tuple[Tensor, Tensor, Tensor | None]:
+        return *self.forward(tensors), None
+
+    def backward(
+        self, grad_y: Tensor, grad_last_state: Tensor, tensors: Tensors, kept: Tensor | None
+    ) -> list[Tensor | None]:
         with torch_private.below_autograd():
             gradients = self._backward(grad_y, grad_last_state, *tensors, *self.flags)
         return rules.present(tensors, gradients)
@@ -113,12 +123,13 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, prepared: Prepared, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.prepared = prepared
-        ctx.save_for_backward(*tensors)
-        return prepared.forward(grouped(tensors))
+        y, last_state, kept = prepared.train(grouped(tensors))
+        ctx.save_for_backward(*tensors, kept)
+        return y, last_state
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None, grad_last_state: Tensor | None) -> tuple[Tensor | None, ...]:
-        prepared, saved = ctx.prepared, ctx.saved_tensors
+        prepared, (*saved, kept) = ctx.prepared, ctx.saved_tensors
         tensors = grouped(saved)
         u, A = tensors[0], tensors[2]
         if grad_y is None:
@@ -126,7 +137,7 @@ class _Scan(torch.autograd.Function):
         if grad_last_state is None:
             grad_last_state = A.new_zeros((u.shape[0], *A.shape))
         if applies((grad_y, grad_last_state, *tensors)) and not torch.is_grad_enabled():
-            gradients = prepared.backward(grad_y, grad_last_state, tensors)
+            gradients = prepared.backward(grad_y, grad_last_state, tensors, kept)
         else:  # who watches sees the op, which refuses a second derivative
             inputs = (grad_y, grad_last_state, *tensors, *prepared.flags)
             gradients = rules.present(tensors, rules.backward(prepared.name, *inputs))

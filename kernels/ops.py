@@ -18,7 +18,17 @@ if __name__ != "mvc.kernels.ops":
     raise ImportError(f"import this module as mvc.kernels.ops, not as {__name__}: it would register its ops twice")
 
 from mvc.kernels import chunked
-from mvc.kernels.rules import DIFFERENTIABLE, check, check_backward, op, refuse_tangents, register_fakes, register_rules
+from mvc.kernels.rules import (
+    DIFFERENTIABLE,
+    check,
+    check_backward,
+    op,
+    refuse_tangents,
+    register_fakes,
+    register_rules,
+    requires_gradient,
+)
+from mvc.kernels.torch_private import below_autograd
 
 SCHEMA = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
@@ -79,6 +89,15 @@ def _run_fastest(u: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tens
     return op(fastest(u))(u, *inputs)
 
 
+def _differentiate_fastest(u: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    """With gradients the op of the device takes over, which may keep more for its backward than its inputs."""
+    if requires_gradient(u, *inputs):
+        check(u, *inputs[:-2])
+        return op(fastest(u))(u, *inputs)
+    with below_autograd():
+        return op("selective_scan")(u, *inputs)
+
+
 def _run_fastest_backward(grad_y: Tensor, grad_last_state: Tensor, u: Tensor, *inputs: Tensor | bool | None):
     return op(fastest(u), backward=True)(grad_y, grad_last_state, u, *inputs)
 
@@ -90,6 +109,7 @@ torch.library.impl("mvc::selective_scan", ("cpu", "cuda"), _run_fastest)
 torch.library.impl("mvc::selective_scan_backward", ("cpu", "cuda"), _run_fastest_backward)
 register_fakes("selective_scan")
 register_rules("selective_scan")
+torch.library.impl("mvc::selective_scan", "AutogradCUDA", _differentiate_fastest)
 
 _define("selective_scan_chunked")
 torch.library.impl("mvc::selective_scan_chunked", "default", _run_chunked)

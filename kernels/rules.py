@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from mvc.kernels import chunked
 from mvc.kernels.checks import check_inputs
-from mvc.kernels.torch_private import forward_mode, under_functorch
+from mvc.kernels.torch_private import below_autograd, forward_mode, under_functorch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
@@ -151,6 +151,50 @@ def register_rules(name: str) -> None:
         torch.library.impl(forward, key, _autocast(name, device))
     register_flop_formula(op(name).overloadpacket)(flops)
     register_flop_formula(op(name, backward=True).overloadpacket)(flops_backward)
+
+
+def requires_gradient(*inputs: Tensor | bool | None) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+
+
+def register_kept_rules(name: str) -> None:
+    """Let gradients of `mvc::{name}` start from states that `mvc::{name}_training` keeps for `mvc::{name}_gradients`."""
+    training, gradients = f"mvc::{name}_training", f"mvc::{name}_gradients"
+    for key in ("AutogradCPU", "AutogradCUDA"):  # go before "Autograd", which `register_rules` has filled
+        torch.library.impl(f"mvc::{name}", key, functools.partial(_differentiated, name))
+    torch.library.register_autograd(gradients, _no_second_derivative, setup_context=_no_setup)
+    register_flop_formula(op(f"{name}_training").overloadpacket)(flops)
+    register_flop_formula(op(f"{name}_gradients").overloadpacket)(_flops_gradients)
+
+
+def _flops_gradients(grad_y_shape, grad_last_state_shape, states_shape, *args, **kwargs) -> int:
+    return flops_backward(grad_y_shape, grad_last_state_shape, *args, **kwargs)
+
+
+def _differentiated(name: str, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    if requires_gradient(*inputs):
+        return _KeptScan.apply(name, *inputs)
+    with below_autograd():
+        return op(name)(*inputs)
+
+
+class _KeptScan(torch.autograd.Function):
+    """A scan whose forward keeps the states that its backward starts from."""
+
+    @staticmethod
+    def forward(ctx, name: str, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+        with below_autograd():
+            y, last_state, states = op(f"{name}_training")(*inputs)
+        *tensors, ctx.delta_softplus, ctx.reverse = inputs
+        ctx.name = name
+        ctx.save_for_backward(states, *tensors)
+        return y, last_state
+
+    @staticmethod
+    def backward(ctx, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | None, ...]:
+        states, *tensors = ctx.saved_tensors
+        inputs = (grad_y, grad_last_state, states, *tensors, ctx.delta_softplus, ctx.reverse)
+        return None, *present(tensors, op(f"{ctx.name}_gradients")(*inputs)), None, None, None
 
 
 def _fold_into_channels(tensor: Tensor | None, position: int, in_dim: int | None, size: int) -> Tensor | None:

@@ -1,240 +1,271 @@
-"""The Triton kernel of the backward."""
+"""The Triton kernel of the backward: all gradients of one chunk, from the states that the forward kept.
+
+A tile runs the states again from the one kept before it, each exponential once, then what flows back through them::
+
+    f_t = C_t ∂y_t + v_{t+1}      the gradient of h_t
+    v_t = a_t f_t                 what flows on, into step t - 1; v_t h_{t-1} is the gradient of log a_t
+
+The sums over channels of the gradients of B and C grow over BLOCKS blocks of channels, one after another in a program.
+"""
 
 import triton
 import triton.language as tl
-from mvc.kernels.triton_steps import (
+from mvc.kernels.triton_tile import (
+    LN2,
     LOG2E,
+    RESETS,
+    adjoint_starts,
     channels,
-    load_A,
+    forward_starts,
+    halved,
     load_channels,
-    load_states,
-    load_steps,
-    position,
-    run_position,
+    load_constant,
+    of_states,
+    of_steps,
+    placed,
+    put,
+    row_decay,
+    run,
+    run_first,
     sigmoid,
-    split_chunk,
+    spread,
+    state_offsets,
+    step,
     step_size,
-    store_states,
-    weights,
-    weights_of,
+    sum_states,
+    tile_at,
 )
 
 
 @triton.jit
-def _add_partial(b_value, pointer, offset, mask, FIRST: tl.constexpr):
-    if FIRST:
-        return b_value
-    else:
-        return b_value + tl.load(pointer + offset, mask=mask, other=0.0)
+def _states_and_flows(
+    h, later, a, b, c, steps, resets, b_A, MAY_RESET: tl.constexpr,
+    CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+):  # fmt: skip
+    """h_t, f_t and v_t h_{t-1} of a tile; the sum over each row of the last times Δ_t; and v of its first step.
+
+    h, later (R, CH, S, W): the state before the tile, and v of the step after it.
+    """
+    before = later
+    if W > 1:
+        p = row_decay(steps, resets, b_A, MAY_RESET)
+        h, _ = forward_starts(a, b, p, h, W, G, MAY_RESET)
+        later, before = adjoint_starts(a, c, p, later, W, G, MAY_RESET)
+    states = tl.zeros((R, G, CH, S, W), tl.float32)
+    flows = states
+    decays = states
+    starts = ()
+    for j in tl.static_range(G):
+        if MAY_RESET:
+            h = tl.where(step(a, j, G) < 0.0, 0.0, h)
+        starts = starts + (h,)
+        h = run(step(a, j, G), step(b, j, G), h, MAY_RESET)
+        states = put(states, j, h, G)
+    of_A = tl.zeros((R, CH, S, W), tl.float32)
+    v = later
+    for j in tl.static_range(G - 1, -1, -1):
+        f = v + step(c, j, G)
+        flows = put(flows, j, f, G)
+        v = step(a, j, G) * f
+        decay = v * starts[j]
+        decays = put(decays, j, decay, G)
+        of_A += decay * step(steps, j, G)
+        if MAY_RESET:
+            v = tl.where(step(a, j, G) < 0.0, 0.0, v)
+    if W == 1:
+        before = v
+    return states, flows, decays, of_A, before
 
 
 @triton.jit
-def _backward_steps(
-    g, sums_A, sums_B, sums_C, b_sum_D, b_sum_bias, b_A, b_D, b_bias, mask, t_first, i_groups, i_slot,
-    p_grad_y, p_u, p_delta, p_B, p_C, p_z, p_reset, p_checkpoint, p_partial,
-    p_grad_u, p_grad_delta, p_grad_z, p_grad_B, p_grad_C,
-    grad_y_l, u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, dim, checkpoint_l, partial_l, grad_weight_l,
-    N: tl.constexpr, STEPS: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
-    REVERSE: tl.constexpr, GRAD_Y_ALONG: tl.constexpr, U_ALONG: tl.constexpr, DELTA_ALONG: tl.constexpr,
-    Z_ALONG: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
-):  # fmt: skip
-    """The adjoint of `i_groups` groups of STEPS steps from t_first on, each from its checkpoint."""
-    for i in range(i_groups):
-        o_group = run_position(i, i_groups, not REVERSE)
-        t = t_first + o_group * STEPS
-        b_u = load_steps(p_u, t, u_l, mask, STEPS, U_ALONG, REVERSE)
-        b_delta = load_steps(p_delta, t, delta_l, mask, STEPS, DELTA_ALONG, REVERSE)
-        b_grad_y = load_steps(p_grad_y, t, grad_y_l, mask, STEPS, GRAD_Y_ALONG, REVERSE)
-        if p_z is not None:
-            b_z = load_steps(p_z, t, z_l, mask, STEPS, Z_ALONG, REVERSE)
-        # The states again: before[j] is what step j starts from.
-        before = (load_states(p_checkpoint + (i_slot + o_group).to(tl.int64) * checkpoint_l, mask, N),)
-        steps = ()
-        for j in tl.static_range(STEPS):
-            o_t = position(t, j, STEPS, REVERSE)
-            b_step = step_size(b_delta[j] + b_bias, SOFTPLUS)
-            w_B = weights(p_B + o_t * B_l, B_n, mask, N, CONSTANT_B)
-            if p_reset is not None:
-                b_reset = tl.load(p_reset + o_t * reset_l) != 0
-            after = ()
-            for n in tl.static_range(N):
-                b_h = before[j][n]
-                if p_reset is not None:
-                    b_h = tl.where(b_reset, 0.0, b_h)
-                after = after + (tl.exp2(b_step * b_A[n]) * b_h + b_step * b_u[j] * w_B[n],)
-            before = before + (after,)
-            steps = steps + (b_step,)
-        for k in tl.static_range(STEPS):
-            o_t = position(t, STEPS - 1 - k, STEPS, REVERSE)
-            b_step = steps[STEPS - 1 - k]
-            b_x = b_u[STEPS - 1 - k]
-            b_grad = b_grad_y[STEPS - 1 - k]
-            if p_z is not None:
-                b_gate = sigmoid(b_z[STEPS - 1 - k])
-                b_grad *= b_z[STEPS - 1 - k] * b_gate
-            w_B = weights(p_B + o_t * B_l, B_n, mask, N, CONSTANT_B)
-            w_C = weights(p_C + o_t * C_l, C_n, mask, N, CONSTANT_C)
-            if p_reset is not None:
-                b_reset = tl.load(p_reset + o_t * reset_l) != 0
-            b_y = tl.zeros_like(b_x)
-            b_of_drive = tl.zeros_like(b_x)
-            b_of_step = tl.zeros_like(b_x)
-            new_g = ()
-            new_A = ()
-            new_B = ()
-            new_C = ()
-            for n in tl.static_range(N):
-                b_after = before[STEPS - k][n]
-                b_of_state = g[n] + w_C[n] * b_grad
-                b_of_drive += b_of_state * w_B[n]
-                b_y += w_C[n] * b_after
-                b_of_B = b_of_state * b_step * b_x
-                b_of_C = b_after * b_grad
-                if CONSTANT_B:
-                    new_B = new_B + (sums_B[n] + b_of_B,)
-                else:
-                    tl.store(p_grad_B + o_t * grad_weight_l + n, tl.sum(b_of_B, 0))
-                if CONSTANT_C:
-                    new_C = new_C + (sums_C[n] + b_of_C,)
-                else:
-                    tl.store(p_grad_C + o_t * grad_weight_l + n, tl.sum(b_of_C, 0))
-                b_carried = b_of_state * tl.exp2(b_step * b_A[n])
-                b_before = before[STEPS - 1 - k][n]
-                if p_reset is not None:
-                    b_before = tl.where(b_reset, 0.0, b_before)
-                b_of_decay = b_carried * b_before
-                if p_reset is not None:
-                    b_carried = tl.where(b_reset, 0.0, b_carried)
-                b_of_step += b_of_decay * b_A[n]
-                new_g = new_g + (b_carried,)
-                new_A = new_A + (sums_A[n] + b_of_decay * b_step,)
-            g = new_g
-            sums_A = new_A
-            if CONSTANT_B:
-                sums_B = new_B
-            if CONSTANT_C:
-                sums_C = new_C
-            b_of_step *= 1.0 / LOG2E  # b_A is A over ln 2
-
-            b_y = _add_partial(b_y, p_partial, o_t * dim, mask, FIRST)
-            b_of_drive = _add_partial(b_of_drive, p_partial, o_t * dim + partial_l, mask, FIRST)
-            b_of_step = _add_partial(b_of_step, p_partial, o_t * dim + 2 * partial_l, mask, FIRST)
-            if LAST:
-                b_of_u = b_of_drive * b_step + b_D * b_grad
-                b_of_delta = b_of_drive * b_x + b_of_step
-                if SOFTPLUS:
-                    b_raw = b_delta[STEPS - 1 - k] + b_bias
-                    b_of_delta *= tl.where(b_raw > 20.0, 1.0, sigmoid(b_raw))
-                tl.store(p_grad_u + o_t * dim, b_of_u.to(p_grad_u.dtype.element_ty), mask=mask)
-                tl.store(p_grad_delta + o_t * dim, b_of_delta.to(p_grad_delta.dtype.element_ty), mask=mask)
-                if p_z is not None:
-                    b_slope = b_gate * (1.0 + b_z[STEPS - 1 - k] * (1.0 - b_gate))
-                    b_of_z = b_grad_y[STEPS - 1 - k] * (b_y + b_D * b_x) * b_slope
-                    tl.store(p_grad_z + o_t * dim, b_of_z.to(p_grad_z.dtype.element_ty), mask=mask)
-                b_sum_D += b_grad * b_x
-                b_sum_bias += b_of_delta
-            else:
-                tl.store(p_partial + o_t * dim, b_y, mask=mask)
-                tl.store(p_partial + o_t * dim + partial_l, b_of_drive, mask=mask)
-                tl.store(p_partial + o_t * dim + 2 * partial_l, b_of_step, mask=mask)
-    return g, sums_A, sums_B, sums_C, b_sum_D, b_sum_bias
+def _add(pointer, value, mask, FRESH):
+    """Add to what this program has stored there, or store, where it is the first to: nobody else does."""
+    tl.store(pointer, value + tl.load(pointer, mask=mask & ~FRESH, other=0.0), mask=mask)
 
 
 @triton.jit
 def backward_kernel(
-    p_grad_y, p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_reset, p_checkpoint, p_from_later, p_partial,
-    p_grad_u, p_grad_delta, p_grad_z, p_grad_A, p_grad_B, p_grad_C, p_grad_D, p_grad_bias, p_grad_start,
+    p_grad_y, p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_reset, p_states, p_from_later,
+    p_grad_u, p_grad_delta, p_grad_z, p_grad_A, p_grad_B, p_grad_C, p_grad_D, p_grad_bias, p_flow,
     length, dim, states, width, chunk,
     grad_y_b, grad_y_l, grad_y_d, u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d,
     B_b, B_l, B_g, B_n, C_b, C_l, C_g, C_n, reset_b, reset_l,
-    N: tl.constexpr, BLOCK: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
-    REVERSE: tl.constexpr, GRAD_Y_ALONG: tl.constexpr, U_ALONG: tl.constexpr, DELTA_ALONG: tl.constexpr,
-    Z_ALONG: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
+    CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr, BLOCKS: tl.constexpr,
+    EVEN: tl.constexpr, PADDED: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr,
+    SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """g_t = C_t ∂y_t + Ā_{t+1} g_{t+1} over one chunk, against the order of the forward, and all gradients from it.
-
-    `from_later` (chunks, batch, dim, states) is what the steps run after the chunk send to its last state. Gradients of
-    parameters are partial sums (chunks, batch, …), those of grouped B and C (blocks of a group, batch, length, groups,
-    states). `partial` (3, batch, length, dim) passes y and the gradients of Δu and Δ on between blocks of states.
+    """`from_later` (chunks, batch, dim, N) is what flows into the last state of each chunk, `start` (batch, dim, N) the
+    initial state, `states` (tiles, batch, dim, N) the state before each tile but the first. `flow` (chunks, batch, dim,
+    N) takes what flows out of each tile, in the end the gradient of what the chunk starts from. Gradients of parameters
+    are partial sums (chunks, batch, …), those of grouped B and C (programs of a group, batch, length, groups, N).
     """
+    T: tl.constexpr = W * G
+    MAY_RESET: tl.constexpr = p_reset is not None
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, o_channel, mask = channels(width, BLOCK)
-    batch = tl.num_programs(1).to(tl.int64)
-    o_state = (i_batch * dim + o_channel) * states
-    all_states = batch * dim * states
-    b_A = load_A(p_A, o_channel, states, mask, N)
-    b_D = load_channels(p_D, o_channel, mask)
-    b_bias = load_channels(p_bias, o_channel, mask)
-    p_grad_y += i_batch * grad_y_b + o_channel.to(tl.int64) * grad_y_d
-    p_u += i_batch * u_b + o_channel.to(tl.int64) * u_d
-    p_delta += i_batch * delta_b + o_channel.to(tl.int64) * delta_d
+    o_state = state_offsets(R, S)
+    w = tl.arange(0, W)[None, None, None, :]
+    t = tl.arange(0, T)[:, None]
+    k = tl.arange(0, CH)[None, :]
+    n = tl.arange(0, R * S)[None, :]
+    i_group, i_in_group, first, count = channels(width, CH * BLOCKS)
+    if EVEN:
+        first = tl.program_id(0) * (CH * BLOCKS)  # the same, and known to be a multiple
+    per_state = tl.num_programs(1).to(tl.int64) * dim * states  # of all sequences
+    grad_b = dim.to(tl.int64) * length
+    q_grad_y, grad_y_l = run_first(p_grad_y, i_batch, grad_y_b, grad_y_l, length, REVERSE)
+    q_u, u_l = run_first(p_u, i_batch, u_b, u_l, length, REVERSE)
+    q_delta, delta_l = run_first(p_delta, i_batch, delta_b, delta_l, length, REVERSE)
+    q_grad_u, grad_l = run_first(p_grad_u, i_batch, grad_b, dim, length, REVERSE)
+    q_grad_delta, grad_l = run_first(p_grad_delta, i_batch, grad_b, dim, length, REVERSE)
     if p_z is not None:
-        p_z += i_batch * z_b + o_channel.to(tl.int64) * z_d
-    p_B = weights_of(p_B, o_channel, i_batch, i_group, B_b, B_g, CONSTANT_B)
-    p_C = weights_of(p_C, o_channel, i_batch, i_group, C_b, C_g, CONSTANT_C)
-    if p_reset is not None:
-        p_reset += i_batch * reset_b
-    o_sequence = i_batch * length * dim + o_channel
-    if p_partial is not None:
-        p_partial += o_sequence
-    p_grad_u += o_sequence
-    p_grad_delta += o_sequence
-    if p_grad_z is not None:
-        p_grad_z += o_sequence
-    groups = dim // width
-    i_in_group = tl.program_id(0) % tl.cdiv(width, BLOCK)
-    o_weight = ((i_in_group * batch + i_batch) * length * groups + i_group) * states
-    p_of_B = p_grad_B
-    p_of_C = p_grad_C
+        q_z, z_l = run_first(p_z, i_batch, z_b, z_l, length, REVERSE)
+        q_grad_z, grad_l = run_first(p_grad_z, i_batch, grad_b, dim, length, REVERSE)
     if not CONSTANT_B:
-        p_of_B += o_weight
+        q_B, B_l = run_first(p_B + i_group * B_g, i_batch, B_b, B_l, length, REVERSE)
     if not CONSTANT_C:
-        p_of_C += o_weight
-    p_checkpoint += o_state
-    g = load_states(p_from_later + o_state + i_chunk * all_states, mask, N)
-    sums_A = load_states(None, mask, N)
-    sums_B = ()
-    sums_C = ()
-    if CONSTANT_B:
-        sums_B = load_states(None, mask, N)
-    if CONSTANT_C:
-        sums_C = load_states(None, mask, N)
-    b_sum_D = tl.zeros((BLOCK,), tl.float32)
-    b_sum_bias = tl.zeros((BLOCK,), tl.float32)
+        q_C, C_l = run_first(p_C + i_group * C_g, i_batch, C_b, C_l, length, REVERSE)
+    if MAY_RESET:
+        q_reset, reset_l = run_first(p_reset, i_batch, reset_b, reset_l, length, REVERSE)
+    # Where a sum over channels, (R, G, S, W), goes among (programs of a group, batch, length, groups, N).
+    groups = dim // width
+    o_weight = (i_in_group * tl.num_programs(1) + i_batch) * length * groups * states + i_group * states
+    weight_l = groups * states
+    o_row = tl.arange(0, W)[None, None, None, :] * G + tl.arange(0, G)[None, :, None, None]
+    b_sum_B = tl.zeros((R, G, S, W), tl.float32)
+    b_sum_C = tl.zeros((R, G, S, W), tl.float32)
 
-    first = i_chunk * chunk
-    wide, rest = split_chunk(first, chunk, length, WIDE)
-    for i_part in tl.static_range(2):
-        if (i_part == 0) == REVERSE:
-            g, sums_A, sums_B, sums_C, b_sum_D, b_sum_bias = _backward_steps(
-                g, sums_A, sums_B, sums_C, b_sum_D, b_sum_bias, b_A, b_D, b_bias, mask, first, wide, first // WIDE,
-                p_grad_y, p_u, p_delta, p_B, p_C, p_z, p_reset, p_checkpoint, p_partial,
-                p_grad_u, p_grad_delta, p_grad_z, p_of_B, p_of_C,
-                grad_y_l, u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, dim, all_states, batch * length * dim,
-                groups * states,
-                N, WIDE, CONSTANT_B, CONSTANT_C, SOFTPLUS, REVERSE, GRAD_Y_ALONG, U_ALONG, DELTA_ALONG, Z_ALONG, FIRST,
-                LAST,
-            )  # fmt: skip
+    i_first = i_chunk * chunk // T
+    i_end = tl.cdiv(tl.minimum(i_chunk * chunk + chunk, length), T)
+    # Read ahead: tile and block of the first turn.
+    o_t, o_d = (i_end - 1) * T, first
+    there = (o_t + t < length) & (k < count)
+    next_grad_y = tl.load(tile_at(q_grad_y, o_t, o_d, t, k, grad_y_l, grad_y_d), mask=there, other=0.0)
+    next_u = tl.load(tile_at(q_u, o_t, o_d, t, k, u_l, u_d), mask=there, other=0.0)
+    next_delta = tl.load(tile_at(q_delta, o_t, o_d, t, k, delta_l, delta_d), mask=there, other=0.0)
+    there_n = (o_t + t < length) & (n < states)
+    if not CONSTANT_B:
+        next_B = tl.load(tile_at(q_B, o_t, 0, t, n, B_l, B_n), mask=there_n, other=0.0)
+    if not CONSTANT_C:
+        next_C = tl.load(tile_at(q_C, o_t, 0, t, n, C_l, C_n), mask=there_n, other=0.0)
+    for i in range((i_end - i_first) * BLOCKS):
+        i_tile = i_end - 1 - i // BLOCKS
+        i_block = i % BLOCKS
+        FRESH = i_tile == i_end - 1
+        o_t, o_d = i_tile * T, first + i_block * CH
+        live = o_t + t < length
+        inside = tl.full((1, CH), EVEN, tl.int1) | (k < count - i_block * CH)
+        mask = live & inside
+        o_channel = o_d + tl.arange(0, CH)
+        is_channel = tl.reshape(inside, (CH,))
+        is_cell = is_channel[None, :, None, None] & (o_state < states)
+        o_cell = o_channel[None, :, None, None] * states + o_state
+        b_grad_y = next_grad_y.to(tl.float32)
+        b_x = next_u.to(tl.float32)
+        b_delta = next_delta.to(tl.float32)
+        if not CONSTANT_B:
+            b_B = next_B.to(tl.float32)
+        if not CONSTANT_C:
+            b_C = next_C.to(tl.float32)
+        # What the next turn needs is read while this one is computed; the last turn reads its own again.
+        o_next = tl.maximum(i_end - 1 - (i + 1) // BLOCKS, i_first) * T
+        d_next = first + (i + 1) % BLOCKS * CH
+        there = (o_next + t < length) & (tl.full((1, CH), EVEN, tl.int1) | (k < count - (i + 1) % BLOCKS * CH))
+        next_grad_y = tl.load(tile_at(q_grad_y, o_next, d_next, t, k, grad_y_l, grad_y_d), mask=there, other=0.0)
+        next_u = tl.load(tile_at(q_u, o_next, d_next, t, k, u_l, u_d), mask=there, other=0.0)
+        next_delta = tl.load(tile_at(q_delta, o_next, d_next, t, k, delta_l, delta_d), mask=there, other=0.0)
+        there_n = (o_next + t < length) & (n < states)
+        if not CONSTANT_B:
+            next_B = tl.load(tile_at(q_B, o_next, 0, t, n, B_l, B_n), mask=there_n, other=0.0)
+        if not CONSTANT_C:
+            next_C = tl.load(tile_at(q_C, o_next, 0, t, n, C_l, C_n), mask=there_n, other=0.0)
+
+        b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E
+        b_D = load_channels(p_D, o_channel, is_channel)
+        b_bias = load_channels(p_bias, o_channel, is_channel)
+        o_cell += i_batch * dim * states
+        h = tl.zeros((R, CH, S, W), tl.float32)
+        if p_states is not None:
+            h += tl.load(p_states + (i_tile - 1) * per_state + o_cell, mask=is_cell & (i_tile > 0), other=0.0)
+        if p_start is not None:
+            h += tl.load(p_start + o_cell, mask=is_cell & (i_tile == 0), other=0.0)
+        o_cell += i_chunk * per_state
+        later = tl.zeros((R, CH, S, W), tl.float32)
+        later += tl.load(p_from_later + o_cell, mask=is_cell & FRESH, other=0.0)
+        later += tl.load(p_flow + o_cell, mask=is_cell & ~FRESH, other=0.0)
+
+        if p_z is not None:
+            b_z = tl.load(tile_at(q_z, o_t, o_d, t, k, z_l, z_d), mask=mask, other=0.0).to(tl.float32)
+            b_gate = sigmoid(b_z)
+            b_ungated = b_grad_y
+            b_grad_y *= b_z * b_gate
+        b_step, b_slope = step_size(b_delta + b_bias, SOFTPLUS)
+        b_step = tl.where(live, b_step, 0.0)
+        steps, drives = spread(b_step, b_step * b_x)
+        steps = placed(of_steps(steps, W, G, CH), R, G, CH, S, W)
+        drives = placed(of_steps(drives, W, G, CH), R, G, CH, S, W)
+        grads, _ = spread(b_grad_y, b_x)
+        grads = placed(of_steps(grads, W, G, CH), R, G, CH, S, W)
+        if CONSTANT_B:
+            w_B = load_constant(p_B, o_channel, o_state, is_cell, B_g, B_n)
+        if CONSTANT_C:
+            w_C = load_constant(p_C, o_channel, o_state, is_cell, C_g, C_n)
+        if not CONSTANT_B and not CONSTANT_C:
+            b_B, b_C = spread(b_B, b_C)
+        if not CONSTANT_B:
+            w_B = of_states(b_B, W, G, R, S)
+        if not CONSTANT_C:
+            w_C = of_states(b_C, W, G, R, S)
+        w_B = placed(w_B, R, G, CH, S, W)
+        w_C = placed(w_C, R, G, CH, S, W)
+        a = tl.exp2(steps * b_A[:, None])
+        b = drives * w_B
+        if PADDED:
+            b = tl.where(o_state[:, None] < states, b, 0.0)
+        resets = steps
+        if MAY_RESET:
+            resets = of_steps(tl.load(tile_at(q_reset, o_t, 0, t, 0, reset_l, 0), mask=live, other=0).to(tl.int32), W, G, 1)
+            a = tl.where(resets != 0, RESETS, a)
+        all_states, flows, decays, of_A, before = _states_and_flows(
+            h, later, a, b, w_C * grads, steps, resets, b_A, MAY_RESET, CH, G, W, R, S
+        )
+        tl.store(p_flow + o_cell + w * 0, before, mask=is_cell & (w == 0))
+
+        b_of_drive = sum_states(flows * w_B, W, G, CH, S)
+        b_of_step = sum_states(decays * b_A[:, None], W, G, CH, S) * LN2  # b_A is A over ln 2
+        b_of_delta = tl.where(live, (b_of_drive * b_x + b_of_step) * b_slope, 0.0)
+        b_of_u = b_of_drive * b_step + b_D * b_grad_y
+        tl.store(tile_at(q_grad_u, o_t, o_d, t, k, grad_l, 1), b_of_u.to(p_grad_u.dtype.element_ty), mask=mask)
+        q_out = tile_at(q_grad_delta, o_t, o_d, t, k, grad_l, 1)
+        tl.store(q_out, b_of_delta.to(p_grad_delta.dtype.element_ty), mask=mask)
+        if p_z is not None:
+            b_y = sum_states(all_states * w_C, W, G, CH, S) + b_D * b_x
+            b_of_z = b_ungated * b_y * (b_gate * (1.0 + b_z * (1.0 - b_gate)))
+            q_out = tile_at(q_grad_z, o_t, o_d, t, k, grad_l, 1)
+            tl.store(q_out, b_of_z.to(p_grad_z.dtype.element_ty), mask=mask)
+
+        of_C = all_states * grads
+        of_B = flows * drives
+        o_cell3 = tl.reshape(o_cell, (R, CH, S))
+        is_cell3 = tl.reshape(is_cell, (R, CH, S))
+        _add(p_grad_A + o_cell3, halved(of_A, W), is_cell3, FRESH)
+        if CONSTANT_B:
+            _add(p_grad_B + o_cell3, halved(tl.sum(of_B, 1), W), is_cell3, FRESH)
         else:
-            g, sums_A, sums_B, sums_C, b_sum_D, b_sum_bias = _backward_steps(
-                g, sums_A, sums_B, sums_C, b_sum_D, b_sum_bias, b_A, b_D, b_bias, mask, first + WIDE * wide, rest,
-                first // WIDE + wide,
-                p_grad_y, p_u, p_delta, p_B, p_C, p_z, p_reset, p_checkpoint, p_partial,
-                p_grad_u, p_grad_delta, p_grad_z, p_of_B, p_of_C,
-                grad_y_l, u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, dim, all_states, batch * length * dim,
-                groups * states,
-                N, 1, CONSTANT_B, CONSTANT_C, SOFTPLUS, REVERSE, GRAD_Y_ALONG, U_ALONG, DELTA_ALONG, Z_ALONG, FIRST,
-                LAST,
-            )  # fmt: skip
-    if i_chunk == run_position(0, tl.num_programs(2), REVERSE):
-        store_states(p_grad_start + o_state, g, mask, N)
-    o_chunk = i_chunk * batch + i_batch
-    o_sum = (o_chunk * dim + o_channel) * states
-    store_states(p_grad_A + o_sum, sums_A, mask, N)
-    if CONSTANT_B:
-        store_states(p_grad_B + o_sum, sums_B, mask, N)
-    if CONSTANT_C:
-        store_states(p_grad_C + o_sum, sums_C, mask, N)
-    if LAST:
-        tl.store(p_grad_D + o_chunk * dim + o_channel, b_sum_D, mask=mask)
-        tl.store(p_grad_bias + o_chunk * dim + o_channel, b_sum_bias, mask=mask)
+            b_sum_B = tl.where(i_block == 0, 0.0, b_sum_B) + halved(tl.permute(of_B, (0, 1, 3, 4, 2)), CH)
+        if CONSTANT_C:
+            _add(p_grad_C + o_cell3, halved(tl.sum(of_C, 1), W), is_cell3, FRESH)
+        else:
+            b_sum_C = tl.where(i_block == 0, 0.0, b_sum_C) + halved(tl.permute(of_C, (0, 1, 3, 4, 2)), CH)
+        is_sum = (o_t + o_row < length) & (o_state < states) & (i_block == BLOCKS - 1)
+        o_run = (o_t + o_row).to(tl.int64)
+        if REVERSE:
+            o_run = length - 1 - o_run
+        o_sum = o_weight + o_run * weight_l + o_state
+        if not CONSTANT_B:
+            tl.store(p_grad_B + o_sum, b_sum_B.to(p_grad_B.dtype.element_ty), mask=is_sum)
+        if not CONSTANT_C:
+            tl.store(p_grad_C + o_sum, b_sum_C.to(p_grad_C.dtype.element_ty), mask=is_sum)
+        o_sums = (i_chunk * tl.num_programs(1) + i_batch) * dim + o_channel
+        _add(p_grad_D + o_sums, tl.sum(b_grad_y * b_x, 0), is_channel, FRESH)
+        _add(p_grad_bias + o_sums, tl.sum(b_of_delta, 0), is_channel, FRESH)
+        tl.debug_barrier()  # what was stored to be read again may be read by another thread

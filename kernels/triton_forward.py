@@ -1,241 +1,186 @@
-"""The Triton kernels that run the recurrence: for y, for checkpoints, and over chunks of a long sequence."""
+"""The Triton kernel that runs the recurrence: for y, the last state, and the states that the backward starts from."""
 
 import triton
 import triton.language as tl
-from mvc.kernels.triton_steps import (
+from mvc.kernels.triton_tile import (
+    LOG2E,
+    RESETS,
     channels,
-    load_A,
+    forward_starts,
     load_channels,
-    load_states,
-    load_steps,
-    never_vanishing,
-    position,
-    run_position,
+    load_constant,
+    of_states,
+    of_steps,
+    pair,
+    pair_or_reset,
+    placed,
+    row_decay,
+    run,
+    run_first,
     sigmoid,
-    split_chunk,
+    spread,
+    state_offsets,
+    step,
     step_size,
-    store_states,
-    weights,
-    weights_of,
+    sum_states,
 )
-
-RESETS = tl.constexpr(-1.0)  # in place of the decay over a chunk that resets; no scan's decay is negative
 
 
 @triton.jit
-def _forward_steps(
-    h, b_A, b_D, b_bias, mask, t_first, i_groups, i_slot,
-    p_u, p_delta, p_B, p_C, p_z, p_reset, p_partial, p_y, p_checkpoint,
-    u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, y_l, dim, checkpoint_l,
-    N: tl.constexpr, STEPS: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
-    REVERSE: tl.constexpr, U_ALONG: tl.constexpr, DELTA_ALONG: tl.constexpr, Z_ALONG: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr,
+def _states(
+    h, a, b, steps, resets, b_A,
+    G: tl.constexpr, W: tl.constexpr, MAY_RESET: tl.constexpr,
 ):  # fmt: skip
-    """h after `i_groups` groups of STEPS steps from t_first on; stores y of them, or the states before each group."""
-    for i in range(i_groups):
-        o_group = run_position(i, i_groups, REVERSE)
-        t = t_first + o_group * STEPS
-        if p_checkpoint is not None:
-            store_states(p_checkpoint + (i_slot + o_group).to(tl.int64) * checkpoint_l, h, mask, N)
-        b_u = load_steps(p_u, t, u_l, mask, STEPS, U_ALONG, REVERSE)
-        b_delta = load_steps(p_delta, t, delta_l, mask, STEPS, DELTA_ALONG, REVERSE)
-        if p_checkpoint is None and LAST and p_z is not None and Z_ALONG:
-            b_z = load_steps(p_z, t, z_l, mask, STEPS, Z_ALONG, REVERSE)
-        for j in tl.static_range(STEPS):
-            o_t = position(t, j, STEPS, REVERSE)
-            b_step = step_size(b_delta[j] + b_bias, SOFTPLUS)
-            b_drive = b_step * b_u[j]
-            w_B = weights(p_B + o_t * B_l, B_n, mask, N, CONSTANT_B)
-            if p_reset is not None:
-                b_reset = tl.load(p_reset + o_t * reset_l) != 0
-            new = ()
-            for n in tl.static_range(N):
-                b_h = h[n]
-                if p_reset is not None:
-                    b_h = tl.where(b_reset, 0.0, b_h)
-                new = new + (tl.exp2(b_step * b_A[n]) * b_h + b_drive * w_B[n],)
-            h = new
-            if p_checkpoint is None:
-                w_C = weights(p_C + o_t * C_l, C_n, mask, N, CONSTANT_C)
-                b_y = w_C[0] * h[0]
-                for n in tl.static_range(1, N):
-                    b_y += w_C[n] * h[n]
-                if not FIRST:
-                    b_y += tl.load(p_partial + o_t * dim, mask=mask, other=0.0)
-                if LAST:
-                    b_y += b_D * b_u[j]
-                    if p_z is not None:
-                        if Z_ALONG:
-                            b_y *= b_z[j] * sigmoid(b_z[j])
-                        else:  # read late, to hold fewer registers
-                            b_gate = tl.load(p_z + o_t * z_l, mask=mask, other=0.0).to(tl.float32)
-                            b_y *= b_gate * sigmoid(b_gate)
-                    tl.store(p_y + o_t * y_l, b_y.to(p_y.dtype.element_ty), mask=mask)
-                else:
-                    tl.store(p_partial + o_t * dim, b_y, mask=mask)
-    return h
+    """All states of a tile, and the one after it, (R, CH, S, W), from the one before it, h."""
+    end = h
+    if W > 1:
+        p = row_decay(steps, resets, b_A, MAY_RESET)
+        h, end = forward_starts(a, b, p, h, W, G, MAY_RESET)
+    g = tl.arange(0, G)[None, :, None, None, None]
+    b = tl.where(g == 0, run(a, b, h[:, None], MAY_RESET), b)
+    if MAY_RESET:
+        _, states = tl.associative_scan((a, b), 1, pair_or_reset)
+    else:
+        _, states = tl.associative_scan((a, b), 1, pair)
+    if W == 1:
+        end = step(states, G - 1, G)
+    return states, end
 
 
 @triton.jit
 def forward_kernel(
-    p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_reset, p_partial, p_y, p_end, p_checkpoint,
+    p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_start, p_reset, p_y, p_last, p_states,
     length, dim, states, width, chunk,
-    u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d,
-    B_b, B_l, B_g, B_n, C_b, C_l, C_g, C_n, reset_b, reset_l, y_b, y_l,
-    N: tl.constexpr, BLOCK: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
-    REVERSE: tl.constexpr, U_ALONG: tl.constexpr, DELTA_ALONG: tl.constexpr, Z_ALONG: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
+    u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, B_b, B_l, B_g, B_n, C_b, C_l, C_g, C_n, reset_b, reset_l,
+    y_b, y_l,
+    CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr, EVEN: tl.constexpr,
+    PADDED: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr, EVERY: tl.constexpr,
 ):  # fmt: skip
-    """h_t = exp(Δ_t A) h_{t-1} + Δ_t u_t B_t, y_t = C_t·h_t + D u_t, then y_t SiLU(z_t), over one chunk of the length.
+    """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t and y_t = (C_t·h_t + D u_t) SiLU(z_t) over one chunk of the length.
 
-    N of `states` states; what other states gave to y lies in `partial` unless these are the FIRST, and goes there
-    unless they are the LAST. With `checkpoint` (groups, batch, dim, states) the states before each group of WIDE steps,
-    and before each step beyond them, are stored instead. `y` may lie in the memory of `u`: each program reads a step of
-    its channels before it writes it.
+    `start` (chunks, batch, dim, N) is what each chunk starts from, zero where it is absent. `states` (tiles, batch,
+    dim, N) takes the state before each EVERY tiles, but for the first. A tile beyond the end is masked where it is
+    read: there Δ is zero, so that the state stays.
     """
+    T: tl.constexpr = W * G
+    MAY_RESET: tl.constexpr = p_reset is not None
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, o_channel, mask = channels(width, BLOCK)
-    o_state = (i_batch * dim + o_channel) * states
-    all_states = tl.num_programs(1).to(tl.int64) * dim * states
-    b_A = load_A(p_A, o_channel, states, mask, N)
-    b_D = load_channels(p_D, o_channel, mask)
-    b_bias = load_channels(p_bias, o_channel, mask)
-    p_u += i_batch * u_b + o_channel.to(tl.int64) * u_d
-    p_delta += i_batch * delta_b + o_channel.to(tl.int64) * delta_d
-    if p_z is not None:
-        p_z += i_batch * z_b + o_channel.to(tl.int64) * z_d
-    p_B = weights_of(p_B, o_channel, i_batch, i_group, B_b, B_g, CONSTANT_B)
-    p_C = weights_of(p_C, o_channel, i_batch, i_group, C_b, C_g, CONSTANT_C)
-    if p_reset is not None:
-        p_reset += i_batch * reset_b
-    if p_partial is not None:
-        p_partial += i_batch * length * dim + o_channel
-    if p_y is not None:
-        p_y += i_batch * y_b + o_channel
-    if p_checkpoint is not None:
-        p_checkpoint += o_state
+    i_group, _, first, count = channels(width, CH)
+    if EVEN:
+        first = tl.program_id(0) * CH  # the same, and known to be a multiple of CH
+    o_channel = first + tl.arange(0, CH)
+    inside = tl.full((CH,), EVEN, tl.int1) | (tl.arange(0, CH) < count)
+    o_state = state_offsets(R, S)
+    o_cell = o_channel[None, :, None, None] * states + o_state
+    is_cell = inside[None, :, None, None]
+    if PADDED:
+        is_cell = is_cell & (o_state < states)
+    w = tl.arange(0, W)[None, None, None, :]
+    per_state = tl.num_programs(1).to(tl.int64) * dim * states  # of all sequences
+    b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E
+    b_D = load_channels(p_D, o_channel, inside)
+    b_bias = load_channels(p_bias, o_channel, inside)
+    h = tl.zeros((R, CH, S, W), tl.float32)
+    o_cell += i_batch * dim * states
     if p_start is not None:
-        p_start += o_state + i_chunk * all_states
-    h = load_states(p_start, mask, N)
+        h += tl.load(p_start + i_chunk * per_state + o_cell, mask=is_cell, other=0.0)
 
-    first = i_chunk * chunk
-    wide, rest = split_chunk(first, chunk, length, WIDE)
-    for i_part in tl.static_range(2):
-        if (i_part == 0) != REVERSE:
-            h = _forward_steps(
-                h, b_A, b_D, b_bias, mask, first, wide, first // WIDE,
-                p_u, p_delta, p_B, p_C, p_z, p_reset, p_partial, p_y, p_checkpoint,
-                u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, y_l, dim, all_states,
-                N, WIDE, CONSTANT_B, CONSTANT_C, SOFTPLUS, REVERSE, U_ALONG, DELTA_ALONG, Z_ALONG, FIRST, LAST,
-            )  # fmt: skip
-        else:
-            h = _forward_steps(
-                h, b_A, b_D, b_bias, mask, first + WIDE * wide, rest, first // WIDE + wide,
-                p_u, p_delta, p_B, p_C, p_z, p_reset, p_partial, p_y, p_checkpoint,
-                u_l, delta_l, z_l, B_l, B_n, C_l, C_n, reset_l, y_l, dim, all_states,
-                N, 1, CONSTANT_B, CONSTANT_C, SOFTPLUS, REVERSE, U_ALONG, DELTA_ALONG, Z_ALONG, FIRST, LAST,
-            )  # fmt: skip
-    if p_end is not None:
-        is_last = i_chunk == run_position(tl.num_programs(2) - 1, tl.num_programs(2), REVERSE)
-        if is_last:
-            store_states(p_end + o_state, h, mask, N)
-
-
-@triton.jit
-def _gated(p_grad_y, p_z, o_t, grad_y_l, z_l, mask):
-    """∂y of one step before the gate."""
-    b_grad = tl.load(p_grad_y + o_t * grad_y_l, mask=mask, other=0.0).to(tl.float32)
-    if p_z is not None:
-        b_z = tl.load(p_z + o_t * z_l, mask=mask, other=0.0).to(tl.float32)
-        b_grad *= b_z * sigmoid(b_z)
-    return b_grad
-
-
-@triton.jit
-def summary_kernel(
-    p_x, p_delta, p_A, p_W, p_z, p_bias, p_reset, p_own, p_decay,
-    length, dim, states, width, chunk,
-    x_b, x_l, x_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, W_b, W_l, W_g, W_n, reset_b, reset_l,
-    N: tl.constexpr, BLOCK: tl.constexpr, CONSTANT: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
-    ADJOINT: tl.constexpr,
-):  # fmt: skip
-    """What one chunk makes of a zero state, into own, and the decay over it, or RESETS: (chunks, batch, dim, states).
-
-    Forward (x is u, W is B): h ← exp(ΔA) h + Δ u B. ADJOINT (x is ∂y, W is C), with REVERSE the other way round:
-    g ← exp(ΔA) (g + ∂y C).
-    """
-    i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, o_channel, mask = channels(width, BLOCK)
-    b_A = load_A(p_A, o_channel, states, mask, N)
-    b_bias = load_channels(p_bias, o_channel, mask)
-    p_x += i_batch * x_b + o_channel.to(tl.int64) * x_d
-    p_delta += i_batch * delta_b + o_channel.to(tl.int64) * delta_d
-    if p_z is not None:
-        p_z += i_batch * z_b + o_channel.to(tl.int64) * z_d
-    p_W = weights_of(p_W, o_channel, i_batch, i_group, W_b, W_g, CONSTANT)
-    if p_reset is not None:
-        p_reset += i_batch * reset_b
-    h = load_states(None, mask, N)
-    b_total = tl.zeros((BLOCK,), tl.float32)  # ΣΔ
-    b_least = tl.full((BLOCK,), float("inf"), tl.float32)  # of Δ
-    b_most = tl.full((BLOCK,), float("-inf"), tl.float32)
-    resets = False
-
-    first = i_chunk * chunk
-    steps = tl.minimum(first + chunk, length) - first
-    for i in range(steps):
-        o_t = (first + run_position(i, steps, REVERSE)).to(tl.int64)
-        b_raw = tl.load(p_delta + o_t * delta_l, mask=mask, other=0.0).to(tl.float32) + b_bias
-        b_step = step_size(b_raw, SOFTPLUS)
-        b_total += b_step
-        b_least = tl.minimum(b_least, b_step)
-        b_most = tl.maximum(b_most, b_step)
-        b_x = _gated(p_x, p_z, o_t, x_l, z_l, mask)
-        w = weights(p_W + o_t * W_l, W_n, mask, N, CONSTANT)
-        if p_reset is not None:
-            b_reset = tl.load(p_reset + o_t * reset_l) != 0
-            resets |= b_reset
-        new = ()
-        for n in tl.static_range(N):
-            b_decay = tl.exp2(b_step * b_A[n])
-            if ADJOINT:
-                b_h = b_decay * (h[n] + b_x * w[n])
-                if p_reset is not None:
-                    b_h = tl.where(b_reset, 0.0, b_h)
-            else:
-                b_h = h[n]
-                if p_reset is not None:
-                    b_h = tl.where(b_reset, 0.0, b_h)
-                b_h = b_decay * b_h + b_step * b_x * w[n]
-            new = new + (b_h,)
-        h = new
-    o_state = ((i_chunk * tl.num_programs(1).to(tl.int64) + i_batch) * dim + o_channel) * states
-    for n in tl.static_range(N):
-        tl.store(p_own + o_state + n, h[n], mask=mask)
-        b_decay = never_vanishing(tl.exp2(b_total * b_A[n]), tl.minimum(b_least * b_A[n], b_most * b_A[n]))
-        if p_reset is not None:
-            b_decay = tl.where(resets, RESETS, b_decay)
-        tl.store(p_decay + o_state + n, b_decay, mask=mask)
-
-
-@triton.jit
-def combine_kernel(
-    p_own, p_decay, p_initial, count, chunks, BLOCK: tl.constexpr, REVERSE: tl.constexpr, MAY_RESET: tl.constexpr
-):
-    """Replaces what each chunk makes of a zero state by the state that it starts from: x ← decay x + own."""
-    o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = o < count
-    stride = tl.zeros((), tl.int64) + count
-    if p_initial is None:
-        b_x = tl.zeros((BLOCK,), tl.float32)
+    t = tl.arange(0, T)[:, None]
+    k = tl.arange(0, CH)[None, :]
+    n = tl.arange(0, R * S)[None, :]
+    t_first = i_chunk * chunk
+    q_u, u_l = run_first(p_u, i_batch, u_b, u_l, length, REVERSE)
+    q_u += t_first.to(tl.int64) * u_l + first.to(tl.int64) * u_d + t * u_l + k * u_d
+    q_delta, delta_l = run_first(p_delta, i_batch, delta_b, delta_l, length, REVERSE)
+    q_delta += t_first.to(tl.int64) * delta_l + first.to(tl.int64) * delta_d + t * delta_l + k * delta_d
+    live = t_first + t < length
+    mask = live & inside[None, :]
+    mask_n = live & (n < states) if PADDED else live
+    b_u = tl.load(q_u, mask=mask, other=0.0)
+    b_delta = tl.load(q_delta, mask=mask, other=0.0)
+    if CONSTANT_B:
+        w_B = load_constant(p_B, o_channel, o_state, is_cell, B_g, B_n)
     else:
-        b_x = tl.load(p_initial + o, mask=mask, other=0.0)
-    for i in range(chunks):
-        o_chunk = o + run_position(i, chunks, REVERSE) * stride
-        b_own = tl.load(p_own + o_chunk, mask=mask, other=0.0)
-        b_decay = tl.load(p_decay + o_chunk, mask=mask, other=0.0)
-        tl.store(p_own + o_chunk, b_x, mask=mask)
-        b_alone = b_x == 0.0  # the chunk has run from zero: its end is right, whatever its decay
+        q_B, B_l = run_first(p_B + i_group * B_g, i_batch, B_b, B_l, length, REVERSE)
+        q_B += t_first.to(tl.int64) * B_l + t * B_l + n * B_n
+        b_B = tl.load(q_B, mask=mask_n, other=0.0)
+    if CONSTANT_C:
+        w_C = load_constant(p_C, o_channel, o_state, is_cell, C_g, C_n)
+    else:
+        q_C, C_l = run_first(p_C + i_group * C_g, i_batch, C_b, C_l, length, REVERSE)
+        q_C += t_first.to(tl.int64) * C_l + t * C_l + n * C_n
+        b_C = tl.load(q_C, mask=mask_n, other=0.0)
+    if p_z is not None:
+        q_z, z_l = run_first(p_z, i_batch, z_b, z_l, length, REVERSE)
+        q_z += t_first.to(tl.int64) * z_l + first.to(tl.int64) * z_d + t * z_l + k * z_d
+    if MAY_RESET:
+        q_reset, reset_l = run_first(p_reset, i_batch, reset_b, reset_l, length, REVERSE)
+        q_reset += t_first.to(tl.int64) * reset_l + t * reset_l
+    if p_y is not None:
+        q_y, y_l = run_first(p_y, i_batch, y_b, y_l, length, REVERSE)
+        q_y += t_first.to(tl.int64) * y_l + first + t * y_l + k
+
+    i_first = t_first // T
+    for i in range(i_first, tl.cdiv(tl.minimum(t_first + chunk, length), T)):
+        if p_states is not None:
+            if (i > 0) & (i % EVERY == 0):
+                slot = (i // EVERY - 1) * per_state
+                tl.store(p_states + slot + o_cell + w * 0, h, mask=is_cell & (w == 0))
+        # What the next tile needs is read while this one is computed.
+        live = i * T + t < length
+        mask = live & inside[None, :]
+        next_live = (i + 1) * T + t < length
+        next_n = next_live & (n < states) if PADDED else next_live
+        q_u += T * u_l
+        q_delta += T * delta_l
+        next_u = tl.load(q_u, mask=next_live & inside[None, :], other=0.0)
+        next_delta = tl.load(q_delta, mask=next_live & inside[None, :], other=0.0)
+        if not CONSTANT_B:
+            q_B += T * B_l
+            next_B = tl.load(q_B, mask=next_n, other=0.0)
+        if not CONSTANT_C:
+            q_C += T * C_l
+            next_C = tl.load(q_C, mask=next_n, other=0.0)
+        if p_z is not None:
+            b_z = tl.load(q_z, mask=mask, other=0.0).to(tl.float32)
+            q_z += T * z_l
+
+        b_x = b_u.to(tl.float32)
+        b_step, _ = step_size(b_delta.to(tl.float32) + b_bias, SOFTPLUS)
+        b_step = tl.where(live, b_step, 0.0)
+        b_step, b_drive = spread(b_step, b_step * b_x)
+        if not CONSTANT_B and not CONSTANT_C:
+            b_B, b_C = spread(b_B.to(tl.float32), b_C.to(tl.float32))
+            w_B = of_states(b_B, W, G, R, S)
+            w_C = of_states(b_C, W, G, R, S)
+        elif not CONSTANT_B:
+            w_B = of_states(b_B.to(tl.float32), W, G, R, S)
+        elif not CONSTANT_C:
+            w_C = of_states(b_C.to(tl.float32), W, G, R, S)
+        steps = placed(of_steps(b_step, W, G, CH), R, G, CH, S, W)
+        a = tl.exp2(steps * b_A[:, None])
+        b = placed(of_steps(b_drive, W, G, CH), R, G, CH, S, W) * w_B
+        if PADDED:
+            b = tl.where(o_state[:, None] < states, b, 0.0)
+        resets = steps
         if MAY_RESET:
-            b_alone |= b_decay == RESETS
-        b_x = tl.where(b_alone, b_own, b_decay * b_x + b_own)
+            resets = of_steps(tl.load(q_reset, mask=live, other=0).to(tl.int32), W, G, 1)
+            q_reset += T * reset_l
+            a = tl.where(resets != 0, RESETS, a)
+        all_states, h = _states(h, a, b, steps, resets, b_A, G, W, MAY_RESET)
+        if p_y is not None:
+            b_y = sum_states(all_states * w_C, W, G, CH, S) + b_D * b_x
+            if p_z is not None:
+                b_y *= b_z * sigmoid(b_z)
+            tl.store(q_y, b_y.to(p_y.dtype.element_ty), mask=mask)
+            q_y += T * y_l
+        b_u = next_u
+        b_delta = next_delta
+        if not CONSTANT_B:
+            b_B = next_B
+        if not CONSTANT_C:
+            b_C = next_C
+    if p_last is not None:
+        if i_chunk == tl.num_programs(2) - 1:
+            tl.store(p_last + o_cell + w * 0, h, mask=is_cell & (w == 0))

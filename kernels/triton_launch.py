@@ -38,19 +38,13 @@ class Meta(NamedTuple):
         return len(self.shape)
 
 
-class Pointer(NamedTuple):
-    """A tensor of the call by its name, from element `first` of its last axis on."""
-
-    name: str
-    first: int = 0
-
-
 class Launch(NamedTuple):
-    """One kernel: its pointers, then its integers, then its `tl.constexpr` arguments, in the kernel's order."""
+    """One kernel: the names of its tensors, None for one that is absent, then its integers, then its `tl.constexpr`
+    arguments, in the kernel's order."""
 
     kernel: triton.JITFunction
     grid: tuple[int, ...]
-    pointers: tuple[Pointer | None, ...]
+    pointers: tuple[str | None, ...]
     sizes: tuple[int, ...]
     constants: dict[str, Any]
     num_warps: int
@@ -75,7 +69,7 @@ class Plan:
         self,
         kernel: triton.JITFunction,
         grid: tuple[int, ...],
-        pointers: Sequence[Pointer | None],
+        pointers: Sequence[str | None],
         sizes: Sequence[int],
         *,
         num_warps: int = 1,
@@ -83,10 +77,9 @@ class Plan:
     ) -> None:
         self.launches.append(Launch(kernel, grid, tuple(pointers), tuple(sizes), constants, num_warps))
 
-    def pointer(self, name: str | None, first: int = 0) -> Pointer | None:
-        """None where the tensor is absent."""
-        present = name in self.new or self.given.get(name) is not None
-        return Pointer(name, first) if present else None
+    def pointer(self, name: str | None) -> str | None:
+        """The name, or None where there is no such tensor."""
+        return name if name in self.new or self.given.get(name) is not None else None
 
 
 def run(plan: Plan, given: Mapping[str, Tensor | None], *, like: Tensor) -> dict[str, Tensor | None]:
@@ -99,25 +92,16 @@ def run(plan: Plan, given: Mapping[str, Tensor | None], *, like: Tensor) -> dict
 
 def _call(kernel: Any, launch: Launch, tensors: Mapping[str, Tensor | None]) -> Any:
     """Launch on the tensors; what Triton compiled for that, if it did."""
-    arguments = [pointer and _from_element(tensors[pointer.name], pointer.first) for pointer in launch.pointers]
+    arguments = [pointer and tensors[pointer] for pointer in launch.pointers]
     return kernel[launch.grid](*arguments, *launch.sizes, **launch.constants, num_warps=launch.num_warps)
 
 
-def _from_element(tensor: Tensor, first: int) -> Tensor:
-    return tensor if first == 0 else tensor[..., first:]
-
-
-def _bytes_before(tensor: Tensor, first: int) -> int:
-    return first * tensor.stride(-1) * tensor.element_size()
-
-
 class _Bound(NamedTuple):
-    """A compiled kernel on its grid, its arguments without addresses, and (argument, tensor, bytes beyond its start) of
-    each address."""
+    """A compiled kernel on its grid, its arguments without addresses, and (argument, tensor) of each address."""
 
     run_kernel: Callable[..., None]
     template: list[Any]
-    pointers: list[tuple[int, int, int]]
+    pointers: list[tuple[int, int]]
 
 
 class Repeated:
@@ -155,8 +139,8 @@ class Repeated:
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         for run_kernel, template, pointers in self._bound:
             arguments = template.copy()
-            for index, tensor, beyond in pointers:
-                arguments[index] = addresses[tensor] + beyond
+            for index, tensor in pointers:
+                arguments[index] = addresses[tensor]
             run_kernel(*arguments)
 
     def _launch_first(self, tensors: dict[str, Tensor | None]) -> list[_Bound]:
@@ -165,12 +149,12 @@ class Repeated:
         for launch in self._plan.launches:
             compiled = _call(launch.kernel, launch, tensors)
             if compiled is not None:
-                bound.append(self._bind(launch, compiled, tensors))
+                bound.append(self._bind(launch, compiled))
         return bound
 
-    def _bind(self, launch: Launch, compiled: Any, tensors: dict[str, Tensor | None]) -> _Bound:
+    def _bind(self, launch: Launch, compiled: Any) -> _Bound:
         pointers = [
-            (index, self._names.index(pointer.name), _bytes_before(tensors[pointer.name], pointer.first))
+            (index, self._names.index(pointer))
             for index, pointer in enumerate(launch.pointers)
             if pointer is not None
         ]

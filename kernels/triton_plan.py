@@ -7,68 +7,23 @@ the names of `rules.TENSORS`; the gradient of one is `grad_` and its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import triton
+from mvc.kernels import triton_tiles
 from mvc.kernels.triton_backward import backward_kernel
-from mvc.kernels.triton_forward import combine_kernel, forward_kernel, summary_kernel
+from mvc.kernels.triton_chunks import combine_kernel, summary_kernel
+from mvc.kernels.triton_forward import forward_kernel
 from mvc.kernels.triton_launch import Meta, Plan
-
-BLOCK = 32  # channels of a program: one for each thread of its one warp
-FORWARD_WIDE, BACKWARD_WIDE = 4, 2  # steps read at once; the backward keeps the states of so many in registers
-FORWARD_STATES, BACKWARD_STATES = 16, 8  # run by one launch, so that they fit in registers
-PROGRAMS = 1024  # as many keep the largest GPUs busy
-SHORTEST_CHUNK = 128  # steps; a multiple of both widths
+from mvc.kernels.triton_tiles import Tile
+from triton import cdiv
 
 
-class Cut(NamedTuple):
-    """Sizes of a call and how it is cut."""
+def plan_forward(given: Mapping[str, Meta | None], *, softplus: bool, reverse: bool, keep: bool = False) -> Plan:
+    """For "y" and "last_state"; with a "y" among the given tensors, which may lie over u, for that alone.
 
-    batch: int
-    length: int
-    dim: int
-    states: int
-    groups: int
-    chunk: int  # steps
-    chunks: int
-
-    @property
-    def width(self) -> int:
-        return self.dim // self.groups
-
-    @property
-    def blocks_per_group(self) -> int:
-        return triton.cdiv(self.width, BLOCK)
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        return self.groups * self.blocks_per_group, self.batch, self.chunks
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.length, self.dim, self.states, self.width, self.chunk
-
-    @property
-    def state_shape(self) -> tuple[int, int, int]:
-        return self.batch, self.dim, self.states
-
-    def state_blocks(self, most: int) -> list[tuple[int, int]]:
-        """(first, how many) of each block of at most so many states; a launch handles one."""
-        return [(first, min(most, self.states - first)) for first in range(0, self.states, most)]
-
-
-def cut(u: Meta, A: Meta, B: Meta, C: Meta) -> Cut:
-    batch, length, dim = u.shape
-    groups = next((each.shape[2] for each in (B, C) if each.rank == 4), 1)
-    programs = batch * groups * triton.cdiv(dim // groups, BLOCK)
-    chunks = max(1, min(PROGRAMS // programs, length // SHORTEST_CHUNK))
-    chunk = triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK) * SHORTEST_CHUNK
-    return Cut(batch, length, dim, A.shape[1], groups, chunk, triton.cdiv(length, chunk))
-
-
-def plan_forward(given: Mapping[str, Meta | None], *, softplus: bool, reverse: bool) -> Plan:
-    """For "y" and "last_state"; with a "y" among the given tensors, which may lie over u, for that alone."""
+    keep: also for "states", which `plan_backward` starts from.
+    """
     scan = _Scan(given, softplus, reverse)
     plan, u = scan.plan, given["u"]
     y = Meta(u.shape, (u.shape[1] * u.shape[2], u.shape[2], 1), u.dtype)
@@ -77,21 +32,28 @@ def plan_forward(given: Mapping[str, Meta | None], *, softplus: bool, reverse: b
         plan.add("last_state", scan.cut.state_shape)
     else:
         y = given["y"]
-    start = scan.chunk_states("u", "B", "initial_state", adjoint=False)
-    scan.forward(start, y=y)
+    if keep:
+        scan.keep_states()
+    scan.forward(y.strides[:2])
     return plan
 
 
-def plan_backward(given: Mapping[str, Meta | None], *, softplus: bool, reverse: bool) -> Plan:
-    """For the gradients, from "grad_y" and "grad_last_state" beside the scan's own inputs.
+def plan_states(given: Mapping[str, Meta | None], *, softplus: bool, reverse: bool) -> Plan:
+    """For the "states" alone."""
+    scan = _Scan(given, softplus, reverse)
+    scan.keep_states()
+    scan.forward((0, 0))
+    return scan.plan
 
-    Those of A, B, C, D and delta_bias are partial sums in float32: `sum_axes` says over which axes.
+
+def plan_backward(given: Mapping[str, Meta | None], *, softplus: bool, reverse: bool) -> Plan:
+    """For the gradients, from "grad_y", "grad_last_state" and "states" beside the scan's own inputs.
+
+    Those of A, B, C, D and delta_bias are partial sums: `sum_axes` says over which axes. That of the initial state is
+    the first of "flow", (chunks, batch, dim, N).
     """
     scan = _Scan(given, softplus, reverse)
-    start = scan.chunk_states("u", "B", "initial_state", adjoint=False)
-    from_later = scan.chunk_states("grad_y", "C", "grad_last_state", adjoint=True)
-    scan.checkpoints(start)
-    scan.gradients(from_later)
+    scan.gradients()
     return scan.plan
 
 
@@ -106,132 +68,126 @@ class _Scan:
     def __init__(self, given: Mapping[str, Meta | None], softplus: bool, reverse: bool) -> None:
         self.given, self.softplus, self.reverse = given, softplus, reverse
         self.plan = Plan(given)
-        self.cut = cut(*(given[name] for name in ("u", "A", "B", "C")))
+        u, A, B, C = (given[name] for name in ("u", "A", "B", "C"))
+        groups = next((each.shape[2] for each in (B, C) if each.rank == 4), 1)
+        self.cut = triton_tiles.cut(*u.shape, A.shape[1], groups)
         self.constant_B, self.constant_C = (given[name].rank == 2 for name in "BC")
-        # With constant B or C, and with resets, fewer states fit in registers.
-        crowded = given["reset"] is not None or self.constant_B or self.constant_C
-        self.forward_states = FORWARD_STATES // 2 if crowded else FORWARD_STATES
 
-    def strides(self, *names: str | None) -> tuple[int, ...]:
-        """Of tensors by name one after the other; zeros for one that is absent."""
-        found: tuple[int, ...] = ()
-        for name in names:
-            meta = self.given.get(name)
-            if name in ("B", "C"):
-                found += _weight_strides(meta)
+    def keep_states(self) -> None:
+        self.plan.add("states", (self.cut.kept_states, *self.cut.state_shape))
+
+    def forward(self, y_strides: Sequence[int]) -> None:
+        """From the initial state on for what of "y", "last_state" and "states" there is."""
+        tile, chunk = self.cut.forward, self.cut.forward_chunk
+        start = self._chunk_states("u", "B", "initial_state", tile, chunk, adjoint=False)
+        names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", start, "reset", "y", "last_state", "states")
+        self._launch(
+            forward_kernel,
+            tile,
+            chunk,
+            names,
+            (*self._strides("u", "delta", "z", "B", "C", "reset"), *y_strides),
+            CONSTANT_B=self.constant_B,
+            CONSTANT_C=self.constant_C,
+            EVERY=self.cut.backward.length // tile.length,
+        )
+
+    def gradients(self) -> None:
+        plan, cut, tile = self.plan, self.cut, self.cut.backward
+        chunk = cut.backward_chunk
+        chunks, programs = cdiv(cut.length, chunk), cdiv(cut.width, tile.span)
+        from_later = self._chunk_states("grad_y", "C", "grad_last_state", tile, chunk, adjoint=True)
+        for name in ("u", "delta", "z"):
+            if self.given[name] is not None:
+                plan.add(f"grad_{name}", self.given["u"].shape, self.given[name].dtype)
+        sums, per_step = (chunks, *cut.state_shape), (programs, cut.batch, cut.length, cut.groups, cut.states)
+        plan.add("grad_A", sums)
+        for name, constant in (("B", self.constant_B), ("C", self.constant_C)):
+            if constant:
+                plan.add(f"grad_{name}", sums)
+            elif programs == 1:  # nothing to sum
+                plan.add(f"grad_{name}", per_step, self.given[name].dtype)
             else:
-                found += (0,) * (2 if name == "reset" else 3) if meta is None else meta.strides
-        return found
+                plan.add(f"grad_{name}", per_step)
+        for name in ("grad_D", "grad_delta_bias"):
+            plan.add(name, sums[:-1])
+        plan.add("flow", sums)
+        names = (
+            "grad_y", "u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "reset", "states", from_later,
+            "grad_u", "grad_delta", "grad_z", "grad_A", "grad_B", "grad_C", "grad_D", "grad_delta_bias", "flow",
+        )  # fmt: skip
+        self._launch(
+            backward_kernel,
+            tile,
+            chunk,
+            names,
+            self._strides("grad_y", "u", "delta", "z", "B", "C", "reset"),
+            CONSTANT_B=self.constant_B,
+            CONSTANT_C=self.constant_C,
+            BLOCKS=tile.blocks,
+        )
 
-    def along(self, name: str, wide: int) -> bool:
-        """Whether `wide` neighbouring steps of a channel are one aligned piece of memory."""
-        meta = self.given[name]
-        if meta is None or meta.strides[1] != 1 or meta.strides[2] == 1:
-            return False
-        return meta.strides[0] % wide == 0 and meta.strides[2] % wide == 0 and meta.offset % wide == 0
-
-    def chunk_states(self, x: str, weights: str, initial: str, *, adjoint: bool) -> str:
-        """The name of what each chunk starts from, (chunks, batch, dim, states); `adjoint`: the gradients that end it.
+    def _chunk_states(self, x: str, weights: str, initial: str, tile: Tile, chunk: int, *, adjoint: bool) -> str:
+        """The name of what each chunk starts from, (chunks, batch, dim, N); `adjoint`: of what flows into its end.
 
         That is `initial` itself where there is one chunk.
         """
-        if self.cut.chunks == 1:
+        chunks = cdiv(self.cut.length, chunk)
+        if chunks == 1:
             return initial
-        plan, shape = self.plan, (self.cut.chunks, *self.cut.state_shape)
-        own, decay = (plan.add(f"{x}_{part}", shape) for part in ("start", "decay"))
+        own, decay = (self.plan.add(f"{x}_{part}", (chunks, *self.cut.state_shape)) for part in ("start", "decay"))
         z = "z" if adjoint else None
-        against = self.reverse != adjoint
-        for first, count in self.cut.state_blocks(self.forward_states):
-            named = [(x, 0), ("delta", 0), ("A", first), (weights, first), (z, 0), ("delta_bias", 0), ("reset", 0)]
-            plan.launch(
-                summary_kernel,
-                self.cut.grid,
-                [plan.pointer(*each) for each in (*named, (own, first), (decay, first))],
-                (*self.cut.sizes, *self.strides(x, "delta", z, weights, "reset")),
-                N=count, BLOCK=BLOCK, CONSTANT=self.given[weights].rank == 2, SOFTPLUS=self.softplus, REVERSE=against,
-                ADJOINT=adjoint,
-            )  # fmt: skip
-        states = self.cut.batch * self.cut.dim * self.cut.states
-        plan.launch(
+        self._launch(
+            summary_kernel,
+            tile._replace(blocks=1),
+            chunk,
+            (x, "delta", "A", weights, z, "delta_bias", "reset", own, decay),
+            self._strides(x, "delta", z, weights, "reset"),
+            CONSTANT=self.given[weights].rank == 2,
+            ADJOINT=adjoint,
+        )
+        count = self.cut.batch * self.cut.dim * self.cut.states
+        self.plan.launch(
             combine_kernel,
-            (triton.cdiv(states, 128),),
-            [plan.pointer(name) for name in (own, decay, initial)],
-            (states, self.cut.chunks),
+            (cdiv(count, 128),),
+            [self.plan.pointer(name) for name in (own, decay, initial)],
+            (count, chunks),
             BLOCK=128,
-            REVERSE=against,
+            REVERSE=adjoint,
             MAY_RESET=self.given["reset"] is not None,
             num_warps=4,
         )
         return own
 
-    def forward(self, start: str, *, y: Meta) -> None:
-        """From `start` on for y, and for the last state where that is a new tensor."""
-        blocks = self.cut.state_blocks(self.forward_states)
-        partial = self.plan.add("partial", self.given["u"].shape) if len(blocks) > 1 else None
-        for first, count in blocks:
-            end = None if self.given.get("y") is not None else "last_state"
-            outputs = [(partial, 0), ("y", 0), (end, first), (None, 0)]
-            self._forward_kernel(start, first, count, outputs, y.strides[:2], FORWARD_WIDE)
-
-    def checkpoints(self, start: str) -> None:
-        """The states before each group of `BACKWARD_WIDE` steps, and before each step beyond the groups."""
-        slots = self.cut.length // BACKWARD_WIDE + self.cut.length % BACKWARD_WIDE
-        checkpoint = self.plan.add("checkpoint", (slots, *self.cut.state_shape))
-        for first, count in self.cut.state_blocks(self.forward_states):
-            outputs = [(None, 0), (None, 0), (None, 0), (checkpoint, first)]
-            self._forward_kernel(start, first, count, outputs, (0, 0), BACKWARD_WIDE)
-
-    def _forward_kernel(
-        self, start: str, first: int, count: int, outputs: list[tuple], y_strides: tuple[int, ...], wide: int
+    def _launch(
+        self, kernel: Any, tile: Tile, chunk: int, names: Sequence[str | None], strides: Sequence[int], **constants: Any
     ) -> None:
-        named = [
-            ("u", 0), ("delta", 0), ("A", first), ("B", first), ("C", first), ("D", 0), ("z", 0), ("delta_bias", 0),
-            (start, first), ("reset", 0),
-        ]  # fmt: skip
+        cut = self.cut
         self.plan.launch(
-            forward_kernel,
-            self.cut.grid,
-            [self.plan.pointer(*each) for each in (*named, *outputs)],
-            (*self.cut.sizes, *self.strides("u", "delta", "z", "B", "C", "reset"), *y_strides),
-            N=count, BLOCK=BLOCK, CONSTANT_B=self.constant_B, CONSTANT_C=self.constant_C, SOFTPLUS=self.softplus,
-            REVERSE=self.reverse, U_ALONG=self.along("u", wide), DELTA_ALONG=self.along("delta", wide),
-            Z_ALONG=self.along("z", wide), FIRST=first == 0, LAST=first + count == self.cut.states, WIDE=wide,
-        )  # fmt: skip
+            kernel,
+            (cut.groups * cdiv(cut.width, tile.span), cut.batch, cdiv(cut.length, chunk)),
+            [self.plan.pointer(name) for name in names],
+            (cut.length, cut.dim, cut.states, cut.width, chunk, *strides),
+            CH=tile.channels,
+            G=tile.steps,
+            W=tile.rows,
+            R=cut.padded // tile.lanes,
+            S=tile.lanes,
+            EVEN=cut.width % tile.span == 0,
+            PADDED=cut.padded != cut.states,
+            SOFTPLUS=self.softplus,
+            REVERSE=self.reverse,
+            num_warps=tile.warps,
+            **constants,
+        )
 
-    def gradients(self, from_later: str) -> None:
-        plan, shape = self.plan, self.given["u"].shape
-        sums = (self.cut.chunks, *self.cut.state_shape)
-        per_step = (self.cut.blocks_per_group, self.cut.batch, self.cut.length, self.cut.groups, self.cut.states)
-        for name in ("u", "delta", "z"):
-            if self.given[name] is not None:
-                plan.add(f"grad_{name}", shape, self.given[name].dtype)
-        plan.add("grad_A", sums)
-        for name, constant in (("grad_B", self.constant_B), ("grad_C", self.constant_C)):
-            plan.add(name, sums if constant else per_step)
-        for name in ("grad_D", "grad_delta_bias"):
-            plan.add(name, sums[:-1])
-        plan.add("grad_initial_state", self.cut.state_shape)
-        blocks, wide = self.cut.state_blocks(BACKWARD_STATES), BACKWARD_WIDE
-        partial = plan.add("partial", (3, *shape)) if len(blocks) > 1 else None
-        for first, count in blocks:
-            named = [
-                ("grad_y", 0), ("u", 0), ("delta", 0), ("A", first), ("B", first), ("C", first), ("D", 0), ("z", 0),
-                ("delta_bias", 0), ("reset", 0), ("checkpoint", first), (from_later, first), (partial, 0),
-                ("grad_u", 0), ("grad_delta", 0), ("grad_z", 0), ("grad_A", first), ("grad_B", first),
-                ("grad_C", first), ("grad_D", 0), ("grad_delta_bias", 0), ("grad_initial_state", first),
-            ]  # fmt: skip
-            plan.launch(
-                backward_kernel,
-                self.cut.grid,
-                [plan.pointer(*each) for each in named],
-                (*self.cut.sizes, *self.strides("grad_y", "u", "delta", "z", "B", "C", "reset")),
-                N=count, BLOCK=BLOCK, CONSTANT_B=self.constant_B, CONSTANT_C=self.constant_C, SOFTPLUS=self.softplus,
-                REVERSE=self.reverse, GRAD_Y_ALONG=self.along("grad_y", wide), U_ALONG=self.along("u", wide),
-                DELTA_ALONG=self.along("delta", wide), Z_ALONG=self.along("z", wide), FIRST=first == 0,
-                LAST=first + count == self.cut.states, WIDE=wide,
-            )  # fmt: skip
-
-
-def _weight_strides(weights: Meta) -> tuple[int, ...]:
-    """Over batch, length, groups (channels of a constant) and states."""
-    return (0, 0, *weights.strides) if weights.rank == 2 else weights.strides
+    def _strides(self, *names: str | None) -> tuple[int, ...]:
+        """Of tensors by name one after the other; zeros for one that is absent."""
+        found: tuple[int, ...] = ()
+        for name in names:
+            meta = self.given.get(name)
+            if name in ("B", "C"):
+                found += (0, 0, *meta.strides) if meta.rank == 2 else meta.strides  # constant: channels for groups
+            else:
+                found += (0,) * (2 if name == "reset" else 3) if meta is None else meta.strides
+        return found

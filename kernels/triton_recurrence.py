@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from mvc.kernels.recurrence_ops import register_rules, result_dtype
 from mvc.kernels.rules import refuse_tangents
-from mvc.kernels.triton_forward import combine_kernel
+from mvc.kernels.triton_chunks import combine_kernel
 from mvc.kernels.triton_steps import SMALLEST_NORMAL, load_steps, position, run_position, split_chunk
 from torch import Tensor
 from torch.library import triton_op, wrap_triton

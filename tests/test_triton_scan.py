@@ -47,14 +47,19 @@ def by_length(inputs: Inputs) -> Inputs:
 
 
 class Run(NamedTuple):
+    """Attributes:
+    tiles: CH, G, S, W of the forward and of the backward, BLOCKS of the latter, and how many of its tiles are a chunk;
+        None: the launcher's own, in which these short sequences are one tile.
+    """
+
     case: Case
     dtype: torch.dtype = torch.float32
     layout: Callable[[Inputs], Inputs] = by_channel
-    shortest_chunk: int | None = None  # None: the launcher's own, so that these short sequences run in one piece
+    tiles: tuple[tuple[int, ...], tuple[int, ...], int, int] | None = None
 
     def __str__(self) -> str:
-        chunks = "" if self.shortest_chunk is None else f"-chunks{self.shortest_chunk}"
-        return f"{self.case}-{str(self.dtype)[6:]}-{self.layout.__name__}{chunks}"
+        tiles = "" if self.tiles is None else f"-tiles{self.tiles}"
+        return f"{self.case}-{str(self.dtype)[6:]}-{self.layout.__name__}{tiles}"
 
 
 SMALL = Case(batch=1, length=7, dim=5, states=3)
@@ -74,9 +79,13 @@ RUNS = {
         Run(SMALL._replace(batch=2, dim=33)),
         *(Run(SMALL._replace(length=3, dim=2, states=states)) for states in (1, 8, 16, 20, 33)),
         Run(SMALL._replace(length=3, dim=2, states=20, options=("z", "D", "softplus"))),
-        Run(LONG, shortest_chunk=4),
-        Run(LONG.plus("reverse"), layout=by_length, shortest_chunk=8),
-        Run(LONG._replace(options=("z", "initial_state"), states=10).plus("constant_C"), shortest_chunk=8),
+        Run(LONG, tiles=((2, 2, 1, 1), (2, 4, 1, 1), 1, 9)),
+        Run(LONG, tiles=((2, 2, 2, 2), (2, 2, 2, 2), 2, 1)),
+        Run(LONG.plus("reverse"), layout=by_length, tiles=((4, 2, 1, 2), (1, 2, 2, 4), 4, 1)),
+        Run(LONG.plus("reverse"), tiles=((1, 4, 2, 1), (2, 4, 1, 1), 1, 2)),
+        Run(LONG._replace(dim=6, groups=2), torch.bfloat16, by_length, ((2, 2, 2, 2), (2, 2, 2, 2), 1, 2)),
+        Run(LONG._replace(options=("z", "initial_state"), states=10).plus("constant_C"), tiles=((2, 1, 4, 4), (1, 2, 4, 2), 3, 2)),
+        Run(LONG._replace(options=("z", "reset")).plus("constant_B"), tiles=((2, 2, 1, 4), (1, 2, 2, 2), 2, 2)),
         *(Run(SMALL._replace(**{size: 0})) for size in ("batch", "length", "dim")),
     )
 }  # fmt: skip
@@ -106,17 +115,36 @@ def assert_prepared_is_the_same(inputs: Inputs, expected: dict[str, Tensor]) -> 
     *tensors, softplus, reverse = op_arguments(inputs)
     prepared = PreparedScan(tensors, softplus, reverse)
     grads = gradients_of_outputs(expected["y"], expected["last state"])
-    results = [*prepared.forward(tensors), *prepared.backward(*grads, tensors)]
+    *outputs, states = prepared.train(tensors)
+    assert all(torch.equal(*each) for each in zip(prepared.forward(tensors), outputs, strict=True))
+    results = [*outputs, *prepared.backward(*grads, tensors, states)]
     names = ["y", "last state", *(f"gradient of {name}" for name in DIFFERENTIABLE)]
     given = {name: result for name, result in zip(names, results, strict=True) if name in expected}
     assert_same(given, expected)
 
 
-def interpret(each: Run) -> None:
-    from mvc.kernels import triton_plan as launcher
+def assert_without_kept_states_is_the_same(inputs: Inputs, expected: dict[str, Tensor]) -> None:
+    """The backward op that is given the scan's inputs alone gives the bits of the one that is given states too."""
+    grads = gradients_of_outputs(expected["y"], expected["last state"])
+    results = op("selective_scan_triton", backward=True)(*grads, *op_arguments(inputs))
+    given = {f"gradient of {name}": result for name, result in zip(DIFFERENTIABLE, results, strict=True)}
+    assert_same(given, {name: gradient for name, gradient in expected.items() if name.startswith("gradient")})
 
-    before = launcher.SHORTEST_CHUNK
-    launcher.SHORTEST_CHUNK = each.shortest_chunk or before
+
+def interpret(each: Run) -> None:
+    from mvc.kernels import triton_tiles
+
+    chosen = triton_tiles.cut
+
+    def cut(*sizes: int) -> triton_tiles.Cut:
+        forward, backward, blocks, chunk = each.tiles
+        tiles = [triton_tiles.Tile(*shape, warps=1) for shape in (forward, backward)]
+        chunk *= tiles[1].length
+        return chosen(*sizes)._replace(
+            forward=tiles[0], backward=tiles[1]._replace(blocks=blocks), forward_chunk=chunk, backward_chunk=chunk
+        )
+
+    triton_tiles.cut = chosen if each.tiles is None else cut
     try:
         inputs = each.layout(make_inputs(each.case, each.dtype))
         assert_scan_within_budget(inputs, triton_scan)
@@ -124,8 +152,9 @@ def interpret(each: Run) -> None:
         assert all(torch.equal(first[name], second[name]) for name in first), "two runs differ"
         assert_in_place_is_the_same(inputs)
         assert_prepared_is_the_same(inputs, first)
+        assert_without_kept_states_is_the_same(inputs, first)
     finally:
-        launcher.SHORTEST_CHUNK = before
+        triton_tiles.cut = chosen
 
 
 def main() -> None:
