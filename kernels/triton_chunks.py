@@ -41,7 +41,7 @@ def summary_kernel(
     T: tl.constexpr = W * G
     MAY_RESET: tl.constexpr = p_reset is not None
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, _, first, count = channels(width, CH)
+    i_group, i_in_group, first, count = channels(width, CH)
     if EVEN:
         first = tl.program_id(0) * CH  # the same, and known to be a multiple of CH
     o_channel = first + tl.arange(0, CH)

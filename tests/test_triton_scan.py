@@ -85,7 +85,7 @@ RUNS = {
         Run(LONG.plus("reverse"), tiles=((1, 4, 2, 1), (2, 4, 1, 1), 1, 2)),
         Run(LONG._replace(dim=6, groups=2), torch.bfloat16, by_length, ((2, 2, 2, 2), (2, 2, 2, 2), 1, 2)),
         Run(LONG._replace(options=("z", "initial_state"), states=10).plus("constant_C"), tiles=((2, 1, 4, 4), (1, 2, 4, 2), 3, 2)),
-        Run(LONG._replace(options=("z", "reset")).plus("constant_B"), tiles=((2, 2, 1, 4), (1, 2, 2, 2), 2, 2)),
+        Run(LONG._replace(options=("z", "reset")).plus("constant_B"), tiles=((2, 2, 1, 2), (1, 2, 2, 4), 2, 1)),
         *(Run(SMALL._replace(**{size: 0})) for size in ("batch", "length", "dim")),
     )
 }  # fmt: skip
