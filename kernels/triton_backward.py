@@ -78,9 +78,49 @@ def _states_and_flows(
 
 
 @triton.jit
-def _add(pointer, value, mask, FRESH):
-    """Add to what this program has stored there, or store, where it is the first to: nobody else does."""
-    tl.store(pointer, value + tl.load(pointer, mask=mask & ~FRESH, other=0.0), mask=mask)
+def _read(
+    q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, p_start, p_states, p_from_later, p_flow,
+    o_t, first, count, i_block, i_tile, fresh, o_sequence, o_chunk, per_state, length, states,
+    grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
+    CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    EVEN: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, CARRIED: tl.constexpr,
+):  # fmt: skip
+    """What one turn needs, as it lies in memory: of one tile and block of channels."""
+    t = tl.arange(0, W * G)[:, None]
+    k = tl.arange(0, CH)[None, :]
+    n = tl.arange(0, R * S)[None, :]
+    o_d = first + i_block * CH
+    inside = tl.full((1, CH), EVEN, tl.int1) | (k < count - i_block * CH)
+    live = o_t + t < length
+    mask = live & inside
+    b_grad_y = tl.load(tile_at(q_grad_y, o_t, o_d, t, k, grad_y_l, grad_y_d), mask=mask, other=0.0)
+    b_u = tl.load(tile_at(q_u, o_t, o_d, t, k, u_l, u_d), mask=mask, other=0.0)
+    b_delta = tl.load(tile_at(q_delta, o_t, o_d, t, k, delta_l, delta_d), mask=mask, other=0.0)
+    b_B = tl.zeros((1, 1), tl.float32)
+    b_C = b_B
+    if not CONSTANT_B:
+        b_B = tl.load(tile_at(q_B, o_t, 0, t, n, B_l, B_n), mask=live & (n < states), other=0.0)
+    if not CONSTANT_C:
+        b_C = tl.load(tile_at(q_C, o_t, 0, t, n, C_l, C_n), mask=live & (n < states), other=0.0)
+    o_channel = o_d + tl.arange(0, CH)
+    is_channel = tl.reshape(inside, (CH,))
+    b_D = load_channels(p_D, o_channel, is_channel)
+    b_bias = load_channels(p_bias, o_channel, is_channel)
+    o_state = state_offsets(R, S)
+    o_cell = o_channel[None, :, None, None] * states + o_state + tl.zeros((1, 1, 1, W), tl.int32)
+    is_cell = is_channel[None, :, None, None] & (o_state < states) & (tl.arange(0, W)[None, None, None, :] >= 0)
+    b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0)
+    h = tl.zeros((R, CH, S, W), tl.float32)
+    if p_states is not None:
+        q_states = p_states + (i_tile - 1) * per_state + o_sequence + o_cell
+        h = tl.load(q_states, mask=is_cell & (i_tile > 0), other=0.0)
+    if p_start is not None:
+        h += tl.load(p_start + o_sequence + o_cell, mask=is_cell & (i_tile == 0), other=0.0)
+    later = tl.zeros((R, CH, S, W), tl.float32)
+    if not CARRIED:
+        later = tl.load(p_from_later + o_chunk + o_cell, mask=is_cell & fresh, other=0.0)
+        later += tl.load(p_flow + o_chunk + o_cell, mask=is_cell & ~fresh, other=0.0)
+    return b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias, h, later
 
 
 @triton.jit
@@ -120,6 +160,8 @@ def backward_kernel(
     if p_z is not None:
         q_z, z_l = run_first(p_z, i_batch, z_b, z_l, length, REVERSE)
         q_grad_z, grad_l = run_first(p_grad_z, i_batch, grad_b, dim, length, REVERSE)
+    q_B = p_B
+    q_C = p_C
     if not CONSTANT_B:
         q_B, B_l = run_first(p_B + i_group * B_g, i_batch, B_b, B_l, length, REVERSE)
     if not CONSTANT_C:
@@ -136,63 +178,54 @@ def backward_kernel(
 
     i_first = i_chunk * chunk // T
     i_end = tl.cdiv(tl.minimum(i_chunk * chunk + chunk, length), T)
-    # Read ahead: tile and block of the first turn.
-    o_t, o_d = (i_end - 1) * T, first
-    there = (o_t + t < length) & (k < count)
-    next_grad_y = tl.load(tile_at(q_grad_y, o_t, o_d, t, k, grad_y_l, grad_y_d), mask=there, other=0.0)
-    next_u = tl.load(tile_at(q_u, o_t, o_d, t, k, u_l, u_d), mask=there, other=0.0)
-    next_delta = tl.load(tile_at(q_delta, o_t, o_d, t, k, delta_l, delta_d), mask=there, other=0.0)
-    there_n = (o_t + t < length) & (n < states)
-    if not CONSTANT_B:
-        next_B = tl.load(tile_at(q_B, o_t, 0, t, n, B_l, B_n), mask=there_n, other=0.0)
-    if not CONSTANT_C:
-        next_C = tl.load(tile_at(q_C, o_t, 0, t, n, C_l, C_n), mask=there_n, other=0.0)
+    o_sequence = i_batch * dim * states
+    o_chunk = i_chunk * per_state + o_sequence
+    CARRIED: tl.constexpr = BLOCKS == 1  # in registers; else through memory, read ahead as the rest is
+    carried = tl.zeros((R, CH, S, W), tl.float32)
+    if CARRIED:
+        o_first = (first + tl.arange(0, CH))[None, :, None, None] * states + o_state
+        is_first = (tl.arange(0, CH) < count)[None, :, None, None] & (o_state < states)
+        carried += tl.load(p_from_later + o_chunk + o_first, mask=is_first, other=0.0)
+    ahead = _read(
+        q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, p_start, p_states, p_from_later, p_flow,
+        (i_end - 1) * T, first, count, 0, i_end - 1, i_end > i_first, o_sequence, o_chunk, per_state, length, states,
+        grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
+        CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C, CARRIED,
+    )  # fmt: skip
     for i in range((i_end - i_first) * BLOCKS):
+        b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias, h, later = ahead
+        # The next turn's are read while this one is computed; the last reads what is there, for nobody.
+        next_tile = tl.maximum(i_end - 1 - (i + 1) // BLOCKS, i_first)
+        ahead = _read(
+            q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, p_start, p_states, p_from_later, p_flow,
+            next_tile * T, first, count, (i + 1) % BLOCKS, next_tile, i + 1 < BLOCKS, o_sequence, o_chunk, per_state,
+            length, states, grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
+            CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C, CARRIED,
+        )  # fmt: skip
+        if CARRIED:
+            later = carried
         i_tile = i_end - 1 - i // BLOCKS
         i_block = i % BLOCKS
-        FRESH = i_tile == i_end - 1
         o_t, o_d = i_tile * T, first + i_block * CH
         live = o_t + t < length
         inside = tl.full((1, CH), EVEN, tl.int1) | (k < count - i_block * CH)
         mask = live & inside
-        o_channel = o_d + tl.arange(0, CH)
         is_channel = tl.reshape(inside, (CH,))
         is_cell = is_channel[None, :, None, None] & (o_state < states)
+        o_channel = o_d + tl.arange(0, CH)
         o_cell = o_channel[None, :, None, None] * states + o_state
-        b_grad_y = next_grad_y.to(tl.float32)
-        b_x = next_u.to(tl.float32)
-        b_delta = next_delta.to(tl.float32)
-        if not CONSTANT_B:
-            b_B = next_B.to(tl.float32)
-        if not CONSTANT_C:
-            b_C = next_C.to(tl.float32)
-        # What the next turn needs is read while this one is computed; the last turn reads its own again.
-        o_next = tl.maximum(i_end - 1 - (i + 1) // BLOCKS, i_first) * T
-        d_next = first + (i + 1) % BLOCKS * CH
-        there = (o_next + t < length) & (tl.full((1, CH), EVEN, tl.int1) | (k < count - (i + 1) % BLOCKS * CH))
-        next_grad_y = tl.load(tile_at(q_grad_y, o_next, d_next, t, k, grad_y_l, grad_y_d), mask=there, other=0.0)
-        next_u = tl.load(tile_at(q_u, o_next, d_next, t, k, u_l, u_d), mask=there, other=0.0)
-        next_delta = tl.load(tile_at(q_delta, o_next, d_next, t, k, delta_l, delta_d), mask=there, other=0.0)
-        there_n = (o_next + t < length) & (n < states)
-        if not CONSTANT_B:
-            next_B = tl.load(tile_at(q_B, o_next, 0, t, n, B_l, B_n), mask=there_n, other=0.0)
-        if not CONSTANT_C:
-            next_C = tl.load(tile_at(q_C, o_next, 0, t, n, C_l, C_n), mask=there_n, other=0.0)
-
-        b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E
-        b_D = load_channels(p_D, o_channel, is_channel)
-        b_bias = load_channels(p_bias, o_channel, is_channel)
-        o_cell += i_batch * dim * states
-        h = tl.zeros((R, CH, S, W), tl.float32)
-        if p_states is not None:
-            h += tl.load(p_states + (i_tile - 1) * per_state + o_cell, mask=is_cell & (i_tile > 0), other=0.0)
-        if p_start is not None:
-            h += tl.load(p_start + o_cell, mask=is_cell & (i_tile == 0), other=0.0)
-        o_cell += i_chunk * per_state
-        later = tl.zeros((R, CH, S, W), tl.float32)
-        later += tl.load(p_from_later + o_cell, mask=is_cell & FRESH, other=0.0)
-        later += tl.load(p_flow + o_cell, mask=is_cell & ~FRESH, other=0.0)
-
+        # Sums over tiles stay in memory, where nobody else adds to them.
+        o_cell3 = o_chunk + tl.reshape(o_cell, (R, CH, S))
+        is_cell3 = tl.reshape(is_cell, (R, CH, S))
+        o_sums = (i_chunk * tl.num_programs(1) + i_batch) * dim + o_channel
+        before_us = i >= BLOCKS
+        sum_A = tl.load(p_grad_A + o_cell3, mask=is_cell3 & before_us, other=0.0)
+        sum_D = tl.load(p_grad_D + o_sums, mask=is_channel & before_us, other=0.0)
+        sum_bias = tl.load(p_grad_bias + o_sums, mask=is_channel & before_us, other=0.0)
+        b_A = b_A * LOG2E
+        b_grad_y = b_grad_y.to(tl.float32)
+        b_x = b_u.to(tl.float32)
+        b_delta = b_delta.to(tl.float32)
         if p_z is not None:
             b_z = tl.load(tile_at(q_z, o_t, o_d, t, k, z_l, z_d), mask=mask, other=0.0).to(tl.float32)
             b_gate = sigmoid(b_z)
@@ -210,11 +243,11 @@ def backward_kernel(
         if CONSTANT_C:
             w_C = load_constant(p_C, o_channel, o_state, is_cell, C_g, C_n)
         if not CONSTANT_B and not CONSTANT_C:
-            b_B, b_C = spread(b_B, b_C)
+            b_B, b_C = spread(b_B.to(tl.float32), b_C.to(tl.float32))
         if not CONSTANT_B:
-            w_B = of_states(b_B, W, G, R, S)
+            w_B = of_states(b_B.to(tl.float32), W, G, R, S)
         if not CONSTANT_C:
-            w_C = of_states(b_C, W, G, R, S)
+            w_C = of_states(b_C.to(tl.float32), W, G, R, S)
         w_B = placed(w_B, R, G, CH, S, W)
         w_C = placed(w_C, R, G, CH, S, W)
         a = tl.exp2(steps * b_A[:, None])
@@ -228,7 +261,10 @@ def backward_kernel(
         all_states, flows, decays, of_A, before = _states_and_flows(
             h, later, a, b, w_C * grads, steps, resets, b_A, MAY_RESET, CH, G, W, R, S
         )
-        tl.store(p_flow + o_cell + w * 0, before, mask=is_cell & (w == 0))
+        if CARRIED:
+            carried = before
+        else:
+            tl.store(p_flow + o_chunk + o_cell + w * 0, before, mask=is_cell & (w == 0))
 
         b_of_drive = sum_states(flows * w_B, W, G, CH, S)
         b_of_step = sum_states(decays * b_A[:, None], W, G, CH, S) * LN2  # b_A is A over ln 2
@@ -245,15 +281,15 @@ def backward_kernel(
 
         of_C = all_states * grads
         of_B = flows * drives
-        o_cell3 = tl.reshape(o_cell, (R, CH, S))
-        is_cell3 = tl.reshape(is_cell, (R, CH, S))
-        _add(p_grad_A + o_cell3, halved(of_A, W), is_cell3, FRESH)
+        tl.store(p_grad_A + o_cell3, sum_A + halved(of_A, W), mask=is_cell3)
         if CONSTANT_B:
-            _add(p_grad_B + o_cell3, halved(tl.sum(of_B, 1), W), is_cell3, FRESH)
+            sum_B = tl.load(p_grad_B + o_cell3, mask=is_cell3 & before_us, other=0.0)
+            tl.store(p_grad_B + o_cell3, sum_B + halved(tl.sum(of_B, 1), W), mask=is_cell3)
         else:
             b_sum_B = tl.where(i_block == 0, 0.0, b_sum_B) + halved(tl.permute(of_B, (0, 1, 3, 4, 2)), CH)
         if CONSTANT_C:
-            _add(p_grad_C + o_cell3, halved(tl.sum(of_C, 1), W), is_cell3, FRESH)
+            sum_C = tl.load(p_grad_C + o_cell3, mask=is_cell3 & before_us, other=0.0)
+            tl.store(p_grad_C + o_cell3, sum_C + halved(tl.sum(of_C, 1), W), mask=is_cell3)
         else:
             b_sum_C = tl.where(i_block == 0, 0.0, b_sum_C) + halved(tl.permute(of_C, (0, 1, 3, 4, 2)), CH)
         is_sum = (o_t + o_row < length) & (o_state < states) & (i_block == BLOCKS - 1)
@@ -265,7 +301,8 @@ def backward_kernel(
             tl.store(p_grad_B + o_sum, b_sum_B.to(p_grad_B.dtype.element_ty), mask=is_sum)
         if not CONSTANT_C:
             tl.store(p_grad_C + o_sum, b_sum_C.to(p_grad_C.dtype.element_ty), mask=is_sum)
-        o_sums = (i_chunk * tl.num_programs(1) + i_batch) * dim + o_channel
-        _add(p_grad_D + o_sums, tl.sum(b_grad_y * b_x, 0), is_channel, FRESH)
-        _add(p_grad_bias + o_sums, tl.sum(b_of_delta, 0), is_channel, FRESH)
+        tl.store(p_grad_D + o_sums, sum_D + tl.sum(b_grad_y * b_x, 0), mask=is_channel)
+        tl.store(p_grad_bias + o_sums, sum_bias + tl.sum(b_of_delta, 0), mask=is_channel)
         tl.debug_barrier()  # what was stored to be read again may be read by another thread
+    if CARRIED:
+        tl.store(p_flow + o_chunk + o_first + w * 0, carried, mask=is_first & (w == 0))

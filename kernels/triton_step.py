@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from mvc.kernels.triton_launch import Meta, Plan, Repeated, run
-from mvc.kernels.triton_steps import LOG2E, sigmoid, step_size
+from mvc.kernels.triton_tile import LOG2E, sigmoid, step_size
 from torch import Tensor
 
 # Of each tensor, as the kernel takes them: sequences (b), heads (h) or groups (g), channels (d), states (n).
@@ -95,7 +95,7 @@ def step_kernel(
     b_dt = load_channels(p_dt, o_b * dt_b + i_head * dt_h, o_d, is_d, dt_d)
     b_bias = load_channels(p_dt_bias, one + i_head * dt_bias_h, o_d, is_d, dt_bias_d)
 
-    b_step = step_size(b_dt + b_bias, SOFTPLUS)
+    b_step, b_slope = step_size(b_dt + b_bias, SOFTPLUS)
     b_h = tl.exp2(b_step[:, :, None] * (b_A * LOG2E)) * b_state + (b_step * b_x)[:, :, None] * b_B[:, None, :]
     b_read = b_h * b_C[:, None, :]
     if N != BLOCK_N:
