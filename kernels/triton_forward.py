@@ -150,14 +150,10 @@ def forward_kernel(
         b_step, _ = step_size(b_delta.to(tl.float32) + b_bias, SOFTPLUS)
         b_step = tl.where(live, b_step, 0.0)
         b_step, b_drive = spread(b_step, b_step * b_x)
-        if not CONSTANT_B and not CONSTANT_C:
-            b_B, b_C = spread(b_B.to(tl.float32), b_C.to(tl.float32))
-            w_B = of_states(b_B, W, G, R, S)
-            w_C = of_states(b_C, W, G, R, S)
-        elif not CONSTANT_B:
-            w_B = of_states(b_B.to(tl.float32), W, G, R, S)
-        elif not CONSTANT_C:
-            w_C = of_states(b_C.to(tl.float32), W, G, R, S)
+        if not CONSTANT_B:
+            w_B = placed(of_states(b_B, W, G, R, S), R, G, CH, S, W).to(tl.float32)
+        if not CONSTANT_C:
+            w_C = placed(of_states(b_C, W, G, R, S), R, G, CH, S, W).to(tl.float32)
         steps = placed(of_steps(b_step, W, G, CH), R, G, CH, S, W)
         a = tl.exp2(steps * b_A[:, None])
         b = placed(of_steps(b_drive, W, G, CH), R, G, CH, S, W) * w_B

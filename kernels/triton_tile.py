@@ -118,7 +118,7 @@ def placed(x, R: tl.constexpr, G: tl.constexpr, CH: tl.constexpr, S: tl.constexp
     """x broadcast to the tile, in the layout of the tile: the condition always holds, but Triton does not know, and
     does not go on in the layout of x; the machine code has no trace of it."""
     g = tl.arange(0, G)[None, :, None, None, None]
-    return tl.where(g < G, x, tl.zeros((R, G, CH, S, W), tl.float32))
+    return tl.where(g < G, x, tl.zeros((R, G, CH, S, W), x.dtype))
 
 
 @triton.jit
