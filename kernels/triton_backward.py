@@ -23,6 +23,7 @@ from mvc.kernels.triton_tile import (
     of_states,
     of_steps,
     placed,
+    placed_rows,
     put,
     row_decay,
     run,
@@ -107,18 +108,18 @@ def _read(
     b_D = load_channels(p_D, o_channel, is_channel)
     b_bias = load_channels(p_bias, o_channel, is_channel)
     o_state = state_offsets(R, S)
-    o_cell = o_channel[None, :, None, None] * states + o_state + tl.zeros((1, 1, 1, W), tl.int32)
-    is_cell = is_channel[None, :, None, None] & (o_state < states) & (tl.arange(0, W)[None, None, None, :] >= 0)
+    o_cell = o_channel[None, :, None, None] * states + o_state
+    is_cell = is_channel[None, :, None, None] & (o_state < states)
     b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0)
     h = tl.zeros((R, CH, S, W), tl.float32)
     if p_states is not None:
         q_states = p_states + (i_tile - 1) * per_state + o_sequence + o_cell
-        h = tl.load(q_states, mask=is_cell & (i_tile > 0), other=0.0)
+        h += tl.load(q_states, mask=is_cell & (i_tile > 0), other=0.0)
     if p_start is not None:
         h += tl.load(p_start + o_sequence + o_cell, mask=is_cell & (i_tile == 0), other=0.0)
     later = tl.zeros((R, CH, S, W), tl.float32)
     if not CARRIED:
-        later = tl.load(p_from_later + o_chunk + o_cell, mask=is_cell & fresh, other=0.0)
+        later += tl.load(p_from_later + o_chunk + o_cell, mask=is_cell & fresh, other=0.0)
         later += tl.load(p_flow + o_chunk + o_cell, mask=is_cell & ~fresh, other=0.0)
     return b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias, h, later
 

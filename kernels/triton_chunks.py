@@ -84,8 +84,7 @@ def summary_kernel(
         b_x = next_x.to(tl.float32)
         b_delta = next_delta.to(tl.float32)
         if not CONSTANT:
-            b_W, _ = spread(next_W.to(tl.float32), next_W.to(tl.float32))
-            w_W = of_states(b_W, W, G, R, S)
+            w_W = placed(of_states(next_W, W, G, R, S), R, G, CH, S, W).to(tl.float32)
         live = o_t + t < length
         mask = live & inside[None, :]
         if p_z is not None:
@@ -119,7 +118,7 @@ def summary_kernel(
         if MAY_RESET:
             resets = of_steps(b_reset, W, G, 1)
             a = tl.where(resets != 0, RESETS, a)
-        p = row_decay(steps, resets, b_A, MAY_RESET)
+        p = row_decay(steps, resets, b_A, MAY_RESET) if W > 1 else h
         if ADJOINT:
             _, h = adjoint_starts(a, b, p, h, W, G, MAY_RESET)
         else:
@@ -135,9 +134,13 @@ def summary_kernel(
 
 @triton.jit
 def combine_kernel(
-    p_own, p_decay, p_initial, count, chunks, BLOCK: tl.constexpr, REVERSE: tl.constexpr, MAY_RESET: tl.constexpr
-):
-    """Replaces what each chunk makes of a zero state by the state that it starts from: x ← decay x + own."""
+    p_own, p_decay, p_initial, count, chunks,
+    BLOCK: tl.constexpr, AHEAD: tl.constexpr, REVERSE: tl.constexpr, MAY_RESET: tl.constexpr,
+):  # fmt: skip
+    """Replaces what each chunk makes of a zero state by the state that it starts from: x ← decay x + own.
+
+    AHEAD chunks are read at once, since each step takes less time than a read.
+    """
     o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = o < count
     stride = tl.zeros((), tl.int64) + count
@@ -145,12 +148,18 @@ def combine_kernel(
         b_x = tl.zeros((BLOCK,), tl.float32)
     else:
         b_x = tl.load(p_initial + o, mask=mask, other=0.0)
-    for i in range(chunks):
-        o_chunk = o + (chunks - 1 - i if REVERSE else i) * stride
-        b_own = tl.load(p_own + o_chunk, mask=mask, other=0.0)
-        b_decay = tl.load(p_decay + o_chunk, mask=mask, other=0.0)
-        tl.store(p_own + o_chunk, b_x, mask=mask)
-        b_alone = b_x == 0.0  # the chunk has run from zero: its end is right, whatever its decay
-        if MAY_RESET:
-            b_alone |= b_decay == RESETS
-        b_x = tl.where(b_alone, b_own, b_decay * b_x + b_own)
+    for i in range(0, chunks, AHEAD):
+        owns = ()
+        decays = ()
+        for j in tl.static_range(AHEAD):
+            o_chunk = o + (chunks - 1 - i - j if REVERSE else i + j) * stride
+            there = mask & (i + j < chunks)
+            owns = owns + (tl.load(p_own + o_chunk, mask=there, other=0.0),)
+            decays = decays + (tl.load(p_decay + o_chunk, mask=there, other=0.0),)
+        for j in tl.static_range(AHEAD):
+            o_chunk = o + (chunks - 1 - i - j if REVERSE else i + j) * stride
+            tl.store(p_own + o_chunk, b_x, mask=mask & (i + j < chunks))
+            b_alone = b_x == 0.0  # the chunk has run from zero: its end is right, whatever its decay
+            if MAY_RESET:
+                b_alone |= decays[j] == RESETS
+            b_x = tl.where(b_alone, owns[j], decays[j] * b_x + owns[j])

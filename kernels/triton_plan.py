@@ -79,7 +79,7 @@ class _Scan:
     def forward(self, y_strides: Sequence[int]) -> None:
         """From the initial state on for what of "y", "last_state" and "states" there is."""
         tile, chunk = self.cut.forward, self.cut.forward_chunk
-        start = self._chunk_states("u", "B", "initial_state", tile, chunk, adjoint=False)
+        start = self._chunk_states("u", "B", "initial_state", chunk, adjoint=False)
         names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", start, "reset", "y", "last_state", "states")
         self._launch(
             forward_kernel,
@@ -96,7 +96,7 @@ class _Scan:
         plan, cut, tile = self.plan, self.cut, self.cut.backward
         chunk = cut.backward_chunk
         chunks, programs = cdiv(cut.length, chunk), cdiv(cut.width, tile.span)
-        from_later = self._chunk_states("grad_y", "C", "grad_last_state", tile, chunk, adjoint=True)
+        from_later = self._chunk_states("grad_y", "C", "grad_last_state", chunk, adjoint=True)
         for name in ("u", "delta", "z"):
             if self.given[name] is not None:
                 plan.add(f"grad_{name}", self.given["u"].shape, self.given[name].dtype)
@@ -127,7 +127,7 @@ class _Scan:
             BLOCKS=tile.blocks,
         )
 
-    def _chunk_states(self, x: str, weights: str, initial: str, tile: Tile, chunk: int, *, adjoint: bool) -> str:
+    def _chunk_states(self, x: str, weights: str, initial: str, chunk: int, *, adjoint: bool) -> str:
         """The name of what each chunk starts from, (chunks, batch, dim, N); `adjoint`: of what flows into its end.
 
         That is `initial` itself where there is one chunk.
@@ -139,7 +139,7 @@ class _Scan:
         z = "z" if adjoint else None
         self._launch(
             summary_kernel,
-            tile._replace(blocks=1),
+            self.cut.summary,
             chunk,
             (x, "delta", "A", weights, z, "delta_bias", "reset", own, decay),
             self._strides(x, "delta", z, weights, "reset"),
@@ -153,6 +153,7 @@ class _Scan:
             [self.plan.pointer(name) for name in (own, decay, initial)],
             (count, chunks),
             BLOCK=128,
+            AHEAD=8,
             REVERSE=adjoint,
             MAY_RESET=self.given["reset"] is not None,
             num_warps=4,

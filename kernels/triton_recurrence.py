@@ -171,7 +171,7 @@ def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, re
         own, decay = (a.new_empty((chunks, lanes), dtype=torch.float32) for _ in range(2))
         launch(None, None, own, decay)
         wrap_triton(combine_kernel)[(triton.cdiv(lanes, 128),)](
-            own, decay, start, lanes, chunks, BLOCK=128, REVERSE=reverse, MAY_RESET=False, num_warps=4
+            own, decay, start, lanes, chunks, BLOCK=128, AHEAD=8, REVERSE=reverse, MAY_RESET=False, num_warps=4
         )
         start = own
     launch(start, h, None, None)

@@ -122,6 +122,12 @@ def placed(x, R: tl.constexpr, G: tl.constexpr, CH: tl.constexpr, S: tl.constexp
 
 
 @triton.jit
+def placed_rows(x, R: tl.constexpr, CH: tl.constexpr, S: tl.constexpr, W: tl.constexpr):
+    """The same for what is there once for each row, (R, CH, S, W)."""
+    return tl.where(tl.arange(0, W)[None, None, None, :] < W, x, tl.zeros((R, CH, S, W), x.dtype))
+
+
+@triton.jit
 def of_steps(x, W: tl.constexpr, G: tl.constexpr, CH: tl.constexpr):
     """(W * G, CH) as (1, G, CH, 1, W)."""
     return tl.permute(tl.reshape(x, (W, G, CH)), (1, 2, 0))[None, :, :, None, :]
@@ -213,32 +219,35 @@ def row_decay(steps, resets, A, MAY_RESET: tl.constexpr):
 
 @triton.jit
 def row_starts(p, v, h, W: tl.constexpr, MAY_RESET: tl.constexpr, REVERSE: tl.constexpr):
-    """What each row starts from, and what the last one ends with, where a row makes p h + v of h: all (R, CH, S, W).
+    """What each of several rows starts from, and what the last one ends with, where a row makes p h + v of h: all
+    (R, CH, S, W).
 
     h is what the first row starts from, the same in all rows. REVERSE: rows run from the last to the first.
     """
-    if W == 1:
-        return h, run(p, v, h, MAY_RESET)
+    w = tl.arange(0, W)[None, None, None, :] + tl.zeros(v.shape, tl.int32)
+    if REVERSE:
+        p = tl.gather(p, W - 1 - w, 3)
+        v = tl.gather(v, W - 1 - w, 3)
+    v = tl.where(w == 0, run(p, v, h, MAY_RESET), v)
+    if MAY_RESET:
+        _, ends = tl.associative_scan((p, v), 3, pair_or_reset)
     else:
-        w = tl.arange(0, W)[None, None, None, :] + tl.zeros(v.shape, tl.int32)
-        if REVERSE:
-            p = tl.gather(p, W - 1 - w, 3)
-            v = tl.gather(v, W - 1 - w, 3)
-        v = tl.where(w == 0, run(p, v, h, MAY_RESET), v)
-        if MAY_RESET:
-            _, ends = tl.associative_scan((p, v), 3, pair_or_reset)
-        else:
-            _, ends = tl.associative_scan((p, v), 3, pair)
-        if REVERSE:
-            starts = tl.where(w == W - 1, h, tl.gather(ends, tl.maximum(W - 2 - w, 0), 3))
-        else:
-            starts = tl.where(w == 0, h, tl.gather(ends, tl.maximum(w - 1, 0), 3))
-        return starts, tl.gather(ends, w * 0 + (W - 1), 3)
+        _, ends = tl.associative_scan((p, v), 3, pair)
+    if REVERSE:
+        starts = tl.where(w == W - 1, h, tl.gather(ends, tl.maximum(W - 2 - w, 0), 3))
+    else:
+        starts = tl.where(w == 0, h, tl.gather(ends, tl.maximum(w - 1, 0), 3))
+    return starts, tl.gather(ends, w * 0 + (W - 1), 3)
 
 
 @triton.jit
 def forward_starts(a, b, p, h, W: tl.constexpr, G: tl.constexpr, MAY_RESET: tl.constexpr):
-    """`row_starts` of h ← a h + b."""
+    """`row_starts` of h ← a h + b. One row runs from where it starts: it needs no p."""
+    if W == 1:
+        start = h
+        for j in tl.static_range(G):
+            h = run(step(a, j, G), step(b, j, G), h, MAY_RESET)
+        return start, h
     v = step(b, 0, G)
     for j in tl.static_range(1, G):
         v = run(step(a, j, G), step(b, j, G), v, MAY_RESET)
@@ -249,10 +258,14 @@ def forward_starts(a, b, p, h, W: tl.constexpr, G: tl.constexpr, MAY_RESET: tl.c
 def adjoint_starts(a, c, p, later, W: tl.constexpr, G: tl.constexpr, MAY_RESET: tl.constexpr):
     """`row_starts` of v ← a (c + v), from the last step to the first; zero where a resets."""
     v = step(c, G - 1, G)
+    if W == 1:
+        v += later
     for j in tl.static_range(G - 2, -1, -1):
         v = run(step(a, j + 1, G), step(c, j, G), v, MAY_RESET)
     if MAY_RESET:
         v = tl.where(step(a, 0, G) < 0.0, 0.0, step(a, 0, G) * v)
     else:
         v = step(a, 0, G) * v
+    if W == 1:
+        return later, v
     return row_starts(p, v, later, W, MAY_RESET, True)

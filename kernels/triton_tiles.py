@@ -33,46 +33,59 @@ class Tile(NamedTuple):
         return self.channels * self.blocks
 
 
-# By N, padded to a power of two.
+# Rows by N, padded to a power of two; N 8 and 16 are the ones that models use. Times are what `mvc.offline.scan_cost`
+# predicts for an H200 in microseconds (`bench/results/scan_rows.md`): forward at (128, 160, 196) N 8 and
+# (8, 1536, 2048) N 16, and so on. No row spills.
+#
+# MANY: sequences enough that each program is one warp, which exchanges nothing between rows and waits for nobody.
 MANY = {
     1: Tile(32, 16, 1, 1, 1),
     2: Tile(32, 16, 1, 1, 1),
     4: Tile(32, 8, 1, 1, 1),
-    8: Tile(16, 8, 2, 1, 1),
-    16: Tile(8, 8, 4, 1, 1),
+    8: Tile(8, 8, 4, 1, 1),  # 26; 16 channels of two lanes 30, and 32 of one 35: fewer warps
+    16: Tile(8, 16, 4, 1, 1),  # 220; 8 steps 238: as many waits for half the work
     32: Tile(4, 8, 8, 1, 1),
     64: Tile(2, 8, 16, 1, 1),
     128: Tile(1, 8, 32, 1, 1),
     256: Tile(1, 4, 32, 1, 1),
 }
+# Half as many: the states of a channel over twice as many lanes. At (1, 5120, 4096) N 16 246, where MANY takes 313.
+SPLIT = MANY | {16: Tile(4, 16, 8, 1, 1)}
+# FEW: the rows of a tile run side by side, so that a sequence has four to eight times as many threads.
 FEW = {
     1: Tile(4, 16, 1, 8, 1),
     2: Tile(4, 16, 1, 8, 1),
     4: Tile(4, 8, 1, 8, 1),
-    8: Tile(4, 8, 4, 8, 4),
-    16: Tile(4, 8, 4, 8, 4),
+    8: Tile(4, 8, 4, 8, 4),  # 5.3 at (1, 160, 196)
+    16: Tile(2, 16, 8, 4, 2),  # 47 at (1, 1536, 2048)
     32: Tile(4, 8, 8, 4, 4),
     64: Tile(4, 8, 16, 2, 4),
     128: MANY[128],
     256: MANY[256],
 }
+# The backward keeps a tile's states in registers, which bounds N times its length to 1,024 up to N 128. Up to N 16 it
+# covers 64 steps or more, and a program adds up B's and C's gradients over enough channels that the states kept and
+# the partial sums take no more memory than README.md says.
 BACKWARD = {
     1: Tile(32, 16, 1, 8, 8),
     2: Tile(16, 16, 1, 8, 4),
     4: Tile(16, 8, 1, 8, 4),
-    8: Tile(8, 8, 4, 8, 8, 2),
+    8: Tile(4, 8, 4, 8, 4, 4),
     16: Tile(8, 8, 4, 8, 8, 4),
     32: Tile(8, 8, 8, 4, 8, 4),
     64: Tile(8, 8, 16, 2, 8, 4),
     128: Tile(8, 8, 32, 1, 8, 4),
     256: Tile(4, 8, 64, 1, 8, 8),
 }
-ENOUGH = 528  # warps: one for each scheduler of the largest GPUs
+ENOUGH = 1056  # warps: two for each scheduler of the largest GPUs
+LANES = 1024  # fewer channels of all sequences fill them in no tile: long sequences are cut into chunks
+LONG = 2048  # steps
 PROGRAMS = 264  # of the backward: two for each of their multiprocessors
 
 
 class Cut(NamedTuple):
-    """Sizes of a call, the tiles of its two directions, and steps of a chunk in each.
+    """Sizes of a call, the tiles of its two directions and of what is made of chunks ahead of them, and steps of a chunk
+    in each direction.
 
     Attributes:
         width: channels of a group.
@@ -86,6 +99,7 @@ class Cut(NamedTuple):
     groups: int
     forward: Tile
     backward: Tile
+    summary: Tile
     forward_chunk: int
     backward_chunk: int
 
@@ -109,16 +123,19 @@ class Cut(NamedTuple):
 
 def cut(batch: int, length: int, dim: int, states: int, groups: int) -> Cut:
     padded, width = next_power_of_2(states), dim // groups
-    forward, backward = MANY[padded], BACKWARD[padded]
-    if _programs(forward, batch, groups, width) * forward.warps < ENOUGH:
-        forward = FEW[padded]
-    programs = _programs(backward, batch, groups, width)
-    chunks = 1 if programs >= PROGRAMS else cdiv(2 * PROGRAMS, programs)
-    tiles = cdiv(length, backward.length)
-    chunk = max(1, cdiv(tiles, chunks)) * backward.length
-    whole = max(1, tiles) * backward.length
-    return Cut(batch, length, dim, states, groups, forward, backward, whole, chunk)
+    backward = BACKWARD[padded]
 
+    def programs(tile: Tile) -> int:
+        return max(1, batch * groups * cdiv(width, tile.span))
 
-def _programs(tile: Tile, batch: int, groups: int, width: int) -> int:
-    return max(1, batch * groups * cdiv(width, tile.span))
+    forward, pieces = MANY[padded], 1
+    if programs(forward) < ENOUGH:
+        forward = SPLIT[padded]
+    if programs(forward) < ENOUGH:
+        if batch * dim < LANES and length >= LONG:
+            forward, pieces = MANY[padded], cdiv(3 * ENOUGH // 2, programs(MANY[padded]))
+        else:
+            forward = FEW[padded]
+    backward_pieces = 1 if programs(backward) >= PROGRAMS else cdiv(2 * PROGRAMS, programs(backward))
+    chunks = (max(1, cdiv(length, backward.length * each)) * backward.length for each in (pieces, backward_pieces))
+    return Cut(batch, length, dim, states, groups, forward, backward, MANY[padded], *chunks)
