@@ -133,7 +133,7 @@ def cut(batch: int, length: int, dim: int, states: int, groups: int) -> Cut:
         forward = SPLIT[padded]
     if programs(forward) < ENOUGH:
         if batch * dim < LANES and length >= LONG:
-            forward, pieces = MANY[padded], cdiv(3 * ENOUGH // 2, programs(MANY[padded]))
+            forward, pieces = MANY[padded], max(1, 3 * ENOUGH // 2 // programs(MANY[padded]))
         else:
             forward = FEW[padded]
     backward_pieces = 1 if programs(backward) >= PROGRAMS else cdiv(2 * PROGRAMS, programs(backward))

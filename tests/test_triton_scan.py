@@ -141,7 +141,7 @@ def interpret(each: Run) -> None:
         tiles = [triton_tiles.Tile(*shape, warps=1) for shape in (forward, backward)]
         chunk *= tiles[1].length
         return chosen(*sizes)._replace(
-            forward=tiles[0], backward=tiles[1]._replace(blocks=blocks), forward_chunk=chunk, backward_chunk=chunk
+            forward=tiles[0], summary=tiles[0], backward=tiles[1]._replace(blocks=blocks), forward_chunk=chunk, backward_chunk=chunk
         )
 
     triton_tiles.cut = chosen if each.tiles is None else cut
