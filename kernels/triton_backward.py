@@ -80,11 +80,10 @@ def _states_and_flows(
 
 @triton.jit
 def _read(
-    q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, p_start, p_states, p_from_later, p_flow,
-    o_t, first, count, i_block, i_tile, fresh, o_sequence, o_chunk, per_state, length, states,
+    q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, o_t, first, count, i_block, length, states,
     grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
     CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
-    EVEN: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, CARRIED: tl.constexpr,
+    EVEN: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr,
 ):  # fmt: skip
     """What one turn needs, as it lies in memory: of one tile and block of channels."""
     t = tl.arange(0, W * G)[:, None]
@@ -111,17 +110,7 @@ def _read(
     o_cell = o_channel[None, :, None, None] * states + o_state
     is_cell = is_channel[None, :, None, None] & (o_state < states)
     b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0)
-    h = tl.zeros((R, CH, S, W), tl.float32)
-    if p_states is not None:
-        q_states = p_states + (i_tile - 1) * per_state + o_sequence + o_cell
-        h += tl.load(q_states, mask=is_cell & (i_tile > 0), other=0.0)
-    if p_start is not None:
-        h += tl.load(p_start + o_sequence + o_cell, mask=is_cell & (i_tile == 0), other=0.0)
-    later = tl.zeros((R, CH, S, W), tl.float32)
-    if not CARRIED:
-        later += tl.load(p_from_later + o_chunk + o_cell, mask=is_cell & fresh, other=0.0)
-        later += tl.load(p_flow + o_chunk + o_cell, mask=is_cell & ~fresh, other=0.0)
-    return b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias, h, later
+    return b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias
 
 
 @triton.jit
@@ -188,23 +177,19 @@ def backward_kernel(
         is_first = (tl.arange(0, CH) < count)[None, :, None, None] & (o_state < states)
         carried += tl.load(p_from_later + o_chunk + o_first, mask=is_first, other=0.0)
     ahead = _read(
-        q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, p_start, p_states, p_from_later, p_flow,
-        (i_end - 1) * T, first, count, 0, i_end - 1, i_end > i_first, o_sequence, o_chunk, per_state, length, states,
+        q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, (i_end - 1) * T, first, count, 0, length, states,
         grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
-        CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C, CARRIED,
+        CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C,
     )  # fmt: skip
     for i in range((i_end - i_first) * BLOCKS):
-        b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias, h, later = ahead
+        b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias = ahead
         # The next turn's are read while this one is computed; the last reads what is there, for nobody.
         next_tile = tl.maximum(i_end - 1 - (i + 1) // BLOCKS, i_first)
         ahead = _read(
-            q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, p_start, p_states, p_from_later, p_flow,
-            next_tile * T, first, count, (i + 1) % BLOCKS, next_tile, i + 1 < BLOCKS, o_sequence, o_chunk, per_state,
+            q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, next_tile * T, first, count, (i + 1) % BLOCKS,
             length, states, grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
-            CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C, CARRIED,
+            CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C,
         )  # fmt: skip
-        if CARRIED:
-            later = carried
         i_tile = i_end - 1 - i // BLOCKS
         i_block = i % BLOCKS
         o_t, o_d = i_tile * T, first + i_block * CH
@@ -215,6 +200,16 @@ def backward_kernel(
         is_cell = is_channel[None, :, None, None] & (o_state < states)
         o_channel = o_d + tl.arange(0, CH)
         o_cell = o_channel[None, :, None, None] * states + o_state
+        h = tl.zeros((R, CH, S, W), tl.float32)
+        if p_states is not None:
+            q_states = p_states + (i_tile - 1) * per_state + o_sequence + o_cell
+            h += tl.load(q_states, mask=is_cell & (i_tile > 0), other=0.0)
+        if p_start is not None:
+            h += tl.load(p_start + o_sequence + o_cell, mask=is_cell & (i_tile == 0), other=0.0)
+        later = carried
+        if not CARRIED:
+            later += tl.load(p_from_later + o_chunk + o_cell, mask=is_cell & (i < BLOCKS), other=0.0)
+            later += tl.load(p_flow + o_chunk + o_cell, mask=is_cell & (i >= BLOCKS), other=0.0)
         # Sums over tiles stay in memory, where nobody else adds to them.
         o_cell3 = o_chunk + tl.reshape(o_cell, (R, CH, S))
         is_cell3 = tl.reshape(is_cell, (R, CH, S))
