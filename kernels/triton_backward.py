@@ -20,6 +20,7 @@ from mvc.kernels.triton_tile import (
     halved,
     load_channels,
     load_constant,
+    of_lanes,
     of_states,
     of_steps,
     placed,
@@ -33,17 +34,17 @@ from mvc.kernels.triton_tile import (
     state_offsets,
     step,
     step_size,
-    sum_states,
     tile_at,
 )
 
 
 @triton.jit
 def _states_and_flows(
-    h, later, a, b, c, steps, resets, b_A, MAY_RESET: tl.constexpr,
+    h, later, a, b, c, steps, w_B, resets, b_A, MAY_RESET: tl.constexpr,
     CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """h_t, f_t and v_t h_{t-1} of a tile; the sum over each row of the last times Δ_t; and v of its first step.
+    """h_t and f_t of a tile; the sums over R of f_t B_t and of v_t h_{t-1} A, (G, CH, S, W), and over G of v_t h_{t-1} Δ_t,
+    (R, CH, S, W); and v of its first step.
 
     h, later (R, CH, S, W): the state before the tile, and v of the step after it.
     """
@@ -75,12 +76,12 @@ def _states_and_flows(
             v = tl.where(step(a, j, G) < 0.0, 0.0, v)
     if W == 1:
         before = v
-    return states, flows, decays, of_A, before
+    return states, flows, tl.sum(flows * w_B, 0), tl.sum(decays * b_A[:, None], 0), of_A, before
 
 
 @triton.jit
 def _read(
-    q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, o_t, first, count, i_block, length, states,
+    q_grad_y, q_u, q_delta, q_B, q_C, p_bias, o_t, first, count, i_block, length, states,
     grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
     CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     EVEN: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr,
@@ -102,15 +103,8 @@ def _read(
         b_B = tl.load(tile_at(q_B, o_t, 0, t, n, B_l, B_n), mask=live & (n < states), other=0.0)
     if not CONSTANT_C:
         b_C = tl.load(tile_at(q_C, o_t, 0, t, n, C_l, C_n), mask=live & (n < states), other=0.0)
-    o_channel = o_d + tl.arange(0, CH)
-    is_channel = tl.reshape(inside, (CH,))
-    b_D = load_channels(p_D, o_channel, is_channel)
-    b_bias = load_channels(p_bias, o_channel, is_channel)
-    o_state = state_offsets(R, S)
-    o_cell = o_channel[None, :, None, None] * states + o_state
-    is_cell = is_channel[None, :, None, None] & (o_state < states)
-    b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0)
-    return b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias
+    b_bias = load_channels(p_bias, o_d + tl.arange(0, CH), tl.reshape(inside, (CH,)))
+    return b_grad_y, b_u, b_delta, b_B, b_C, b_bias
 
 
 @triton.jit
@@ -177,16 +171,16 @@ def backward_kernel(
         is_first = (tl.arange(0, CH) < count)[None, :, None, None] & (o_state < states)
         carried += tl.load(p_from_later + o_chunk + o_first, mask=is_first, other=0.0)
     ahead = _read(
-        q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, (i_end - 1) * T, first, count, 0, length, states,
+        q_grad_y, q_u, q_delta, q_B, q_C, p_bias, (i_end - 1) * T, first, count, 0, length, states,
         grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
         CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C,
     )  # fmt: skip
     for i in range((i_end - i_first) * BLOCKS):
-        b_grad_y, b_u, b_delta, b_B, b_C, b_A, b_D, b_bias = ahead
+        b_grad_y, b_u, b_delta, b_B, b_C, b_bias = ahead
         # The next turn's are read while this one is computed; the last reads what is there, for nobody.
         next_tile = tl.maximum(i_end - 1 - (i + 1) // BLOCKS, i_first)
         ahead = _read(
-            q_grad_y, q_u, q_delta, q_B, q_C, p_A, p_D, p_bias, next_tile * T, first, count, (i + 1) % BLOCKS,
+            q_grad_y, q_u, q_delta, q_B, q_C, p_bias, next_tile * T, first, count, (i + 1) % BLOCKS,
             length, states, grad_y_l, grad_y_d, u_l, u_d, delta_l, delta_d, B_l, B_n, C_l, C_n,
             CH, G, W, R, S, EVEN, CONSTANT_B, CONSTANT_C,
         )  # fmt: skip
@@ -200,6 +194,8 @@ def backward_kernel(
         is_cell = is_channel[None, :, None, None] & (o_state < states)
         o_channel = o_d + tl.arange(0, CH)
         o_cell = o_channel[None, :, None, None] * states + o_state
+        b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0)
+        b_D = load_channels(p_D, o_channel, is_channel)
         h = tl.zeros((R, CH, S, W), tl.float32)
         if p_states is not None:
             q_states = p_states + (i_tile - 1) * per_state + o_sequence + o_cell
@@ -208,8 +204,7 @@ def backward_kernel(
             h += tl.load(p_start + o_sequence + o_cell, mask=is_cell & (i_tile == 0), other=0.0)
         later = carried
         if not CARRIED:
-            later += tl.load(p_from_later + o_chunk + o_cell, mask=is_cell & (i < BLOCKS), other=0.0)
-            later += tl.load(p_flow + o_chunk + o_cell, mask=is_cell & (i >= BLOCKS), other=0.0)
+            later += tl.load(tl.where(i < BLOCKS, p_from_later, p_flow) + o_chunk + o_cell, mask=is_cell, other=0.0)
         # Sums over tiles stay in memory, where nobody else adds to them.
         o_cell3 = o_chunk + tl.reshape(o_cell, (R, CH, S))
         is_cell3 = tl.reshape(is_cell, (R, CH, S))
@@ -254,23 +249,25 @@ def backward_kernel(
         if MAY_RESET:
             resets = of_steps(tl.load(tile_at(q_reset, o_t, 0, t, 0, reset_l, 0), mask=live, other=0).to(tl.int32), W, G, 1)
             a = tl.where(resets != 0, RESETS, a)
-        all_states, flows, decays, of_A, before = _states_and_flows(
-            h, later, a, b, w_C * grads, steps, resets, b_A, MAY_RESET, CH, G, W, R, S
+        all_states, flows, of_drive, of_step, of_A, before = _states_and_flows(
+            h, later, a, b, w_C * grads, steps, w_B, resets, b_A, MAY_RESET, CH, G, W, R, S
         )
+        if p_z is not None:
+            of_gate = tl.sum(all_states * w_C, 0)
         if CARRIED:
             carried = before
         else:
             tl.store(p_flow + o_chunk + o_cell + w * 0, before, mask=is_cell & (w == 0))
 
-        b_of_drive = sum_states(flows * w_B, W, G, CH, S)
-        b_of_step = sum_states(decays * b_A[:, None], W, G, CH, S) * LN2  # b_A is A over ln 2
+        b_of_drive = of_lanes(of_drive, W, G, CH, S)
+        b_of_step = of_lanes(of_step, W, G, CH, S) * LN2  # b_A is A over ln 2
         b_of_delta = tl.where(live, (b_of_drive * b_x + b_of_step) * b_slope, 0.0)
         b_of_u = b_of_drive * b_step + b_D * b_grad_y
         tl.store(tile_at(q_grad_u, o_t, o_d, t, k, grad_l, 1), b_of_u.to(p_grad_u.dtype.element_ty), mask=mask)
         q_out = tile_at(q_grad_delta, o_t, o_d, t, k, grad_l, 1)
         tl.store(q_out, b_of_delta.to(p_grad_delta.dtype.element_ty), mask=mask)
         if p_z is not None:
-            b_y = sum_states(all_states * w_C, W, G, CH, S) + b_D * b_x
+            b_y = of_lanes(of_gate, W, G, CH, S) + b_D * b_x
             b_of_z = b_ungated * b_y * (b_gate * (1.0 + b_z * (1.0 - b_gate)))
             q_out = tile_at(q_grad_z, o_t, o_d, t, k, grad_l, 1)
             tl.store(q_out, b_of_z.to(p_grad_z.dtype.element_ty), mask=mask)

@@ -9,6 +9,7 @@ from mvc.kernels.triton_tile import (
     forward_starts,
     load_channels,
     load_constant,
+    of_lanes,
     of_states,
     of_steps,
     pair,
@@ -22,7 +23,6 @@ from mvc.kernels.triton_tile import (
     state_offsets,
     step,
     step_size,
-    sum_states,
 )
 
 
@@ -166,7 +166,7 @@ def forward_kernel(
             a = tl.where(resets != 0, RESETS, a)
         all_states, h = _states(h, a, b, steps, resets, b_A, G, W, MAY_RESET)
         if p_y is not None:
-            b_y = sum_states(all_states * w_C, W, G, CH, S) + b_D * b_x
+            b_y = of_lanes(tl.sum(all_states * w_C, 0), W, G, CH, S) + b_D * b_x
             if p_z is not None:
                 b_y *= b_z * sigmoid(b_z)
             tl.store(q_y, b_y.to(p_y.dtype.element_ty), mask=mask)

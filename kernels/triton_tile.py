@@ -151,9 +151,9 @@ def halved(x, n: tl.constexpr):
 
 
 @triton.jit
-def sum_states(x, W: tl.constexpr, G: tl.constexpr, CH: tl.constexpr, S: tl.constexpr):
-    """The sum over all states of a tile, (W * G, CH)."""
-    total = halved(tl.permute(tl.sum(x, 0), (0, 1, 3, 2)), S)  # (G, CH, W)
+def of_lanes(x, W: tl.constexpr, G: tl.constexpr, CH: tl.constexpr, S: tl.constexpr):
+    """The sum over S of (G, CH, S, W), as (W * G, CH)."""
+    total = halved(tl.permute(x, (0, 1, 3, 2)), S)  # (G, CH, W)
     return tl.reshape(tl.permute(total, (2, 0, 1)), (W * G, CH))
 
 
