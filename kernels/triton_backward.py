@@ -17,6 +17,8 @@ from mvc.kernels.triton_tile import (
     adjoint_starts,
     channels,
     forward_starts,
+    finite,
+    from_zero,
     halved,
     load_channels,
     load_constant,
@@ -26,8 +28,8 @@ from mvc.kernels.triton_tile import (
     placed,
     placed_rows,
     put,
+    resets_at,
     row_decay,
-    run,
     run_first,
     sigmoid,
     spread,
@@ -50,18 +52,21 @@ def _states_and_flows(
     """
     before = later
     if W > 1:
-        p = row_decay(steps, resets, b_A, MAY_RESET)
-        h, _ = forward_starts(a, b, p, h, W, G, MAY_RESET)
-        later, before = adjoint_starts(a, c, p, later, W, G, MAY_RESET)
+        p = row_decay(steps, resets, finite(b_A), MAY_RESET)
+        decay_or_reset = a
+        if MAY_RESET:
+            decay_or_reset = tl.where(resets != 0, RESETS, a)
+        h, _ = forward_starts(decay_or_reset, b, p, h, W, G, MAY_RESET)
+        later, before = adjoint_starts(decay_or_reset, c, p, later, W, G, MAY_RESET)
     states = tl.zeros((R, G, CH, S, W), tl.float32)
     flows = states
     decays = states
     starts = ()
     for j in tl.static_range(G):
         if MAY_RESET:
-            h = tl.where(step(a, j, G) < 0.0, 0.0, h)
+            h = tl.where(resets_at(resets, j, G), 0.0, h)
         starts = starts + (h,)
-        h = run(step(a, j, G), step(b, j, G), h, MAY_RESET)
+        h = step(a, j, G) * h + step(b, j, G)
         states = put(states, j, h, G)
     of_A = tl.zeros((R, CH, S, W), tl.float32)
     v = later
@@ -73,7 +78,7 @@ def _states_and_flows(
         decays = put(decays, j, decay, G)
         of_A += decay * step(steps, j, G)
         if MAY_RESET:
-            v = tl.where(step(a, j, G) < 0.0, 0.0, v)
+            v = tl.where(resets_at(resets, j, G), 0.0, v)
     if W == 1:
         before = v
     return states, flows, tl.sum(flows * w_B, 0), tl.sum(decays * b_A[:, None], 0), of_A, before
@@ -241,14 +246,14 @@ def backward_kernel(
             w_C = of_states(b_C.to(tl.float32), W, G, R, S)
         w_B = placed(w_B, R, G, CH, S, W)
         w_C = placed(w_C, R, G, CH, S, W)
-        a = tl.exp2(steps * b_A[:, None])
+        a = tl.exp2(steps * finite(b_A)[:, None])
         b = drives * w_B
         if PADDED:
             b = tl.where(o_state[:, None] < states, b, 0.0)
         resets = steps
         if MAY_RESET:
             resets = of_steps(tl.load(tile_at(q_reset, o_t, 0, t, 0, reset_l, 0), mask=live, other=0).to(tl.int32), W, G, 1)
-            a = tl.where(resets != 0, RESETS, a)
+            _, b = from_zero(a, b, resets)
         all_states, flows, of_drive, of_step, of_A, before = _states_and_flows(
             h, later, a, b, w_C * grads, steps, w_B, resets, b_A, MAY_RESET, CH, G, W, R, S
         )

@@ -9,7 +9,9 @@ from mvc.kernels.triton_tile import (
     adjoint_starts,
     channels,
     decay_over,
+    finite,
     forward_starts,
+    from_zero,
     load_channels,
     load_constant,
     of_states,
@@ -53,7 +55,7 @@ def summary_kernel(
     t = tl.arange(0, T)[:, None]
     k = tl.arange(0, CH)[None, :]
     n = tl.arange(0, R * S)[None, :]
-    b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E
+    b_A = finite(tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E)
     b_bias = load_channels(p_bias, o_channel, inside)
     q_x, x_l = run_first(p_x, i_batch, x_b, x_l, length, REVERSE)
     q_delta, delta_l = run_first(p_delta, i_batch, delta_b, delta_l, length, REVERSE)
@@ -117,7 +119,9 @@ def summary_kernel(
         resets = steps
         if MAY_RESET:
             resets = of_steps(b_reset, W, G, 1)
-            a = tl.where(resets != 0, RESETS, a)
+            a, from_reset = from_zero(a, b, resets)
+            if not ADJOINT:
+                b = from_reset
         p = row_decay(steps, resets, b_A, MAY_RESET) if W > 1 else h
         if ADJOINT:
             _, h = adjoint_starts(a, b, p, h, W, G, MAY_RESET)

@@ -4,9 +4,10 @@ import triton
 import triton.language as tl
 from mvc.kernels.triton_tile import (
     LOG2E,
-    RESETS,
     channels,
+    finite,
     forward_starts,
+    from_zero,
     load_channels,
     load_constant,
     of_lanes,
@@ -78,7 +79,7 @@ def forward_kernel(
         is_cell = is_cell & (o_state < states)
     w = tl.arange(0, W)[None, None, None, :]
     per_state = tl.num_programs(1).to(tl.int64) * dim * states  # of all sequences
-    b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E
+    b_A = finite(tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E)
     b_D = load_channels(p_D, o_channel, inside)
     b_bias = load_channels(p_bias, o_channel, inside)
     h = tl.zeros((R, CH, S, W), tl.float32)
@@ -163,7 +164,7 @@ def forward_kernel(
         if MAY_RESET:
             resets = of_steps(tl.load(q_reset, mask=live, other=0).to(tl.int32), W, G, 1)
             q_reset += T * reset_l
-            a = tl.where(resets != 0, RESETS, a)
+            a, b = from_zero(a, b, resets)
         all_states, h = _states(h, a, b, steps, resets, b_A, G, W, MAY_RESET)
         if p_y is not None:
             b_y = of_lanes(tl.sum(all_states * w_C, 0), W, G, CH, S) + b_D * b_x

@@ -20,6 +20,7 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+LARGEST = tl.constexpr(3.4028234663852886e38)
 SMALLEST_NORMAL = tl.constexpr(1.1754943508222875e-38)
 RESETS = tl.constexpr(-1.0)  # in place of the decay of what resets; no decay is negative
 
@@ -169,6 +170,12 @@ def step(x, j: tl.constexpr, G: tl.constexpr):
 
 
 @triton.jit
+def resets_at(resets, j: tl.constexpr, G: tl.constexpr):
+    """Whether step j of each row resets."""
+    return tl.sum(tl.where(tl.arange(0, G)[None, :, None, None, None] == j, resets, 0), 1) != 0
+
+
+@triton.jit
 def put(x, j: tl.constexpr, item, G: tl.constexpr):
     """x with x[:, j] = item."""
     return tl.where(tl.arange(0, G)[None, :, None, None, None] == j, item[:, None], x)
@@ -206,6 +213,18 @@ def never_vanishing(product, exponent):
 def decay_over(total, least, most, A):
     """exp(A ΣΔ) over steps of which the sum, the least and the most are known; A is over ln 2."""
     return never_vanishing(tl.exp2(total * A), tl.minimum(least * A, most * A))
+
+
+@triton.jit
+def finite(A):
+    """Infinities as the largest numbers: zero times A is zero then, so that steps beyond the end leave a state alone."""
+    return tl.clamp(A, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def from_zero(a, b, resets):
+    """Steps that reset: their decay is RESETS, and what it makes of a zero state, which may be NaN, is in b."""
+    return tl.where(resets != 0, RESETS, a), tl.where(resets != 0, a * 0.0 + b, b)
 
 
 @triton.jit
