@@ -158,8 +158,8 @@ def requires_gradient(*inputs: Tensor | bool | None) -> bool:
 
 
 def register_kept_rules(name: str) -> None:
-    """Let gradients of `mvc::{name}` start from states that `mvc::{name}_training` keeps for `mvc::{name}_gradients`."""
-    training, gradients = f"mvc::{name}_training", f"mvc::{name}_gradients"
+    """Let gradients of `mvc::{name}` start from what `mvc::{name}_training` keeps for `mvc::{name}_gradients`."""
+    gradients = f"mvc::{name}_gradients"
     for key in ("AutogradCPU", "AutogradCUDA"):  # go before "Autograd", which `register_rules` has filled
         torch.library.impl(f"mvc::{name}", key, functools.partial(_differentiated, name))
     torch.library.register_autograd(gradients, _no_second_derivative, setup_context=_no_setup)

@@ -16,8 +16,8 @@ from mvc.kernels.triton_tile import (
     RESETS,
     adjoint_starts,
     channels,
-    forward_starts,
     finite,
+    forward_starts,
     from_zero,
     halved,
     load_channels,
@@ -26,7 +26,6 @@ from mvc.kernels.triton_tile import (
     of_states,
     of_steps,
     placed,
-    placed_rows,
     put,
     resets_at,
     row_decay,
@@ -37,6 +36,7 @@ from mvc.kernels.triton_tile import (
     step,
     step_size,
     tile_at,
+    wide,
 )
 
 
@@ -45,8 +45,8 @@ def _states_and_flows(
     h, later, a, b, c, steps, w_B, resets, b_A, MAY_RESET: tl.constexpr,
     CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """h_t and f_t of a tile; the sums over R of f_t B_t and of v_t h_{t-1} A, (G, CH, S, W), and over G of v_t h_{t-1} Δ_t,
-    (R, CH, S, W); and v of its first step.
+    """h_t and f_t of a tile; the sums over R of f_t B_t and of v_t h_{t-1} A, (G, CH, S, W), and over G of
+    v_t h_{t-1} Δ_t, (R, CH, S, W); and v of its first step.
 
     h, later (R, CH, S, W): the state before the tile, and v of the step after it.
     """
@@ -135,12 +135,11 @@ def backward_kernel(
     w = tl.arange(0, W)[None, None, None, :]
     t = tl.arange(0, T)[:, None]
     k = tl.arange(0, CH)[None, :]
-    n = tl.arange(0, R * S)[None, :]
     i_group, i_in_group, first, count = channels(width, CH * BLOCKS)
     if EVEN:
         first = tl.program_id(0) * (CH * BLOCKS)  # the same, and known to be a multiple
     per_state = tl.num_programs(1).to(tl.int64) * dim * states  # of all sequences
-    grad_b = dim.to(tl.int64) * length
+    grad_b = wide(dim) * length
     q_grad_y, grad_y_l = run_first(p_grad_y, i_batch, grad_y_b, grad_y_l, length, REVERSE)
     q_u, u_l = run_first(p_u, i_batch, u_b, u_l, length, REVERSE)
     q_delta, delta_l = run_first(p_delta, i_batch, delta_b, delta_l, length, REVERSE)
@@ -169,7 +168,7 @@ def backward_kernel(
     i_end = tl.cdiv(tl.minimum(i_chunk * chunk + chunk, length), T)
     o_sequence = i_batch * dim * states
     o_chunk = i_chunk * per_state + o_sequence
-    CARRIED: tl.constexpr = BLOCKS == 1  # in registers; else through memory, read ahead as the rest is
+    CARRIED: tl.constexpr = BLOCKS == 1  # what flows from tile to tile stays in registers; else it goes through `flow`
     carried = tl.zeros((R, CH, S, W), tl.float32)
     if CARRIED:
         o_first = (first + tl.arange(0, CH))[None, :, None, None] * states + o_state
@@ -199,7 +198,7 @@ def backward_kernel(
         is_cell = is_channel[None, :, None, None] & (o_state < states)
         o_channel = o_d + tl.arange(0, CH)
         o_cell = o_channel[None, :, None, None] * states + o_state
-        b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0)
+        b_A = tl.load(p_A + o_cell, mask=is_cell, other=0.0) * LOG2E
         b_D = load_channels(p_D, o_channel, is_channel)
         h = tl.zeros((R, CH, S, W), tl.float32)
         if p_states is not None:
@@ -218,7 +217,6 @@ def backward_kernel(
         sum_A = tl.load(p_grad_A + o_cell3, mask=is_cell3 & before_us, other=0.0)
         sum_D = tl.load(p_grad_D + o_sums, mask=is_channel & before_us, other=0.0)
         sum_bias = tl.load(p_grad_bias + o_sums, mask=is_channel & before_us, other=0.0)
-        b_A = b_A * LOG2E
         b_grad_y = b_grad_y.to(tl.float32)
         b_x = b_u.to(tl.float32)
         b_delta = b_delta.to(tl.float32)
@@ -252,7 +250,8 @@ def backward_kernel(
             b = tl.where(o_state[:, None] < states, b, 0.0)
         resets = steps
         if MAY_RESET:
-            resets = of_steps(tl.load(tile_at(q_reset, o_t, 0, t, 0, reset_l, 0), mask=live, other=0).to(tl.int32), W, G, 1)
+            b_reset = tl.load(tile_at(q_reset, o_t, 0, t, 0, reset_l, 0), mask=live, other=0)
+            resets = of_steps(b_reset.to(tl.int32), W, G, 1)
             _, b = from_zero(a, b, resets)
         all_states, flows, of_drive, of_step, of_A, before = _states_and_flows(
             h, later, a, b, w_C * grads, steps, w_B, resets, b_A, MAY_RESET, CH, G, W, R, S
@@ -291,7 +290,7 @@ def backward_kernel(
         else:
             b_sum_C = tl.where(i_block == 0, 0.0, b_sum_C) + halved(tl.permute(of_C, (0, 1, 3, 4, 2)), CH)
         is_sum = (o_t + o_row < length) & (o_state < states) & (i_block == BLOCKS - 1)
-        o_run = (o_t + o_row).to(tl.int64)
+        o_run = wide(o_t + o_row)
         if REVERSE:
             o_run = length - 1 - o_run
         o_sum = o_weight + o_run * weight_l + o_state

@@ -1,4 +1,4 @@
-"""The Triton kernels that let the chunks of a long sequence run side by side: what each makes of a zero state and by how
+"""The Triton kernels that let the chunks of a long sequence run side by side: what each makes of a zero state and how
 much it decays what it starts from, and from these what each starts from."""
 
 import triton
@@ -43,7 +43,7 @@ def summary_kernel(
     T: tl.constexpr = W * G
     MAY_RESET: tl.constexpr = p_reset is not None
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, i_in_group, first, count = channels(width, CH)
+    i_group, _i_in_group, first, count = channels(width, CH)
     if EVEN:
         first = tl.program_id(0) * CH  # the same, and known to be a multiple of CH
     o_channel = first + tl.arange(0, CH)
@@ -82,7 +82,7 @@ def summary_kernel(
     )
     if not CONSTANT:
         next_W = tl.load(tile_at(q_W, o_t, 0, t, n, W_l, W_n), mask=(o_t + t < length) & (n < states), other=0.0)
-    for i in range(i_first, i_end):
+    for _i in range(i_first, i_end):
         b_x = next_x.to(tl.float32)
         b_delta = next_delta.to(tl.float32)
         if not CONSTANT:

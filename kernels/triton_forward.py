@@ -24,6 +24,7 @@ from mvc.kernels.triton_tile import (
     state_offsets,
     step,
     step_size,
+    wide,
 )
 
 
@@ -67,7 +68,7 @@ def forward_kernel(
     T: tl.constexpr = W * G
     MAY_RESET: tl.constexpr = p_reset is not None
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, i_in_group, first, count = channels(width, CH)
+    i_group, _i_in_group, first, count = channels(width, CH)
     if EVEN:
         first = tl.program_id(0) * CH  # the same, and known to be a multiple of CH
     o_channel = first + tl.arange(0, CH)
@@ -92,9 +93,9 @@ def forward_kernel(
     n = tl.arange(0, R * S)[None, :]
     t_first = i_chunk * chunk
     q_u, u_l = run_first(p_u, i_batch, u_b, u_l, length, REVERSE)
-    q_u += t_first.to(tl.int64) * u_l + first.to(tl.int64) * u_d + t * u_l + k * u_d
+    q_u += wide(t_first) * u_l + wide(first) * u_d + t * u_l + k * u_d
     q_delta, delta_l = run_first(p_delta, i_batch, delta_b, delta_l, length, REVERSE)
-    q_delta += t_first.to(tl.int64) * delta_l + first.to(tl.int64) * delta_d + t * delta_l + k * delta_d
+    q_delta += wide(t_first) * delta_l + wide(first) * delta_d + t * delta_l + k * delta_d
     live = t_first + t < length
     mask = live & inside[None, :]
     mask_n = live & (n < states) if PADDED else live
@@ -104,28 +105,28 @@ def forward_kernel(
         w_B = load_constant(p_B, o_channel, o_state, is_cell, B_g, B_n)
     else:
         q_B, B_l = run_first(p_B + i_group * B_g, i_batch, B_b, B_l, length, REVERSE)
-        q_B += t_first.to(tl.int64) * B_l + t * B_l + n * B_n
+        q_B += wide(t_first) * B_l + t * B_l + n * B_n
         b_B = tl.load(q_B, mask=mask_n, other=0.0)
     if CONSTANT_C:
         w_C = load_constant(p_C, o_channel, o_state, is_cell, C_g, C_n)
     else:
         q_C, C_l = run_first(p_C + i_group * C_g, i_batch, C_b, C_l, length, REVERSE)
-        q_C += t_first.to(tl.int64) * C_l + t * C_l + n * C_n
+        q_C += wide(t_first) * C_l + t * C_l + n * C_n
         b_C = tl.load(q_C, mask=mask_n, other=0.0)
     if p_z is not None:
         q_z, z_l = run_first(p_z, i_batch, z_b, z_l, length, REVERSE)
-        q_z += t_first.to(tl.int64) * z_l + first.to(tl.int64) * z_d + t * z_l + k * z_d
+        q_z += wide(t_first) * z_l + wide(first) * z_d + t * z_l + k * z_d
     if MAY_RESET:
         q_reset, reset_l = run_first(p_reset, i_batch, reset_b, reset_l, length, REVERSE)
-        q_reset += t_first.to(tl.int64) * reset_l + t * reset_l
+        q_reset += wide(t_first) * reset_l + t * reset_l
     if p_y is not None:
         q_y, y_l = run_first(p_y, i_batch, y_b, y_l, length, REVERSE)
-        q_y += t_first.to(tl.int64) * y_l + first + t * y_l + k
+        q_y += wide(t_first) * y_l + first + t * y_l + k
 
     i_first = t_first // T
     for i in range(i_first, tl.cdiv(tl.minimum(t_first + chunk, length), T)):
         if p_states is not None:
-            if (i > 0) & (i % EVERY == 0):
+            if (i > 0) & (i % EVERY == 0):  # noqa: SIM102 (known when the kernel is compiled, and when it runs)
                 slot = (i // EVERY - 1) * per_state
                 tl.store(p_states + slot + o_cell + w * 0, h, mask=is_cell & (w == 0))
         # What the next tile needs is read while this one is computed.
@@ -178,6 +179,6 @@ def forward_kernel(
             b_B = next_B
         if not CONSTANT_C:
             b_C = next_C
-    if p_last is not None:
+    if p_last is not None:  # noqa: SIM102
         if i_chunk == tl.num_programs(2) - 1:
             tl.store(p_last + o_cell + w * 0, h, mask=is_cell & (w == 0))

@@ -154,9 +154,7 @@ class Repeated:
 
     def _bind(self, launch: Launch, compiled: Any) -> _Bound:
         pointers = [
-            (index, self._names.index(pointer))
-            for index, pointer in enumerate(launch.pointers)
-            if pointer is not None
+            (index, self._names.index(pointer)) for index, pointer in enumerate(launch.pointers) if pointer is not None
         ]
         constants = [launch.constants[name] for name in launch.kernel.arg_names if name in launch.constants]
         template = [*[None] * len(launch.pointers), *launch.sizes, *constants]

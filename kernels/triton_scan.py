@@ -176,8 +176,8 @@ def _all_gradients(
     if given["u"].numel() == 0:
         gradients = _gradients_without_steps(given)
     else:
-        softplus, reverse = flags
-        gradients = _gradients(run(plan_backward(_metas(given), softplus=softplus, reverse=reverse), given, like=grad_y))
+        plan = plan_backward(_metas(given), softplus=flags[0], reverse=flags[1])
+        gradients = _gradients(run(plan, given, like=grad_y))
     return tuple(grad_y.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 

@@ -95,7 +95,7 @@ def step_kernel(
     b_dt = load_channels(p_dt, o_b * dt_b + i_head * dt_h, o_d, is_d, dt_d)
     b_bias = load_channels(p_dt_bias, one + i_head * dt_bias_h, o_d, is_d, dt_bias_d)
 
-    b_step, b_slope = step_size(b_dt + b_bias, SOFTPLUS)
+    b_step, _b_slope = step_size(b_dt + b_bias, SOFTPLUS)
     b_h = tl.exp2(b_step[:, :, None] * (b_A * LOG2E)) * b_state + (b_step * b_x)[:, :, None] * b_B[:, None, :]
     b_read = b_h * b_C[:, None, :]
     if N != BLOCK_N:

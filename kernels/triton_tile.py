@@ -11,8 +11,8 @@ that the shape alone decides where everything lies::
       └─────┴─────┘ └──────┴─────┴─────┘   `of_states`)
 
 The recurrence h ← a h + b runs along G within a thread; rows are joined by `row_starts`; sums over an axis in lanes or
-warps are `halved`. Names: `p_` and `q_` pointers, `o_` offsets, `i_` program indices and counters, `b_` values where they
-were read, `w_` B or C.
+warps are `halved`. Names: `p_` and `q_` pointers, `o_` offsets, `i_` program indices and counters, `b_` values where
+they were read, `w_` B or C.
 """
 
 import triton
@@ -58,6 +58,12 @@ def step_size(b_raw, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
+def wide(x):
+    """An integer in 64 bits; a size of 1 is known when a kernel is compiled, and has no type of its own."""
+    return tl.zeros((), tl.int64) + x
+
+
+@triton.jit
 def channels(width, SPAN: tl.constexpr):
     """This program's group, which of the group's programs it is, its first channel, and how many of the SPAN channels
     from there are in the group: no program reaches into the next one."""
@@ -80,7 +86,7 @@ def load_channels(pointer, o_channel, inside):
 def run_first(pointer, i_batch, stride_b, stride_l, length, REVERSE: tl.constexpr):
     """Where the step of a sequence lies that runs first, and how far from each step the next one is."""
     if REVERSE:
-        return pointer + i_batch * stride_b + (length - 1).to(tl.int64) * stride_l, -stride_l
+        return pointer + i_batch * stride_b + wide(length - 1) * stride_l, -stride_l
     else:
         return pointer + i_batch * stride_b, stride_l
 
@@ -88,7 +94,7 @@ def run_first(pointer, i_batch, stride_b, stride_l, length, REVERSE: tl.constexp
 @triton.jit
 def tile_at(pointer, o_t, o_d, t, k, stride_l, stride_d):
     """Pointers to the steps from o_t and the channels or states from o_d on."""
-    return pointer + o_t.to(tl.int64) * stride_l + o_d * stride_d + t * stride_l + k * stride_d
+    return pointer + wide(o_t) * stride_l + wide(o_d) * stride_d + t * stride_l + k * stride_d
 
 
 @triton.jit
@@ -100,7 +106,7 @@ def state_offsets(R: tl.constexpr, S: tl.constexpr):
 @triton.jit
 def load_constant(pointer, o_channel, o_state, mask, stride_d, stride_n):
     """Constant B or C, (R, 1, CH, S, 1)."""
-    o_cell = o_channel[None, :, None, None].to(tl.int64) * stride_d + o_state * stride_n
+    o_cell = wide(o_channel[None, :, None, None]) * stride_d + o_state * stride_n
     return tl.load(pointer + o_cell, mask=mask, other=0.0).to(tl.float32)[:, None]
 
 
@@ -120,12 +126,6 @@ def placed(x, R: tl.constexpr, G: tl.constexpr, CH: tl.constexpr, S: tl.constexp
     does not go on in the layout of x; the machine code has no trace of it."""
     g = tl.arange(0, G)[None, :, None, None, None]
     return tl.where(g < G, x, tl.zeros((R, G, CH, S, W), x.dtype))
-
-
-@triton.jit
-def placed_rows(x, R: tl.constexpr, CH: tl.constexpr, S: tl.constexpr, W: tl.constexpr):
-    """The same for what is there once for each row, (R, CH, S, W)."""
-    return tl.where(tl.arange(0, W)[None, None, None, :] < W, x, tl.zeros((R, CH, S, W), x.dtype))
 
 
 @triton.jit
@@ -217,7 +217,7 @@ def decay_over(total, least, most, A):
 
 @triton.jit
 def finite(A):
-    """Infinities as the largest numbers: zero times A is zero then, so that steps beyond the end leave a state alone."""
+    """Infinities as the largest numbers: zero times A is then zero, so that steps beyond the end change no state."""
     return tl.clamp(A, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
 
 

@@ -1,4 +1,4 @@
-"""The table of the tiles on which the Triton kernels run, and how the length is cut, by the sizes of a problem alone."""
+"""The table of the tiles on which the Triton kernels run, and how the length is cut: by a problem's sizes alone."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ PROGRAMS = 264  # of the backward: two for each of their multiprocessors
 
 
 class Cut(NamedTuple):
-    """Sizes of a call, the tiles of its two directions and of what is made of chunks ahead of them, and steps of a chunk
-    in each direction.
+    """Sizes of a call, the tiles of its two directions and of what is made of chunks ahead of them, and the steps of a
+    chunk in each direction.
 
     Attributes:
         width: channels of a group.
