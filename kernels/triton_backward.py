@@ -247,7 +247,7 @@ def backward_kernel(
         a = tl.exp2(steps * finite(b_A)[:, None])
         b = drives * w_B
         if PADDED:
-            b = tl.where(o_state[:, None] < states, b, 0.0)
+            b = tl.where(placed((o_state < states).to(tl.int32)[:, None], R, G, CH, S, W) != 0, b, 0.0)
         resets = steps
         if MAY_RESET:
             b_reset = tl.load(tile_at(q_reset, o_t, 0, t, 0, reset_l, 0), mask=live, other=0)

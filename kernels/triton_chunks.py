@@ -115,7 +115,7 @@ def summary_kernel(
         a = tl.exp2(steps * b_A[:, None])
         b = drives * w_W
         if PADDED:
-            b = tl.where(o_state[:, None] < states, b, 0.0)
+            b = tl.where(placed((o_state < states).to(tl.int32)[:, None], R, G, CH, S, W) != 0, b, 0.0)
         resets = steps
         if MAY_RESET:
             resets = of_steps(b_reset, W, G, 1)

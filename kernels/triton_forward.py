@@ -126,7 +126,8 @@ def forward_kernel(
     i_first = t_first // T
     for i in range(i_first, tl.cdiv(tl.minimum(t_first + chunk, length), T)):
         if p_states is not None:
-            if (i > 0) & (i % EVERY == 0):  # noqa: SIM102 (known when the kernel is compiled, and when it runs)
+            begins = (i > 0) & (i % EVERY == 0)  # a tile of the backward
+            if begins:
                 slot = (i // EVERY - 1) * per_state
                 tl.store(p_states + slot + o_cell + w * 0, h, mask=is_cell & (w == 0))
         # What the next tile needs is read while this one is computed.
@@ -160,7 +161,7 @@ def forward_kernel(
         a = tl.exp2(steps * b_A[:, None])
         b = placed(of_steps(b_drive, W, G, CH), R, G, CH, S, W) * w_B
         if PADDED:
-            b = tl.where(o_state[:, None] < states, b, 0.0)
+            b = tl.where(placed((o_state < states).to(tl.int32)[:, None], R, G, CH, S, W) != 0, b, 0.0)
         resets = steps
         if MAY_RESET:
             resets = of_steps(tl.load(q_reset, mask=live, other=0).to(tl.int32), W, G, 1)
@@ -179,6 +180,7 @@ def forward_kernel(
             b_B = next_B
         if not CONSTANT_C:
             b_C = next_C
-    if p_last is not None:  # noqa: SIM102
-        if i_chunk == tl.num_programs(2) - 1:
+    if p_last is not None:
+        is_last = i_chunk == tl.num_programs(2) - 1
+        if is_last:
             tl.store(p_last + o_cell + w * 0, h, mask=is_cell & (w == 0))
