@@ -114,7 +114,8 @@ class _Scan:
         plan.add("flow", sums)
         names = (
             "grad_y", "u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "reset", "states",
-            from_later, "grad_u", "grad_delta", "grad_z", "grad_A", "grad_B", "grad_C", "grad_D", "grad_delta_bias", "flow",
+            from_later, "grad_u", "grad_delta", "grad_z", "grad_A", "grad_B", "grad_C", "grad_D", "grad_delta_bias",
+            "flow",
         )  # fmt: skip
         self._launch(
             backward_kernel,
