@@ -47,7 +47,7 @@ class Tile(NamedTuple):
 
 
 def _power_of_2(least: int, most: int) -> int:
-    """The first from `least` on, unless that is above `most`, one too; sizes that are unknown in tracing are compared."""
+    """The first from `least` on, but at most `most`, itself one. It only compares: tracing may not know `least`."""
     power = 1
     while power < most and power < least:
         power *= 2
