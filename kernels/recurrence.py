@@ -48,7 +48,7 @@ def linear_recurrence(
         reverse: run from the last index to the first.
         impl: None takes the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
             time, both in plain torch on any device, and take float64 too; "cpp" runs on a CPU, built on first use;
-            "triton" on a GPU. "chunked" and "triton" cut long sequences: there the product of `a` over some hundred
+            "triton" on a GPU. "chunked" and "triton" cut the length into pieces: the product of `a` over some hundred
             steps must be finite, or the state before them zero.
 
     Returns:

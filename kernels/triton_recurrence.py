@@ -1,127 +1,78 @@
-"""The linear recurrence on NVIDIA GPUs: its Triton kernel, how it is launched, and `mvc::linear_recurrence_triton`.
+"""The linear recurrence on NVIDIA GPUs: how its Triton kernel is launched, and `mvc::linear_recurrence_triton`.
 
-Importing this module imports triton and registers the op, whose schema torch infers from the annotations. A program
-runs BLOCK lanes, elements of all axes but the one that the recurrence runs along, one in each thread. Where few lanes
-would leave a GPU idle, its length is cut in chunks that run side by side, as the scan's is.
+Importing this module imports triton and registers the op, whose schema torch infers from the annotations. Where few
+lanes would leave a GPU idle, the length is cut in chunks that run side by side, as the scan's is.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
-import triton.language as tl
 from mvc.kernels.recurrence_ops import register_rules, result_dtype
 from mvc.kernels.rules import refuse_tangents
 from mvc.kernels.triton_chunks import combine_kernel
-from mvc.kernels.triton_steps import SMALLEST_NORMAL, load_steps, position, run_position, split_chunk
+from mvc.kernels.triton_recurrence_kernel import recurrence_kernel
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-BLOCK = 32  # lanes of a program: one for each thread of its one warp
-WIDE = 4  # steps read at once
 LANE_AXES = 4  # axes besides the recurrence's that the kernel walks over by strides; more are merged
-PROGRAMS = 1024  # as many keep the largest GPUs busy
-SHORTEST_CHUNK = 128  # steps; a multiple of WIDE
+READ_AT_ONCE = 16  # bytes, by a thread
+ROWS = 8  # of a tile across the length where lanes are few
+ENOUGH = 264  # programs: two for each multiprocessor of the largest GPUs
+MOST_CHUNKS = 32  # `combine_kernel` takes them one after the other
+FEWEST_TURNS = 4  # of a chunk's loop: with fewer, one launch is faster than three
 
 
-@triton.jit
-def _lane_offset(o_lane, size_1, size_2, size_3, stride_0, stride_1, stride_2, stride_3):
-    """Where a lane starts in a tensor with four axes of lanes."""
-    o_tensor = (o_lane % size_3) * stride_3
-    o_lane = o_lane // size_3
-    o_tensor += (o_lane % size_2) * stride_2
-    o_lane = o_lane // size_2
-    return o_tensor + (o_lane % size_1) * stride_1 + o_lane // size_1 * stride_0
+class Tile(NamedTuple):
+    """R, G, CH and W, the warps of a program, and how many tiles it reads at once."""
+
+    wide: int
+    steps: int
+    lanes: int
+    rows: int
+    warps: int = 1
+    ahead: int = 1
+
+    @property
+    def span(self) -> int:
+        """Lanes of a program."""
+        return self.wide * self.lanes
+
+    @property
+    def length(self) -> int:
+        """Steps of the tiles that are read at once."""
+        return self.steps * self.rows * self.ahead
 
 
-@triton.jit
-def _store_steps(
-    p_lanes, values, t, stride, mask, STEPS: tl.constexpr, ALONG_LENGTH: tl.constexpr, REVERSE: tl.constexpr
-):
-    """The inverse of `load_steps`: STEPS vectors (BLOCK,) in the order in which they run, two or four as a tile."""
-    dtype = p_lanes.dtype.element_ty
-    if ALONG_LENGTH and STEPS > 1:
-        if REVERSE:
-            b_tile = tl.join(tl.join(values[3], values[1]), tl.join(values[2], values[0]))
-        else:
-            b_tile = tl.join(tl.join(values[0], values[2]), tl.join(values[1], values[3]))
-        o_step = tl.multiple_of(t, STEPS) + tl.arange(0, STEPS)
-        b_tile = tl.reshape(b_tile, (mask.shape[0], STEPS)).to(dtype)
-        tl.store(p_lanes[:, None] + o_step[None, :], b_tile, mask=mask[:, None])
+def _power_of_2(least: int, most: int) -> int:
+    """The first from `least` on, but at most `most`, itself one. It only compares: tracing may not know `least`."""
+    power = 1
+    while power < most and power < least:
+        power *= 2
+    return power
+
+
+def _tile(lanes: int, length: int, wide: int, along: bool) -> Tile:
+    """A row of the table; wide: elements that a thread reads at once."""
+    if along:
+        # A warp reads 512 neighbouring bytes; lanes that are shorter share it. The fewer warps there are, the more
+        # each has to ask for at once.
+        rows = _power_of_2(triton.cdiv(length, wide), 32)
+        tiles = triton.cdiv(length, wide * rows)
+        few = Tile(1, wide, 32 // rows, rows, ahead=_power_of_2(tiles, 8))
+        # A multiprocessor takes 32 programs: with four warps in each, more wait at the same time.
+        many = few._replace(lanes=4 * few.lanes, warps=4, ahead=_power_of_2(tiles, 4))
     else:
-        for j in tl.static_range(STEPS):
-            tl.store(p_lanes + position(t, j, STEPS, REVERSE) * stride, values[j].to(dtype), mask=mask)
-
-
-@triton.jit
-def _never_vanishing_product(b_x, b_y):
-    """x y, which is zero only where a factor is: an infinite state that decays stays infinite, and keeps its sign."""
-    b_product = b_x * b_y
-    b_smallest = tl.where((b_x < 0.0) != (b_y < 0.0), -SMALLEST_NORMAL, SMALLEST_NORMAL)
-    return tl.where((b_product == 0.0) & (b_x != 0.0) & (b_y != 0.0), b_smallest, b_product)
-
-
-@triton.jit
-def _run_steps(
-    h, decay, mask, t_first, groups, p_a, p_b, p_h, a_l, b_l, h_l,
-    STEPS: tl.constexpr, REVERSE: tl.constexpr, A_ALONG: tl.constexpr, B_ALONG: tl.constexpr, H_ALONG: tl.constexpr,
-):  # fmt: skip
-    """h, and the decay so far, after `groups` groups of STEPS steps from t_first on; stores h of each step."""
-    for i in range(groups):
-        t = t_first + run_position(i, groups, REVERSE) * STEPS
-        b_a = load_steps(p_a, t, a_l, mask, STEPS, A_ALONG, REVERSE)
-        b_b = load_steps(p_b, t, b_l, mask, STEPS, B_ALONG, REVERSE)
-        states = ()
-        for j in tl.static_range(STEPS):
-            h = b_a[j] * h + b_b[j]
-            decay = _never_vanishing_product(decay, b_a[j])
-            states = states + (h,)
-        if p_h is not None:
-            _store_steps(p_h, states, t, h_l, mask, STEPS, H_ALONG, REVERSE)
-    return h, decay
-
-
-@triton.jit
-def recurrence_kernel(
-    p_a, p_b, p_start, p_h, p_own, p_decay, length, lanes, chunk, size_1, size_2, size_3,
-    a_0, a_1, a_2, a_3, a_l, b_0, b_1, b_2, b_3, b_l, h_l,
-    BLOCK: tl.constexpr, WIDE: tl.constexpr, REVERSE: tl.constexpr,
-    A_ALONG: tl.constexpr, B_ALONG: tl.constexpr, H_ALONG: tl.constexpr,
-):  # fmt: skip
-    """h_t = a_t h_{t-1} + b_t over one chunk of the length, from `start` (chunks, lanes) or zero.
-
-    Stores all states into h, which is contiguous, or, without h, into own and decay (chunks, lanes) the last state and
-    the decay over the chunk.
-    """
-    i_chunk = tl.program_id(1)
-    o_lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = o_lane < lanes
-    p_a += _lane_offset(o_lane, size_1, size_2, size_3, a_0, a_1, a_2, a_3)
-    p_b += _lane_offset(o_lane, size_1, size_2, size_3, b_0, b_1, b_2, b_3)
-    if p_h is not None:
-        p_h += o_lane // h_l * h_l * length + o_lane % h_l
-    o_state = i_chunk.to(tl.int64) * lanes + o_lane
-    if p_start is None:
-        h = tl.zeros((BLOCK,), tl.float32)
-    else:
-        h = tl.load(p_start + o_state, mask=mask, other=0.0).to(tl.float32)
-    decay = tl.full((BLOCK,), 1.0, tl.float32)
-
-    first = i_chunk * chunk
-    wide, rest = split_chunk(first, chunk, length, WIDE)
-    for i_part in tl.static_range(2):
-        if (i_part == 0) != REVERSE:
-            h, decay = _run_steps(
-                h, decay, mask, first, wide, p_a, p_b, p_h, a_l, b_l, h_l, WIDE, REVERSE, A_ALONG, B_ALONG, H_ALONG
-            )
-        else:
-            h, decay = _run_steps(
-                h, decay, mask, first + WIDE * wide, rest, p_a, p_b, p_h, a_l, b_l, h_l,
-                1, REVERSE, A_ALONG, B_ALONG, H_ALONG,
-            )  # fmt: skip
-    if p_own is not None:
-        tl.store(p_own + o_state, h, mask=mask)
-        tl.store(p_decay + o_state, decay, mask=mask)
+        # Without rows nothing is computed but the recurrence itself; a warp asks for 16 KiB at once.
+        many = Tile(wide, 64 // wide, 32, 1)
+        # Up to eight times as many warps, each with an eighth of the lanes, 64 neighbouring bytes of a step, and with
+        # fewer steps, since products of `a` take registers too.
+        steps = 32 // wide
+        rows = _power_of_2(triton.cdiv(length, steps), ROWS)
+        few = Tile(wide, steps, 32 // rows, rows)
+    return many if triton.cdiv(lanes, many.span) >= ENOUGH else few
 
 
 def _lanes(tensor: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
@@ -133,11 +84,19 @@ def _lanes(tensor: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
     return tensor[(None,) * -merged]
 
 
-def _along_length(tensor: Tensor) -> bool:
-    """Whether WIDE neighbouring steps of a lane are one aligned piece of memory."""
-    *lanes, step = tensor.stride()
-    aligned = (stride % WIDE == 0 for stride in (*lanes, tensor.storage_offset()))
-    return step == 1 and lanes[-1] != 1 and all(aligned)
+def _order(tensor: Tensor) -> int:
+    """1 where steps of a tensor of `_lanes` are neighbours in memory, -1 where lanes are, else 0."""
+    *_, lane, step = tensor.stride()
+    return bool(step == 1) - bool(lane == 1)
+
+
+def _is_wide(tensor: Tensor, wide: int, along: bool) -> bool:
+    """Whether `wide` neighbouring steps of a lane, or else lanes of a step, are one aligned piece of memory."""
+    axis = -1 if along else -2
+    sizes, strides = [*tensor.shape], [*tensor.stride()]
+    if strides.pop(axis) != 1 or sizes.pop(axis) % wide:
+        return False
+    return all(size == 1 or stride % wide == 0 for size, stride in zip(sizes, strides, strict=True))
 
 
 @triton_op("mvc::linear_recurrence_triton", mutates_args={})
@@ -151,27 +110,36 @@ def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, re
     if h.numel() == 0:
         return h
     inner = h.stride(dim)
-    a, b = (_lanes(t, shape, dim) for t in (a, b))
+    a, b, h_lanes = (_lanes(t, shape, dim) for t in (a, b, h))
     *sizes, length = a.shape
     lanes = h.numel() // length
     start = None if initial is None else initial.expand((*shape[:dim], *shape[dim + 1 :])).contiguous()
-    programs = triton.cdiv(lanes, BLOCK)
-    chunks = max(1, min(PROGRAMS // programs, length // SHORTEST_CHUNK))
-    chunk = triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK) * SHORTEST_CHUNK
+    orders = [_order(t) for t in (a, b, h_lanes)]
+    along = sum(orders) > 0 or (sum(orders) == 0 and orders[2] > 0)
+    wide = READ_AT_ONCE // dtype.itemsize
+    if not _is_wide(h_lanes, wide, along) and _is_wide(h_lanes, wide // 2, along):
+        wide //= 2
+    a_wide, b_wide, h_wide = (_is_wide(t, wide, along) for t in (a, b, h_lanes))
+    tile = _tile(lanes, length, wide, along)
+    programs, turns = triton.cdiv(lanes, tile.span), triton.cdiv(length, tile.length)
+    chunks = 1
+    if programs < ENOUGH:
+        chunks = max(1, min(triton.cdiv(2 * ENOUGH, programs), MOST_CHUNKS, turns // FEWEST_TURNS))
+    chunk = triton.cdiv(turns, chunks) * tile.length
     chunks = triton.cdiv(length, chunk)
-    along = _along_length(a), _along_length(b), inner == 1 and length % WIDE == 0
 
     def launch(start: Tensor | None, h: Tensor | None, own: Tensor | None, decay: Tensor | None) -> None:
         wrap_triton(recurrence_kernel)[(programs, chunks)](
             a, b, start, h, own, decay, length, lanes, chunk, *sizes[1:], *a.stride(), *b.stride(), inner,
-            BLOCK=BLOCK, WIDE=WIDE, REVERSE=reverse, A_ALONG=along[0], B_ALONG=along[1], H_ALONG=along[2], num_warps=1,
+            R=tile.wide, G=tile.steps, CH=tile.lanes, W=tile.rows, AHEAD=tile.ahead,
+            A_WIDE=a_wide, B_WIDE=b_wide, H_WIDE=h_wide, ALONG=along, REVERSE=reverse, num_warps=tile.warps,
         )  # fmt: skip
 
     if chunks > 1:
         own, decay = (a.new_empty((chunks, lanes), dtype=torch.float32) for _ in range(2))
         launch(None, None, own, decay)
         wrap_triton(combine_kernel)[(triton.cdiv(lanes, 128),)](
-            own, decay, start, lanes, chunks, BLOCK=128, AHEAD=8, REVERSE=reverse, MAY_RESET=False, num_warps=4
+            own, decay, start, lanes, chunks, BLOCK=128, AHEAD=8, REVERSE=False, MAY_RESET=False, num_warps=4
         )
         start = own
     launch(start, h, None, None)

@@ -191,15 +191,21 @@ def run(p, v, h, MAY_RESET: tl.constexpr):
 
 
 @triton.jit
+def product(p1, p2):
+    """Of decays: zero only where one of them is, since an infinite state that decays stays infinite."""
+    return tl.maximum(p1 * p2, tl.minimum(tl.minimum(p1, p2), SMALLEST_NORMAL))
+
+
+@triton.jit
 def pair(p1, v1, p2, v2):
     """Two maps h → p h + v, one after the other."""
-    return p1 * p2, v1 * p2 + v2
+    return product(p1, p2), v1 * p2 + v2
 
 
 @triton.jit
 def pair_or_reset(p1, v1, p2, v2):
     """The same where either may reset."""
-    return tl.where((p1 < 0.0) | (p2 < 0.0), RESETS, p1 * p2), tl.where(p2 < 0.0, v2, v1 * p2 + v2)
+    return tl.where((p1 < 0.0) | (p2 < 0.0), RESETS, product(p1, p2)), tl.where(p2 < 0.0, v2, v1 * p2 + v2)
 
 
 @triton.jit

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
+import re
 import subprocess
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,9 +29,15 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
+from mvc.offline import machine_code
+from mvc.offline.scan_cost import Geometry, predict
+from mvc.offline.targets import TARGETS
+from mvc.offline.torch_private import compiled_launch
+
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("linear_recurrence", "linear_recurrence_chunked", "linear_recurrence_cpu")
 HALVES = (torch.float16, torch.bfloat16)
+H200 = TARGETS["h200"]
 REORDERED = {"rtol": 1e-11, "atol": 1e-11}  # the sums of the same numbers in another order, in float64
 
 Inputs = dict[str, "Tensor | int | bool | None"]
@@ -512,25 +522,50 @@ TRITON_CASES = [
     *(Case((3, 8), (3, 8), 1, (3,), dtypes=same_dtypes(dtype)) for dtype in HALVES),
     Case((3, 8), (3, 8), 0, (8,), dtypes=(torch.float32, torch.bfloat16, torch.float16)),
     Case((3, 8), (3, 8), 1, (3,), decays=(1.0, 3.0)),
+    # Several tiles, and pieces of memory that a thread reads at once: 16 bytes, of halves 8 where no more are aligned.
+    *(Case((2, 70, 12), (2, 70, 12), 1, (2, 12), reverse) for reverse in (False, True)),
+    *(Case((2, 300), (2, 300), 1, (2,), reverse) for reverse in (False, True)),
+    *(Case((2, 12), (2, 12), dim, None, True, same_dtypes(torch.float16)) for dim in (0, 1)),
+    Case((3, 12, 8), (3, 12, 8), 1, (3, 8), True, layout="permuted"),
+    Case((12, 1), (3, 12, 8), 1),
+    Case((12,), (3, 8, 12), 2),
 ]
 CHUNKED_CASES = [
-    *(Case((2, 21, 3), (2, 21, 3), 1, initial, reverse) for initial in (None, (2, 3)) for reverse in (False, True)),
-    Case((3, 16), (3, 16), 1, (3,), True),
+    *(Case((2, 41, 3), (2, 41, 3), 1, initial, reverse) for initial in (None, (2, 3)) for reverse in (False, True)),
+    *(Case((1, 2100), (1, 2100), 1, (1,), reverse) for reverse in (False, True)),
 ]
-TRITON_RUNS = {f"{case}-chunks{chunk}": (case, chunk) for case in TRITON_CASES for chunk in (128,)}
-TRITON_RUNS |= {f"{case}-chunks{chunk}": (case, chunk) for case in CHUNKED_CASES for chunk in (4, 8)}
+# By name, the limits in the table of tiles that are set for some cases.
+LIMITS = {"": {}, "-many lanes": {"ENOUGH": 1}, "-chunks": {"FEWEST_TURNS": 1, "ROWS": 2}}
+TRITON_RUNS = {f"{case}{name}": (case, name) for case in TRITON_CASES for name in ("", "-many lanes")}
+TRITON_RUNS |= {f"{case}-chunks": (case, "-chunks") for case in CHUNKED_CASES}
+
+
+def triton_run(case: Case, limits: str) -> None:
+    from mvc.kernels import triton_recurrence
+
+    launched = []
+
+    def wrap_triton(kernel):
+        launched.append(kernel)
+        return torch.library.wrap_triton(kernel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_recurrence, "wrap_triton", wrap_triton)
+        for name, limit in LIMITS[limits].items():
+            patch.setattr(triton_recurrence, name, limit)
+        assert_recurrence_within_budget(make_inputs(case), through("linear_recurrence_triton"))
+    assert (triton_recurrence.combine_kernel in launched) == (limits == "-chunks"), (
+        "chunks, or none, against expectation"
+    )
 
 
 def main() -> None:
     """Run every case of the Triton recurrence; print what went wrong in each, or null, as JSON."""
-    from mvc.kernels import triton_recurrence
-
     torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
     results = {}
-    for name, (case, chunk) in TRITON_RUNS.items():
-        triton_recurrence.SHORTEST_CHUNK = chunk
+    for name, run_of_case in TRITON_RUNS.items():
         try:
-            assert_recurrence_within_budget(make_inputs(case), through("linear_recurrence_triton"))
+            triton_run(*run_of_case)
             results[name] = None
         except Exception as error:
             results[name] = f"{type(error).__name__}: {error}"
@@ -555,13 +590,24 @@ def test_triton_interpreted(name, interpreted):
     assert interpreted[name] is None
 
 
-@pytest.mark.versions
-@needs_triton
-@pytest.mark.parametrize("dim", [0, 1])
-def test_triton_kernel_compiled_ahead(dim, monkeypatch):
-    """No local memory and no exchange between threads; along the length, loads and stores of four steps."""
+class Compiled(NamedTuple):
+    """The kernel of one launch on an H200, compiled without one."""
+
+    code: machine_code.Code
+    opcodes: Counter[str]
+    arguments: dict[str, Any]
+    programs: int
+    warps: int
+
+    def count(self, prefix: str) -> int:
+        return sum(count for opcode, count in self.opcodes.items() if opcode.startswith(prefix))
+
+
+def compiled(
+    shape: tuple[int, ...], dim: int, dtype: torch.dtype, reverse: bool, patch: pytest.MonkeyPatch
+) -> list[Compiled]:
+    """Of each launch of the recurrence's kernel for a and b of that shape."""
     from mvc.kernels import triton_recurrence
-    from test_triton_sass import Launch, compiled
 
     launches = []
 
@@ -571,16 +617,81 @@ def test_triton_kernel_compiled_ahead(dim, monkeypatch):
 
         def __getitem__(self, grid):
             return lambda *given, num_warps, **named: launches.append(
-                Launch(self.kernel, dict(zip(self.names, given, strict=False)) | named, num_warps)
+                (self.kernel, dict(zip(self.names, given, strict=False)) | named, math.prod(grid), num_warps)
             )
 
-    monkeypatch.setattr(triton_recurrence, "wrap_triton", Recorder)
-    inputs = make_inputs(Case((64, 64), (64, 64), dim, (64,), True))
-    op("linear_recurrence_triton")(*arguments(inputs))
-    (launch,) = launches
-    binary = compiled(launch, 90)
-    assert binary.local_bytes == binary.count("SHFL") == binary.count("LDS") == 0
-    assert (binary.count("LDG.E.128") >= 2) == (binary.count("STG.E.128") >= 1) == (dim == 1)
+    patch.setattr(triton_recurrence, "wrap_triton", Recorder)
+    a, b = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(2))
+    op("linear_recurrence_triton")(a, b, None, dim, reverse)
+    return [of_launch(*each) for each in launches if each[0] is not triton_recurrence.combine_kernel]
+
+
+def of_launch(kernel: Any, arguments: dict[str, Any], programs: int, warps: int) -> Compiled:
+    binary = compiled_launch(kernel, arguments, H200.compute_capability, warps=warps)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.image)
+        file.flush()
+        sass = machine_code.tool("nvdisasm", "-c", file.name)
+    opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass))
+    code = machine_code.read_cubin(binary.image, shared=binary.shared)
+    return Compiled(code, opcodes, arguments, programs, warps)
+
+
+LONG = {"across": ((64, 4096, 1024), 1), "along": ((64, 1024, 4096), 2), "few along": ((1, 512, 65536), 2)}
+
+
+@pytest.mark.versions
+@needs_triton
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", LONG)
+def test_long_rows_are_predicted_at_the_speed_of_a_copy(name, reverse, monkeypatch):
+    """Within 1.5 of what the bytes take, with 16 bytes a load and store, nothing spilt or put into shared memory."""
+    shape, dim = LONG[name]
+    (found,) = compiled(shape, dim, torch.float32, reverse, monkeypatch)
+    assert found.count("LDG.E.128") == found.count("LDG") > 0
+    assert found.count("STG.E.128") == found.count("STG") > 0
+    assert found.code.local == found.count("LDS") == found.count("STS") == found.count("BAR") == 0
+    assert (found.count("SHFL") == 0) == (name == "across")
+    given = found.arguments
+    turns = math.ceil(given["length"] / (given["G"] * given["W"] * given["AHEAD"]))
+    moved = 3 * 4 * math.prod(shape)
+    geometry = Geometry(found.programs, found.warps, [turns] * found.code.loops, moved, lines=4)
+    assert predict(found.code, geometry, H200) <= 1.5 * moved / H200.bandwidth
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dim", "wide"),
+    [
+        ((256, 196, 160), 1, "128"),
+        ((256, 160, 192), 2, "128"),
+        ((256, 160, 196), 2, "64"),  # rows of a multiple of 8 bytes
+        ((256, 196, 100), 1, "64"),
+    ],
+)
+def test_half_precision_is_read_as_widely_as_it_is_aligned(shape, dim, wide, monkeypatch):
+    (found,) = compiled(shape, dim, torch.float16, False, monkeypatch)
+    assert found.count(f"LDG.E.{wide}") == found.count("LDG") > 0
+    assert found.count(f"STG.E.{wide}") == found.count("STG") > 0
+    assert found.code.local == found.count("LDS") == found.count("BAR") == 0
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dim", "launches"),
+    [
+        ((64, 4096, 1023), 1, 1),
+        ((64, 1023, 4097), 2, 1),
+        ((1, 65536, 512), 1, 2),  # chunks: what each makes of a zero state, then all states
+        ((3, 65537), 1, 2),
+    ],
+)
+def test_nothing_is_spilt_in_chunks_or_where_nothing_is_aligned(shape, dim, launches, monkeypatch):
+    found = compiled(shape, dim, torch.float32, False, monkeypatch)
+    assert len(found) == launches
+    assert [each.code.local for each in found] == [0] * launches
 
 
 @needs_triton

@@ -212,7 +212,8 @@ def main() -> None:
     """Run every interpreted case; print what went wrong in each, or null, as JSON."""
     from mvc.kernels import triton_plan, triton_recurrence
 
-    triton_plan.SHORTEST_CHUNK = triton_recurrence.SHORTEST_CHUNK = 4
+    triton_plan.SHORTEST_CHUNK = 4
+    triton_recurrence.FEWEST_TURNS, triton_recurrence.ROWS = 1, 2  # three chunks of two rows of eight steps
     results = {}
     for name, case in interpreted_cases().items():
         try:
