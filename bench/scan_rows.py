@@ -162,18 +162,28 @@ def rows(states: Iterable[int] = STATES, orders: Iterable[str] = ORDERS) -> Iter
             yield Row(f"{name}, N {n}, {half}, {order}", launch, plan)
 
 
+def tile_of(row: Row) -> str | None:
+    """None where a kernel has none."""
+    axes = {"CH": "CH", "G": "G", "S": "S", "W": "W", "BLOCKS": "blocks"}
+    sizes = [f"{name} {row.launch.constants[axis]}" for axis, name in axes.items() if axis in row.launch.constants]
+    return ", ".join([*sizes, f"{row.launch.num_warps} warps"]) if sizes else None
+
+
+def states_of(row: Row) -> int:
+    return row.plan.given["A"].shape[1]
+
+
 def figures(row: Row, code: Code) -> dict[str, Any]:
     """What is held to a budget. Instructions and operations of the special-function unit, exponentials nearly all, are
     those of the loop, by warps, for 32 (step, channel)."""
     constants = row.launch.constants
     found = {"registers": code.registers, "shared": code.shared, "local": code.local}
-    if "G" not in constants:
+    if tile_of(row) is None:
         return found
     in_loop = [stretch for stretch in code.stretches if stretch.loop is not None]
     share = 32 * row.launch.num_warps / (constants["W"] * constants["G"] * constants["CH"])
     return {
-        "tile": f"CH {constants['CH']} G {constants['G']} S {constants['S']} W {constants['W']}, "
-        f"{row.launch.num_warps} warps",
+        "tile": tile_of(row),
         "instructions": round(share * sum(sum(stretch.pipes.values()) for stretch in in_loop), 1),
         "special": round(share * sum(stretch.pipes.get("special", 0) for stretch in in_loop), 1),
         "barriers": sum(event.kind == "barrier" for stretch in in_loop for event in stretch.events),
