@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -41,6 +47,62 @@ def require_interpreter() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     if torch.__version__ < (2, 14):
         pytest.skip(f"interpreted kernels as ops need torch 2.14 with triton 3.8; this is torch {torch.__version__}")
+
+
+class Tiles(NamedTuple):
+    """Of the Triton scan: CH, G, S and W of its forward and of its backward, how many blocks of channels a program of
+    the latter runs, and how many of its tiles are a chunk."""
+
+    forward: tuple[int, int, int, int]
+    backward: tuple[int, int, int, int]
+    blocks: int
+    chunk: int
+
+
+@contextlib.contextmanager
+def cut_into(tiles: Tiles | None) -> Iterator[None]:
+    """Triton's scans run on these tiles, small enough for an interpreter; None: on those of the table."""
+    from mvc.kernels import triton_tiles
+
+    chosen = triton_tiles.cut
+
+    def cut(*sizes: int) -> triton_tiles.Cut:
+        forward, backward = (triton_tiles.Tile(*shape, warps=1) for shape in (tiles.forward, tiles.backward))
+        chunk = tiles.chunk * backward.length
+        backward = backward._replace(blocks=tiles.blocks)
+        return chosen(*sizes)._replace(forward=forward, backward=backward, forward_chunk=chunk, backward_chunk=chunk)
+
+    triton_tiles.cut = chosen if tiles is None else cut
+    try:
+        yield
+    finally:
+        triton_tiles.cut = chosen
+
+
+def interpreted(path: str) -> dict[str, str | None]:
+    """What a test file prints that is run with Triton's interpreter: what went wrong in each of its cases, or None.
+
+    Whether kernels are interpreted is decided when triton is imported.
+    """
+    require_interpreter()
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join((str(root), str(root / "tests")))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def print_failures(cases: Mapping[str, Callable[[], None]]) -> None:
+    """Runs each; prints what `interpreted` reads."""
+    failures = {}
+    for name, case in cases.items():
+        try:
+            case()
+            failures[name] = None
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {error}"
+    print(json.dumps(failures))
 
 
 class Case(NamedTuple):
