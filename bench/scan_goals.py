@@ -1,6 +1,6 @@
 """The scan's kernels at the shapes that they are made for: predicted times and memory, without a GPU.
 
-    python bench/scan_goals.py --output bench/results/scan_goals
+    python bench/scan_goals.py --output bench/results/scan_rows
 
 Compiles what each shape launches for an H200 and writes OUTPUT.json and the tables OUTPUT.md. Times are predicted by
 `mvc.offline.scan_cost`, not measured, beside what is asked of the kernels, and what was measured of others.

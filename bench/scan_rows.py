@@ -2,7 +2,7 @@
 
     python bench/scan_rows.py --budgets bench/budgets/scan.json
 
-A row is what a problem of few or of many sequences launches, by N and by the order in memory. Its budgets are what its
+A row is what problems of many or few sequences launch, by N and by the order in memory. Its budgets are what its
 code has, for the triton that runs this and each architecture; tests/test_triton_sass.py holds the code to them.
 """
 
@@ -49,8 +49,13 @@ class Problem(NamedTuple):
         return f"({self.batch}, {self.dim}, {self.length}) N {self.states} {self.dtype}"
 
 
-# Problems that stand for the two halves of the table.
-ROWS = {"many": Problem(64, 1536, 2048, 16, "bfloat16"), "few": Problem(1, 1536, 2048, 16, "bfloat16")}
+# Problems that stand for the rows of one N, from many sequences to few long ones.
+ROWS = {
+    "many": Problem(64, 1536, 2048, 16, "bfloat16"),
+    "half as many": Problem(1, 5120, 4096, 16, "bfloat16"),
+    "few": Problem(1, 1536, 2048, 16, "bfloat16"),
+    "few long": Problem(1, 512, 65536, 16, "bfloat16"),
+}
 
 
 def main() -> None:
@@ -142,7 +147,7 @@ def compiled(launch: Launch, plan: Plan, capability: int) -> Compiled:
 
 
 class Row(NamedTuple):
-    """A launch of the table: one kernel of one direction, for a half of the table, N and an order.
+    """A launch of the table: one kernel of one direction, for a problem's N and order.
 
     Attributes:
         name: as `BUDGETS` has it, but for the architecture.
@@ -153,13 +158,19 @@ class Row(NamedTuple):
     plan: Plan
 
 
-def rows(states: Iterable[int] = STATES, orders: Iterable[str] = ORDERS) -> Iterator[Row]:
-    for n, half, order, direction in itertools.product(states, ROWS, orders, DIRECTIONS):
-        plan = DIRECTIONS[direction](ROWS[half]._replace(states=n), order)
-        for launch in plan.launches:
-            kernel = launch.kernel.__name__.removesuffix("_kernel")
-            name = kernel if kernel == direction else f"{kernel} of the {direction}"
-            yield Row(f"{name}, N {n}, {half}, {order}", launch, plan)
+def rows(states: Iterable[int] = STATES) -> Iterator[Row]:
+    """Each launch once, although several problems have it."""
+    for n, order, direction in itertools.product(states, ORDERS, DIRECTIONS):
+        seen = []
+        for half, problem in ROWS.items():
+            plan = DIRECTIONS[direction](problem._replace(states=n), order)
+            for launch in plan.launches:
+                kernel = launch.kernel.__name__.removesuffix("_kernel")
+                name = kernel if kernel == direction else f"{kernel} of the {direction}"
+                row = Row(f"{name}, N {n}, {half}, {order}", launch, plan)
+                if (name, tile_of(row)) not in seen:
+                    seen.append((name, tile_of(row)))
+                    yield row
 
 
 def tile_of(row: Row) -> str | None:
