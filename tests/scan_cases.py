@@ -70,7 +70,8 @@ def cut_into(tiles: Tiles | None) -> Iterator[None]:
         forward, backward = (triton_tiles.Tile(*shape, warps=1) for shape in (tiles.forward, tiles.backward))
         chunk = tiles.chunk * backward.length
         backward = backward._replace(blocks=tiles.blocks)
-        return chosen(*sizes)._replace(forward=forward, backward=backward, forward_chunk=chunk, backward_chunk=chunk)
+        chunks = {"forward_chunk": chunk, "backward_chunk": chunk}
+        return chosen(*sizes)._replace(forward=forward, summary=forward, backward=backward, **chunks)
 
     triton_tiles.cut = chosen if tiles is None else cut
     try:
