@@ -99,7 +99,7 @@ def geometry(launch: Launch, plan: Plan, code: Code) -> Geometry:
     moved = sum(math.prod(shape) * dtype.itemsize for shape, dtype in touched.values())
     programs, constants = math.prod(launch.grid), launch.constants
     if "G" not in constants:  # a loop over chunks
-        return Geometry(programs, launch.num_warps, _rounds(given["chunks"], code.loops), moved)
+        return Geometry(programs, launch.num_warps, rounds(given["chunks"], code.loops), moved)
     steps = constants["W"] * constants["G"]
     tiles = math.ceil(min(given["chunk"], given["length"]) / steps) * constants.get("BLOCKS", 1)
     reuse = lines = 1.0
@@ -107,10 +107,11 @@ def geometry(launch: Launch, plan: Plan, code: Code) -> Geometry:
     if u.strides[-1] != 1:
         reuse = max(1.0, SECTOR / (steps * u.dtype.itemsize))
         lines = (3 + 2 * max(1.0, constants["CH"] / steps)) / 5
-    return Geometry(programs, launch.num_warps, _rounds(tiles, code.loops), moved, reuse=reuse, lines=lines)
+    return Geometry(programs, launch.num_warps, rounds(tiles, code.loops), moved, reuse=reuse, lines=lines)
 
 
-def _rounds(count: int, loops: int) -> list[int]:
+def rounds(count: int, loops: int) -> list[int]:
+    """Of each of the loops that a loop of so many has become."""
     return [] if loops == 0 else [count] if loops == 1 else [*divmod(count, UNROLLED), *[0] * (loops - 2)]
 
 

@@ -227,3 +227,23 @@ def assert_scan_within_budget(
     baseline = run(oracle_scan, map_tensors(Tensor.float, inputs) if is_double else inputs, backward=backward)
     for name in oracle:
         assert_within_budget(actual[name], oracle[name], baseline[name], name)
+
+
+def assert_each_state_of_A_within_budget(scan: Callable, states: int = 16) -> None:
+    """The gradient of A under strong decay, each state within the budget of its own numbers.
+
+    A reaches from -1 to -`states` and steps are about 2: what the last states contribute is e⁻³⁰ of what the first do,
+    and lost in a norm over all.
+    """
+    inputs = make_inputs(Case(batch=1, length=13, dim=3, states=states, options=("initial_state",)))
+    inputs["A"] = -torch.arange(1.0, states + 1).repeat(3, 1)
+    inputs["delta"] = 2 + inputs["delta"].clamp(max=1) / 4
+    name = "gradient of A"
+    oracle, baseline, actual = (
+        run(each, given)[name]
+        for each, given in ((reference, map_tensors(Tensor.double, inputs)), (reference, inputs), (scan, inputs))
+    )
+    assert largest(oracle[:, -1]) < 1e-9 * largest(oracle[:, 0])
+    for state in range(states):
+        tensors = (each[:, state] for each in (actual, oracle, baseline))
+        assert_within_budget(*tensors, f"{name} in state {state}")

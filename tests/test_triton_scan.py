@@ -22,6 +22,7 @@ from scan_cases import (
     Case,
     Inputs,
     Tiles,
+    assert_each_state_of_A_within_budget,
     assert_same,
     assert_scan_within_budget,
     cut_into,
@@ -149,9 +150,19 @@ def interpret(each: Run) -> None:
             assert_without_kept_states_is_the_same(inputs, first)
 
 
+def each_state_of_A() -> None:
+    with cut_into(Tiles((4, 4, 4, 2), (4, 4, 4, 2), 1, 1)):
+        assert_each_state_of_A_within_budget(triton_scan)
+
+
+CASES = {name: partial(interpret, each) for name, each in RUNS.items()} | {
+    "the gradient of A in each state under strong decay": each_state_of_A
+}
+
+
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
-    print_failures({name: partial(interpret, each) for name, each in RUNS.items()})
+    print_failures(CASES)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +170,7 @@ def failures() -> dict[str, str | None]:
     return interpreted(__file__)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", CASES)
 def test_interpreted(name, failures):
     assert failures[name] is None
 
