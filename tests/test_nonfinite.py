@@ -189,8 +189,8 @@ def triton_scan(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
 
 
 def interpreted_cases() -> dict[str, Callable[[], None]]:
-    def scan(*case):
-        assert_same_kinds(run(triton_scan, packed(*case)), expected(*case), case)
+    def scan(*case, **options):
+        assert_same_kinds(run(triton_scan, packed(*case)), expected(*case), case, **options)
 
     def alike(inputs):
         assert_same_kinds(run(triton_scan, inputs), run(reference, inputs), "decays that underflow")
@@ -207,6 +207,9 @@ def interpreted_cases() -> dict[str, Callable[[], None]]:
     cases = {f"{name}-{where}-nan": functools.partial(scan, 14, "", name, where, math.nan) for name, where in PLACES}
     for name, where in (("u", "early"), ("delta", "early"), ("C", "reset"), ("z", "reset"), ("initial_state", "early")):
         cases[f"{name}-{where}-inf"] = functools.partial(scan, 14, "reverse", name, where, math.inf)
+    for value in (math.inf, -math.inf):
+        case = (14, "", "A", "early", value)
+        cases[f"A-early-{value}"] = functools.partial(scan, *case, infinite_decay=value > 0)
     for form in ("", "reverse"):
         inputs = underflowing(14, form)
         cases[f"underflow-{form}"] = functools.partial(alike, inputs)
