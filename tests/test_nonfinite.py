@@ -204,8 +204,8 @@ def interpreted_cases() -> dict[str, Callable[[], None]]:
 
     from mvc.kernels import recurrence_ops as ops_of_recurrence
 
-    # The gradient of a last state passes the steps by which a tile is longer than the rest of a sequence: there a NaN in
-    # A reaches what the reference leaves finite, the gradients of the last step. 16 steps are whole tiles.
+    # The gradient of a last state passes the steps by which a tile is longer than the rest of a sequence: there a NaN
+    # in A reaches what the reference leaves finite, the gradients of the last step. 16 steps are whole tiles.
     lengths = dict.fromkeys(DIFFERENTIABLE, 14) | {"A": 16}
     cases = {
         f"{name}-{where}-nan": functools.partial(scan, lengths[name], "", name, where, math.nan)
@@ -224,7 +224,7 @@ def interpreted_cases() -> dict[str, Callable[[], None]]:
     return cases
 
 
-TILES = Tiles(forward=(2, 2, 1, 2), backward=(2, 2, 1, 2), blocks=2, chunk=2)  # of 4 steps; two chunks
+TILES = Tiles(forward=(4, 2, 1, 2), backward=(2, 2, 1, 2), blocks=2, chunk=2)  # of 4 steps; two chunks
 
 
 def main() -> None:

@@ -160,7 +160,7 @@ def bytes_moved(step: Step) -> tuple[int, int]:
 
     load, store = counted(builder.create_masked_load, 1), counted(builder.create_masked_store, 2)
     with mock.patch.multiple(builder, create_masked_load=load, create_masked_store=store):
-        arguments = [pointer and tensors[pointer.name] for pointer in launch.pointers]
+        arguments = [pointer and tensors[pointer] for pointer in launch.pointers]
         launch.kernel[(1,)](*arguments, *launch.sizes, **launch.constants, num_warps=launch.num_warps)
     constants = launch.constants
     assert step.dim % constants["BLOCK"] == step.batch % constants["BATCHES"] == 0
