@@ -22,6 +22,7 @@ from torch import Tensor
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+from mvc.kernels import triton_scan  # noqa: F401  registers the op
 from mvc.kernels.triton_launch import Launch
 
 from bench import scan_rows
