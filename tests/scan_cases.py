@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -41,6 +47,63 @@ def require_interpreter() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     if torch.__version__ < (2, 14):
         pytest.skip(f"interpreted kernels as ops need torch 2.14 with triton 3.8; this is torch {torch.__version__}")
+
+
+class Tiles(NamedTuple):
+    """Of the Triton scan: CH, G, S and W of its forward and of its backward, how many blocks of channels a program of
+    the latter runs, and how many of its tiles are a chunk."""
+
+    forward: tuple[int, int, int, int]
+    backward: tuple[int, int, int, int]
+    blocks: int
+    chunk: int
+
+
+@contextlib.contextmanager
+def cut_into(tiles: Tiles | None) -> Iterator[None]:
+    """Triton's scans run on these tiles, small enough for an interpreter; None: on those of the table."""
+    from mvc.kernels import triton_tiles
+
+    chosen = triton_tiles.cut
+
+    def cut(*sizes: int) -> triton_tiles.Cut:
+        forward, backward = (triton_tiles.Tile(*shape, warps=1) for shape in (tiles.forward, tiles.backward))
+        chunk = tiles.chunk * backward.length
+        backward = backward._replace(blocks=tiles.blocks)
+        chunks = {"forward_chunk": chunk, "backward_chunk": chunk}
+        return chosen(*sizes)._replace(forward=forward, summary=forward, backward=backward, **chunks)
+
+    triton_tiles.cut = chosen if tiles is None else cut
+    try:
+        yield
+    finally:
+        triton_tiles.cut = chosen
+
+
+def interpreted(path: str) -> dict[str, str | None]:
+    """What a test file prints that is run with Triton's interpreter: what went wrong in each of its cases, or None.
+
+    Whether kernels are interpreted is decided when triton is imported.
+    """
+    require_interpreter()
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join((str(root), str(root / "tests")))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def print_failures(cases: Mapping[str, Callable[[], None]]) -> None:
+    """Runs each; prints what `interpreted` reads."""
+    failures = {}
+    for name, case in cases.items():
+        try:
+            case()
+            failures[name] = None
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {error}"
+    print(json.dumps(failures))
 
 
 class Case(NamedTuple):
@@ -164,3 +227,23 @@ def assert_scan_within_budget(
     baseline = run(oracle_scan, map_tensors(Tensor.float, inputs) if is_double else inputs, backward=backward)
     for name in oracle:
         assert_within_budget(actual[name], oracle[name], baseline[name], name)
+
+
+def assert_each_state_of_A_within_budget(scan: Callable, states: int = 16) -> None:
+    """The gradient of A under strong decay, each state within the budget of its own numbers.
+
+    A reaches from -1 to -`states` and steps are about 2: what the last states contribute is e⁻³⁰ of what the first do,
+    and lost in a norm over all.
+    """
+    inputs = make_inputs(Case(batch=1, length=13, dim=3, states=states, options=("initial_state",)))
+    inputs["A"] = -torch.arange(1.0, states + 1).repeat(3, 1)
+    inputs["delta"] = 2 + inputs["delta"].clamp(max=1) / 4
+    name = "gradient of A"
+    oracle, baseline, actual = (
+        run(each, given)[name]
+        for each, given in ((reference, map_tensors(Tensor.double, inputs)), (reference, inputs), (scan, inputs))
+    )
+    assert largest(oracle[:, -1]) < 1e-9 * largest(oracle[:, 0])
+    for state in range(states):
+        tensors = (each[:, state] for each in (actual, oracle, baseline))
+        assert_within_budget(*tensors, f"{name} in state {state}")

@@ -237,11 +237,10 @@ class FakeKernel:
 
 
 PLANNED = {
-    "one launch": (Case(), {}),
-    "several blocks of states": (Case(states=33), {}),
-    "chunks": (Case(length=300, batch=1), {}),
-    "plain": (Case(options=()), {}),
-    "constant B": (Case().plus("constant_B", "reverse"), {}),
+    "one chunk": Case(),
+    "chunks": Case(length=300, batch=1),
+    "plain": Case(options=()),
+    "constant B": Case().plus("constant_B", "reverse"),
 }
 
 
@@ -259,7 +258,7 @@ def fakes(monkeypatch) -> dict[str, FakeKernel]:
 
 @needs_triton
 @pytest.mark.parametrize("turned", [False, True], ids=["", "states apart in memory"])
-@pytest.mark.parametrize("case", [case for case, _ in PLANNED.values()], ids=PLANNED)
+@pytest.mark.parametrize("case", PLANNED.values(), ids=PLANNED)
 def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(case, turned, fakes):
     from mvc.kernels import triton_plan
     from mvc.kernels.rules import TENSORS
@@ -271,10 +270,12 @@ def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(cas
             inputs |= {name: inputs[name].transpose(1, -1).contiguous().transpose(1, -1) for name in "BC"}
         y = torch.randn_like(inputs["u"])
         state = torch.randn(case.batch, case.dim, case.states)
-        return {name: inputs.get(name) for name in TENSORS} | {"grad_y": y, "grad_last_state": state}
+        others = {"grad_y": y, "grad_last_state": state, "states": torch.randn(3, *state.shape)}
+        return {name: inputs.get(name) for name in TENSORS} | others
 
     metas = {name: t if t is None else Meta.of(t) for name, t in given(0).items()}
     plan = triton_plan.plan_backward(metas, softplus=True, reverse=False)
+    assert len(plan.launches) == (1 if case.length < 300 else 3)
     repeated = Repeated(plan, torch.device("cpu"))
     repeated.by_name(given(0), like=torch.ones(1))
     assert sum(len(fake.first) for fake in fakes.values()) == len(plan.launches)
@@ -285,13 +286,14 @@ def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(cas
         name = next(name for name, fake in fakes.items() if fake is launch.kernel)
         arguments = dict(zip(launch.kernel.arg_names, launch.kernel.repeated[counts[name]], strict=True))
         counts[name] += 1
-        pointers = [p and tensors[p.name][..., p.first :].data_ptr() for p in launch.pointers]
-        assert [*arguments.values()] == [*pointers, *launch.sizes, *launch.constants.values()]
-        assert {key: arguments[key] for key in launch.constants} == launch.constants
+        pointers = [pointer and tensors[pointer].data_ptr() for pointer in launch.pointers]
+        constants = {key: arguments.pop(key) for key in launch.constants}
+        assert [*arguments.values()] == [*pointers, *launch.sizes]
+        assert constants == launch.constants
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["grad_y", "grad_last_state", "u", "B"])
+@pytest.mark.parametrize("name", ["grad_y", "grad_last_state", "u", "B", "states"])
 @pytest.mark.parametrize("change", ["strides", "alignment"])
 def test_a_backward_on_tensors_that_lie_otherwise_is_launched_anew(name, change, fakes):
     """Gradients lie anywhere, and hooks may have moved what autograd saved."""
@@ -299,13 +301,13 @@ def test_a_backward_on_tensors_that_lie_otherwise_is_launched_anew(name, change,
     from mvc.kernels.triton_scan import PreparedScan
 
     inputs = make_inputs(Case(options=()))
-    given = {"grad_y": torch.ones(2, 7, 6), "grad_last_state": torch.ones(2, 6, 8)}
+    given = {"grad_y": torch.ones(2, 7, 6), "grad_last_state": torch.ones(2, 6, 8), "states": torch.ones(2, 2, 6, 8)}
     given |= {key: inputs.get(key) for key in TENSORS}
     prepared, first = PreparedScan([given[key] for key in TENSORS], False, False), fakes["backward_kernel"].first
 
     def backward() -> None:
         tensors = [given[key] for key in TENSORS]
-        prepared.backward(given["grad_y"], given["grad_last_state"], tensors)
+        prepared.backward(given["grad_y"], given["grad_last_state"], tensors, given["states"])
 
     backward()
     backward()

@@ -7,13 +7,8 @@ are NaN depends on the order of the products.
 from __future__ import annotations
 
 import functools
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -23,7 +18,19 @@ from mvc.kernels.ops import triton_available
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.rules import op
 from mvc.kernels.scan import selective_scan
-from scan_cases import DIFFERENTIABLE, Case, Inputs, make_inputs, op_arguments, reference, require_interpreter, run
+from scan_cases import (
+    DIFFERENTIABLE,
+    Case,
+    Inputs,
+    Tiles,
+    cut_into,
+    interpreted,
+    make_inputs,
+    op_arguments,
+    print_failures,
+    reference,
+    run,
+)
 from torch import Tensor
 
 VALUES = (math.nan, math.inf, -math.inf)
@@ -173,7 +180,7 @@ def test_linear_recurrence(setting, name, value, reverse):
     assert torch.equal(kinds(actual), kinds(wanted))
 
 
-# Triton's kernels, interpreted in a process of their own as tests/test_triton_scan.py does.
+# Triton's kernels, interpreted in a process of their own.
 
 
 def triton_scan(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
@@ -182,8 +189,8 @@ def triton_scan(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
 
 
 def interpreted_cases() -> dict[str, Callable[[], None]]:
-    def scan(*case):
-        assert_same_kinds(run(triton_scan, packed(*case)), expected(*case), case)
+    def scan(*case, **options):
+        assert_same_kinds(run(triton_scan, packed(*case)), expected(*case), case, **options)
 
     def alike(inputs):
         assert_same_kinds(run(triton_scan, inputs), run(reference, inputs), "decays that underflow")
@@ -197,9 +204,18 @@ def interpreted_cases() -> dict[str, Callable[[], None]]:
 
     from mvc.kernels import recurrence_ops as ops_of_recurrence
 
-    cases = {f"{name}-{where}-nan": functools.partial(scan, 14, "", name, where, math.nan) for name, where in PLACES}
+    # The gradient of a last state passes the steps by which a tile is longer than the rest of a sequence: there a NaN
+    # in A reaches what the reference leaves finite, the gradients of the last step. 16 steps are whole tiles.
+    lengths = dict.fromkeys(DIFFERENTIABLE, 14) | {"A": 16}
+    cases = {
+        f"{name}-{where}-nan": functools.partial(scan, lengths[name], "", name, where, math.nan)
+        for name, where in PLACES
+    }
     for name, where in (("u", "early"), ("delta", "early"), ("C", "reset"), ("z", "reset"), ("initial_state", "early")):
         cases[f"{name}-{where}-inf"] = functools.partial(scan, 14, "reverse", name, where, math.inf)
+    for value in (math.inf, -math.inf):
+        case = (14, "", "A", "early", value)
+        cases[f"A-early-{value}"] = functools.partial(scan, *case, infinite_decay=value > 0)
     for form in ("", "reverse"):
         inputs = underflowing(14, form)
         cases[f"underflow-{form}"] = functools.partial(alike, inputs)
@@ -208,31 +224,20 @@ def interpreted_cases() -> dict[str, Callable[[], None]]:
     return cases
 
 
-def main() -> None:
-    """Run every interpreted case; print what went wrong in each, or null, as JSON."""
-    from mvc.kernels import triton_plan, triton_recurrence
+TILES = Tiles(forward=(4, 2, 1, 2), backward=(2, 2, 1, 2), blocks=2, chunk=2)  # of 4 steps; two chunks
 
-    triton_plan.SHORTEST_CHUNK = 4
+
+def main() -> None:
+    from mvc.kernels import triton_recurrence
+
     triton_recurrence.FEWEST_TURNS, triton_recurrence.ROWS = 1, 2  # three chunks of two rows of eight steps
-    results = {}
-    for name, case in interpreted_cases().items():
-        try:
-            case()
-            results[name] = None
-        except Exception as error:
-            results[name] = f"{type(error).__name__}: {error}"
-    print(json.dumps(results))
+    with cut_into(TILES):
+        print_failures(interpreted_cases())
 
 
 @pytest.mark.slow
 def test_interpreted_kernels():
-    require_interpreter()
-    root = Path(__file__).parents[1]
-    path = os.pathsep.join((str(root), str(root / "tests")))
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    results = interpreted(__file__)
     assert len(results) == len(interpreted_cases())
     assert {name: error for name, error in results.items() if error is not None} == {}
 

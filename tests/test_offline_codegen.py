@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -48,17 +49,29 @@ LowerScan.__call__ = broken
 generate(Request("tiny", 1, 64, 64, "float16"))
 """
 
-CHUNKS = """
-import json
-from mvc import create_model
-from mvc.offline.codegen import Request, generate, launches_of
+SCAN = """
+import contextlib, json, torch
+import mvc
+from mvc.backend import Options, compile_graph
+from mvc.offline import codegen, torch_private
 
-def build(variant, **options):
-    return create_model(variant, window_sizes=(16, 2), **options)  # 256 steps, two chunks
+found = {}
+for training, passes in ((False, ("lower_scan",)), (True, ("lower_scan",)), (True, "none")):
+    def backend(graph, examples):
+        compile_graph(graph, examples, Options.parse({"passes": passes, **torch_private.OPTIONS}))
+        return codegen.not_run
 
-(code,) = generate(Request("tiny", 1, 256, 256, "float32", builder="__main__:build")).codes
-combining = [each for each in launches_of(code, "forward") if each.name.startswith("combine_kernel")]
-print(json.dumps([(each.reads, each.writes) for each in combining]))
+    torch.compiler.reset()
+    with torch_private.fake_mode(), torch.set_grad_enabled(training), torch_private.captured_code() as codes:
+        shapes = (2, 300, 32), (2, 300, 32), (32, 8), (2, 300, 8), (2, 300, 8)
+        tensors = [torch.empty(shape, device="cuda:0", requires_grad=True) for shape in shapes]
+        with contextlib.suppress(torch_private.NotRun):
+            torch.compile(mvc.selective_scan, backend=backend, fullgraph=True)(*tensors)
+    for phase, code in zip(codegen.PHASES, codes, strict=training):
+        launches = [each for each in codegen.launches_of(code, phase) if "_kernel_" in each.name]
+        facts = [(each.name.rpartition("_")[0], each.reads, each.writes) for each in launches]
+        found.setdefault(f"{training=}, {passes=}", []).append(facts)
+print(json.dumps([*found.values()]))
 """
 
 CONCATENATION = """
@@ -251,14 +264,27 @@ def check_binaries(manifest, folder):
 
 @pytest.mark.slow
 @needs_device
-def test_chunks_of_a_scan_read_what_they_change(tmp_path):
-    done = device.run(["-c", CHUNKS], find("sm_90"), scratch=tmp_path, timeout=120)
+def test_a_training_step_runs_each_scan_once(tmp_path):
+    """Its forward keeps the states that its backward starts from; without gradients none are written. What the chunks
+    of the backward change, they read."""
+    from mvc.kernels import triton_tiles
+
+    done = device.run(["-c", SCAN], find("sm_90"), scratch=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
-    states = 4 * 2 * 32 * 8  # bytes of a float32 for two chunks, 32 channels and 8 states
-    ((reads, writes),) = json.loads(done.stdout)
-    assert list(writes.values()) == [states]
-    assert sorted(reads.values()) == [states, states]  # each chunk's own state, which it replaces, and its decay
+    inference, training, without_passes = json.loads(done.stdout)
+    assert training == without_passes
+    names = [[name for name, *_ in launches] for launches in (*inference, *training)]
+    assert names == [["forward_kernel"], ["forward_kernel"], ["summary_kernel", "combine_kernel", "backward_kernel"]]
+    cut = triton_tiles.cut(2, 300, 32, 8, 1)
+    state = 4 * 2 * 32 * 8  # bytes of a float32
+    assert cut.kept_states >= 2
+    y_and_last, with_kept = ([*launches[0][0][2].values()] for launches in (inference, training))
+    assert y_and_last == [4 * 2 * 300 * 32, state]
+    assert with_kept == [*y_and_last, cut.kept_states * state]
+    (_, reads, writes), (_, of_backward, _) = training[1][1:]
+    assert [*writes.values()] == [math.ceil(300 / cut.backward_chunk) * state]  # each chunk's own, which it replaces
     assert writes.items() <= reads.items()
+    assert cut.kept_states * state in of_backward.values()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from scan_cases import (
     FORMS,
     Case,
     Inputs,
+    assert_each_state_of_A_within_budget,
     assert_scan_within_budget,
     implementation,
     make_inputs,
@@ -79,6 +80,10 @@ def test_float32_over_4096_steps(family, scan):
 
 def test_constant_and_reverse_over_4096_steps(scan):
     assert_scan_within_budget(long_inputs(*FORMS, A=PUBLISHED_A, delta=(1e-3, 1e-1)), scan)
+
+
+def test_the_gradient_of_A_in_each_state_under_strong_decay(scan):
+    assert_each_state_of_A_within_budget(scan)
 
 
 @pytest.mark.parametrize("largest_delta", [1e-4, 1.0, 1e4])

@@ -1,17 +1,13 @@
 """The Triton scan under Triton's interpreter, on a CPU, and on a GPU where there is one, against the float64 reference.
 
-Whether kernels are interpreted is decided when triton is imported, so this file runs itself in a process of its own.
+This file runs itself in a process of its own for that.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -22,14 +18,19 @@ from mvc.kernels.rules import op
 from scan_cases import (
     ALL_OPTIONS,
     DIFFERENTIABLE,
+    FORMS,
     Case,
     Inputs,
+    Tiles,
+    assert_each_state_of_A_within_budget,
     assert_same,
     assert_scan_within_budget,
+    cut_into,
     gradients_of_outputs,
+    interpreted,
     make_inputs,
     op_arguments,
-    require_interpreter,
+    print_failures,
     run,
 )
 from torch import Tensor
@@ -48,47 +49,54 @@ def by_length(inputs: Inputs) -> Inputs:
 
 class Run(NamedTuple):
     """Attributes:
-    tiles: CH, G, S, W of the forward and of the backward, BLOCKS of the latter, and how many of its tiles are a chunk;
-        None: the launcher's own, in which these short sequences are one tile.
+    tiles: None: those of the table, in which these short sequences are one tile.
     """
 
     case: Case
     dtype: torch.dtype = torch.float32
     layout: Callable[[Inputs], Inputs] = by_channel
-    tiles: tuple[tuple[int, ...], tuple[int, ...], int, int] | None = None
+    tiles: Tiles | None = None
 
     def __str__(self) -> str:
-        tiles = "" if self.tiles is None else f"-tiles{self.tiles}"
-        return f"{self.case}-{str(self.dtype)[6:]}-{self.layout.__name__}{tiles}"
+        tiles = "" if self.tiles is None else "-tiles" + "-".join(map(str, self.tiles))
+        return f"{self.case}-{str(self.dtype)[6:]}-{self.layout.__name__}{tiles}".replace(" ", "")
 
 
+ONE = Tiles((8, 4, 2, 2), (8, 4, 2, 2), 1, 1)  # covers SMALL
 SMALL = Case(batch=1, length=7, dim=5, states=3)
-LONG = SMALL._replace(length=21, dim=3, states=2)
+LONG = SMALL._replace(length=13, dim=3, states=2)
+# More than one tile, block of channels, program or chunk. These go through every way to the kernels.
+CUT = (
+    Run(LONG, tiles=Tiles((2, 2, 1, 1), (4, 4, 1, 1), 1, 9)),
+    Run(LONG, tiles=Tiles((2, 2, 2, 2), (2, 4, 2, 2), 2, 1)),
+    Run(LONG.plus("reverse"), layout=by_length, tiles=Tiles((4, 2, 1, 2), (1, 2, 2, 4), 4, 1)),
+    Run(LONG.plus("reverse"), tiles=Tiles((2, 4, 2, 1), (4, 4, 1, 1), 1, 2)),
+    Run(LONG._replace(dim=6, groups=2), torch.bfloat16, by_length, Tiles((4, 2, 2, 2), (2, 2, 2, 4), 2, 1)),
+    Run(
+        SMALL._replace(states=10, options=("z", "initial_state")).plus("constant_C"),
+        tiles=Tiles((2, 1, 4, 4), (1, 2, 4, 2), 3, 2),
+    ),
+    Run(LONG._replace(options=("z", "reset")).plus("constant_B"), tiles=Tiles((2, 2, 1, 2), (1, 2, 2, 4), 2, 1)),
+)  # fmt: skip
 RUNS = {
     str(each): each
     for each in (
-        *(Run(SMALL._replace(options=(name,))) for name in (*ALL_OPTIONS, "reverse", "constant_B", "constant_C")),
-        Run(SMALL._replace(options=())),
-        *(Run(SMALL, dtype, layout) for dtype in SEQUENCE_DTYPES for layout in (by_channel, by_length)),
-        Run(SMALL._replace(length=8), layout=by_length),
-        Run(SMALL.plus("reverse"), layout=by_length),
-        Run(SMALL._replace(length=8).plus("reverse"), layout=by_length),
-        Run(SMALL._replace(dim=6, groups=2).plus("constant_B")),
-        Run(SMALL._replace(dim=6, groups=3).plus("constant_C", "reverse")),
-        Run(SMALL.plus("constant_B", "constant_C")),
-        Run(SMALL._replace(batch=2, dim=33)),
-        *(Run(SMALL._replace(length=3, dim=2, states=states)) for states in (1, 8, 16, 20, 33)),
+        *CUT,
+        *(Run(SMALL._replace(options=(name,)), tiles=ONE) for name in (*ALL_OPTIONS, *FORMS)),
+        Run(SMALL._replace(options=()), tiles=ONE),
+        *(Run(SMALL, dtype, layout, ONE) for dtype in SEQUENCE_DTYPES for layout in (by_channel, by_length)),
+        Run(SMALL._replace(length=8), layout=by_length, tiles=ONE),
+        Run(SMALL.plus("reverse"), layout=by_length, tiles=ONE),
+        Run(SMALL._replace(length=8).plus("reverse"), layout=by_length, tiles=ONE),
+        Run(SMALL._replace(dim=6, groups=2).plus("constant_B"), tiles=ONE),
+        Run(SMALL._replace(dim=6, groups=3).plus("constant_C", "reverse"), tiles=ONE),
+        Run(SMALL.plus("constant_B", "constant_C"), tiles=ONE),
+        Run(SMALL._replace(batch=2, dim=17), tiles=ONE._replace(blocks=2)),
+        *(Run(SMALL._replace(length=3, dim=2, states=states)) for states in (1, 2, 4, 8, 16, 20, 33, 65)),
         Run(SMALL._replace(length=3, dim=2, states=20, options=("z", "D", "softplus"))),
-        Run(LONG, tiles=((2, 2, 1, 1), (2, 4, 1, 1), 1, 9)),
-        Run(LONG, tiles=((2, 2, 2, 2), (2, 2, 2, 2), 2, 1)),
-        Run(LONG.plus("reverse"), layout=by_length, tiles=((4, 2, 1, 2), (1, 2, 2, 4), 4, 1)),
-        Run(LONG.plus("reverse"), tiles=((1, 4, 2, 1), (2, 4, 1, 1), 1, 2)),
-        Run(LONG._replace(dim=6, groups=2), torch.bfloat16, by_length, ((2, 2, 2, 2), (2, 2, 2, 2), 1, 2)),
-        Run(LONG._replace(options=("z", "initial_state"), states=10).plus("constant_C"), tiles=((2, 1, 4, 4), (1, 2, 4, 2), 3, 2)),
-        Run(LONG._replace(options=("z", "reset")).plus("constant_B"), tiles=((2, 2, 1, 2), (1, 2, 2, 4), 2, 1)),
         *(Run(SMALL._replace(**{size: 0})) for size in ("batch", "length", "dim")),
     )
-}  # fmt: skip
+}
 
 
 def triton_scan(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
@@ -132,62 +140,39 @@ def assert_without_kept_states_is_the_same(inputs: Inputs, expected: dict[str, T
 
 
 def interpret(each: Run) -> None:
-    from mvc.kernels import triton_tiles
-
-    chosen = triton_tiles.cut
-
-    def cut(*sizes: int) -> triton_tiles.Cut:
-        forward, backward, blocks, chunk = each.tiles
-        tiles = [triton_tiles.Tile(*shape, warps=1) for shape in (forward, backward)]
-        chunk *= tiles[1].length
-        return chosen(*sizes)._replace(
-            forward=tiles[0], summary=tiles[0], backward=tiles[1]._replace(blocks=blocks), forward_chunk=chunk, backward_chunk=chunk
-        )
-
-    triton_tiles.cut = chosen if each.tiles is None else cut
-    try:
-        inputs = each.layout(make_inputs(each.case, each.dtype))
+    inputs = each.layout(make_inputs(each.case, each.dtype))
+    with cut_into(each.tiles):
         assert_scan_within_budget(inputs, triton_scan)
-        first, second = (run(triton_scan, inputs) for _ in range(2))
-        assert all(torch.equal(first[name], second[name]) for name in first), "two runs differ"
-        assert_in_place_is_the_same(inputs)
-        assert_prepared_is_the_same(inputs, first)
-        assert_without_kept_states_is_the_same(inputs, first)
-    finally:
-        triton_tiles.cut = chosen
+        if each in CUT:
+            first = run(triton_scan, inputs)
+            assert_in_place_is_the_same(inputs)
+            assert_prepared_is_the_same(inputs, first)
+            assert_without_kept_states_is_the_same(inputs, first)
+
+
+def each_state_of_A() -> None:
+    with cut_into(Tiles((4, 4, 4, 2), (4, 4, 4, 2), 1, 1)):
+        assert_each_state_of_A_within_budget(triton_scan)
+
+
+CASES = {name: partial(interpret, each) for name, each in RUNS.items()} | {
+    "the gradient of A in each state under strong decay": each_state_of_A
+}
 
 
 def main() -> None:
-    """Run every case; print what went wrong in each, or null, as JSON."""
-
     torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
-    results = {}
-    for name, each in RUNS.items():
-        try:
-            interpret(each)
-            results[name] = None
-        except Exception as error:
-            results[name] = f"{type(error).__name__}: {error}"
-    print(json.dumps(results))
+    print_failures(CASES)
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, str | None]:
-    require_interpreter()
-    root = Path(__file__).parents[1]
-    environment = {
-        **os.environ,
-        "TRITON_INTERPRET": "1",
-        "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
-    }
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def failures() -> dict[str, str | None]:
+    return interpreted(__file__)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_interpreted(name, interpreted):
-    assert interpreted[name] is None
+@pytest.mark.parametrize("name", CASES)
+def test_interpreted(name, failures):
+    assert failures[name] is None
 
 
 @needs_triton

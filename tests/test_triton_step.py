@@ -79,16 +79,15 @@ COMPILED = (
 @pytest.mark.parametrize("step", COMPILED, ids=str)
 def test_machine_code(step):
     """States move 16 bytes at a time, exponentials are computed once, and enough is in flight to hide a microsecond."""
-    from test_triton_sass import Launch, compiled
+    from test_triton_sass import compiled
 
     plan, tensors = planned(step)
     (launch,) = plan.launches
-    values = [*(pointer and tensors[pointer.name] for pointer in launch.pointers), *launch.sizes]
+    values = [*(pointer and tensors[pointer] for pointer in launch.pointers), *launch.sizes]
     names = launch.kernel.arg_names
     assert {*launch.constants} == {*names[len(values) :]}, "pointers, integers and constants follow each other"
-    arguments = dict(zip(names, values, strict=False)) | launch.constants
-    binary = compiled(Launch(launch.kernel, arguments, launch.num_warps), 90)
-    assert binary.local_bytes == binary.count("LDL") == binary.count("STL") == 0
+    binary = compiled(launch, dict(zip(names, values, strict=False)) | launch.constants, 90)
+    assert binary.local == binary.count("LDL") == binary.count("STL") == 0
 
     states = math.prod(launch.constants[name] for name in ("BATCHES", "BLOCK", "BLOCK_N"))
     bytes_of_states = states * step.state_dtype.itemsize
@@ -161,7 +160,7 @@ def bytes_moved(step: Step) -> tuple[int, int]:
 
     load, store = counted(builder.create_masked_load, 1), counted(builder.create_masked_store, 2)
     with mock.patch.multiple(builder, create_masked_load=load, create_masked_store=store):
-        arguments = [pointer and tensors[pointer.name] for pointer in launch.pointers]
+        arguments = [pointer and tensors[pointer] for pointer in launch.pointers]
         launch.kernel[(1,)](*arguments, *launch.sizes, **launch.constants, num_warps=launch.num_warps)
     constants = launch.constants
     assert step.dim % constants["BLOCK"] == step.batch % constants["BATCHES"] == 0
