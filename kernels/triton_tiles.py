@@ -46,15 +46,15 @@ MANY = {
     16: Tile(8, 16, 4, 1, 1),  # 220; 8 steps 238: as many waits for half the work
     32: Tile(4, 8, 8, 1, 1),
     64: Tile(2, 8, 16, 1, 1),
-    128: Tile(1, 8, 32, 1, 1),
+    128: Tile(1, 4, 32, 1, 1),
     256: Tile(1, 4, 32, 1, 1),
 }
 # Half as many: the states of a channel over twice as many lanes. At (1, 5120, 4096) N 16 246, where MANY takes 313.
 SPLIT = MANY | {16: Tile(4, 16, 8, 1, 1)}
 # FEW: the rows of a tile run side by side, so that a sequence has four to eight times as many threads.
 FEW = {
-    1: Tile(4, 16, 1, 8, 1),
-    2: Tile(4, 16, 1, 8, 1),
+    1: Tile(4, 8, 1, 8, 1),
+    2: Tile(4, 8, 1, 8, 1),
     4: Tile(4, 8, 1, 8, 1),
     8: Tile(4, 8, 4, 8, 4),  # 5.3 at (1, 160, 196)
     16: Tile(2, 16, 8, 4, 2),  # 47 at (1, 1536, 2048)
