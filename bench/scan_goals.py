@@ -116,7 +116,7 @@ def rounds(count: int, loops: int) -> list[int]:
 
 
 def predicted(plan: Plan, target: Target) -> list[tuple[str, float, float]]:
-    """Of each launch the kernel, seconds that it is predicted to take, and seconds that compiling it took."""
+    """Of each launch the kernel, seconds that it is predicted to take, and seconds of a processor that compiling it took."""
     found = []
     for launch in plan.launches:
         code, seconds = compiled(launch, plan, target.compute_capability)
@@ -195,7 +195,7 @@ def page(facts: dict[str, Any]) -> str:
             "sums of the gradients of B and C, and the rest that a backward allocates beside its results.",
             tabulate(sizes, headers=["", "u, delta, B, C, MB", "states", "partial sums", "rest"], markdown=True),
             f"The longest compilation of a launch took {worst['forward']:.1f} s forward, {worst['backward']:.1f} s "
-            "backward, on a machine that ran other work.",
+            "backward, of a processor's time.",
         ]
     ) + "\n"  # fmt: skip
 
