@@ -116,7 +116,7 @@ def rounds(count: int, loops: int) -> list[int]:
 
 
 def predicted(plan: Plan, target: Target) -> list[tuple[str, float, float]]:
-    """Of each launch the kernel, seconds that it is predicted to take, and seconds of a processor that compiling it took."""
+    """Of each launch the kernel, the seconds that it is predicted to take, and those of a processor to compile it."""
     found = []
     for launch in plan.launches:
         code, seconds = compiled(launch, plan, target.compute_capability)
