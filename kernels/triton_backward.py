@@ -52,11 +52,11 @@ def _states_and_flows(
     """
     before = later
     if W > 1:
-        p = row_decay(steps, resets, finite(b_A), MAY_RESET)
+        p = row_decay(steps, resets, finite(b_A), MAY_RESET, False)
         decay_or_reset = a
         if MAY_RESET:
             decay_or_reset = tl.where(resets != 0, RESETS, a)
-        h, _ = forward_starts(decay_or_reset, b, p, h, W, G, MAY_RESET)
+        h, _ = forward_starts(decay_or_reset, b, p, h, W, G, MAY_RESET, False)
         later, before = adjoint_starts(decay_or_reset, c, p, later, W, G, MAY_RESET)
     states = tl.zeros((R, G, CH, S, W), tl.float32)
     flows = states

@@ -122,11 +122,11 @@ def summary_kernel(
             a, from_reset = from_zero(a, b, resets)
             if not ADJOINT:
                 b = from_reset
-        p = row_decay(steps, resets, b_A, MAY_RESET) if W > 1 else h
+        p = row_decay(steps, resets, b_A, MAY_RESET, True) if W > 1 else h
         if ADJOINT:
             _, h = adjoint_starts(a, b, p, h, W, G, MAY_RESET)
         else:
-            _, h = forward_starts(a, b, p, h, W, G, MAY_RESET)
+            _, h = forward_starts(a, b, p, h, W, G, MAY_RESET, True)
     o_cell += (i_chunk * tl.num_programs(1) + i_batch) * dim * states
     tl.store(p_own + o_cell + w * 0, h, mask=is_cell & (w == 0))
     total = tl.sum(b_total, 0)[None, :, None, None]

@@ -36,8 +36,8 @@ def _states(
     """All states of a tile, and the one after it, (R, CH, S, W), from the one before it, h."""
     end = h
     if W > 1:
-        p = row_decay(steps, resets, b_A, MAY_RESET)
-        h, end = forward_starts(a, b, p, h, W, G, MAY_RESET)
+        p = row_decay(steps, resets, b_A, MAY_RESET, True)
+        h, end = forward_starts(a, b, p, h, W, G, MAY_RESET, True)
     g = tl.arange(0, G)[None, :, None, None, None]
     b = tl.where(g == 0, run(a, b, h[:, None], MAY_RESET), b)
     if MAY_RESET:

@@ -191,21 +191,29 @@ def run(p, v, h, MAY_RESET: tl.constexpr):
 
 
 @triton.jit
-def product(p1, p2):
-    """Of decays: zero only where one of them is, since an infinite state that decays stays infinite."""
-    return tl.maximum(p1 * p2, tl.minimum(tl.minimum(p1, p2), SMALLEST_NORMAL))
-
-
-@triton.jit
 def pair(p1, v1, p2, v2):
     """Two maps h → p h + v, one after the other."""
-    return product(p1, p2), v1 * p2 + v2
+    return p1 * p2, v1 * p2 + v2
 
 
 @triton.jit
 def pair_or_reset(p1, v1, p2, v2):
     """The same where either may reset."""
-    return tl.where((p1 < 0.0) | (p2 < 0.0), RESETS, product(p1, p2)), tl.where(p2 < 0.0, v2, v1 * p2 + v2)
+    return tl.where((p1 < 0.0) | (p2 < 0.0), RESETS, p1 * p2), tl.where(p2 < 0.0, v2, v1 * p2 + v2)
+
+
+@triton.jit
+def rows(p1, v1, p2, v2):
+    """The same for rows, whose decays multiply to zero only where one of them is: an infinite state stays infinite."""
+    p = tl.maximum(p1 * p2, tl.minimum(tl.minimum(p1, p2), SMALLEST_NORMAL))
+    return p, v1 * p2 + v2
+
+
+@triton.jit
+def rows_or_reset(p1, v1, p2, v2):
+    """The same where either may reset."""
+    p = tl.maximum(p1 * p2, tl.minimum(tl.minimum(p1, p2), SMALLEST_NORMAL))
+    return tl.where((p1 < 0.0) | (p2 < 0.0), RESETS, p), tl.where(p2 < 0.0, v2, v1 * p2 + v2)
 
 
 @triton.jit
@@ -234,16 +242,23 @@ def from_zero(a, b, resets):
 
 
 @triton.jit
-def row_decay(steps, resets, A, MAY_RESET: tl.constexpr):
-    """exp(A ΣΔ) over each row, or RESETS, (R, CH, S, W); A (R, CH, S, 1) is over ln 2."""
-    p = decay_over(tl.sum(steps, 1), tl.min(steps, 1), tl.max(steps, 1), A)
+def row_decay(steps, resets, A, MAY_RESET: tl.constexpr, EXACT: tl.constexpr):
+    """exp(A ΣΔ) over each row, or RESETS, (R, CH, S, W); A (R, CH, S, 1) is over ln 2.
+
+    EXACT: it does not underflow, so that an infinite state stays infinite. It becomes NaN else, which serves gradients:
+    they are to be finite in the same elements, no more.
+    """
+    if EXACT:
+        p = decay_over(tl.sum(steps, 1), tl.min(steps, 1), tl.max(steps, 1), A)
+    else:
+        p = tl.exp2(tl.sum(steps, 1) * A)
     if MAY_RESET:
         p = tl.where(tl.max(resets, 1) != 0, RESETS, p)
     return p
 
 
 @triton.jit
-def row_starts(p, v, h, W: tl.constexpr, MAY_RESET: tl.constexpr, REVERSE: tl.constexpr):
+def row_starts(p, v, h, W: tl.constexpr, MAY_RESET: tl.constexpr, REVERSE: tl.constexpr, EXACT: tl.constexpr):
     """What each of several rows starts from, and what the last one ends with, where a row makes p h + v of h: all
     (R, CH, S, W).
 
@@ -255,9 +270,9 @@ def row_starts(p, v, h, W: tl.constexpr, MAY_RESET: tl.constexpr, REVERSE: tl.co
         v = tl.gather(v, W - 1 - w, 3)
     v = tl.where(w == 0, run(p, v, h, MAY_RESET), v)
     if MAY_RESET:
-        _, ends = tl.associative_scan((p, v), 3, pair_or_reset)
+        _, ends = tl.associative_scan((p, v), 3, rows_or_reset if EXACT else pair_or_reset)
     else:
-        _, ends = tl.associative_scan((p, v), 3, pair)
+        _, ends = tl.associative_scan((p, v), 3, rows if EXACT else pair)
     if REVERSE:
         starts = tl.where(w == W - 1, h, tl.gather(ends, tl.maximum(W - 2 - w, 0), 3))
     else:
@@ -266,7 +281,7 @@ def row_starts(p, v, h, W: tl.constexpr, MAY_RESET: tl.constexpr, REVERSE: tl.co
 
 
 @triton.jit
-def forward_starts(a, b, p, h, W: tl.constexpr, G: tl.constexpr, MAY_RESET: tl.constexpr):
+def forward_starts(a, b, p, h, W: tl.constexpr, G: tl.constexpr, MAY_RESET: tl.constexpr, EXACT: tl.constexpr):
     """`row_starts` of h ← a h + b. One row runs from where it starts: it needs no p."""
     if W == 1:
         start = h
@@ -276,7 +291,7 @@ def forward_starts(a, b, p, h, W: tl.constexpr, G: tl.constexpr, MAY_RESET: tl.c
     v = step(b, 0, G)
     for j in tl.static_range(1, G):
         v = run(step(a, j, G), step(b, j, G), v, MAY_RESET)
-    return row_starts(p, v, h, W, MAY_RESET, False)
+    return row_starts(p, v, h, W, MAY_RESET, False, EXACT)
 
 
 @triton.jit
@@ -293,4 +308,4 @@ def adjoint_starts(a, c, p, later, W: tl.constexpr, G: tl.constexpr, MAY_RESET: 
         v = step(a, 0, G) * v
     if W == 1:
         return later, v
-    return row_starts(p, v, later, W, MAY_RESET, True)
+    return row_starts(p, v, later, W, MAY_RESET, True, False)
