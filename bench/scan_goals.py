@@ -98,8 +98,9 @@ def geometry(launch: Launch, plan: Plan, code: Code) -> Geometry:
     touched = {name: shape_and_dtype(plan, name) for name in launch.pointers if name is not None}
     moved = sum(math.prod(shape) * dtype.itemsize for shape, dtype in touched.values())
     programs, constants = math.prod(launch.grid), launch.constants
-    if "G" not in constants:  # a loop over chunks
-        return Geometry(programs, launch.num_warps, rounds(given["chunks"], code.loops), moved)
+    if "G" not in constants:  # a loop over chunks, some of them at once
+        turns = -(-given["chunks"] // constants["AHEAD"])
+        return Geometry(programs, launch.num_warps, rounds(turns, code.loops), moved)
     steps = constants["W"] * constants["G"]
     tiles = math.ceil(min(given["chunk"], given["length"]) / steps) * constants.get("BLOCKS", 1)
     reuse = lines = 1.0

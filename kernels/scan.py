@@ -44,7 +44,8 @@ def selective_scan(
     y_t = C_t·h_t + D u_t, then y_t SiLU(z_t). States and sums are float32, or float64 for a float64 u.
 
     NaN and infinities are in y and in the states where impl="reference" has them, and gradients are not finite in
-    the same elements, whichever of both they are. A reset lets none through. Where a decay exp(Δ A) is infinite, y and
+    the same elements, whichever of both they are; of a channel with a NaN in A, more gradients may be NaN. A reset lets
+    none through. Where a decay exp(Δ A) is infinite, y and
     states too may be NaN in place of infinite; and where the decays of many steps multiply to more than the largest
     number, all but the reference may give what is not finite, since they cut a long sequence into pieces.
 
