@@ -30,7 +30,12 @@ from mvc.offline import machine_code, torch_private
 
 SLACK = 1.05  # of a budget: versions of one compiler differ by so much
 IN_USE = (8, 16)  # states of the models that this project and others train
-SPILT = 16  # bytes of a thread: what is left of the backward at N 16 where 255 registers are full
+SPILT = {  # bytes of a thread, where all registers are taken that ptxas gives: 2 to 22 of them for a tile
+    ("sm_80", "backward, N 16, many"): 24,
+    ("sm_90", "backward, N 16, many"): 16,
+    ("sm_100", "backward, N 16, many"): 88,
+    ("sm_100", "forward, N 16, many"): 32,
+}
 QUICK = "forward, N 8, many, channels"
 WRITE = "write them by `python bench/scan_rows.py --budgets bench/budgets/scan.json`"
 
@@ -66,7 +71,7 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS)
 def test_rows_in_use_keep_to_their_budgets(row):
     found = scan_rows.figures(row, scan_rows.compiled(row.launch, row.plan, 90).code)
-    assert found["local"] <= allowed_local(row.name), "bytes of a thread that do not fit into registers"
+    assert found["local"] <= allowed_local("sm_90", row.name), "bytes of a thread that do not fit into registers"
     if not scan_rows.budgets():
         pytest.skip(f"there are no budgets for triton {scan_rows.version()}; {WRITE}")
     budget = scan_rows.budgets()["sm_90"][row.name]
@@ -77,8 +82,8 @@ def test_rows_in_use_keep_to_their_budgets(row):
     assert not above, "seen, and the budget"
 
 
-def allowed_local(name: str) -> int:
-    return SPILT if name.startswith("backward, N 16") else 0
+def allowed_local(architecture: str, name: str) -> int:
+    return SPILT.get((architecture, name.rpartition(", ")[0]), 0)
 
 
 COMMITTED = json.loads(scan_rows.BUDGETS.read_text(encoding="utf-8"))
@@ -101,7 +106,7 @@ def test_budgets_are_of_the_table(version, architecture):
         states, tile = scan_rows.states_of(rows[name]), scan_rows.tile_of(rows[name])
         assert budget.get("tile") == tile, f"{name}: {WRITE}"
         if states in IN_USE:
-            assert budget["local"] <= allowed_local(name), name
+            assert budget["local"] <= allowed_local(architecture, name), name
         if states <= 16 and tile is not None:  # softplus takes one and a reciprocal, the decay over rows the rest
             assert states <= budget["special"] <= 1.25 * states + 4, name
 
