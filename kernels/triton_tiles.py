@@ -33,17 +33,18 @@ class Tile(NamedTuple):
         return self.channels * self.blocks
 
 
-# Rows by N, padded to a power of two; N 8 and 16 are the ones that models use. Times are what `mvc.offline.scan_cost`
-# predicts for an H200 in microseconds (`bench/results/scan_rows.md`): forward at (128, 160, 196) N 8 and
-# (8, 1536, 2048) N 16, and so on. No row spills.
+# Rows by N, padded to a power of two. Models use N 8 and 16: those rows are the best of what was tried, with the
+# microseconds that `mvc.offline.scan_cost` predicts for an H200 (`bench/results/scan_rows.md`) beside those of the next
+# best. The others follow them: as many states in registers and lanes as leave a tile's numbers in registers, and shapes
+# that Triton lays out as drawn. `bench/budgets/scan.json` has what each comes to in machine code.
 #
 # MANY: sequences enough that each program is one warp, which exchanges nothing between rows and waits for nobody.
 MANY = {
     1: Tile(32, 16, 1, 1, 1),
     2: Tile(32, 16, 1, 1, 1),
     4: Tile(32, 8, 1, 1, 1),
-    8: Tile(8, 8, 4, 1, 1),  # 26; 16 channels of two lanes 30, and 32 of one 35: fewer warps
-    16: Tile(8, 16, 4, 1, 1),  # 220; 8 steps 238: as many waits for half the work
+    8: Tile(8, 8, 4, 1, 1),  # 26 at (128, 160, 196); 16 channels of two lanes 30, 32 of one 35: fewer warps
+    16: Tile(8, 16, 4, 1, 1),  # 220 at (8, 1536, 2048); 8 steps 238: as many waits for half the work
     32: Tile(4, 8, 8, 1, 1),
     64: Tile(2, 8, 16, 1, 1),
     128: Tile(1, 4, 32, 1, 1),
@@ -56,8 +57,8 @@ FEW = {
     1: Tile(4, 8, 1, 8, 1),
     2: Tile(4, 8, 1, 8, 1),
     4: Tile(4, 8, 1, 8, 1),
-    8: Tile(4, 8, 4, 8, 4),  # 5.3 at (1, 160, 196)
-    16: Tile(2, 16, 8, 4, 2),  # 47 at (1, 1536, 2048)
+    8: Tile(4, 8, 4, 8, 4),  # 5.3 at (1, 160, 196); MANY 12
+    16: Tile(2, 16, 8, 4, 2),  # 47 at (1, 1536, 2048); MANY 107
     32: Tile(4, 8, 8, 4, 4),
     64: Tile(4, 8, 16, 2, 4),
     128: MANY[128],
@@ -70,16 +71,16 @@ BACKWARD = {
     1: Tile(16, 8, 1, 8, 4),
     2: Tile(16, 8, 2, 8, 8),
     4: Tile(8, 8, 2, 8, 4),
-    8: Tile(4, 8, 4, 8, 4, 4),  # 209 at (128, 160, 196), 8 channels and warps 221: two programs hide each other's waits
-    16: Tile(8, 8, 4, 8, 8, 4),  # 1398 at (8, 1536, 2048), 4 channels and warps 1556: they read B and C twice as often
+    8: Tile(4, 8, 4, 8, 4, 4),  # 198 at (128, 160, 196); 8 channels and warps 227: programs hide each other's waits
+    16: Tile(8, 8, 4, 8, 8, 4),  # 1366 at (8, 1536, 2048); 4 channels and warps 1547: B and C are read twice as often
     32: Tile(4, 8, 16, 4, 8, 8),
     64: Tile(2, 8, 32, 4, 8, 16),
     128: Tile(4, 4, 32, 1, 4, 8),
     256: Tile(4, 4, 64, 1, 8, 8),
 }
 ENOUGH = 1056  # warps: two for each scheduler of the largest GPUs
-LANES = 1024  # fewer channels of all sequences fill them in no tile: long sequences are cut into chunks
-LONG = 2048  # steps
+LANES = 1024  # channels of all sequences; where there are fewer, no tile makes ENOUGH of them, but chunks do
+LONG = 2048  # steps from which chunks are worth two more launches
 PROGRAMS = 264  # of the backward: two for each of their multiprocessors
 
 
