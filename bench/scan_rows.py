@@ -1,6 +1,6 @@
 """What the rows of the scan's table of tiles (kernels/triton_tiles.py) come to in machine code, without a GPU.
 
-    python bench/scan_rows.py --budgets bench/budgets/scan.json
+    python bench/scan_rows.py --budgets bench/scan_budgets.json
 
 A row is what problems of many or few sequences launch, by N and by the order in memory. Its budgets are what its
 code has, for the triton that runs this and each architecture; tests/test_triton_sass.py holds the code to them.
@@ -35,7 +35,7 @@ from mvc.offline.targets import TARGETS, find
 ORDERS = ("channels", "length")  # which axis of the sequences is contiguous
 STATES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ARCHITECTURES = [target.name for target in TARGETS.values() if target.name == target.architecture]
-BUDGETS = Path(__file__).parent / "budgets" / "scan.json"
+BUDGETS = Path(__file__).parent / "scan_budgets.json"
 
 
 class Problem(NamedTuple):

@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 # Rows by N, padded to a power of two. Models use N 8 and 16: those rows are the best of what was tried, with the
 # microseconds that `mvc.offline.scan_cost` predicts for an H200 (`bench/results/scan_rows.md`) beside those of the next
 # best. The others follow them: as many states in registers and lanes as leave a tile's numbers in registers, and shapes
-# that Triton lays out as drawn. `bench/budgets/scan.json` has what each comes to in machine code.
+# that Triton lays out as drawn. `bench/scan_budgets.json` has what each comes to in machine code.
 #
 # MANY: sequences enough that each program is one warp, which exchanges nothing between rows and waits for nobody.
 MANY = {

@@ -37,7 +37,7 @@ SPILT = {  # bytes of a thread, where all registers are taken that ptxas gives: 
     ("sm_100", "forward, N 16, many"): 32,
 }
 QUICK = "forward, N 8, many, channels"
-WRITE = "write them by `python bench/scan_rows.py --budgets bench/budgets/scan.json`"
+WRITE = "write them by `python bench/scan_rows.py --budgets bench/scan_budgets.json`"
 
 
 class Binary(NamedTuple):

@@ -12,7 +12,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -39,6 +39,7 @@ LIBDEVICE: dict[str, Callable[..., Tensor]] = {
 def on_cpu() -> Iterator[None]:
     """Generated wrappers that are loaded and called in the block run on CPU tensors."""
     from torch._inductor.runtime import triton_helpers, triton_heuristics
+    from triton.runtime.interpreter import ScanOps
 
     guards = torch._C._dynamo.guards
     patches = (
@@ -48,6 +49,7 @@ def on_cpu() -> Iterator[None]:
         mock.patch.object(guards, "_empty_strided_cuda", guards._empty_strided_cpu),
         mock.patch.object(triton_heuristics.CachingAutotuner, "run", _run),
         mock.patch.object(triton_heuristics.DebugAutotuner, "run", _run),
+        mock.patch.object(ScanOps, "generic_scan", _scan),
         triton_helpers.skip_gpu_driver_setup(),
         _libdevice(),
         _attention_on_cpu(),
@@ -56,6 +58,19 @@ def on_cpu() -> Iterator[None]:
         for each in patches:
             stack.enter_context(each)
         yield
+
+
+def _scan(ops: Any, inputs: Sequence[Any]) -> list[Any]:
+    """`tl.associative_scan`, slice by slice along its axis; the interpreter's own goes element by element."""
+    dtypes = [each.dtype for each in inputs]
+    columns = [np.moveaxis(each.handle.data, ops.axis, 0) for each in inputs]
+    slices = [[ops.to_tensor(*each) for each in zip(row, dtypes, strict=True)] for row in zip(*columns, strict=True)]
+    states = [slices[0]]
+    for row in slices[1:]:
+        combined = ops.combine_fn.fn(*states[-1], *row)
+        states.append(combined if isinstance(combined, tuple) else (combined,))
+    scanned = zip(*([each.handle.data for each in state] for state in states), strict=True)
+    return [ops.to_tensor(np.stack(found, ops.axis), dtype) for found, dtype in zip(scanned, dtypes, strict=True)]
 
 
 def _run(kernel: Any, *args: Any, stream: Any = None, **_: Any) -> None:

@@ -174,16 +174,15 @@ def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cot
         constants = _module(folder / "constants.py", device=lambda **_: torch.device("cpu"))
         values = constants.forward(None, *(tensors[name] for name in constants.PARAMETERS))
         tensors = {**tensors, **{f"constant {index}": each for index, each in enumerate(values)}}
-    forward, names = manifest.interfaces["forward"], manifest.inputs
+    names = manifest.inputs
     with interpreter.on_cpu(), torch.no_grad():
         arguments = [tensors[name] for name in names]
         outputs = _module(folder / "forward.py").call(list(arguments))
         if not manifest.model["training"]:
             return {"scores": outputs[0]}
-        known = {**dict(zip(forward["inputs"], arguments, strict=True)), "tangents_1": cotangent}
-        known.update(zip(forward["outputs"], outputs, strict=True))
-        taken = [known[name] for name in manifest.interfaces["backward"]["inputs"]]
-        gradients = _module(folder / "backward.py").call(taken)
+        # What the forward keeps comes last, as the backward takes it first; a buffer has a name of its own in each.
+        kept = len(manifest.interfaces["backward"]["inputs"]) - 1
+        gradients = _module(folder / "backward.py").call([*outputs[len(outputs) - kept :], cotangent])
     named = {GRADIENT + name: each for name, each in zip(names, gradients, strict=True) if each is not None}
     return {**tensors, "scores": outputs[0], **named}
 
