@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mvc.kernels.triton_launch import Launch, Meta, Plan
 
 from bench.checkout import commit
-from bench.scan_rows import DIRECTIONS, ORDERS, Problem, arguments, backward, compiled, shape_and_dtype
+from bench.on_gpu.scan_job import Shape
+from bench.scan_rows import DIRECTIONS, ORDERS, arguments, backward, compiled, shape_and_dtype
 from mvc import files
 from mvc.offline.machine_code import Code
 from mvc.offline.scan_cost import Geometry, predict
@@ -47,23 +48,23 @@ class Goal(NamedTuple):
             order, and mamba-ssm's CUDA kernels.
     """
 
-    problem: Problem
+    problem: Shape
     asked: tuple[float, float]
     before: tuple[float, float]
     peer: tuple[float, float]
 
 
 GOALS = (
-    Goal(Problem(128, 160, 196, 8, "float16"), (23, 90), (118, 334), (92, 280)),
-    Goal(Problem(128, 320, 49, 8, "float16"), (13, 45), (32, 122), (101, 285)),
-    Goal(Problem(1, 160, 196, 8, "float16"), (4, 7), (67, 189), (7.1, 22)),
-    Goal(Problem(2, 160, 12544, 8, "float16"), (50, 160), (154, 404), (97, 316)),
-    Goal(Problem(8, 1536, 2048, 16, "bfloat16"), (200, 850), (1529, 5541), (417, 1732)),
-    Goal(Problem(8, 1536, 2048, 16, "float32"), (220, 950), (1885, 5801), (828, 2091)),
-    Goal(Problem(1, 1536, 2048, 16, "bfloat16"), (43, 130), (189, 758), (60, 276)),
-    Goal(Problem(1, 5120, 4096, 16, "bfloat16"), (230, 700), (1139, 4414), (362, 1557)),
-    Goal(Problem(1, 1536, 16384, 16, "bfloat16"), (320, 1000), (1345, 5005), (527, 1964)),
-    Goal(Problem(1, 512, 65536, 16, "bfloat16"), (430, 1700), (1570, 5922), (687, 3549)),
+    Goal(Shape(128, 160, 196, 8, "float16"), (23, 90), (118, 334), (92, 280)),
+    Goal(Shape(128, 320, 49, 8, "float16"), (13, 45), (32, 122), (101, 285)),
+    Goal(Shape(1, 160, 196, 8, "float16"), (4, 7), (67, 189), (7.1, 22)),
+    Goal(Shape(2, 160, 12544, 8, "float16"), (50, 160), (154, 404), (97, 316)),
+    Goal(Shape(8, 1536, 2048, 16, "bfloat16"), (200, 850), (1529, 5541), (417, 1732)),
+    Goal(Shape(8, 1536, 2048, 16, "float32"), (220, 950), (1885, 5801), (828, 2091)),
+    Goal(Shape(1, 1536, 2048, 16, "bfloat16"), (43, 130), (189, 758), (60, 276)),
+    Goal(Shape(1, 5120, 4096, 16, "bfloat16"), (230, 700), (1139, 4414), (362, 1557)),
+    Goal(Shape(1, 1536, 16384, 16, "bfloat16"), (320, 1000), (1345, 5005), (527, 1964)),
+    Goal(Shape(1, 512, 65536, 16, "bfloat16"), (430, 1700), (1570, 5922), (687, 3549)),
 )
 
 
@@ -142,7 +143,7 @@ def facts_of(goal: Goal, order: str) -> dict[str, Any]:
     return facts
 
 
-def memory(problem: Problem) -> dict[str, int]:
+def memory(problem: Shape) -> dict[str, int]:
     """Bytes of what is read, u, delta, B and C; of the states that a forward keeps for its backward; and of what lives
     only within a call of the backward: partial sums of the gradients of B and C, and all else that is no output."""
     plan = backward(problem, ORDERS[0])
@@ -166,7 +167,7 @@ def page(facts: dict[str, Any]) -> str:
     """In Markdown."""
     rows, sizes, worst = [], [], dict.fromkeys(DIRECTIONS, 0.0)
     for each in facts["shapes"]:
-        cells = [str(Problem(*each["problem"])), each["order"]]
+        cells = [str(Shape(*each["problem"])), each["order"]]
         for direction in DIRECTIONS:
             figures = each[direction]
             asked = figures["asked us"]
@@ -177,13 +178,13 @@ def page(facts: dict[str, Any]) -> str:
         if each["order"] == ORDERS[0]:
             held = each["memory"]
             of_inputs = [f"{held[name] / held['inputs']:.3f}" for name in ("states", "partial sums", "other scratch")]
-            sizes.append([str(Problem(*each["problem"])), f"{held['inputs'] / 1e6:.1f}", *of_inputs])
+            sizes.append([str(Shape(*each["problem"])), f"{held['inputs'] / 1e6:.1f}", *of_inputs])
     each_way = ("predicted", "asked", "ratio", "before", "mamba-ssm")
     headers = ["(batch, dim, length) N dtype", "contiguous", *each_way, *(f"{name}, backward" for name in each_way)]
     launches = []
     for each, direction in itertools.product(facts["shapes"], DIRECTIONS):
         kernels = ", ".join(f"{kernel} {took}" for kernel, took in each[direction]["launches"].items())
-        launches.append([str(Problem(*each["problem"])), each["order"], direction, kernels])
+        launches.append([str(Shape(*each["problem"])), each["order"], direction, kernels])
     return "\n\n".join(
         [
             f"Predictions for an {facts['card']} by `mvc.offline.scan_cost`, µs, nothing of them measured; before and "

@@ -27,6 +27,7 @@ from mvc.kernels import triton_plan
 from mvc.kernels.rules import TENSORS
 from mvc.kernels.triton_launch import Launch, Meta, Plan
 
+from bench.on_gpu.scan_job import Shape
 from mvc import files
 from mvc.offline import machine_code, torch_private
 from mvc.offline.machine_code import Code
@@ -38,23 +39,12 @@ ARCHITECTURES = [target.name for target in TARGETS.values() if target.name == ta
 BUDGETS = Path(__file__).parent / "scan_budgets.json"
 
 
-class Problem(NamedTuple):
-    batch: int
-    dim: int
-    length: int
-    states: int
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"({self.batch}, {self.dim}, {self.length}) N {self.states} {self.dtype}"
-
-
 # Problems that stand for the rows of one N, from many sequences to few long ones.
 ROWS = {
-    "many": Problem(64, 1536, 2048, 16, "bfloat16"),
-    "half as many": Problem(1, 5120, 4096, 16, "bfloat16"),
-    "few": Problem(1, 1536, 2048, 16, "bfloat16"),
-    "few long": Problem(1, 512, 65536, 16, "bfloat16"),
+    "many": Shape(64, 1536, 2048, 16, "bfloat16"),
+    "half as many": Shape(1, 5120, 4096, 16, "bfloat16"),
+    "few": Shape(1, 1536, 2048, 16, "bfloat16"),
+    "few long": Shape(1, 512, 65536, 16, "bfloat16"),
 }
 
 
@@ -71,7 +61,7 @@ def main() -> None:
 # From problems to launches.
 
 
-def metas(problem: Problem, order: str) -> dict[str, Meta | None]:
+def metas(problem: Shape, order: str) -> dict[str, Meta | None]:
     """Of a forward's tensors, with the options that models use: D, a bias and softplus."""
     batch, dim, length, states, name = problem
     dtype = getattr(torch, name)
@@ -83,11 +73,11 @@ def metas(problem: Problem, order: str) -> dict[str, Meta | None]:
     return dict.fromkeys(TENSORS) | given | {"C": weights, "D": vector, "delta_bias": vector}
 
 
-def forward(problem: Problem, order: str, *, keep: bool = False) -> Plan:
+def forward(problem: Shape, order: str, *, keep: bool = False) -> Plan:
     return triton_plan.plan_forward(metas(problem, order), softplus=True, reverse=False, keep=keep)
 
 
-def backward(problem: Problem, order: str) -> Plan:
+def backward(problem: Shape, order: str) -> Plan:
     """From states that a forward has kept."""
     given, (shape, dtype) = metas(problem, order), forward(problem, order, keep=True).new["states"]
     batch, dim, _, states, _ = problem

@@ -13,8 +13,8 @@ import triton.language as tl
 from mvc.kernels.triton_tile import (
     LN2,
     LOG2E,
-    RESETS,
     adjoint_starts,
+    among,
     channels,
     finite,
     forward_starts,
@@ -23,6 +23,7 @@ from mvc.kernels.triton_tile import (
     load_channels,
     load_constant,
     of_lanes,
+    of_real_states,
     of_states,
     of_steps,
     placed,
@@ -42,7 +43,7 @@ from mvc.kernels.triton_tile import (
 
 @triton.jit
 def _states_and_flows(
-    h, later, a, b, c, steps, w_B, resets, b_A, MAY_RESET: tl.constexpr,
+    h, later, a, a_or_reset, b, c, steps, w_B, resets, b_A, MAY_RESET: tl.constexpr,
     CH: tl.constexpr, G: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
     """h_t and f_t of a tile; the sums over R of f_t B_t and of v_t h_{t-1} A, (G, CH, S, W), and over G of
@@ -53,11 +54,8 @@ def _states_and_flows(
     before = later
     if W > 1:
         p = row_decay(steps, resets, finite(b_A), MAY_RESET, False)
-        decay_or_reset = a
-        if MAY_RESET:
-            decay_or_reset = tl.where(resets != 0, RESETS, a)
-        h, _ = forward_starts(decay_or_reset, b, p, h, W, G, MAY_RESET, False)
-        later, before = adjoint_starts(decay_or_reset, c, p, later, W, G, MAY_RESET)
+        h, _ = forward_starts(a_or_reset, b, p, h, W, G, MAY_RESET, False)
+        later, before = adjoint_starts(a_or_reset, c, p, later, W, G, MAY_RESET)
     states = tl.zeros((R, G, CH, S, W), tl.float32)
     flows = states
     decays = states
@@ -96,9 +94,9 @@ def _read(
     k = tl.arange(0, CH)[None, :]
     n = tl.arange(0, R * S)[None, :]
     o_d = first + i_block * CH
-    inside = tl.full((1, CH), EVEN, tl.int1) | (k < count - i_block * CH)
+    inside = among(count - i_block * CH, CH, EVEN)
     live = o_t + t < length
-    mask = live & inside
+    mask = live & inside[None, :]
     b_grad_y = tl.load(tile_at(q_grad_y, o_t, o_d, t, k, grad_y_l, grad_y_d), mask=mask, other=0.0)
     b_u = tl.load(tile_at(q_u, o_t, o_d, t, k, u_l, u_d), mask=mask, other=0.0)
     b_delta = tl.load(tile_at(q_delta, o_t, o_d, t, k, delta_l, delta_d), mask=mask, other=0.0)
@@ -108,7 +106,7 @@ def _read(
         b_B = tl.load(tile_at(q_B, o_t, 0, t, n, B_l, B_n), mask=live & (n < states), other=0.0)
     if not CONSTANT_C:
         b_C = tl.load(tile_at(q_C, o_t, 0, t, n, C_l, C_n), mask=live & (n < states), other=0.0)
-    b_bias = load_channels(p_bias, o_d + tl.arange(0, CH), tl.reshape(inside, (CH,)))
+    b_bias = load_channels(p_bias, o_d + tl.arange(0, CH), inside)
     return b_grad_y, b_u, b_delta, b_B, b_C, b_bias
 
 
@@ -135,9 +133,7 @@ def backward_kernel(
     w = tl.arange(0, W)[None, None, None, :]
     t = tl.arange(0, T)[:, None]
     k = tl.arange(0, CH)[None, :]
-    i_group, i_in_group, first, count = channels(width, CH * BLOCKS)
-    if EVEN:
-        first = tl.program_id(0) * (CH * BLOCKS)  # the same, and known to be a multiple
+    i_group, i_in_group, first, count = channels(width, CH * BLOCKS, EVEN)
     per_state = tl.num_programs(1).to(tl.int64) * dim * states  # of all sequences
     grad_b = wide(dim) * length
     q_grad_y, grad_y_l = run_first(p_grad_y, i_batch, grad_y_b, grad_y_l, length, REVERSE)
@@ -172,7 +168,7 @@ def backward_kernel(
     carried = tl.zeros((R, CH, S, W), tl.float32)
     if CARRIED:
         o_first = (first + tl.arange(0, CH))[None, :, None, None] * states + o_state
-        is_first = (tl.arange(0, CH) < count)[None, :, None, None] & (o_state < states)
+        is_first = among(count, CH, EVEN)[None, :, None, None] & (o_state < states)
         carried += tl.load(p_from_later + o_chunk + o_first, mask=is_first, other=0.0)
     ahead = _read(
         q_grad_y, q_u, q_delta, q_B, q_C, p_bias, (i_end - 1) * T, first, count, 0, length, states,
@@ -192,9 +188,8 @@ def backward_kernel(
         i_block = i % BLOCKS
         o_t, o_d = i_tile * T, first + i_block * CH
         live = o_t + t < length
-        inside = tl.full((1, CH), EVEN, tl.int1) | (k < count - i_block * CH)
-        mask = live & inside
-        is_channel = tl.reshape(inside, (CH,))
+        is_channel = among(count - i_block * CH, CH, EVEN)
+        mask = live & is_channel[None, :]
         is_cell = is_channel[None, :, None, None] & (o_state < states)
         o_channel = o_d + tl.arange(0, CH)
         o_cell = o_channel[None, :, None, None] * states + o_state
@@ -247,14 +242,15 @@ def backward_kernel(
         a = tl.exp2(steps * finite(b_A)[:, None])
         b = drives * w_B
         if PADDED:
-            b = tl.where(placed((o_state < states).to(tl.int32)[:, None], R, G, CH, S, W) != 0, b, 0.0)
+            b = of_real_states(b, o_state, states, G, CH, W)
         resets = steps
+        a_or_reset = a
         if MAY_RESET:
             b_reset = tl.load(tile_at(q_reset, o_t, 0, t, 0, reset_l, 0), mask=live, other=0)
             resets = of_steps(b_reset.to(tl.int32), W, G, 1)
-            _, b = from_zero(a, b, resets)
+            a_or_reset, b = from_zero(a, b, resets)
         all_states, flows, of_drive, of_step, of_A, before = _states_and_flows(
-            h, later, a, b, w_C * grads, steps, w_B, resets, b_A, MAY_RESET, CH, G, W, R, S
+            h, later, a, a_or_reset, b, w_C * grads, steps, w_B, resets, b_A, MAY_RESET, CH, G, W, R, S
         )
         if p_z is not None:
             of_gate = tl.sum(all_states * w_C, 0)

@@ -7,6 +7,7 @@ from mvc.kernels.triton_tile import (
     LOG2E,
     RESETS,
     adjoint_starts,
+    among,
     channels,
     decay_over,
     finite,
@@ -14,6 +15,7 @@ from mvc.kernels.triton_tile import (
     from_zero,
     load_channels,
     load_constant,
+    of_real_states,
     of_states,
     of_steps,
     placed,
@@ -24,7 +26,10 @@ from mvc.kernels.triton_tile import (
     state_offsets,
     step_size,
     tile_at,
+    wide,
 )
+
+COMBINE = {"BLOCK": 128, "AHEAD": 8, "num_warps": 4}  # how `combine_kernel` is launched: states of a program, chunks
 
 
 @triton.jit
@@ -43,11 +48,9 @@ def summary_kernel(
     T: tl.constexpr = W * G
     MAY_RESET: tl.constexpr = p_reset is not None
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, _i_in_group, first, count = channels(width, CH)
-    if EVEN:
-        first = tl.program_id(0) * CH  # the same, and known to be a multiple of CH
+    i_group, _i_in_group, first, count = channels(width, CH, EVEN)
     o_channel = first + tl.arange(0, CH)
-    inside = tl.full((CH,), EVEN, tl.int1) | (tl.arange(0, CH) < count)
+    inside = among(count, CH, EVEN)
     o_state = state_offsets(R, S)
     is_cell = inside[None, :, None, None] & (o_state < states)
     o_cell = o_channel[None, :, None, None] * states + o_state
@@ -115,7 +118,7 @@ def summary_kernel(
         a = tl.exp2(steps * b_A[:, None])
         b = drives * w_W
         if PADDED:
-            b = tl.where(placed((o_state < states).to(tl.int32)[:, None], R, G, CH, S, W) != 0, b, 0.0)
+            b = of_real_states(b, o_state, states, G, CH, W)
         resets = steps
         if MAY_RESET:
             resets = of_steps(b_reset, W, G, 1)
@@ -147,7 +150,7 @@ def combine_kernel(
     """
     o = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = o < count
-    stride = tl.zeros((), tl.int64) + count
+    stride = wide(count)
     if p_initial is None:
         b_x = tl.zeros((BLOCK,), tl.float32)
     else:

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 from mvc.kernels.triton_tile import (
     LOG2E,
+    among,
     channels,
     finite,
     forward_starts,
@@ -11,6 +12,7 @@ from mvc.kernels.triton_tile import (
     load_channels,
     load_constant,
     of_lanes,
+    of_real_states,
     of_states,
     of_steps,
     pair,
@@ -68,11 +70,9 @@ def forward_kernel(
     T: tl.constexpr = W * G
     MAY_RESET: tl.constexpr = p_reset is not None
     i_batch, i_chunk = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    i_group, _i_in_group, first, count = channels(width, CH)
-    if EVEN:
-        first = tl.program_id(0) * CH  # the same, and known to be a multiple of CH
+    i_group, _i_in_group, first, count = channels(width, CH, EVEN)
     o_channel = first + tl.arange(0, CH)
-    inside = tl.full((CH,), EVEN, tl.int1) | (tl.arange(0, CH) < count)
+    inside = among(count, CH, EVEN)
     o_state = state_offsets(R, S)
     o_cell = o_channel[None, :, None, None] * states + o_state
     is_cell = inside[None, :, None, None]
@@ -161,7 +161,7 @@ def forward_kernel(
         a = tl.exp2(steps * b_A[:, None])
         b = placed(of_steps(b_drive, W, G, CH), R, G, CH, S, W) * w_B
         if PADDED:
-            b = tl.where(placed((o_state < states).to(tl.int32)[:, None], R, G, CH, S, W) != 0, b, 0.0)
+            b = of_real_states(b, o_state, states, G, CH, W)
         resets = steps
         if MAY_RESET:
             resets = of_steps(tl.load(q_reset, mask=live, other=0).to(tl.int32), W, G, 1)

@@ -38,6 +38,10 @@ class Meta(NamedTuple):
         return len(self.shape)
 
 
+def metas_of(tensors: Mapping[str, Tensor | None]) -> dict[str, Meta | None]:
+    return {name: None if tensor is None else Meta.of(tensor) for name, tensor in tensors.items()}
+
+
 class Launch(NamedTuple):
     """One kernel: the names of its tensors, None for one that is absent, then its integers, then its `tl.constexpr`
     arguments, in the kernel's order."""

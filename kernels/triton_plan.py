@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mvc.kernels import triton_tiles
 from mvc.kernels.triton_backward import backward_kernel
-from mvc.kernels.triton_chunks import combine_kernel, summary_kernel
+from mvc.kernels.triton_chunks import COMBINE, combine_kernel, summary_kernel
 from mvc.kernels.triton_forward import forward_kernel
 from mvc.kernels.triton_launch import Meta, Plan
 from mvc.kernels.triton_tiles import Tile
@@ -103,12 +104,9 @@ class _Scan:
         sums, per_step = (chunks, *cut.state_shape), (programs, cut.batch, cut.length, cut.groups, cut.states)
         plan.add("grad_A", sums)
         for name, constant in (("B", self.constant_B), ("C", self.constant_C)):
-            if constant:
-                plan.add(f"grad_{name}", sums)
-            elif programs == 1:  # nothing to sum
-                plan.add(f"grad_{name}", per_step, self.given[name].dtype)
-            else:
-                plan.add(f"grad_{name}", per_step)
+            finished = programs == 1 and not constant  # nothing to sum
+            dtype = self.given[name].dtype if finished else torch.float32
+            plan.add(f"grad_{name}", sums if constant else per_step, dtype)
         for name in ("grad_D", "grad_delta_bias"):
             plan.add(name, sums[:-1])
         plan.add("flow", sums)
@@ -150,14 +148,12 @@ class _Scan:
         count = self.cut.batch * self.cut.dim * self.cut.states
         self.plan.launch(
             combine_kernel,
-            (cdiv(count, 128),),
+            (cdiv(count, COMBINE["BLOCK"]),),
             [self.plan.pointer(name) for name in (own, decay, initial)],
             (count, chunks),
-            BLOCK=128,
-            AHEAD=8,
             REVERSE=adjoint,
             MAY_RESET=self.given["reset"] is not None,
-            num_warps=4,
+            **COMBINE,
         )
         return own
 

@@ -12,7 +12,7 @@ import torch
 import triton
 from mvc.kernels.recurrence_ops import register_rules, result_dtype
 from mvc.kernels.rules import refuse_tangents
-from mvc.kernels.triton_chunks import combine_kernel
+from mvc.kernels.triton_chunks import COMBINE, combine_kernel
 from mvc.kernels.triton_recurrence_kernel import recurrence_kernel
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
@@ -138,8 +138,8 @@ def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, re
     if chunks > 1:
         own, decay = (a.new_empty((chunks, lanes), dtype=torch.float32) for _ in range(2))
         launch(None, None, own, decay)
-        wrap_triton(combine_kernel)[(triton.cdiv(lanes, 128),)](
-            own, decay, start, lanes, chunks, BLOCK=128, AHEAD=8, REVERSE=False, MAY_RESET=False, num_warps=4
+        wrap_triton(combine_kernel)[(triton.cdiv(lanes, COMBINE["BLOCK"]),)](
+            own, decay, start, lanes, chunks, REVERSE=False, MAY_RESET=False, **COMBINE
         )
         start = own
     launch(start, h, None, None)

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from mvc.kernels.eager import signature
 from mvc.kernels.rules import DIFFERENTIABLE, TENSORS, refuse_tangents, register_kept_rules, register_rules
-from mvc.kernels.triton_launch import Meta, Repeated, run
+from mvc.kernels.triton_launch import Repeated, metas_of, run
 from mvc.kernels.triton_plan import plan_backward, plan_forward, plan_states, sum_axes
 from torch import Tensor
 from torch.library import triton_op
@@ -35,10 +35,6 @@ def _given(tensors: Sequence[Tensor | None], **others: Tensor) -> Given:
     return given
 
 
-def _metas(given: Given) -> dict[str, Meta | None]:
-    return {name: None if tensor is None else Meta.of(tensor) for name, tensor in given.items()}
-
-
 @triton_op("mvc::selective_scan_triton", mutates_args={})
 def selective_scan(
     u: Tensor,
@@ -57,7 +53,7 @@ def selective_scan(
     given = _given((u, delta, A, B, C, D, z, delta_bias, initial_state, reset))
     if u.numel() == 0:
         return _without_steps(given)
-    made = run(plan_forward(_metas(given), softplus=delta_softplus, reverse=reverse), given, like=u)
+    made = run(plan_forward(metas_of(given), softplus=delta_softplus, reverse=reverse), given, like=u)
     return made["y"], made["last_state"]
 
 
@@ -80,7 +76,7 @@ def selective_scan_training(
     given = _given((u, delta, A, B, C, D, z, delta_bias, initial_state, reset))
     if u.numel() == 0:
         return *_without_steps(given), u.new_empty(0, dtype=torch.float32)
-    made = run(plan_forward(_metas(given), softplus=delta_softplus, reverse=reverse, keep=True), given, like=u)
+    made = run(plan_forward(metas_of(given), softplus=delta_softplus, reverse=reverse, keep=True), given, like=u)
     return made["y"], made["last_state"], made["states"]
 
 
@@ -116,7 +112,7 @@ def selective_scan_cat(
     result = x.clone(memory_format=torch.contiguous_format)
     if u.numel() > 0:
         given["y"] = result
-        run(plan_forward(_metas(given), softplus=delta_softplus, reverse=reverse), given, like=u)
+        run(plan_forward(metas_of(given), softplus=delta_softplus, reverse=reverse), given, like=u)
     return result
 
 
@@ -165,7 +161,7 @@ def selective_scan_backward(
     given = _given(tensors)
     states = u.new_empty(0, dtype=torch.float32)
     if u.numel() > 0:
-        states = run(plan_states(_metas(given), softplus=delta_softplus, reverse=reverse), given, like=u)["states"]
+        states = run(plan_states(metas_of(given), softplus=delta_softplus, reverse=reverse), given, like=u)["states"]
     return _all_gradients(tensors, (delta_softplus, reverse), grad_y, grad_last_state, states)
 
 
@@ -176,7 +172,7 @@ def _all_gradients(
     if given["u"].numel() == 0:
         gradients = _gradients_without_steps(given)
     else:
-        plan = plan_backward(_metas(given), softplus=flags[0], reverse=flags[1])
+        plan = plan_backward(metas_of(given), softplus=flags[0], reverse=flags[1])
         gradients = _gradients(run(plan, given, like=grad_y))
     return tuple(grad_y.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
@@ -219,7 +215,7 @@ class PreparedScan:
         given = _given(tensors)
         self._empty, self._device = given["u"].numel() == 0, given["u"].device
         self._plans: dict[Hashable, Repeated] = {}
-        self._metas = _metas(given)
+        self._metas = metas_of(given)
         self._as_they_are = all(given[name] is tensor for name, tensor in zip(TENSORS, tensors, strict=True))
 
     def forward(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
@@ -252,7 +248,7 @@ class PreparedScan:
         key = signature(given.values())
         if key not in self._plans:
             softplus, reverse = self.flags
-            plan = plan_backward(_metas(given), softplus=softplus, reverse=reverse)
+            plan = plan_backward(metas_of(given), softplus=softplus, reverse=reverse)
             self._plans[key] = Repeated(plan, self._device)
         return _gradients(self._plans[key].by_name(given, like=given["u"]))
 

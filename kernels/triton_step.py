@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import triton
 import triton.language as tl
-from mvc.kernels.triton_launch import Meta, Plan, Repeated, run
+from mvc.kernels.triton_launch import Meta, Plan, Repeated, metas_of, run
 from mvc.kernels.triton_tile import LOG2E, sigmoid, step_size
 from torch import Tensor
 
@@ -156,20 +156,16 @@ def _strides(meta: Meta | None, axes: str, dim: int) -> tuple[int, ...]:
     return *meta.strides[:at], dim * meta.strides[at], *meta.strides[at:]
 
 
-def _metas(given: Mapping[str, Tensor | None]) -> dict[str, Meta | None]:
-    return {name: None if tensor is None else Meta.of(tensor) for name, tensor in given.items()}
-
-
 def launch(given: Mapping[str, Tensor | None], *, softplus: bool) -> Tensor:
     """y, after the state has advanced; tracing sees the kernel. The tensors have been checked, and are not empty."""
-    return run(plan_step(_metas(given), softplus=softplus), given, like=given["x"])["y"]
+    return run(plan_step(metas_of(given), softplus=softplus), given, like=given["x"])["y"]
 
 
 class PreparedStep:
     """The same for eager calls on tensors of one signature, as `mvc.kernels.eager` has it."""
 
     def __init__(self, tensors: Sequence[Tensor | None], softplus: bool) -> None:
-        metas = _metas(dict(zip(AXES, tensors, strict=True)))
+        metas = metas_of(dict(zip(AXES, tensors, strict=True)))
         self._launch = Repeated(plan_step(metas, softplus=softplus), tensors[0].device)
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:

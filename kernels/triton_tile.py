@@ -64,13 +64,23 @@ def wide(x):
 
 
 @triton.jit
-def channels(width, SPAN: tl.constexpr):
+def channels(width, SPAN: tl.constexpr, EVEN: tl.constexpr):
     """This program's group, which of the group's programs it is, its first channel, and how many of the SPAN channels
-    from there are in the group: no program reaches into the next one."""
+    from there are in the group: no program reaches into the next one. EVEN: SPAN divides the width of a group."""
     programs = tl.cdiv(width, SPAN)
     i_group = tl.program_id(0) // programs
     i_in_group = tl.program_id(0) % programs
-    return i_group, i_in_group, i_group * width + i_in_group * SPAN, width - i_in_group * SPAN
+    if EVEN:
+        first = tl.program_id(0) * SPAN  # the same, and known to be a multiple of SPAN
+    else:
+        first = i_group * width + i_in_group * SPAN
+    return i_group, i_in_group, first, width - i_in_group * SPAN
+
+
+@triton.jit
+def among(count, CH: tl.constexpr, EVEN: tl.constexpr):
+    """Which of CH channels are among so many."""
+    return tl.full((CH,), EVEN, tl.int1) | (tl.arange(0, CH) < count)
 
 
 @triton.jit
@@ -126,6 +136,15 @@ def placed(x, R: tl.constexpr, G: tl.constexpr, CH: tl.constexpr, S: tl.constexp
     does not go on in the layout of x; the machine code has no trace of it."""
     g = tl.arange(0, G)[None, :, None, None, None]
     return tl.where(g < G, x, tl.zeros((R, G, CH, S, W), x.dtype))
+
+
+@triton.jit
+def of_real_states(x, o_state, states, G: tl.constexpr, CH: tl.constexpr, W: tl.constexpr):
+    """x of a tile; zero for the states that pad N, where zero times an infinite Δu would be NaN."""
+    R: tl.constexpr = o_state.shape[0]
+    S: tl.constexpr = o_state.shape[2]
+    real = placed((o_state < states).to(tl.int32)[:, None], R, G, CH, S, W)
+    return tl.where(real != 0, x, 0.0)
 
 
 @triton.jit
@@ -203,17 +222,21 @@ def pair_or_reset(p1, v1, p2, v2):
 
 
 @triton.jit
+def row_product(p1, p2):
+    """Of the decays of rows: zero only where one of them is, since an infinite state that decays stays infinite."""
+    return tl.maximum(p1 * p2, tl.minimum(tl.minimum(p1, p2), SMALLEST_NORMAL))
+
+
+@triton.jit
 def rows(p1, v1, p2, v2):
-    """The same for rows, whose decays multiply to zero only where one of them is: an infinite state stays infinite."""
-    p = tl.maximum(p1 * p2, tl.minimum(tl.minimum(p1, p2), SMALLEST_NORMAL))
-    return p, v1 * p2 + v2
+    """`pair` for rows."""
+    return row_product(p1, p2), v1 * p2 + v2
 
 
 @triton.jit
 def rows_or_reset(p1, v1, p2, v2):
     """The same where either may reset."""
-    p = tl.maximum(p1 * p2, tl.minimum(tl.minimum(p1, p2), SMALLEST_NORMAL))
-    return tl.where((p1 < 0.0) | (p2 < 0.0), RESETS, p), tl.where(p2 < 0.0, v2, v1 * p2 + v2)
+    return tl.where((p1 < 0.0) | (p2 < 0.0), RESETS, row_product(p1, p2)), tl.where(p2 < 0.0, v2, v1 * p2 + v2)
 
 
 @triton.jit

@@ -10,10 +10,8 @@ import importlib.util
 import json
 import math
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ import torch
 from mvc.kernels import recurrence_ops
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.rules import op
+from opcodes import count, opcodes
 from scan_cases import assert_within_budget, require_cpp, require_interpreter
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
@@ -600,7 +599,7 @@ class Compiled(NamedTuple):
     warps: int
 
     def count(self, prefix: str) -> int:
-        return sum(count for opcode, count in self.opcodes.items() if opcode.startswith(prefix))
+        return count(self.opcodes, prefix)
 
 
 def compiled(
@@ -628,13 +627,8 @@ def compiled(
 
 def of_launch(kernel: Any, arguments: dict[str, Any], programs: int, warps: int) -> Compiled:
     binary = compiled_launch(kernel, arguments, H200.compute_capability, warps=warps)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.image)
-        file.flush()
-        sass = machine_code.tool("nvdisasm", "-c", file.name)
-    opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass))
     code = machine_code.read_cubin(binary.image, shared=binary.shared)
-    return Compiled(code, opcodes, arguments, programs, warps)
+    return Compiled(code, opcodes(binary.image), arguments, programs, warps)
 
 
 LONG = {"across": ((64, 4096, 1024), 1), "along": ((64, 1024, 4096), 2), "few along": ((1, 512, 65536), 2)}

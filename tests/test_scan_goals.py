@@ -12,7 +12,8 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from bench import scan_goals
-from bench.scan_rows import ORDERS, Problem, arguments, backward, forward
+from bench.on_gpu.scan_job import Shape
+from bench.scan_rows import ORDERS, arguments, backward, forward
 from mvc.offline.machine_code import Code, Stretch
 
 RESULTS = Path(scan_goals.__file__).parent / "results" / "scan_rows.json"
@@ -20,10 +21,10 @@ COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
 # Beside the goals: few states, the fewest channels that the limits are promised for, and an odd number of them. (Where
 # the last of 32 channels are few, a sixth sum for 161 channels, partial sums take up to a tenth more than the limit.)
 OTHERS = (
-    Problem(8, 192, 3136, 1, "float16"),
-    Problem(8, 192, 3136, 4, "float16"),
-    Problem(4, 160, 1000, 16, "bfloat16"),
-    Problem(4, 191, 1000, 16, "bfloat16"),
+    Shape(8, 192, 3136, 1, "float16"),
+    Shape(8, 192, 3136, 4, "float16"),
+    Shape(4, 160, 1000, 16, "bfloat16"),
+    Shape(4, 191, 1000, 16, "bfloat16"),
 )
 
 
@@ -64,10 +65,10 @@ def test_the_page_is_of_what_is_committed():
     assert scan_goals.page(COMMITTED) == RESULTS.with_suffix(".md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("each", COMMITTED["shapes"], ids=lambda each: f"{Problem(*each['problem'])} {each['order']}")
+@pytest.mark.parametrize("each", COMMITTED["shapes"], ids=lambda each: f"{Shape(*each['problem'])} {each['order']}")
 def test_what_is_committed_is_of_the_plans(each):
     """By the kernels of its launches and its memory; and each was compiled in time."""
-    problem = Problem(*each["problem"])
+    problem = Shape(*each["problem"])
     assert each["memory"] == scan_goals.memory(problem)
     for direction, plan, most in (("forward", forward, 4), ("backward", backward, 8)):
         kernels = [launch.kernel.__name__ for launch in plan(problem, each["order"]).launches]

@@ -5,17 +5,13 @@ The launches are those of plans; each is compiled ahead of time, without a GPU.
 
 from __future__ import annotations
 
-import collections
 import importlib.util
 import json
-import re
-import tempfile
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 from mvc.kernels.rules import op
+from opcodes import compiled
 from scan_cases import Case, make_inputs, op_arguments
 from torch import Tensor
 
@@ -23,10 +19,8 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from mvc.kernels import triton_scan  # noqa: F401  registers the op
-from mvc.kernels.triton_launch import Launch
 
 from bench import scan_rows
-from mvc.offline import machine_code, torch_private
 
 SLACK = 1.05  # of a budget: versions of one compiler differ by so much
 IN_USE = (8, 16)  # states of the models that this project and others train
@@ -38,28 +32,6 @@ SPILT = {  # bytes of a thread, where all registers are taken that ptxas gives: 
 }
 QUICK = "forward, N 8, many, channels"
 WRITE = "write them by `python bench/scan_rows.py --budgets bench/scan_budgets.json`"
-
-
-class Binary(NamedTuple):
-    """What nvdisasm alone tells of a kernel, beside what `machine_code` reads."""
-
-    registers: int
-    local: int
-    opcodes: collections.Counter[str]
-
-    def count(self, prefix: str) -> int:
-        return sum(count for opcode, count in self.opcodes.items() if opcode.startswith(prefix))
-
-
-def compiled(launch: Launch, arguments: Mapping[str, Any], architecture: int) -> Binary:
-    binary = torch_private.compiled_launch(launch.kernel, arguments, architecture, warps=launch.num_warps)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.image)
-        file.flush()
-        text = machine_code.tool("nvdisasm", "-c", file.name)
-    code = machine_code.read_cubin(binary.image, shared=binary.shared)
-    opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", text)
-    return Binary(code.registers, code.local, collections.Counter(opcodes))
 
 
 ROWS = [

@@ -79,7 +79,7 @@ COMPILED = (
 @pytest.mark.parametrize("step", COMPILED, ids=str)
 def test_machine_code(step):
     """States move 16 bytes at a time, exponentials are computed once, and enough is in flight to hide a microsecond."""
-    from test_triton_sass import compiled
+    from opcodes import compiled
 
     plan, tensors = planned(step)
     (launch,) = plan.launches

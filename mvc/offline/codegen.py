@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     for phase, code in zip(PHASES, generated.codes, strict=False):
         (folder / f"{phase}.py").write_text(code.wrapper, encoding="utf-8")
         launches += [dataclasses.asdict(launch) for launch in launches_of(code, phase)]
-        interfaces[phase] = {"inputs": code.inputs, "outputs": code.outputs}
+        interfaces[phase] = {"inputs": code.inputs}
     facts = {"launches": launches, "interfaces": interfaces, "inputs": generated.inputs}
     Path(arguments[2]).write_text(json.dumps(facts), encoding="utf-8")
 

@@ -93,7 +93,7 @@ class Manifest:
         device: the GPU of the machine that generated it, or "stand-in".
         model: the fields of `mvc.offline.codegen.Request`, as JSON holds them.
         versions: of torch, triton and mvc.
-        interfaces: for each phase, what the wrapper takes and gives: "inputs" and "outputs", names in the graphs.
+        interfaces: for each phase, what the wrapper takes: "inputs", names in the graphs.
         inputs: of the forward, in order: the names of the model's tensors and arguments, and "constant 0" and so on.
     """
 
@@ -103,7 +103,7 @@ class Manifest:
     versions: dict[str, str]
     launches: tuple[Launch, ...]
     kernels: dict[str, Kernel]
-    interfaces: dict[str, dict[str, list[str | None]]]
+    interfaces: dict[str, dict[str, list[str]]]
     inputs: list[str]
 
     def __post_init__(self) -> None:

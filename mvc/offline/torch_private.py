@@ -50,15 +50,11 @@ class Step(NamedTuple):
 
 
 class Code(NamedTuple):
-    """One graph's wrapper, the steps that it runs, in order, and the names of what it takes and gives.
-
-    A backward takes what its forward takes and gives under the same names; an output that is none of them is None.
-    """
+    """One graph's wrapper, the steps that it runs, in order, and the names of what it takes."""
 
     wrapper: str
     steps: list[Step]
     inputs: list[str]
-    outputs: list[str | None]
 
 
 # Nothing that runs a kernel while compiling: not folding, not padding, which measures; nothing from a cache.
@@ -102,8 +98,7 @@ def captured_code() -> Iterator[list[Code]]:
     def compile_to_module(graph: GraphLowering) -> type[Module]:
         with _kernels() as kernels:
             wrapper, _ = graph.codegen()
-        outputs = [getattr(each, "name", None) for each in graph.module.graph.output_node().args[0]]
-        codes.append(Code(wrapper.value, list(_steps(graph, kernels)), list(graph.graph_input_names), outputs))
+        codes.append(Code(wrapper.value, list(_steps(graph, kernels)), list(graph.graph_input_names)))
         return Module
 
     patched = mock.patch.object(GraphLowering, "compile_to_module", compile_to_module)
