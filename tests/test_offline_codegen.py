@@ -104,7 +104,7 @@ def test_launches_are_the_steps_of_the_schedule_in_order():
         Step("extern", NAMES[1], [], {"buf0": 4, "arg0": 12}, {"buf1": 8}, 100),
         Step("extern", NAMES[2], [], {"buf1": 2}, {"buf2": 1}),
     ]
-    launches = codegen.launches_of(Code(WRAPPER, steps, [], []), "forward")
+    launches = codegen.launches_of(Code(WRAPPER, steps, []), "forward")
     assert [(each.kind, each.name, each.bytes_read, each.flops) for each in launches] == [
         ("triton", "triton_poi_fused_add_0", 8, 0),
         ("extern", "extern_kernels.mm", 16, 100),
@@ -116,7 +116,7 @@ def test_launches_are_the_steps_of_the_schedule_in_order():
 def test_a_schedule_that_does_not_fit_the_wrapper_is_an_error(names):
     steps = [Step("triton" if name.startswith("triton") else "extern", name, [], {}, {}) for name in names]
     with pytest.raises(RuntimeError, match=r"the forward wrapper .* schedule"):
-        codegen.launches_of(Code(WRAPPER, steps, [], []), "forward")
+        codegen.launches_of(Code(WRAPPER, steps, []), "forward")
 
 
 def test_the_source_is_the_models_own_line_and_its_caller():
@@ -132,7 +132,7 @@ def test_the_source_is_the_models_own_line_and_its_caller():
     inner, torchs = graph.placeholder("x"), graph.placeholder("y")
     inner.meta["stack_trace"], torchs.meta["stack_trace"] = trace, trace.partition("File")[0]
     (launch, *_) = codegen.launches_of(
-        Code(WRAPPER, [Step("extern", name, [inner, torchs], {}, {}) for name in NAMES], [], []), "forward"
+        Code(WRAPPER, [Step("extern", name, [inner, torchs], {}, {}) for name in NAMES], []), "forward"
     )
     first, second = launch.source[0].split(" > ")
     assert first.startswith('codegen.py:1: """Generates a model')
