@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mvc import families, files
+from mvc import files
+from mvc.measure import families
 from mvc.offline.codegen import Request
 from mvc.offline.estimate import CALIBRATION, Efficiency, family, seconds
 from mvc.offline.generate import generate

@@ -29,9 +29,9 @@ from bench import checkout, published_scan
 from bench.on_gpu import gate, models, report, scan, tests
 from bench.on_gpu.children import Children
 from bench.on_gpu.session import Session, limits
-from mvc import nvml
+from mvc.compile.report import environment, environment_line
 from mvc.errors import UserError
-from mvc.report import environment, environment_line
+from mvc.measure import nvml
 
 RESERVE = 10.0  # seconds of the time asked for, in which processes end and the report is written
 OPTIONAL = {

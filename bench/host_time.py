@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mvc.kernels.rules import op
-from mvc.kernels.scan import selective_scan
 
-from mvc import report
-from mvc.compile import positive
+from mvc.compile import report
+from mvc.compile.__main__ import positive
+from mvc.kernels.scan import selective_scan
+from mvc.kernels.scan.rules import op
 from mvc.offline import device as standin
 from mvc.offline.targets import TARGETS
 from mvc.table import tabulate

@@ -17,10 +17,12 @@ import torch
 from models import HOWS, PEERS
 from torch import Tensor, nn
 
-from mvc import ceilings, create_model, profiler, report
-from mvc.compile import DTYPES, positive
-from mvc.compiler import check_against_eager, compile_model
+from mvc import create_model
+from mvc.compile import report
+from mvc.compile.__main__ import DTYPES, positive
+from mvc.compile.compiler import check_against_eager, compile_model
 from mvc.errors import UserError
+from mvc.measure import ceilings, profiler
 from mvc.table import tabulate
 
 MEASURED_PEERS = ("Swin-T", "ConvNeXt-T")

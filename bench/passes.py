@@ -27,13 +27,16 @@ from unittest import mock
 
 import short_loops
 import torch
-from mvc.passes import pipeline
 from peers import mamba_ssm_reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvc import create_model, functional, profiler, report, selective_scan
-from mvc.compile import DTYPES, positive
+from mvc import create_model, selective_scan
+from mvc.compile import report
+from mvc.compile.__main__ import DTYPES, positive
+from mvc.measure import profiler
+from mvc.model import functional
+from mvc.passes import pipeline
 from mvc.table import tabulate
 
 # What is compared: arguments of torch.compile.

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from bench.published_scan import Scan, find
 from mvc import MambaVision
-from mvc.config import MambaVisionConfig, get_config
-from mvc.functional import EPS, Params, batch_norm, layer_norm, layer_scale, linear, stem
+from mvc.model.config import MambaVisionConfig, get_config
+from mvc.model.functional import EPS, Params, batch_norm, layer_norm, layer_scale, linear, stem
 
 
 def create_model(

@@ -20,7 +20,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from mvc import files, regress, report
+from mvc import files, regress
+from mvc.compile import report
 from mvc.progress import Progress
 from mvc.regress import cases, store
 from mvc.regress.compare import fresh_sides

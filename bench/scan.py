@@ -1,6 +1,6 @@
 """Measure the selective scan against other scans, the vector exponential, its own length and its threads.
 
-What is compared runs interleaved on the same data. Refused while tests/test_cpu_scan.py fails.
+What is compared runs interleaved on the same data. Refused while tests/kernels/test_cpu_scan.py fails.
 
   python bench/scan.py
   python bench/scan.py --rounds 15 --json scan.json
@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 import torch
 from checkout import ROOT, commit
-from mvc.kernels import cpu_scan
-from mvc.kernels.scan import selective_scan
 from peers import installed
 from torch import Tensor
 
-from mvc import machine, profiler, report
-from mvc.compile import positive
+from mvc.compile import report
+from mvc.compile.__main__ import positive
+from mvc.kernels import cpu_scan
+from mvc.kernels.scan import selective_scan
+from mvc.measure import machine, profiler
 from mvc.table import tabulate
 
 TENSORS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -49,9 +50,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="interleaved rounds")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     args = parser.parse_args()
-    tests = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/test_cpu_scan.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/kernels/test_cpu_scan.py"]
     if subprocess.run(tests, cwd=ROOT).returncode:
-        print("error: tests/test_cpu_scan.py fails, so nothing is measured", file=sys.stderr)
+        print("error: tests/kernels/test_cpu_scan.py fails, so nothing is measured", file=sys.stderr)
         return 1
     environment = report.environment(torch.device("cpu")) | {"commit": commit()}
     print(report.environment_line(environment), environment["date"], environment["commit"], "\n")

@@ -23,12 +23,11 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mvc.kernels.triton_launch import Launch, Meta, Plan
-
 from bench.checkout import commit
 from bench.on_gpu.scan_job import Shape
 from bench.scan_rows import DIRECTIONS, ORDERS, arguments, backward, compiled, shape_and_dtype
 from mvc import files
+from mvc.kernels.scan.triton_launch import Launch, Meta, Plan
 from mvc.offline.machine_code import Code
 from mvc.offline.scan_cost import Geometry, predict
 from mvc.offline.targets import Target, find

@@ -1,9 +1,9 @@
-"""What the rows of the scan's table of tiles (kernels/triton_tiles.py) come to in machine code, without a GPU.
+"""What the rows of the scan's table of tiles (kernels/scan/triton_tiles.py) come to in machine code, without a GPU.
 
     python bench/scan_rows.py --budgets bench/scan_budgets.json
 
 A row is what problems of many or few sequences launch, by N and by the order in memory. Its budgets are what its
-code has, for the triton that runs this and each architecture; tests/test_triton_sass.py holds the code to them.
+code has, for the triton that runs this and each architecture; tests/kernels/test_triton_sass.py holds the code to them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mvc.kernels import triton_plan
-from mvc.kernels.rules import TENSORS
-from mvc.kernels.triton_launch import Launch, Meta, Plan
-
 from bench.on_gpu.scan_job import Shape
 from mvc import files
+from mvc.kernels.scan import triton_plan
+from mvc.kernels.scan.rules import TENSORS
+from mvc.kernels.scan.triton_launch import Launch, Meta, Plan
 from mvc.offline import machine_code, torch_private
 from mvc.offline.machine_code import Code
 from mvc.offline.targets import TARGETS, find

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from mvc.passes import pipeline
-from mvc.passes.pipeline import PassRecord
-from mvc.passes.raise_loop import RaiseLoop
-from mvc.passes.raise_scan import RaiseScan
 from torch import Tensor
 
-from mvc import profiler, report
+from mvc.compile import report
+from mvc.measure import profiler
+from mvc.passes import pipeline
+from mvc.passes.pipeline import PassRecord
+from mvc.passes.raising.raise_loop import RaiseLoop
+from mvc.passes.raising.raise_scan import RaiseScan
 from mvc.table import tabulate
 
 STEPS = (2, 3, 4, 6, 8, 16, 64)

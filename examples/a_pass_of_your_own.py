@@ -3,12 +3,13 @@
 import dataclasses
 
 import torch
-from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import insert
-from mvc.passes.surroundings import Surroundings
-from mvc.passes.torch_ops import call
 from torch import fx
 from torch.nn import functional as F
+
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.graph.fx_utils import insert
+from mvc.passes.graph.surroundings import Surroundings
+from mvc.passes.graph.torch_ops import call
 
 
 @dataclasses.dataclass(frozen=True)

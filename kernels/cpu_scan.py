@@ -20,8 +20,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from mvc.kernels import cache, recurrence_ops
-from mvc.kernels.rules import register_fakes, register_rules
+
+from mvc.kernels import cache
+from mvc.kernels.recurrence import ops as recurrence_ops
+from mvc.kernels.scan.rules import register_fakes, register_rules
 
 OP = "selective_scan_cpu"
 SOURCES = Path(__file__).parent / "csrc"

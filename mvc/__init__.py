@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mvc.backend import refresh as refresh
-    from mvc.compiler import compile_model as compile_model
-    from mvc.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
-    from mvc.explanation import explain as explain
-    from mvc.functional import Features as Features
+    from mvc.compile.backend import refresh as refresh
+    from mvc.compile.compiler import compile_model as compile_model
+    from mvc.compile.explanation import explain as explain
     from mvc.kernels.recurrence import linear_recurrence as linear_recurrence
     from mvc.kernels.scan import (
         reset_from_cu_seqlens as reset_from_cu_seqlens,
         selective_scan as selective_scan,
     )
-    from mvc.model import MambaVision as MambaVision, create_model as create_model
-    from mvc.weights import load_weights as load_weights
+    from mvc.model.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
+    from mvc.model.functional import Features as Features
+    from mvc.model.module import MambaVision as MambaVision, create_model as create_model
+    from mvc.model.weights import load_weights as load_weights
 
 if __name__ != "mvc":
     raise ImportError(f"import this package as mvc, not as {__name__}: a second copy would register every op twice")
@@ -27,19 +27,19 @@ if __name__ != "mvc":
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "create_model": "mvc.model",
-    "MambaVision": "mvc.model",
-    "compile_model": "mvc.compiler",
-    "explain": "mvc.explanation",
-    "refresh": "mvc.backend",
+    "create_model": "mvc.model.module",
+    "MambaVision": "mvc.model.module",
+    "compile_model": "mvc.compile.compiler",
+    "explain": "mvc.compile.explanation",
+    "refresh": "mvc.compile.backend",
     "selective_scan": "mvc.kernels.scan",
     "reset_from_cu_seqlens": "mvc.kernels.scan",
     "linear_recurrence": "mvc.kernels.recurrence",
-    "get_config": "mvc.config",
-    "MambaVisionConfig": "mvc.config",
-    "VARIANTS": "mvc.config",
-    "load_weights": "mvc.weights",
-    "Features": "mvc.functional",
+    "get_config": "mvc.model.config",
+    "MambaVisionConfig": "mvc.model.config",
+    "VARIANTS": "mvc.model.config",
+    "load_weights": "mvc.model.weights",
+    "Features": "mvc.model.functional",
 }
 
 # A wheel holds kernels/ and passes/ in this folder; in a checkout they lie beside it and are found through __path__.

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from mvc.passes.fx_utils import source_line
 from torch import fx
+
+from mvc.passes.graph.fx_utils import source_line
 
 
 class NearMiss(NamedTuple):
@@ -66,8 +67,10 @@ class Pass(abc.ABC):
 
 @functools.cache
 def _shared_sources() -> bytes:
-    """Digest of every file in `mvc.passes`: passes share what they know of graphs."""
+    """Digest of every source in `mvc.passes`, since passes share code, and in `mvc.kernels`, whose ops they write."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    passes = Path(__file__).parent
+    for folder in (passes, passes.with_name("kernels")):
+        for source in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h")):
+            digest.update(source.read_bytes())
     return digest.digest()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mvc.passes.pipeline import PassRecord
 from torch import fx
+
+from mvc.passes.pipeline import PassRecord
 
 
 class GraphDump:

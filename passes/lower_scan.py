@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-from mvc.kernels import chunked, ops, recurrence, recurrence_ops, scan
-from mvc.kernels.rules import op
-from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import value
 from torch import fx
+
+from mvc.kernels.recurrence import api as recurrence, ops as recurrence_ops
+from mvc.kernels.scan import api as scan, chunked, ops
+from mvc.kernels.scan.rules import op
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.graph.fx_utils import value
 
 Implementation = Literal["triton", "cpp", "chunked", "reference"]
 

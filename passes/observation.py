@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from mvc.passes.fx_utils import value
-from mvc.passes.torch_private import example_size
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
+
+from mvc.passes.graph.fx_utils import value
+from mvc.passes.torch_private import example_size
 
 
 @dataclasses.dataclass(frozen=True)

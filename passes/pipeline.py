@@ -8,22 +8,23 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fuse_batch_norm import FuseBatchNorm
-from mvc.passes.fuse_cat import FuseCat
-from mvc.passes.fuse_depthwise import FuseDepthwise
-from mvc.passes.fuse_movement import FuseMovement
-from mvc.passes.lower_scan import Implementation, LowerScan
-from mvc.passes.prepack_convolution import PrepackConvolution
-from mvc.passes.prepack_linear import PrepackLinear
-from mvc.passes.raise_higher_order import RaiseHigherOrder
-from mvc.passes.raise_loop import RaiseLoop
-from mvc.passes.raise_pscan import RaisePscan
-from mvc.passes.raise_scan import RaiseScan
-from mvc.passes.raise_tree import RaiseTree
-from mvc.passes.torch_ops import call
-from mvc.passes.torch_private import copy_graph
 from torch import fx
+
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.frozen.prepack_convolution import PrepackConvolution
+from mvc.passes.frozen.prepack_linear import PrepackLinear
+from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
+from mvc.passes.fusing.fuse_cat import FuseCat
+from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
+from mvc.passes.fusing.fuse_movement import FuseMovement
+from mvc.passes.graph.torch_ops import call
+from mvc.passes.lower_scan import Implementation, LowerScan
+from mvc.passes.raising.raise_higher_order import RaiseHigherOrder
+from mvc.passes.raising.raise_loop import RaiseLoop
+from mvc.passes.raising.raise_pscan import RaisePscan
+from mvc.passes.raising.raise_scan import RaiseScan
+from mvc.passes.raising.raise_tree import RaiseTree
+from mvc.passes.torch_private import copy_graph
 
 # In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, they are given to
 # an implementation, and what only that one can do is fused.

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mvc.passes.fx_utils import value
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from mvc.passes.graph.fx_utils import value
 from mvc.passes.observation import AsDescribed, Observation, observe
 from mvc.passes.pipeline import PassRecord
 from mvc.passes.torch_private import example_size
-from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
 
 # Roundings of the graph's least precise dtype that a rewrite may add, in relative L2 norm. A scan in another order
 # adds about ten in float32 over thousands of steps, a loop that rounds its state to bfloat16 in every step about eight.

@@ -23,7 +23,7 @@ def pytest_configure() -> None:
     if not importlib.metadata.entry_points(group="torch_dynamo_backends", name="mvc"):
         import torch
 
-        from mvc.backend import mvc
+        from mvc.compile.backend import mvc
 
         torch._dynamo.register_backend(mvc, name="mvc")
 

@@ -5,6 +5,7 @@ The arithmetic must stay as it is: another order of the random draws makes other
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import json
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from places import DATA
 from torch import Tensor
 
-from mvc.model import MambaVision, create_model
+from mvc.model.module import MambaVision, create_model
 
-FOLDER = Path(__file__).parent / "data" / "golden"
+FOLDER = DATA / "golden"
 VARIANTS = ("T", "T2", "S", "B")
 SAMPLES = 256
 
@@ -30,6 +32,13 @@ def spec(variant: str) -> dict[str, list[int]]:
 
 def weights(variant: str) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.asarray(_tensor(name, shape))) for name, shape in spec(variant).items()}
+
+
+def save_published(state: dict[str, Tensor], path: Path) -> Path:
+    """Write a torch file in the form of the published ones: a training state with an argparse.Namespace."""
+    training = {"epoch": 310, "arch": "mamba_vision_T", "args": argparse.Namespace(lr=5e-4, opt="lamb"), "metric": 82.3}
+    torch.save({**training, "optimizer": {"state": {}, "param_groups": [{"lr": 5e-4}]}, "state_dict": state}, path)
+    return path
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from mvc.kernels.checks import MAX_STATES
 from torch import Tensor, nn
 
 import mvc
-from mvc import functional, image, profiler, refresh
-from mvc.backend import Options
+from mvc import refresh
 from mvc.compat import mamba_ssm
-from mvc.config import VARIANTS
+from mvc.compile.backend import Options
+from mvc.kernels.scan.checks import MAX_STATES
+from mvc.measure import profiler
+from mvc.model import functional, image
+from mvc.model.config import VARIANTS
 
 CPU = torch.device("cpu")
 INDEX = torch.int64

@@ -23,14 +23,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from mvc.passes import pipeline
-from mvc.passes.observation import AsDescribed, Observation, observe
-from mvc.passes.raise_loop import RaiseLoop
-from mvc.passes.raise_scan import RaiseScan
-from mvc.passes.verify import ROUNDINGS, VerificationError, Verifier
 from random_programs import Program, generate
 
-from mvc.backend import Options, compile_graph
+from mvc.compile.backend import Options, compile_graph
+from mvc.passes import pipeline
+from mvc.passes.observation import AsDescribed, Observation, observe
+from mvc.passes.raising.raise_loop import RaiseLoop
+from mvc.passes.raising.raise_scan import RaiseScan
+from mvc.passes.verify import ROUNDINGS, VerificationError, Verifier
 
 # What can differ, the gravest first.
 KINDS = ("raises", "error", "afterwards", "requires grad", "memory", "bytes", "strides", "offset", "")

@@ -9,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from places import ROOT
+from torch import Tensor
+
 from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
-from torch import Tensor
 
 REQUIRED = ("u", "delta", "A", "B", "C")
 OPTIONAL = ("D", "z", "delta_bias", "initial_state", "reset")
@@ -62,7 +63,7 @@ class Tiles(NamedTuple):
 @contextlib.contextmanager
 def cut_into(tiles: Tiles | None) -> Iterator[None]:
     """Triton's scans run on these tiles, small enough for an interpreter; None: on those of the table."""
-    from mvc.kernels import triton_tiles
+    from mvc.kernels.scan import triton_tiles
 
     chosen = triton_tiles.cut
 
@@ -86,8 +87,7 @@ def interpreted(path: str) -> dict[str, str | None]:
     Whether kernels are interpreted is decided when triton is imported.
     """
     require_interpreter()
-    root = Path(__file__).parents[1]
-    paths = os.pathsep.join((str(root), str(root / "tests")))
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from mvc.kernels import recurrence  # noqa: F401  registers mvc::linear_recurrence
-from mvc.passes.fx_utils import op_counts
-from mvc.passes.pipeline import remove_dead_code
-from mvc.passes.raise_scan import RaiseScan
 from scan_cases import Case, assert_scan_within_budget, make_inputs, run
 from torch import Tensor
 from torch.nn import functional as F
+
+from mvc.kernels.recurrence import api as recurrence  # noqa: F401  registers mvc::linear_recurrence
+from mvc.passes.graph.fx_utils import op_counts
+from mvc.passes.pipeline import remove_dead_code
+from mvc.passes.raising.raise_scan import RaiseScan
 
 LENGTH = 5
 VIEWS = {"permute", "unsqueeze", "squeeze", "expand", "flatten", "unflatten", "getitem", "transpose", "mT"}

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mvc.kernels.state_update import NAMES
+from places import ROOT
 from scan_cases import assert_within_budget, reference
 from torch import Tensor
+
+from mvc.kernels.state_update.api import NAMES
 
 OP = torch.ops.mvc.selective_state_update.default
 OPTIONAL = ("D", "z", "dt_bias", "softplus")
@@ -151,8 +152,7 @@ def through_the_op(tensors: Tensors, softplus: bool) -> Tensor:
 
 
 def run_python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))} | variables
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))} | variables
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done

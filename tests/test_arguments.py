@@ -14,15 +14,16 @@ from malformed_calls import ROWS, Row, images, scan_inputs, tiny
 from torch import Tensor, nn
 
 import mvc
-from mvc import image
-from mvc.backend import Options
-from mvc.compile import main
-from mvc.config import VARIANTS
+import mvc.kernels.ops
+from mvc.compile.__main__ import main
+from mvc.compile.backend import Options
 from mvc.errors import UserError
+from mvc.model import image
+from mvc.model.config import VARIANTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning", "ignore::DeprecationWarning")
 
-ROOTS = [Path(file).parent for file in (mvc.__file__, mvc.kernels.checks.__file__)]
+ROOTS = [Path(file).parent for file in (mvc.__file__, mvc.kernels.ops.__file__)]
 FUNCTIONS = list(dict.fromkeys(row.function for row in ROWS))
 
 

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
+
+from places import ROOT
 
 MISSING = ("tabulate", "safetensors", "pynvml", "timm", "transformers", "matplotlib", "PIL", "huggingface_hub")
 
@@ -43,7 +44,7 @@ def test_what_gpu_machines_lack_is_imported_where_it_is_used(tmp_path):
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert run.returncode == 0, run.stderr
     note, refusal = run.stdout.splitlines()

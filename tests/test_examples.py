@@ -3,11 +3,11 @@
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SIZES = {
     "bidirectional_block": ("--batch=2", "--channels=16", "--length=9"),
     "transformers_mamba": ("--layers=1", "--hidden=32", "--length=16"),
@@ -28,7 +28,6 @@ def test_example_runs(path):
 
 
 def test_readme_quotes_the_example_of_a_pass():
-    root = Path(__file__).parents[1]
-    example = (root / "examples" / "a_pass_of_your_own.py").read_text()
+    example = (ROOT / "examples" / "a_pass_of_your_own.py").read_text()
     quoted = example[example.index("@dataclasses") : example.index("def model")].strip()
-    assert quoted in (root / "README.md").read_text()
+    assert quoted in (ROOT / "README.md").read_text()

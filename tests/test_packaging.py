@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from places import ROOT
 
 import mvc
 
-ROOT = Path(__file__).parents[1]
 WHEEL_FOLDERS = {"mvc": "mvc", "bench/cases": "mvc/cases", "kernels": "mvc/kernels", "passes": "mvc/passes"}
 
 # Writes where each name was found; runs as a command, as a module and as a test.
@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 def test_probe():
-    found = {name: find_spec(name).origin for name in ("mvc", "mvc.kernels.ops", "mvc.passes.fx_utils")}
+    found = {name: find_spec(name).origin for name in ("mvc", "mvc.kernels.ops", "mvc.passes.graph.fx_utils")}
     try:
         from kernels import CUDAProperties
     except ImportError:
@@ -143,7 +143,7 @@ def test_every_name_means_one_file(
     assert json.loads(report.read_text()) == {
         "mvc": str(home / "mvc/__init__.py"),
         "mvc.kernels.ops": str(submodules / "kernels/ops.py"),
-        "mvc.passes.fx_utils": str(submodules / "passes/fx_utils.py"),
+        "mvc.passes.graph.fx_utils": str(submodules / "passes/graph/fx_utils.py"),
         "kernels.CUDAProperties": "the stand-in" if installation.neighbour else None,
     }
 

@@ -9,17 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mvc.kernels import torch_private as kernels_private
-from mvc.passes import torch_private as passes_private
+from places import ROOT
 from torch._inductor.config import get_config_copy
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from mvc import torch_private
+from mvc.compile import torch_private
+from mvc.kernels import torch_private as kernels_private
+from mvc.passes import torch_private as passes_private
 
 pytestmark = pytest.mark.versions
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"])
@@ -343,7 +342,7 @@ def test_onednn_computes_with_its_own_layout_of_weights():
 
 @needs_onednn
 def test_inductor_writes_the_calls_of_onednn():
-    import mvc.passes.onednn_ops  # noqa: F401
+    import mvc.passes.frozen.onednn_ops  # noqa: F401
 
     passes_private.register_onednn_lowerings()
     weight = passes_private.pack_linear(torch.randn(8, 16), 3)

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mvc.regress import cases
 from mvc.regress.__main__ import _parser
 
-ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 

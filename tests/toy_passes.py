@@ -6,12 +6,13 @@ import dataclasses
 from collections import Counter
 
 import torch
+from torch import fx
+
 from mvc.passes import pipeline
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.fx_utils import op_counts, value
+from mvc.passes.graph.fx_utils import op_counts, value
+from mvc.passes.graph.torch_ops import name_of
 from mvc.passes.pipeline import remove_dead_code
-from mvc.passes.torch_ops import name_of
-from torch import fx
 
 
 def capture(function, *inputs) -> tuple[fx.GraphModule, list]:

@@ -17,12 +17,12 @@ from bench import published, published_scan
 from bench.models import HOWS, PEERS
 from bench.on_gpu import torch_private, worker
 from mvc import create_model
-from mvc.compile import DTYPES
-from mvc.compiler import check_against_eager, compile_model, training_step
-from mvc.config import VARIANTS
-from mvc.device_profile import profile_device
-from mvc.machine import peak_memory
-from mvc.stopwatch import WallClock, for_calls, synchronize
+from mvc.compile.__main__ import DTYPES
+from mvc.compile.compiler import check_against_eager, compile_model, training_step
+from mvc.measure.device_profile import profile_device
+from mvc.measure.machine import peak_memory
+from mvc.measure.stopwatch import WallClock, for_calls, synchronize
+from mvc.model.config import VARIANTS
 
 PUBLISHED = "published "
 SHOWN_KERNELS = 60

@@ -9,8 +9,9 @@ from typing import Any
 from bench.on_gpu import svg
 from bench.on_gpu.turns import limited_by_host
 from bench.published_scan import SCANS
-from mvc import files, nvml
-from mvc.report import environment_line
+from mvc import files
+from mvc.compile.report import environment_line
+from mvc.measure import nvml
 from mvc.table import tabulate
 
 MODEL_PARTS = {

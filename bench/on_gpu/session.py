@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.on_gpu.children import Children
-from mvc import files, machine
+from mvc import files
+from mvc.measure import machine
 
 SCHEMA = "mvc.gpu/1"
 # What a process may take: its compiler and libraries of the machine's memory, its context and one batch of the GPU's.

@@ -13,7 +13,7 @@ from bench.on_gpu.children import Failed, first
 from bench.on_gpu.session import Session
 
 PART, ALL = "tests", "all tests that are marked gpu"
-FIRST = "tests/test_chunked.py"  # its CUDA tests have failed on a card
+FIRST = "tests/kernels/test_chunked.py"  # its CUDA tests have failed on a card
 TEST_SECONDS, COLLECT_SECONDS, PROCESSES = 60.0, 120.0, 4
 QUICK = [f"{FIRST}::test_cuda", f"{FIRST}::test_same_bits_in_every_run"]
 

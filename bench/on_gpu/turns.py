@@ -11,8 +11,8 @@ from typing import Any
 from bench.on_gpu.children import Child, Failed, first
 from bench.on_gpu.jobs import Job
 from bench.on_gpu.session import Session
-from mvc.ladder import spread
-from mvc.profiler import HOST_LIMIT, Timing
+from mvc.measure.ladder import spread
+from mvc.measure.profiler import HOST_LIMIT, Timing
 
 ROUNDS, QUICK_ROUNDS = 9, 3
 TURN_SECONDS, MOST_CALLS = 0.2, 200

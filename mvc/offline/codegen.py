@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from mvc.backend import Options, compile_graph
-from mvc.explanation import LAUNCH
-from mvc.kernels import rules
+from mvc.compile.backend import Options, compile_graph
+from mvc.compile.explanation import LAUNCH
+from mvc.kernels.scan import rules
 from mvc.offline import child, torch_private
 from mvc.offline.manifest import Launch
 from mvc.offline.torch_private import Code, NotRun, Step
-from mvc.passes.freeze import Split
+from mvc.passes.frozen.freeze import Split
 
 PHASES = ("forward", "backward")
-LIBRARIES = (Path(rules.__file__).parent, Path(torch.__file__).parent)  # whose functions the model calls
+LIBRARIES = (Path(rules.__file__).parents[1], Path(torch.__file__).parent)  # whose functions the model calls
 # A reduction that a kernel left in parts.
 FINISHED = re.compile(r"\s+\w+ = \w+\[[^\]]*\]\.view\(.*?\)\.(?P<op>\w+)\(dim=0\)\.view\(\[.*?\]\)(?P<cast>\.to\()?")
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')

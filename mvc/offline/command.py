@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mvc import files
-from mvc.backend import Options
-from mvc.config import get_config
+from mvc.compile.backend import Options
+from mvc.compile.report import write_json
 from mvc.errors import UserError
+from mvc.model.config import get_config
 from mvc.offline import budget, report
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
@@ -19,7 +20,6 @@ from mvc.offline.manifest import Manifest
 from mvc.offline.replay import replay
 from mvc.offline.targets import TARGETS, find
 from mvc.progress import Progress
-from mvc.report import write_json
 
 BUDGETS = Path("bench/budgets")
 OWN = ("target", "output", "sass", "replay", "check_budget", "update_budget")

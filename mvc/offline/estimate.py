@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mvc import families
+from mvc.measure import families
 from mvc.offline.manifest import Launch, Manifest
 from mvc.offline.targets import Target, find
 

@@ -1,6 +1,6 @@
 """The private API of Inductor and Triton that offline generation uses, in this one place.
 
-`mvc.offline.device` says for which versions; `tests/test_offline_codegen.py` runs all of it.
+`mvc.offline.device` says for which versions; `tests/offline/test_offline_codegen.py` runs all of it.
 """
 
 from __future__ import annotations

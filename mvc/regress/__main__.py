@@ -13,8 +13,9 @@ from typing import NoReturn
 
 import torch
 
-from mvc import files, report
-from mvc.compile import positive
+from mvc import files
+from mvc.compile import report
+from mvc.compile.__main__ import positive
 from mvc.errors import UserError
 from mvc.progress import Progress
 from mvc.regress import cases, compare, history, selftest, store, summary

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mvc.backend import MODES
+from mvc.compile.backend import MODES
 from mvc.errors import UserError
 
 if sys.version_info >= (3, 11):

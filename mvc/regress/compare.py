@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mvc import nvml
 from mvc.errors import UserError
+from mvc.measure import nvml
 from mvc.progress import Progress
 from mvc.regress import store
 from mvc.regress.cases import Case, Suite, Thresholds

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from mvc.paired import Ratio
+from mvc.measure.paired import Ratio
 from mvc.regress.cases import Thresholds
 
 MOST_ROUNDS = 10_000  # further ones that are worth counting
@@ -91,8 +91,8 @@ def next_look(rounds: int, thresholds: Thresholds) -> int | None:
     """Rounds at which a run under way is looked at next, None after the last look; a decided run ends there.
 
     The first look is after the least number of rounds, the others each after half as many more. Several looks are
-    several chances of a false finding; that is why a finding must recur, and `tests/test_regress_decide.py` holds the
-    false alarms of the whole procedure against synthetic times.
+    several chances of a false finding; that is why a finding must recur, and
+    `tests/regress/test_regress_decide.py` holds the false alarms of the whole procedure against synthetic times.
     """
     least, most = thresholds.rounds
     if rounds >= most:

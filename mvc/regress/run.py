@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mvc import nvml
-from mvc.paired import Ratio, paired_ratio
-from mvc.profiler import HOST_LIMIT
+from mvc.measure import nvml
+from mvc.measure.paired import Ratio, paired_ratio
+from mvc.measure.profiler import HOST_LIMIT
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
 from mvc.regress.worker import CaseFailed, Side, Worker

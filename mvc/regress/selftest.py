@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from mvc.paired import Ratio
+from mvc.measure.paired import Ratio
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import finding
 from mvc.regress.run import compare_case

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mvc import files, report
+from mvc import files
+from mvc.compile import report
 from mvc.errors import UserError
 from mvc.regress.cases import Case
 
@@ -31,7 +32,7 @@ class Recording(NamedTuple):
     """What one file holds.
 
     Attributes:
-        environment: as `mvc.report.environment` gives it.
+        environment: as `mvc.compile.report.environment` gives it.
         commit: id and "dirty", as pytest-benchmark has them.
         cases: by name.
     """

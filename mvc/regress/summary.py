@@ -9,7 +9,7 @@ import statistics
 from typing import Any
 from xml.etree import ElementTree
 
-from mvc import report
+from mvc.compile import report
 from mvc.regress.compare import Comparison
 from mvc.regress.decide import MOST_ROUNDS, further_rounds
 from mvc.regress.run import SINGLE, CaseResult, Run, Times

@@ -1,0 +1,360 @@
+"""python -m mvc.compile: build MambaVision, compile it, hold it against eager, measure both and report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvc import files
+from mvc.compile import report, torch_private
+from mvc.compile.backend import IMPLEMENTATIONS, MODES
+from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step, worst
+from mvc.compile.explanation import Explanation, kernel_bytes
+from mvc.errors import UserError
+from mvc.measure import operators, plot
+from mvc.measure.ceilings import count_flops
+from mvc.measure.ladder import RUNGS, Rung, build, compile_options, measure
+from mvc.measure.stopwatch import MEANINGS, CacheFlush, stopwatch
+from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS
+from mvc.model.functional import token_counts
+from mvc.model.image import load_image, preprocess, top_classes
+from mvc.model.module import MambaVision, create_model
+from mvc.model.weights import load_weights
+from mvc.offline import command as offline
+from mvc.progress import Progress
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LADDER = ("reference", "inductor", "mvc")
+
+EXAMPLES = """examples:
+  python -m mvc.compile --variant S
+  python -m mvc.compile --variant T --batch 16 --dtype bfloat16 --json t.json
+  python -m mvc.compile --variant S --weights hub:nvidia/MambaVision-S-1K --image cat.jpg
+  python -m mvc.compile --variant tiny --train --repeats 5
+  python -m mvc.compile --variant T --frozen --explain --dump graphs
+  python -m mvc.compile --variant T --ladder --plot ladder.svg
+  python -m mvc.compile --variant T --ladder reference inductor mvc:lower_scan frozen
+  python -m mvc.compile --variant T --operators --trace trace.json
+  python -m mvc.compile --variant T --batch 128 --dtype float16 --frozen --target sm_90 --replay
+
+exit status: 0 done, 1 compiled and eager disagree or a budget is not kept, 2 unusable input or machine, 130
+interrupted"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        if args.target:
+            return 0 if offline.run(args, parser.get_default) else 1
+        offline.refuse_alone(args)
+        with _as_user_errors(), _private_caches():
+            facts, explanation = run(args)
+            if args.json != "-":
+                print(report.table(facts))
+                if args.explain:
+                    print(explanation)
+                if args.operators:
+                    print(operators.Operators.from_dict(facts["operators"]))
+            if args.json:
+                report.write_json(facts, args.json)
+            if args.plot:
+                plot.ladder(facts, Path(args.plot))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0 if facts["check"]["passed"] else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mvc.compile",
+        description=__doc__.partition(": ")[2],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
+    backends = "mvc: the passes, then Inductor (default); inductor: no passes; eager: the captured graph as it is"
+    add("--backend", choices=BACKENDS, default="mvc", help=backends)
+    add(
+        "--passes",
+        type=_passes,
+        default="all",
+        metavar="NAMES",
+        help="all (default), none, or names with commas between them",
+    )
+    add("--impl", choices=IMPLEMENTATIONS[1:], help="what the scans run on (default what suits the device)")
+    add("--regions", action="store_true", help="compile each kind of block once: compiles faster, runs slower")
+    add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
+    add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
+    add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
+    add("--dump", type=_name, metavar="DIR", help="write the readable graph before and after each pass that fired")
+    add("--batch", type=positive, default=8, metavar="N", help="images in a batch (default 8)")
+    add("--size", type=_size, metavar="HxW", help="image size, one number or HxW (default the variant's)")
+    add("--dtype", choices=DTYPES, default="float32", help="of parameters and input (default float32)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
+    add("--weights", type=_name, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
+    add("--image", type=_name, metavar="PHOTO", help="run on this photograph and print its top five classes")
+    add("--mode", choices=MODES, default="default", help="Inductor's mode")
+    add("--dynamic", action="store_true", help="one graph for every batch size above 1; batch N + 1 is checked too")
+    add("--train", action="store_true", help="forward and backward, without drop path")
+    add("--repeats", type=positive, default=10, metavar="N", help="timed rounds (default 10)")
+    add("--inputs", type=positive, default=4, metavar="N", help="different inputs, timed in turn (default 4)")
+    add("--clock", choices=MEANINGS, help="how a call is timed (default the device's time on CUDA, wall elsewhere)")
+    add("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each call")
+    add("--ladder", nargs="*", metavar="RUNG", help=f"also measure {', '.join(RUNGS)} (default {' '.join(LADDER)})")
+    add("--operators", action="store_true", help="also print what the compiled model's time goes to")
+    add("--trace", type=_name, metavar="FILE", help="write a Chrome trace of three calls of the compiled model")
+    add("--plot", type=_name, metavar="FILE", help="draw what was measured, .png or .svg (needs matplotlib)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of random weights and input (default 0)")
+    add("--json", type=_name, metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
+    add("--quiet", action="store_true", help="no progress, only the table")
+    offline.add_arguments(parser)
+    return parser
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 2^63 - 1")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give one, or leave the option out")
+    return text
+
+
+def _passes(text: str) -> str | list[str]:
+    return text if text in ("all", "none") else [name.strip() for name in text.split(",")]
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor HxW")
+    size = int(sides[0]), int(sides[-1])
+    if min(size) < MIN_IMAGE_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is below the least size, {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}")
+    return size
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
+    """Do what the command was asked for; the facts, as `report.FIELDS` documents them, and what the passes did."""
+    progress = Progress(quiet=args.quiet)
+    device = _device(args.device)
+    if args.image and args.train:
+        raise UserError("--image shows classes, which --train does not compute; leave one of them out")
+    for option in ("frozen", "regions"):
+        if getattr(args, option) and args.train:
+            raise UserError(f"--{option} is for inference; leave it or --train out")
+    names = args.ladder if args.ladder else LADDER if args.ladder is not None else ()
+    names = [name for name in dict.fromkeys(names) if name != "eager"]  # which is measured in any case
+    _refuse_early(args, names, device)
+    facts: dict[str, Any] = {
+        "schema": report.SCHEMA,
+        "environment": report.environment(device),
+    }
+    progress.say(report.environment_line(facts["environment"]))
+
+    with progress.step("building the model"):
+        model = _build(args, device)
+        inputs = _inputs(args, model, device)
+        x = inputs[0]
+    facts["model"] = _model_facts(args, model, x)
+    grad_mode = contextlib.nullcontext() if args.train else torch.no_grad()
+    with grad_mode:
+        with progress.step(f"compiling with {args.backend}, cold"):
+            compiled, compilation = compile_model(
+                model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None, options=_options(args)
+            )
+        rungs = [Rung("eager", model), Rung("compiled", compiled, compilation.seconds)]
+        for name in names:
+            with progress.step(f"building {name}"):
+                rungs.append(build(name, model, x, mode=args.mode))
+        with progress.step("checking against eager"):
+            check = worst(check_against_eager(model, rung.run, x) for rung in rungs[1:])
+        if args.dynamic:
+            with progress.step(f"checking batch {args.batch + 1} against eager"):
+                other = check_against_eager(model, compiled, torch.cat((x, x[:1])))
+            check = worst((check, other))
+        with progress.step(f"measuring {args.repeats} rounds"):
+            measured = measure(
+                model, rungs, inputs, rounds=args.repeats, clock=args.clock, flush=args.flush_l2, seed=args.seed
+            )
+        facts["timing"] = measured.facts(inputs)
+        facts["families"] = measured.profile and measured.profile.as_dict()
+        facts["ladder"] = None
+        if args.ladder is not None:
+            facts["ladder"] = [
+                {"name": rung.name, "compile_seconds": rung.compile_seconds, **measured.rows[rung.name]}
+                for rung in rungs
+            ]
+        facts["operators"] = None
+        if args.operators or args.trace:
+            with progress.step("profiling operators"):
+                profiled = _profile(args, model, x, measured.product_rate)
+            facts["operators"] = profiled.as_dict() if args.operators else None
+        facts["classes"] = top_classes(compiled(x)[0].float()) if args.image else None
+    facts["compile"] = {
+        "backend": compilation.backend,
+        "mode": compilation.mode,
+        "dynamic": args.dynamic,
+        "seconds": compilation.seconds,
+        "graphs": len(compilation.graphs),
+        "recompiles": compilation.recompiles,
+        "scans": compilation.scans,
+    }
+    facts["explanation"] = compilation.explanation.as_dict() if args.explain else None
+    figures = {
+        name: value if math.isfinite(value) else None for name, value in check._asdict().items() if name != "tensor"
+    }
+    facts["check"] = {"tensor": check.tensor, **figures, "passed": check.passed}
+    return facts, compilation.explanation
+
+
+def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.device) -> None:
+    """What would fail only after long work."""
+    if args.json and args.json != "-":
+        files.require_folder(Path(args.json), "--json")
+    if args.trace:
+        files.require_folder(Path(args.trace), "--trace")
+    if args.plot:
+        plot.check(Path(args.plot))
+    for name in rungs:
+        compile_options(name, training=args.train)
+    if args.clock == "graph" and torch_private.mode_options(args.mode).get("triton.cudagraphs"):
+        raise UserError(f"--clock graph captures what --mode {args.mode} captures itself; use --clock kernels with it")
+    stopwatch(args.clock, device)
+    if args.flush_l2:
+        CacheFlush(device)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of the backend "mvc" that were asked for."""
+    asked = {"passes": args.passes, "impl": args.impl, "frozen": args.frozen, "verify": args.verify, "dump": args.dump}
+    usual = {"passes": "all", "impl": None, "frozen": False, "verify": False, "dump": None}
+    return {key: value for key, value in asked.items() if value != usual[key]}
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("--device cuda, but torch finds no CUDA device; use --device cpu, or a CUDA build of torch")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _build(args: argparse.Namespace, device: torch.device) -> MambaVision:
+    torch.manual_seed(args.seed)
+    changes = {"drop_path_rate": 0.0} if args.train else {"compile_regions": args.regions}
+    model = create_model(args.variant, device=device, dtype=DTYPES[args.dtype], **changes).train(args.train)
+    if args.weights:
+        load_weights(model, args.weights)  # logs the licence and the like as warnings
+    return model
+
+
+def _inputs(args: argparse.Namespace, model: MambaVision, device: torch.device) -> list[Tensor]:
+    """(batch, channels, height, width) each, channels_last: the photograph in every place, or noise."""
+    size = args.size or (model.config.image_size,) * 2
+    if args.image:
+        photo = preprocess(load_image(args.image), model.config, size=size).expand(args.batch, -1, -1, -1)
+        inputs = [photo] * args.inputs
+    else:
+        generator = torch.Generator().manual_seed(args.seed)
+        shape = (args.batch, model.config.in_chans, *size)
+        inputs = [torch.randn(shape, generator=generator) for _ in range(args.inputs)]
+    return [x.to(device, DTYPES[args.dtype]).clone(memory_format=torch.channels_last) for x in inputs]
+
+
+def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> dict[str, Any]:
+    height, width = x.shape[2:]
+    meta = create_model(model.config, device="meta").eval()
+    with torch.no_grad():
+        flops = count_flops(lambda: meta(x[:1].to("meta", torch.float32)))
+    return {
+        "variant": model.config.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "gmacs": flops / 2e9,
+        "batch": x.shape[0],
+        "height": height,
+        "width": width,
+        "dtype": args.dtype,
+        "training": args.train,
+        "weights": args.weights,
+        "padded_tokens": [padded / real for real, padded in token_counts(model.config, height, width)],
+    }
+
+
+def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate: float) -> operators.Operators:
+    """Of the model compiled once more, with names for generated CPU kernels, which cost a little time."""
+    options = _options(args)
+    if args.backend != "eager":
+        options["fx_graph_cache"] = False  # cached code does not tell what it moves
+        if x.device.type == "cpu":
+            options["cpp.enable_kernel_profile"] = True
+    step = training_step if args.train else (lambda run, x: run(x))
+    with kernel_bytes() as kernels:
+        compiled, _ = compile_model(model, x, backend=args.backend, mode=args.mode, options=options)
+        step(compiled, x)  # the backward's code is written when it first runs
+    return operators.profile(
+        lambda: step(compiled, x), device=x.device, flop_rate=flop_rate, kernels=kernels, trace=args.trace
+    )
+
+
+@contextlib.contextmanager
+def _private_caches() -> Iterator[None]:
+    """Give Inductor, Triton and their compilers an empty folder, removed afterwards: the compile time is a cold one."""
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="mvc-compile-", ignore_cleanup_errors=True) as folder:
+        os.environ.update(dict.fromkeys(names, folder))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _as_user_errors() -> Iterator[None]:
+    """Turn what the machine lacks into one sentence with its remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if torch_private.is_out_of_memory(error) or "Storage size calculation overflowed" in text:
+            raise UserError("out of memory; use a smaller --batch or --size") from error
+        if "not implemented for" in text:
+            raise UserError(f"this device cannot run the chosen --dtype ({text}); use --dtype float32") from error
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""What the backend did: `mvc.explain(model, *inputs)`, and the recorder behind it and `compile_model`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
+from mvc.arguments import require
+from mvc.compile import torch_private
+from mvc.compile.backend import GraphReport, Options, compile_graph
+from mvc.table import tabulate
+
+# A line of Inductor's wrapper that runs a kernel: generated, from a library, or a registered op.
+LAUNCH = re.compile(
+    r"^\s+(?:[\w, ]+ = )?(\w+(?=\.run\()|cpp_\w+|extern_kernels\.\w+|torch\.ops\.[\w.]+|aten\.[\w.]+)(?:\.run)?\(", re.M
+)
+
+
+@dataclasses.dataclass
+class Explanation:
+    """What the passes did to a model, and what Inductor then runs. `str()` gives a table for people.
+
+    Attributes:
+        graphs: one report for each graph of Dynamo's, in the order in which they were captured.
+        launches: how often the generated code runs each kernel, library call and op; forward and backward together.
+        bytes_moved: what the kernels read and write by Inductor's count, or None where cached code was used.
+    """
+
+    graphs: list[GraphReport] = dataclasses.field(default_factory=list)
+    launches: Counter[str] = dataclasses.field(default_factory=Counter)
+    bytes_moved: int | None = None
+
+    def __str__(self) -> str:
+        return "\n".join((*self._graph_lines(), *self._code_lines()))
+
+    def _graph_lines(self) -> Iterator[str]:
+        for number, report in enumerate(self.graphs):
+            nodes = f"{report.before.total()} calls before the passes, {report.after.total()} behind them"
+            yield f"graph {number}: {nodes}"
+            rows = [
+                [
+                    f"{record.name} in {record.region}" if record.region else record.name,
+                    "failed" if record.error else record.matches,
+                    record.nodes_before,
+                    record.nodes_after,
+                    f"{record.seconds * 1e3:.1f}",
+                ]
+                for record in report.passes
+            ]
+            if rows:
+                yield tabulate(rows, headers=["pass", "matches", "nodes before", "after", "ms"])
+            for record in report.passes:
+                if record.error:
+                    yield f"{record.name} failed and was skipped: {record.error}"
+                for miss in record.near_misses:
+                    yield f"{record.name} left {miss.node} alone: {miss.reason}  [{miss.source or 'source unknown'}]"
+            yield f"calls in graph {number}: {_listing(report.after)}"
+
+    def _code_lines(self) -> Iterator[str]:
+        moved = "" if self.bytes_moved is None else f", {self.bytes_moved / 1e6:,.1f} MB read and written"
+        yield f"generated code: {self.launches.total()} launches{moved}"
+        if self.launches:
+            yield _listing(self.launches)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for programs: plain types that JSON can hold."""
+        return {
+            "graphs": [
+                {
+                    "calls_before": dict(report.before),
+                    "calls_after": dict(report.after),
+                    "passes": [
+                        {**dataclasses.asdict(record), "near_misses": [miss._asdict() for miss in record.near_misses]}
+                        for record in report.passes
+                    ],
+                }
+                for report in self.graphs
+            ],
+            "launches": dict(self.launches),
+            "bytes_moved": self.bytes_moved,
+        }
+
+
+def _listing(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.most_common())
+
+
+def _needs_gradient(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+class Recorder:
+    """The backend, writing down what it does: for `torch.compile(..., backend=Recorder(options))`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.explanation = Explanation()
+
+    def __call__(self, graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        run, report = compile_graph(graph_module, inputs, self.options)
+        self.explanation.graphs.append(report)
+        return run
+
+    @contextmanager
+    def generated_code(self) -> Iterator[None]:
+        """Count the launches of all code that Inductor generates within; the backward's comes when it first runs."""
+
+        def count(code: str, steps: list[torch_private.Step] | None) -> None:
+            explanation = self.explanation
+            explanation.launches.update(_launches(code))
+            if steps is not None:
+                explanation.bytes_moved = (explanation.bytes_moved or 0) + sum(step.bytes for step in steps)
+
+        with torch_private.generated_code(count):
+            yield
+
+
+@contextmanager
+def kernel_bytes() -> Iterator[dict[str, int | None]]:
+    """The kernels of all code that Inductor generates within the block, by name; filled while it lasts.
+
+    The values are the bytes that all launches of a kernel together read and write, by Inductor's count. They are None
+    for kernels that the graph brings, of which it counts whole buffers, seen or not; for cached code; and where
+    launches and schedule do not go together.
+    """
+    kernels: dict[str, int | None] = {}
+
+    def collect(code: str, steps: list[torch_private.Step] | None) -> None:
+        launches = _launches(code)
+        shares = _steps_of(launches, steps or []) or [[] for _ in launches]
+        for name, share in zip(launches, shares, strict=True):
+            if _is_library(name):
+                continue
+            known = kernels.get(name, 0)  # forward and backward may each have a kernel of that name
+            if not share or known is None or any(step.kind == "given" for step in share):
+                kernels[name] = None
+            else:
+                kernels[name] = known + sum(step.bytes for step in share)
+
+    with torch_private.generated_code(collect):
+        yield kernels
+
+
+def _launches(code: str) -> list[str]:
+    return LAUNCH.findall(code.partition("def call(")[2])
+
+
+def _is_library(name: str) -> bool:
+    return "." in name
+
+
+def _steps_of(launches: Sequence[str], steps: Sequence[torch_private.Step]) -> list[list[torch_private.Step]] | None:
+    """The steps that each launch runs, or None where the two do not go together.
+
+    Both are in one order. Between two calls of libraries there is a launch for each step, or one of C++ for all.
+    """
+    runs = [list(group) for _, group in itertools.groupby(launches, _is_library)]
+    schedule = [list(group) for _, group in itertools.groupby(steps, lambda step: step.kind == "library")]
+    if len(runs) != len(schedule):
+        return None
+    found: list[list[torch_private.Step]] = []
+    for names, group in zip(runs, schedule, strict=True):
+        if _is_library(names[0]) != (group[0].kind == "library"):
+            return None
+        if len(names) == 1 and names[0].startswith("cpp_"):
+            found.append(group)
+        elif len(names) == len(group):
+            found += [[step] for step in group]
+        else:
+            return None
+    return found
+
+
+def explain(
+    model: Callable[..., Any], *inputs: Any, mode: str | None = None, options: Mapping[str, Any] | None = None
+) -> Explanation:
+    """Compile a model with the backend "mvc" and say what each pass did.
+
+    The model runs once in the caller's grad mode, and its backward where an output requires gradients (no `grad` is
+    touched); in training mode that counts in BatchNorm statistics. All that torch has compiled in this process is
+    forgotten, before and after.
+
+    Args:
+        model: a module or function.
+        inputs: its arguments; what is wrong with them is the model's to say.
+        mode, options: as for `torch.compile(model, backend="mvc")`.
+
+    Raises:
+        UserError: a model that cannot be called, or options that cannot be used.
+    """
+    require(callable(model) and not isinstance(model, type), "model", model, "a module or a function")
+    wanted = Options.parse(options, mode)
+    recorder = Recorder(dataclasses.replace(wanted, inductor={"fx_graph_cache": False, **wanted.inductor}))
+    torch.compiler.reset()
+    try:
+        with recorder.generated_code():
+            outputs = tree_leaves(torch.compile(model, backend=recorder)(*inputs))
+            if roots := [each for each in outputs if _needs_gradient(each)]:
+                parameters = model.parameters() if isinstance(model, nn.Module) else ()
+                leaves = [each for each in (*parameters, *tree_leaves(inputs)) if _needs_gradient(each)]
+                torch.autograd.grad(roots, leaves, [torch.ones_like(each) for each in roots], allow_unused=True)
+    finally:
+        torch.compiler.reset()
+    return recorder.explanation

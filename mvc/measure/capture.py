@@ -1,0 +1,133 @@
+"""A call as a CUDA graph, where it can be captured; where it cannot, why, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import torch
+
+from mvc.compile import torch_private
+from mvc.errors import UserError
+
+Run = Callable[..., object]
+REPLAYS = "replays CUDA graphs itself"
+WAITS = "waits for the device"
+
+
+class NotCapturable(Exception):
+    """Why a call cannot become a CUDA graph; the text follows the call's name."""
+
+
+def capture(run: Run, arguments: Sequence[Any], device: torch.device, *, pool: tuple[int, int]) -> Callable[[], None]:
+    """Capture a call of what is compiled and warm; what is returned replays it on the tensors that it was given.
+
+    Args:
+        pool: of memory, by `torch.cuda.graph_pool_handle`. Graphs of which nobody reads the results can share one;
+            after a capture that failed it takes none on torch 2.11.
+
+    Raises:
+        NotCapturable: it replays graphs itself, waits for the device, or fails while it is captured.
+        UserError: it failed, and CUDA cannot be used any more.
+    """
+    if reason := obstacle(run, arguments, device):
+        raise NotCapturable(reason)
+    graph = torch.cuda.CUDAGraph()
+    failures: list[Exception] = []  # that of the call first: the end of its capture then fails as well, and says less
+
+    def call() -> None:
+        try:
+            run(*arguments)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    try:
+        _record(graph, call, device, pool=pool)
+    except Exception as error:
+        _recover(graph, pool, device)
+        reason = _first_line([*failures, error][0])
+        raise NotCapturable(f"fails while it is captured ({reason})") from error
+    return graph.replay
+
+
+def obstacle(run: Run, arguments: Sequence[Any], device: torch.device) -> str | None:
+    """Why a call must not be captured, seen in a call beside the current stream; None where nothing was seen.
+
+    Capture needs that call in any case, since what is made on first use cannot be made within.
+    """
+    seen: list[str] = []
+    beside, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    beside.wait_stream(current)
+    with _observed(seen), torch.cuda.stream(beside):
+        run(*arguments)
+    current.wait_stream(beside)
+    return seen[0] if seen else None
+
+
+@contextlib.contextmanager
+def _observed(seen: list[str]) -> Iterator[None]:
+    """Note what the block does that a capture would not survive; it is done all the same."""
+    functions = [
+        (torch.cuda.CUDAGraph, "replay", REPLAYS),
+        (torch.cuda.CUDAGraph, "capture_begin", REPLAYS),
+        (torch.cuda.Event, "synchronize", WAITS),
+        (torch.cuda.Stream, "synchronize", WAITS),
+        (torch.cuda, "synchronize", WAITS),
+    ]
+
+    def noted(function: Run, reason: str) -> Run:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> object:
+            seen.append(reason)
+            return function(*arguments, **options)
+
+        return call
+
+    before = torch.cuda.get_sync_debug_mode()
+    with contextlib.ExitStack() as stack:
+        for place, name, reason in functions:
+            stack.enter_context(mock.patch.object(place, name, noted(getattr(place, name), reason)))
+        caught = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")  # of operators that wait, .item() for one
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    if any("called a synchronizing CUDA operation" in str(warning.message) for warning in caught):
+        seen.append(WAITS)
+
+
+def _record(graph: torch.cuda.CUDAGraph, call: Callable[[], object], device: torch.device, **options: Any) -> None:
+    # Around it a stream of our own choice is made current: where a capture fails, torch leaves the capture's current.
+    with torch.cuda.stream(torch.cuda.current_stream(device)), torch.cuda.graph(graph, **options):
+        call()
+
+
+def _recover(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
+    """Undo what a failed capture leaves behind, and see that CUDA can be used.
+
+    Raises:
+        UserError: it cannot.
+    """
+    torch_private.abandon_capture(graph, pool, device)
+    try:
+        # Until a capture ends well, generators of torch 2.11 take themselves to be captured and give no numbers.
+        _record(torch.cuda.CUDAGraph(), lambda: torch.zeros(1, device=device), device)
+        with torch.random.fork_rng([device]):
+            torch.rand(1, device=device)
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise UserError(
+            f"a call could not be captured in a CUDA graph, and CUDA cannot be used since ({_first_line(error)}); "
+            "start again with the clock 'kernels'"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,207 @@
+"""Latency of callables, measured side by side. It measures; it never judges."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from mvc.arguments import is_number, require, require_flag, require_whole
+from mvc.compile import torch_private
+from mvc.errors import UserError
+from mvc.measure import nvml
+from mvc.measure.paired import Ratio, paired_ratio
+from mvc.measure.stopwatch import CacheFlush, Clock, Run, WallClock, for_all, for_calls, stopwatch
+
+WINDOW = 3  # calls whose median is held against that of the calls before them
+WARM = 0.1  # a callable is warm once the two differ by no more than this share
+WARMUP_SECONDS = 20.0  # it is measured after that long at the latest, and said not to be warm
+HOST_LIMIT = 1.2  # a call that takes more than this many times its time on the device is limited by the host
+
+
+class Timing(NamedTuple):
+    """Seconds of one callable, one for each round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def percentile(self, share: float) -> float:
+        """Linear between the neighbouring samples; `share` from 0 to 1.
+
+        Raises:
+            UserError: another share.
+        """
+        require(is_number(share) and 0 <= share <= 1, "share", share, "a number from 0 to 1")
+        ordered = sorted(self.seconds)
+        position = share * (len(ordered) - 1)
+        low, high = math.floor(position), math.ceil(position)
+        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+    def ratio_to(self, other: Timing) -> Ratio:
+        """This time over the other's in the same round: the median over the rounds, and its 90 % interval."""
+        return paired_ratio(self.seconds, other.seconds)
+
+
+class Measurement(NamedTuple):
+    """What `measure` saw.
+
+    Attributes:
+        timings: by name, of the rounds that were kept: what `clock` says, on CUDA by default the device's time.
+        calls: by name, where `clock` leaves the host out: device events around one call in the same rounds, launches
+            included; otherwise None.
+        discarded: rounds that were not kept, by reason.
+        clock: how all were timed, one of `stopwatch.MEANINGS`.
+        clock_reason: why it was not the replay of CUDA graphs, where that is the default.
+        flushed: whether the GPU's L2 cache was overwritten before each call.
+        not_warm: callables whose time had not settled when the rounds began.
+        gpu: what NVML said meanwhile (`mvc.measure.nvml.summary`), or None on a CPU.
+    """
+
+    timings: dict[str, Timing]
+    calls: dict[str, Timing] | None
+    discarded: dict[str, int]
+    clock: Clock
+    clock_reason: str | None
+    flushed: bool
+    not_warm: tuple[str, ...]
+    gpu: dict[str, Any] | None
+
+    @property
+    def limited_by_host(self) -> tuple[str, ...]:
+        """What waits for the host: a call takes more than `HOST_LIMIT` times its time on the device."""
+        calls = self.calls or {}
+        return tuple(name for name in calls if calls[name].median > HOST_LIMIT * self.timings[name].median)
+
+
+def measure(
+    runs: Mapping[str, Run],
+    *,
+    rounds: int,
+    device: torch.device,
+    inputs: Sequence[tuple[Any, ...]] = ((),),
+    clock: Clock | None = None,
+    flush: bool = False,
+    seed: int = 0,
+) -> Measurement:
+    """Time every callable once in each round, in an order drawn anew for the round.
+
+    What drifts on a shared machine then meets all of them alike. Each is called beforehand until its time settles. On
+    a GPU, rounds in which it was throttled, or ran below 90 % of the highest clock seen, are discarded for all alike.
+
+    Args:
+        runs: by name, what is timed.
+        rounds: how many.
+        inputs: arguments for the callables; each call takes the next, of whichever callable it is, so that none finds
+            its own in a cache: they were last read as many calls ago as there are inputs.
+        clock: one of `stopwatch.MEANINGS`, for all callables. By default on CUDA the device's time: "graph", or
+            "kernels" where a callable cannot be captured in a CUDA graph; elsewhere "wall".
+        flush: overwrite the GPU's L2 cache before each call.
+        seed: of the order.
+
+    Raises:
+        UserError: an argument of another kind, a clock or a flush that the device does not have, a callable that cannot
+            be captured where "graph" was asked for, or no round that could be kept.
+    """
+    fits = isinstance(runs, Mapping) and len(runs) > 0 and all(map(callable, runs.values()))
+    require(fits, "runs", runs, "a mapping of names to callables, at least one")
+    require_whole("rounds", rounds, 1)
+    require(isinstance(device, torch.device), "device", device, "a torch.device")
+    fits = (
+        isinstance(inputs, (list, tuple))
+        and len(inputs) > 0
+        and all(isinstance(each, (list, tuple)) for each in inputs)
+    )
+    require(fits, "inputs", inputs, "a list of tuples of arguments, at least one")
+    require_flag("flush", flush)
+    require_whole("seed", seed, 0)
+    chosen, calls = stopwatch(clock, device), for_calls(device)
+    before = CacheFlush(device) if flush else _nothing
+    not_warm = tuple(name for name, run in runs.items() if not _warm(run, inputs, calls))
+    chosen, clock_reason = for_all(chosen, runs, inputs, required=clock is not None)
+    clocks = (chosen, calls) if chosen.of_device else (chosen,)
+    order, generator = list(runs), random.Random(seed)
+    taken: list[dict[tuple[str, Clock], float]] = []
+    spans: list[tuple[float, float]] = []
+    arguments = itertools.cycle(inputs)
+    with nvml.watch(device) as watch:
+        for _ in range(rounds):
+            generator.shuffle(order)
+            start, seconds = time.perf_counter(), {}
+            for name, each in itertools.product(order, clocks):
+                call = each.bind(runs[name], next(arguments))
+                before()
+                seconds[name, each.name] = each.seconds(call)
+            taken.append(seconds)
+            spans.append((start, time.perf_counter()))
+    reasons = nvml.discards(spans, watch.samples)
+    kept = [seconds for seconds, reason in zip(taken, reasons, strict=True) if reason is None]
+    discarded = dict(Counter(reason for reason in reasons if reason is not None))
+    if not kept:
+        raise UserError(f"all {rounds} rounds were discarded ({', '.join(discarded)}); let the GPU cool, or free it")
+    timings = {
+        each.name: {name: Timing(tuple(seconds[name, each.name] for seconds in kept)) for name in runs}
+        for each in clocks
+    }
+    return Measurement(
+        timings[chosen.name],
+        timings[calls.name] if chosen.of_device else None,
+        discarded,
+        chosen.name,
+        clock_reason,
+        flush,
+        not_warm,
+        nvml.summary(watch) if device.type == "cuda" else None,
+    )
+
+
+def _nothing() -> None:
+    pass
+
+
+def _warm(run: Run, inputs: Sequence[tuple[Any, ...]], clock: WallClock) -> bool:
+    """Call until two medians of `WINDOW` calls that follow on each other agree; whether they did in time."""
+    started, arguments = time.perf_counter(), itertools.cycle(inputs)
+
+    def window() -> float:
+        return statistics.median(clock.seconds(clock.bind(run, next(arguments))) for _ in range(WINDOW))
+
+    last = window()
+    while time.perf_counter() - started < WARMUP_SECONDS:
+        now = window()
+        if abs(now - last) <= WARM * last:
+            return True
+        last = now
+    return False
+
+
+def scan_replay(model: nn.Module, x: torch.Tensor) -> Run:
+    """A callable that repeats the scans of one forward pass on the same inputs, with their backward in training.
+
+    Raises:
+        UserError: no module.
+    """
+    require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
+    op = torch.ops.mvc.selective_scan.default
+    with torch_private.recorded_calls(op) as calls:
+        model(x)
+    if not model.training:
+        return lambda *_: [op(*call) for call in calls]
+    leaves = [[t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in call] for call in calls]
+
+    def replay(*_: object) -> None:
+        for call in leaves:
+            y, _ = op(*call)
+            torch.autograd.grad(y, [t for t in call if isinstance(t, torch.Tensor)], torch.ones_like(y))
+
+    return replay

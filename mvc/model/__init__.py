@@ -1,0 +1,1 @@
+"""The MambaVision network: its configuration, parameters, functions and module, its checkpoints and images."""

@@ -1,0 +1,191 @@
+"""Photographs in, class names out: what stands before and behind the network when its input is a real image.
+
+Pillow is optional (the `image` extra) and is imported when a photograph is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import math
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mvc.arguments import is_whole, require, require_tensor, require_whole
+from mvc.errors import UserError
+from mvc.model.config import MIN_IMAGE_SIZE, MambaVisionConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_SIDE = 2**15  # pixels; more is a slip, and would not fit in memory
+
+
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read an image file as 8-bit RGB, upright.
+
+    The EXIF orientation is applied, transparency is laid over white, 16-bit and float greyscale is scaled to 8 bit. Of
+    an animation, the first frame is read.
+
+    Raises:
+        UserError: Pillow is not installed; or the file is missing, unreadable, not an image, damaged or too large.
+    """
+    pil = _import_pillow()
+    require(isinstance(path, (str, os.PathLike)), "path", path, "the path of an image file")
+    try:
+        with pil.Image.open(path) as image:
+            upright = pil.ImageOps.exif_transpose(image)
+    except Exception as error:  # a damaged file makes decoders raise nearly anything: SyntaxError, struct.error, ...
+        raise UserError(f"cannot read image path {os.fspath(path)!r}: {_reason(error)}") from error
+    return to_rgb(upright)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as 8-bit RGB; opaque 8-bit ones come out as from `image.convert("RGB")`.
+
+    Transparency is laid over white, as viewers show it: the colours hidden under it are arbitrary, often black. Pillow
+    would drop it, and would clip greyscale that is deeper than 8 bit ("I;16", "I", "F") to white.
+
+    Raises:
+        UserError: no Pillow image, or one without pixels.
+    """
+    pil = _import_pillow()
+    require(isinstance(image, pil.Image.Image), "image", image, "a Pillow image, as of load_image(path)")
+    require(min(image.size) > 0, "image", image.size, "an image of at least one pixel")
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey_to_8_bit(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return pil.Image.alpha_composite(pil.Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def preprocess(image: Image.Image, config: MambaVisionConfig, *, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Resize, crop and normalise an image exactly as timm's evaluation transform does for the variant.
+
+    Args:
+        image: a Pillow image of any mode, brought to RGB by `to_rgb`.
+        config: gives `image_size`, `crop`, `crop_mode`, `mean` and `std`.
+        size: (height, width) of the result; the config's square `image_size` if None.
+
+    Returns:
+        float32 (1, 3, height, width), contiguous.
+
+    Raises:
+        UserError: no Pillow image, a model that does not take 3 channels, or a `size` that it does not take.
+    """
+    require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
+    if size is None:
+        size = (config.image_size, config.image_size)
+    pair = isinstance(size, (tuple, list)) and len(size) == 2
+    fits = pair and all(is_whole(side, MIN_IMAGE_SIZE, MAX_SIDE) for side in size)
+    require(fits, "size", size, f"(height, width), whole numbers from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
+    if config.in_chans != 3:
+        raise UserError(f"in_chans is {config.in_chans}, but a photograph has 3 channels; use a model with in_chans=3")
+    height, width = size
+    scaled_height, scaled_width = math.floor(height / config.crop), math.floor(width / config.crop)
+    resized = _resize(to_rgb(image), scaled_height, scaled_width, config.crop_mode)
+    cropped = np.array(_crop_centre(resized, height, width))
+    pixels = torch.from_numpy(cropped).permute(2, 0, 1).contiguous()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
+    return ((pixels / 255 - mean) / std).unsqueeze(0)
+
+
+@functools.cache
+def class_names() -> tuple[str, ...]:
+    """The 1,000 class names of ImageNet-1K in index order, from `mvc/data/imagenet_classes.txt`."""
+    text = importlib.resources.files("mvc.model.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def top_classes(scores: torch.Tensor, *, count: int = 5) -> list[tuple[str, float]]:
+    """The `count` most probable classes (all, if there are fewer), as pairs of name and probability, best first.
+
+    Args:
+        scores: (classes,) or (1, classes), any float dtype and device. A model with 1,000 classes is taken for an
+            ImageNet-1K one; the classes of any other are called "class 17".
+
+    Raises:
+        UserError: scores that are no such tensor, or a count that is no whole number.
+    """
+    require_tensor("scores", scores)
+    require(scores.is_floating_point() and not scores.is_meta, "scores", scores.dtype, "of a float dtype, with values")
+    require_whole("count", count, 0)
+    if scores.ndim not in (1, 2) or scores.shape[:-1].numel() != 1:
+        raise UserError(f"scores must be of one image, (classes,) or (1, classes); got {tuple(scores.shape)}")
+    probabilities = scores.detach().flatten().float().softmax(0)
+    best = probabilities.topk(min(count, len(probabilities)))
+    names = class_names()
+    known = len(probabilities) == len(names)
+    return [
+        (names[index] if known else f"class {index}", probability)
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def _import_pillow() -> ModuleType:
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ImportError as error:
+        raise UserError("reading an image needs Pillow: pip install 'mvc-mambavision[image]'") from error
+    return PIL
+
+
+def _reason(error: Exception) -> str:
+    """Why Pillow did not read a file, and the remedy."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image in a format that Pillow reads; convert it to JPEG or PNG"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; scale it down"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}; give the path of an image file"
+    return f"it is damaged or cut short ({type(error).__name__}: {error}); fetch or save it again"
+
+
+def _deep_grey_to_8_bit(image: Image.Image) -> Image.Image:
+    """Greyscale of mode "I;16", "I" or "F" as mode "L", scaled by its white level; not-finite pixels become black."""
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float64)
+    values[~np.isfinite(values)] = 0
+    white = 65535 if image.mode.startswith("I;16") else _guess_white(values.max())
+    return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
+
+
+def _guess_white(brightest: float) -> float:
+    """The white level of an image whose mode does not tell: the usual one that its brightest pixel fits.
+
+    Twice over still fits, as resampling overshoots: one pixel of 1.01 does not turn an image of [0, 1] black.
+    """
+    return next((white for white in (1, 255, 65535, 2**31 - 1) if brightest <= 2 * white), brightest)
+
+
+def _resize(image: Image.Image, height: int, width: int, crop_mode: str) -> Image.Image:
+    """Bicubic: to height × width if `crop_mode` is "squash", else to cover them with the aspect ratio kept."""
+    from PIL.Image import Resampling
+
+    if crop_mode == "center":
+        height, width = _covering_size(image.height, image.width, height, width)
+    return image.resize((width, height), Resampling.BICUBIC)
+
+
+def _covering_size(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
+    """The smallest size of the image's aspect ratio that covers the target, rounded as timm does."""
+    if target_height == target_width:  # by torchvision's Resize, which rounds down
+        short = min(height, width)
+        return target_height * height // short, target_width * width // short
+    ratio = min(height / target_height, width / target_width)  # by timm's ResizeKeepRatio, which rounds to nearest
+    return round(height / ratio), round(width / ratio)
+
+
+def _crop_centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Cut height × width out of the middle; an odd margin is halved with round(), to the even side, as in timm."""
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,108 @@
+"""In which context each node of a graph runs: gradients, inference mode, autocast, and what else calls switch."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import fx
+
+from mvc.passes import torch_private
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What is switched on where a node runs. Regions that change nothing leave it equal."""
+
+    gradients: bool
+    inference: bool
+    autocast: frozenset[tuple[str, torch.dtype]]  # the devices for which it is on
+    others: tuple[fx.Node, ...] = ()  # calls ahead that switch something else
+
+    def difference(self, other: Context) -> str:
+        """A sentence on what is switched between the two."""
+        if self.gradients != other.gradients or self.inference != other.inference:
+            return "gradients are switched on or off inside it"
+        if self.autocast != other.autocast:
+            return "autocast is switched on or off inside it"
+        switch = max(self.others, other.others, key=len)[-1]
+        return f"{getattr(switch.target, '__name__', switch.target)} is called inside it"
+
+
+class Contexts:
+    """The context of each node of a graph, nodes that are inserted later included."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._switches = [node for node in graph.nodes if torch_private.switch(node)]
+        self._first = _context(torch.is_grad_enabled(), [], ())
+        self._behind: list[Context] = []
+        gradients, entered, others = torch.is_grad_enabled(), [], ()
+        for node in self._switches:
+            kind = torch_private.switch(node)
+            if kind == "gradients":
+                gradients = node.args[0]
+            elif kind == "leave":
+                entered = [region for region in entered if region is not node.args[0]]
+            elif kind == "other":
+                others = (*others, node)
+            else:
+                entered = [*entered, node]
+            self._behind.append(_context(gradients, entered, others))
+
+    def of(self, node: fx.Node) -> Context:
+        behind = bisect.bisect_left(self._switches, node)  # nodes are ordered as they stand in the graph
+        return self._behind[behind - 1] if behind else self._first
+
+    def obstacle(self, nodes: Iterable[fx.Node], *, but_for_autocast: bool = False) -> str | None:
+        """Why the nodes cannot be computed at one place; None where they all run in one context.
+
+        Args:
+            but_for_autocast: leave that out, where the dtypes of the results say what it did.
+        """
+        if not self._switches:
+            return None
+        contexts = dict.fromkeys(map(self.of, nodes))
+        if but_for_autocast:
+            contexts = dict.fromkeys(dataclasses.replace(each, autocast=frozenset()) for each in contexts)
+        first, *others = contexts or [self._first]
+        if others:
+            return first.difference(others[0])
+        if first.inference != self._first.inference:
+            return "inference mode is switched on around it, where torch compiles no ops but its own"
+        return None
+
+    @contextlib.contextmanager
+    def inside(self, node: fx.Node) -> Iterator[None]:
+        """Example values that are computed in this block are what the node's context gives."""
+        context = self.of(node)
+        with contextlib.ExitStack() as stack:
+            if context != self._first:
+                stack.enter_context(torch.set_grad_enabled(context.gradients and not context.inference))
+                on = dict(context.autocast)
+                for device in on.keys() | dict(self._first.autocast).keys():
+                    stack.enter_context(torch.autocast(device, on.get(device), enabled=device in on))
+            yield
+
+
+def _context(gradients: bool, entered: Sequence[fx.Node], others: tuple[fx.Node, ...]) -> Context:
+    inference, autocast = torch.is_inference_mode_enabled(), _autocast_around()
+    for region in entered:
+        if torch_private.switch(region) == "inference":
+            (inference,) = region.args
+            continue
+        device, dtype, enabled, _ = region.args
+        autocast.pop(device, None)
+        if enabled:
+            autocast[device] = torch.get_autocast_dtype(device) if dtype is None else dtype
+    return Context(gradients, inference, frozenset(autocast.items()), others)
+
+
+def _autocast_around() -> dict[str, torch.dtype]:
+    """The devices for which autocast is on around the graph."""
+    devices = [device for device in AUTOCAST_DEVICES if torch.amp.is_autocast_available(device)]
+    return {device: torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}

@@ -1,0 +1,328 @@
+"""What surrounds the nodes that a pass replaces: the context they run in, and who sees their memory and their strides.
+
+A program sees of a tensor more than its values: what it returns has strides and an offset, shares memory or not, is
+kept alive whole; views and `as_strided` depend on strides; a region that switches gradients or autocast changes what
+is inside it and nothing else. Every pass that puts nodes in the place of others asks here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
+
+from mvc.passes import torch_private
+from mvc.passes.graph.constants import memory, storages
+from mvc.passes.graph.contexts import Contexts
+from mvc.passes.graph.fx_utils import call_target, insert, value, written_by
+from mvc.passes.torch_private import example_size, surely_at_most, surely_equal
+
+# Calls whose result, or effect, depends on where the elements of their argument lie.
+READS_LAYOUT = (
+    *("as_strided", "as_strided_", "as_strided_scatter", "set_", "resize_", "resize_as_", "data_ptr"),
+    *("storage", "untyped_storage", "storage_offset", "stride", "is_contiguous"),
+)
+MOST_FOLLOWED = 2048  # nodes behind a change of strides; to copy is cheaper than to follow more
+
+
+class Observed(Exception):
+    """Why a node cannot be replaced: the program would see it."""
+
+
+@dataclasses.dataclass
+class _Memory:
+    """Who holds which memory of a graph."""
+
+    seen: set[int] = dataclasses.field(default_factory=set)
+    writers: dict[int, fx.Node] = dataclasses.field(default_factory=dict)
+    stands_for: dict[int, set[int]] = dataclasses.field(default_factory=dict)  # what the program had in its place
+    kept_alive: list[Any] = dataclasses.field(default_factory=list)  # what identifies memory is its address
+
+    @classmethod
+    def of(cls, graph: fx.Graph) -> _Memory:
+        memory = cls(kept_alive=[value(node) for node in graph.nodes])
+        for node in graph.nodes:
+            memory.stands_for.update((each, {each}) for each in storages(node))
+            for each in written_by(node):
+                memory.writers.update(dict.fromkeys(storages(each), node))
+            if node.op in ("placeholder", "get_attr"):
+                memory.seen |= storages(node)
+            elif reads_layout(node):
+                memory.seen.update(*map(storages, node.all_input_nodes))
+        return memory
+
+
+class Surroundings:
+    """Who sees the memory of a graph's nodes; replaces nodes so that nobody sees a difference.
+
+    Memory is seen that the graph is given, returns, writes to, or hands to a call that reads more than values:
+    `as_strided`, compile regions and other higher-order operators, custom ops, Python's functions.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+
+    @functools.cached_property
+    def contexts(self) -> Contexts:
+        return Contexts(self.graph)
+
+    @functools.cached_property
+    def _memory(self) -> _Memory:
+        return _Memory.of(self.graph)
+
+    @contextlib.contextmanager
+    def at(self, node: fx.Node) -> Iterator[None]:
+        """What is inserted in this block stands ahead of the node, in its context, and is erased where it fails."""
+        _ = self._memory  # of the graph as the program has it
+        ahead = node.prev
+        with self.graph.inserting_before(node), self.contexts.inside(node):
+            try:
+                yield
+            except Exception:
+                while node.prev is not ahead:
+                    self.graph.erase_node(node.prev)
+                raise
+
+    def writer(self, node: fx.Node) -> fx.Node | None:
+        """A call that writes to the node's memory."""
+        return next((self._memory.writers[each] for each in storages(node) if each in self._memory.writers), None)
+
+    def is_seen(self, node: fx.Node) -> bool:
+        return self.writer(node) is not None or not self._memory.seen.isdisjoint(storages(node))
+
+    def kept(self, node: fx.Node) -> fx.Node:
+        """The node as a backward can keep it: a copy where the graph writes to its memory."""
+        return node if self.writer(node) is None else insert(self.graph, "clone", node)
+
+    def strides_matter(self, node: fx.Node, other: Tensor) -> bool:
+        """Whether it would be seen that the node has the other tensor's strides."""
+        try:
+            self._follow({node: other})
+        except Observed:
+            return True
+        return False
+
+    def replace(self, pairs: Mapping[fx.Node, fx.Node], *, leaving: Collection[fx.Node] = ()) -> None:
+        """Put new nodes, which compute the same, in the place of old ones.
+
+        Copied is what would share memory that the program sees apart, the first that shares it excepted, what would
+        keep more memory alive, and what the backward of a recurrence reads, since others may write to it. Where strides
+        that are seen differ, the new node is copied into the old one's; into dense ones in the same order where those
+        have gaps, as a view of more has that the graph no longer computes.
+
+        Args:
+            leaving: nodes that are erased afterwards, whatever they see.
+
+        Raises:
+            Observed: even so the program would see a difference. Nothing is replaced then.
+        """
+        for old, new in pairs.items():
+            if not _fits(value(old), value(new)):
+                raise Observed(f"{old.name} is {value(old)} and would be {value(new)}")
+        settled = {old: self._with_own_memory(old, self._with_gradients(old, new)) for old, new in pairs.items()}
+        try:
+            values = self._follow({old: value(new) for old, new in settled.items()}, leaving)
+        except Observed:
+            settled = {old: self._with_strides(old, new) for old, new in settled.items()}
+            values = self._follow({old: value(new) for old, new in settled.items()}, leaving, returned=True)
+        values |= {old: value(new) for old, new in settled.items()}
+        self._follow_memory(values, leaving)
+        for node, changed in values.items():
+            if node in settled:
+                node.replace_all_uses_with(settled[node])
+            else:
+                node.meta["example_value"] = changed
+            self._memory.kept_alive.append(changed)
+
+    def _with_own_memory(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        before, after, memory = storages(old), storages(new), self._memory
+        shared = any(memory.stands_for.get(each, before) != before for each in after) or _is_saved(new)
+        larger = not surely_at_most(*(value(each).untyped_storage().nbytes() for each in (new, old)))
+        apart = shared or larger or _overlaps(value(new))
+        if (shared and self.writer(new)) or (apart and self.is_seen(old)):
+            new = self._copied(old, new)
+            after = storages(new)
+        if not before.isdisjoint(memory.seen):
+            memory.seen |= after
+        if (writer := self.writer(old)) is not None:
+            memory.writers.update(dict.fromkeys(after, writer))
+        memory.stands_for.update((each, before) for each in after - memory.stands_for.keys())
+        memory.kept_alive.append(value(new))
+        return new
+
+    def _with_strides(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        fits = same_strides(value(old), value(new)) or _is_dense(value(new), memory_order(value(old)))
+        return new if fits else self._copied(old, new)
+
+    def _copied(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        """The new node with memory of its own and the old one's strides, but for gaps."""
+        order = memory_order(value(old))
+        place = old if new < old else new.next
+        insert_ = functools.partial(insert, self.graph)
+        with self.graph.inserting_before(place), self.contexts.inside(place):
+            copy = new if order == sorted(order) else insert_(torch.permute, new, order)
+            if dense := _is_dense(value(new), order):
+                # Inductor drops a copy with the strides of its input, whose whole memory is kept alive then.
+                copy = insert_(torch.movedim, insert_(torch.unsqueeze, copy, 0), 0, -1)
+            copy = insert_("clone", copy, memory_format=torch.contiguous_format)
+            copy = insert_(torch.squeeze, copy, -1) if dense else copy
+            if order == sorted(order):
+                return copy
+            return insert_(torch.permute, copy, [order.index(axis) for axis in range(len(order))])
+
+    def _with_gradients(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        """Detached, where gradients of the new node alone could be asked for."""
+        if value(old).requires_grad or not value(new).requires_grad or torch_private.is_transformed(value(old)):
+            return new
+        place = old if new < old else new.next
+        if not self.contexts.of(place).gradients:
+            return new
+        with self.graph.inserting_before(place), self.contexts.inside(place):
+            return insert(self.graph, "detach", new)
+
+    def _follow(
+        self, changed: Mapping[fx.Node, Tensor], leaving: Collection[fx.Node] = (), *, returned: bool = False
+    ) -> dict[fx.Node, Any]:
+        """The new example values of what is computed from nodes that have other strides now, those included.
+
+        Args:
+            returned: that strides of what the graph returns have no gaps any more is accepted.
+
+        Raises:
+            Observed: the strides are seen, or to follow them is more than it is worth.
+        """
+        values = {node: new for node, new in changed.items() if not same_strides(value(node), new)}
+        pending = [user for node in values for user in node.users]
+        heapq.heapify(pending)
+        while pending:
+            user = heapq.heappop(pending)
+            if (pending and pending[0] is user) or (returned and user.op == "output"):
+                continue
+            if user in changed or user in leaving:
+                continue
+            if reads_layout(user) or len(values) > MOST_FOLLOWED + len(changed):
+                raise Observed(f"{user.name} depends on its strides")
+            written = written_by(user)
+            if written and values.keys().isdisjoint(written):
+                continue  # it reads values alone
+            result = self._recomputed(user, values)
+            if not _alike(value(user), result):
+                values[user] = result
+                for each in user.users:
+                    heapq.heappush(pending, each)
+        return values
+
+    def _follow_memory(self, values: dict[fx.Node, Any], leaving: Collection[fx.Node]) -> None:
+        """Add the new example values of what is in the memory of nodes that are in other memory now."""
+        pending = [user for node in values for user in node.users]
+        heapq.heapify(pending)
+        while pending:
+            user = heapq.heappop(pending)
+            inputs = [each for each in user.all_input_nodes if each in values]
+            if user in values or user in leaving or not _shares(value(user), map(value, inputs)):
+                continue
+            values[user] = self._computed(user, values)
+            for each in user.users:
+                heapq.heappush(pending, each)
+
+    def _computed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), lambda each: values.get(each, value(each)))
+        with torch_private.fake_mode(map(value, node.all_input_nodes)), self.contexts.inside(node):
+            return call_target(node, args, kwargs)
+
+    def _recomputed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """What the call gives for inputs of other strides."""
+        recorder = torch_private.EffectRecorder()
+        try:
+            with recorder:
+                result = self._computed(node, values)
+        except Exception as error:
+            raise Observed(f"{node.name} fails with other strides") from error
+        if recorder.random:
+            raise Observed(f"{node.name} draws random numbers in the order of memory")
+        before = _shares(value(node), map(value, node.all_input_nodes))
+        after = _shares(result, (values.get(each, value(each)) for each in node.all_input_nodes))
+        if before != after and self.is_seen(node):
+            raise Observed(f"{node.name} is a view, and would be a copy, or the other way round")
+        return result
+
+
+def reads_layout(node: fx.Node) -> bool:
+    """Whether the node may see more of its arguments than their values: how they lie, and in whose memory."""
+    if node.op not in ("call_function", "call_method"):
+        return node.op not in ("placeholder", "get_attr")
+    if getattr(node.target, "__name__", node.target) in READS_LAYOUT:
+        return True
+    if node.op == "call_method":
+        return False
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return True
+    if isinstance(node.target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return str(node.target).split(".")[0] not in ("aten", "prims", "mvc")
+    module = (getattr(node.target, "__module__", None) or "").split(".")[0]
+    return module not in ("torch", "math", "builtins", "_operator")
+
+
+def _is_saved(node: fx.Node) -> bool:
+    """Whether the node is in the memory of states that their recurrence keeps for its backward."""
+    memory, source = storages(node), node
+    while source is not None:
+        node, source = source, next((each for each in source.all_input_nodes if storages(each) == memory), None)
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return str(packet) == "mvc.linear_recurrence" and value(node).requires_grad
+
+
+def same_strides(first: Tensor, second: Tensor) -> bool:
+    """Whether both have the same strides along every axis of more than one element."""
+    strides = zip(first.shape, first.stride(), second.stride(), strict=True)
+    return all(surely_equal(size, 1) or surely_equal(one, other) for size, one, other in strides)
+
+
+def memory_order(tensor: Tensor) -> list[int]:
+    """The axes from the one with the longest strides to that with the shortest."""
+    strides = [example_size(stride) for stride in tensor.stride()]
+    return sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether several elements lie in one place, as where a tensor was expanded: that cannot be written to."""
+    axes = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(surely_equal(stride, 0) and not surely_equal(size, 1) for size, stride in axes)
+
+
+def _is_dense(tensor: Tensor, order: Sequence[int]) -> bool:
+    """Whether the tensor fills its memory with its axes in that order."""
+    stride = 1
+    for axis in reversed(order):
+        if not (surely_equal(tensor.shape[axis], 1) or surely_equal(tensor.stride(axis), stride)):
+            return False
+        stride = stride * tensor.shape[axis]
+    return True
+
+
+def _fits(first: Tensor, second: Tensor) -> bool:
+    """Whether both are the same kind of tensor; sizes that are symbols may be equal under two names."""
+    unlike = (
+        isinstance(one, int) and isinstance(other, int) and one != other
+        for one, other in zip(first.shape, second.shape, strict=False)
+    )
+    same_kind = (first.dtype, first.device, first.dim()) == (second.dtype, second.device, second.dim())
+    return same_kind and not any(unlike)
+
+
+def _alike(first: Any, second: Any) -> bool:
+    pairs = zip(tree_leaves(first), tree_leaves(second), strict=True)
+    return all(same_strides(one, two) if isinstance(one, Tensor) else surely_equal(one, two) for one, two in pairs)
+
+
+def _shares(result: Any, inputs: Iterable[Any]) -> bool:
+    """Whether the result shares memory with an input."""
+    return not memory(result).isdisjoint(set().union(*map(memory, inputs)))

@@ -1,0 +1,157 @@
+"""A recurrence's step as factor · h + offset of its state h, as nodes beside those of the step."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from mvc.passes.graph.axes import CASTS, COPIES
+from mvc.passes.graph.fx_utils import insert
+from mvc.passes.graph.torch_ops import call
+
+Term = fx.Node | float  # what a step computes without its state, or a number
+
+
+class NotAffine(Exception):
+    """The step does something else with its state."""
+
+
+class Affine(NamedTuple):
+    """factor · h + offset, elementwise."""
+
+    factor: Term
+    offset: Term
+
+
+ONE = Affine(0, 1)  # the number
+
+
+def affine(graph: fx.Graph, state: fx.Node, result: fx.Node) -> Affine:
+    """What the result is of the state; new nodes are inserted behind those that they are made of.
+
+    Raises:
+        NotAffine: it is something else.
+    """
+    known = {state: Affine(1, 0)}
+    for node in needed(result, {state}):
+        if not known.keys().isdisjoint(node.all_input_nodes):
+            with graph.inserting_after(node):
+                known[node] = _Rules(graph, known).of_call(node)
+    return known.get(result, Affine(0, result))
+
+
+def needed(result: fx.Node, known: set[fx.Node] | frozenset[fx.Node]) -> list[fx.Node]:
+    """The nodes that the result is computed from, itself last, in an order to compute them in; not beyond the known."""
+    order: dict[fx.Node, None] = {}
+    pending = [(result, False)]
+    while pending:
+        node, ready = pending.pop()
+        if ready:
+            order[node] = None
+        elif node not in order and node not in known:
+            pending.append((node, True))
+            pending += [(source, False) for source in node.all_input_nodes]
+    return list(order)
+
+
+class _Rules:
+    """Calls on affine values; of sums and products no more is written than needed."""
+
+    def __init__(self, graph: fx.Graph, known: dict[fx.Node, Affine]) -> None:
+        self.graph = graph
+        self.known = known
+
+    def of(self, argument: Term) -> Affine:
+        return self.known.get(argument) or Affine(0, argument)
+
+    def of_call(self, node: fx.Node) -> Affine:
+        call_ = call(node)
+        name = call_.name if call_ else str(getattr(node.target, "__name__", node.target))
+        rule = getattr(self, f"_{name}", None) if call_ else None
+        if name in COPIES:
+            return self.of(call_.args["input"])
+        if name in CASTS and call_.args["input"] in self.known:
+            return Affine(*(self._cast(node, term) for term in self.of(call_.args["input"])))
+        if name == "einsum":
+            return self._einsum(node, **call_.args)
+        if rule is None:
+            raise NotAffine(f"its step calls {name} on the state")
+        return rule(**{key: self.of(argument) for key, argument in call_.args.items()})
+
+    def _cast(self, node: fx.Node, term: Term) -> Term:
+        return (
+            insert(self.graph, node.target, term, *node.args[1:], **node.kwargs) if isinstance(term, fx.Node) else term
+        )
+
+    def _add(self, input: Affine, other: Affine, alpha: Affine = ONE) -> Affine:
+        scaled = self._mul(other, alpha)
+        return Affine(*(self._write(torch.add, one, two) for one, two in zip(input, scaled, strict=True)))
+
+    def _sub(self, input: Affine, other: Affine, alpha: Affine = ONE) -> Affine:
+        return self._add(input, self._neg(self._mul(other, alpha)))
+
+    def _neg(self, input: Affine) -> Affine:
+        return self._mul(input, Affine(0, -1))
+
+    def _mul(self, input: Affine, other: Affine) -> Affine:
+        state, factor = (other, input) if input.factor == 0 else (input, other)
+        if factor.factor != 0:
+            raise NotAffine("its step multiplies the state by itself")
+        return Affine(*(self._write(torch.mul, term, factor.offset) for term in state))
+
+    def _div(self, input: Affine, other: Affine) -> Affine:
+        if other.factor != 0:
+            raise NotAffine("its step divides by the state")
+        return Affine(*(self._write(torch.div, term, other.offset) for term in input))
+
+    def _addcmul(self, input: Affine, tensor1: Affine, tensor2: Affine, value: Affine = ONE) -> Affine:
+        return self._add(input, self._mul(tensor1, tensor2), value)
+
+    def _lerp(self, input: Affine, end: Affine, weight: Affine) -> Affine:
+        return self._add(input, self._mul(self._sub(end, input), weight))
+
+    def _einsum(self, node: fx.Node, equation: str, operands: Any) -> Affine:
+        """An elementwise product, written as one."""
+        operands = operands if isinstance(operands, (tuple, list)) else (operands,)
+        inputs, _, result = equation.replace(" ", "").partition("->")
+        terms = inputs.split(",")
+        states = [place for place, each in enumerate(operands) if each in self.known]
+        plain = all(set(term) <= set(result) and len(set(term)) == len(term) for term in terms)
+        if len(states) != 1 or terms[states[0]] != result or not plain or "." in equation:
+            raise NotAffine("its step mixes elements of the state in an einsum")
+        (place,) = states
+        product = self.of(operands[place])
+        for term, operand in zip(terms, operands, strict=True):
+            if operand is not operands[place]:
+                product = self._mul(product, Affine(0, self._aligned(operand, term, result)))
+        return product
+
+    def _aligned(self, operand: fx.Node, term: str, result: str) -> fx.Node:
+        """The operand with its axes as the result names them, and of size 1 where it has none."""
+        order = [term.index(letter) for letter in result if letter in term]
+        if order != sorted(order):
+            operand = insert(self.graph, torch.permute, operand, order)
+        for axis, letter in enumerate(result):
+            if letter not in term:
+                operand = insert(self.graph, torch.unsqueeze, operand, axis)
+        return operand
+
+    def _write(self, function, left: Term, right: Term) -> Term:
+        """left + right, left · right or left / right."""
+        if function is torch.add and (left == 0 or right == 0):
+            return right if left == 0 else left
+        if function is not torch.add and (left == 0 or right == 1):
+            return left
+        if function is torch.mul and (right == 0 or left == 1):
+            return right
+        if not isinstance(left, fx.Node) and not isinstance(right, fx.Node):
+            return _ON_NUMBERS[function](left, right)
+        if isinstance(left, fx.Node) or function is torch.div:
+            return insert(self.graph, function, left, right)
+        return insert(self.graph, function, right, left)
+
+
+_ON_NUMBERS = {torch.add: operator.add, torch.mul: operator.mul, torch.div: operator.truediv}

@@ -1,0 +1,305 @@
+"""What a piece of a graph computes, found out by running it on random numbers modulo a prime.
+
+Sums, products and movements of elements are exact in the integers modulo a prime, so two polynomials that agree on
+random numbers are the same one: a wrong answer has a chance below degree / 2³¹ for each of the elements compared. Axes
+that only carry the computation along are cut to two elements, which still shows any exchange along them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from mvc.passes import torch_private
+from mvc.passes.graph.fx_utils import shape, value, written_by
+from mvc.passes.graph.torch_ops import Call, call
+from mvc.passes.torch_private import example_size
+
+PRIME = 2**31 - 1
+
+Values = dict[fx.Node, Tensor]
+
+
+class Unsupported(Exception):
+    """The piece does something that is not a sum, a product or a movement of elements."""
+
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
+
+
+def sample(fake: Tensor, *, whole: int | None, seed: int) -> Tensor:
+    """Random residues in the tensor's shape: whole along one axis, two elements along the others."""
+    shape = [example_size(size) if axis == whole else _cut(size) for axis, size in enumerate(fake.shape)]
+    with torch_private.no_modes():
+        return torch.randint(1, PRIME, shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+
+
+def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Unsupported | None]:
+    """All that the nodes, in order, compute from the given values, and the first thing that could not be followed.
+
+    Nothing is computed past it where nodes write in place.
+    """
+    in_place = any(written_by(node) for node in nodes)
+    run = _Run(dict(values), in_place=in_place)
+    failure = None
+    with torch_private.no_modes():
+        for node in nodes:
+            try:
+                run.step(node)
+            except Unsupported as unsupported:
+                failure = failure or unsupported
+                if in_place:
+                    break
+    return run.values, failure
+
+
+def is_movement(node: fx.Node) -> bool:
+    """Whether the node only moves, copies or casts elements of tensors."""
+    known = call(node)
+    return known is not None and known.name in _MOVEMENTS
+
+
+def is_arithmetic(node: fx.Node) -> bool:
+    known = call(node)
+    return known is not None and known.name.removesuffix("_") in _ARITHMETIC
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Whether two computed values are equal, shapes included."""
+    with torch_private.no_modes():
+        return left.shape == right.shape and bool((left.remainder(PRIME) == right.remainder(PRIME)).all())
+
+
+def multiply_add(a: Tensor, h: Tensor, b: Tensor) -> Tensor:
+    """a·h + b."""
+    with torch_private.no_modes():
+        return (a * h % PRIME + b) % PRIME
+
+
+def shifted(h: Tensor, dim: int, *, reverse: bool) -> Tensor:
+    """At each step, h of the step before, and zero before the first."""
+    steps = h.shape[dim]
+    with torch_private.no_modes():
+        zero = torch.zeros_like(h.narrow(dim, 0, 1))
+        return torch.cat([h.narrow(dim, 1, steps - 1), zero] if reverse else [zero, h.narrow(dim, 0, steps - 1)], dim)
+
+
+def is_recurrence(h: Tensor, a: Tensor, b: Tensor, dim: int, *, reverse: bool = False) -> bool:
+    """Whether h_t = a_t h_{t-1} + b_t along the axis, from a zero state."""
+    return h.shape[dim] > 0 and same(h, multiply_add(a, shifted(h, dim, reverse=reverse), b))
+
+
+def _cut(size: int | torch.SymInt) -> int:
+    """A size that is not that of the whole axis; for a symbol that means any other than in the example."""
+    if isinstance(size, int):
+        return min(size, 2)
+    return 3 if example_size(size) == 2 else 2
+
+
+class _Run:
+    def __init__(self, values: Values, *, in_place: bool) -> None:
+        self.values = values
+        self.in_place = in_place
+        self.batched: set[fx.Node] = set()  # inside vmap, the mapped axis in front
+
+    def step(self, node: fx.Node) -> None:
+        if shape(node) is None and not written_by(node):
+            return  # a size, of which the example is taken
+        if node.op not in ("call_function", "call_method"):
+            raise Unsupported(node, f"it holds a {node.op}")
+        for source in node.all_input_nodes:
+            if source not in self.values and shape(source) is not None:
+                raise Unsupported(node, f"it also uses {source.name}")
+        marker, known = torch_private.vmap_call(node), call(node)
+        try:
+            if marker is not None:
+                self.values[node] = self._vmap(node, marker)
+            elif known is None:
+                raise Unsupported(node, f"it calls {_name(node)}")
+            else:
+                self.values[node] = self._compute(node, known)
+        except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise Unsupported(node, f"it calls {_name(node)} in a way that is not followed") from error
+
+    def _vmap(self, node: fx.Node, marker: str) -> Tensor:
+        if marker == "add":
+            self.batched.add(node)
+            return self.values[node.args[0]].movedim(node.args[1], 0)
+        if marker == "remove" and node.args[0] in self.batched:
+            return self.values[node.args[0]].movedim(0, node.args[3])
+        raise Unsupported(node, f"it calls {_name(node)}")
+
+    def _compute(self, node: fx.Node, known: Call) -> Tensor:
+        batched = [source for source in node.all_input_nodes if source in self.batched]
+        if batched:
+            self.batched.add(node)
+            ranks = {self.values[source].dim() for source in node.all_input_nodes if source in self.values}
+            if len(ranks) > 1 or known.name not in {*_ARITHMETIC, *_CASTS, "clone"}:
+                raise Unsupported(node, f"it calls {_name(node)}")
+        base = known.name.removesuffix("_")
+        if base in _ARITHMETIC:
+            return self._arithmetic(node, known, base)
+        if known.name == "setitem":
+            return self._set(node, known)
+        if known.name not in _MOVEMENTS or (known.name in _MAY_COPY and self.in_place):
+            raise Unsupported(node, f"it calls {_name(node)}")
+        return _MOVEMENTS[known.name](self, node, known)
+
+    def _arithmetic(self, node: fx.Node, known: Call, base: str) -> Tensor:
+        given = {name: self._number(node, each) for name, each in known.args.items()}
+        result = _ARITHMETIC[base](**given).remainder(PRIME)
+        if not known.name.endswith("_"):
+            return result
+        return given["input"].copy_(result)
+
+    def _number(self, node: fx.Node, argument: Any) -> Tensor | int:
+        if isinstance(argument, fx.Node):
+            return self.values[argument]
+        if isinstance(argument, (int, float)) and argument == int(argument):
+            return int(argument) % PRIME
+        raise Unsupported(node, f"it has the factor {argument}")
+
+    def _set(self, node: fx.Node, known: Call) -> Tensor:
+        self._index(node, known)[...] = self._number(node, known.args["value"])
+        return self.values[known.args["input"]]
+
+    def _index(self, node: fx.Node, known: Call) -> Tensor:
+        index = known.args["index"] if isinstance(known.args["index"], tuple) else (known.args["index"],)
+        index = self._plain(index)
+        source = known.args["input"]
+        at_end = sum(each is not None and each is not Ellipsis for each in index)
+        axis = 0
+        for each in index:
+            if each is None:
+                continue
+            if each is Ellipsis:
+                axis = self.values[source].dim() - at_end
+                continue
+            if each != slice(None):
+                self._need_whole(node, source, axis)
+            axis, at_end = axis + 1, at_end - 1
+        return self.values[source][index]
+
+    def _need_whole(self, node: fx.Node, source: fx.Node, axis: int) -> None:
+        """Raise unless all elements along the axis are there."""
+        if self.values[source].shape[axis] != example_size(value(source).shape[axis]):
+            raise Unsupported(node, f"it calls {_name(node)} along another axis")
+
+    def _along(self, node: fx.Node, known: Call) -> Tensor:
+        """A call that needs every element along its `dim`."""
+        sources = known.args.get("tensors", [known.args.get("input")])
+        for source in sources:
+            self._need_whole(node, source, known.args.get("dim", 0))
+        return self._as_written(node, known)
+
+    def _as_written(self, node: fx.Node, known: Call) -> Tensor:
+        args, kwargs = self._plain((node.args, node.kwargs))
+        function = getattr(type(args[0]), node.target) if node.op == "call_method" else node.target
+        return function(*args, **kwargs)
+
+    def _plain(self, argument: Any) -> Any:
+        """An argument with its nodes replaced by what they are here."""
+        return map_arg(argument, lambda node: self.values[node] if node in self.values else example_size(value(node)))
+
+    def _pad(self, node: fx.Node, known: Call) -> Tensor:
+        source, pad = known.args["input"], self._plain(known.args["pad"])
+        for place, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+            if (before, after) != (0, 0):
+                self._need_whole(node, source, value(source).dim() - 1 - place)
+        if known.args.get("mode", "constant") != "constant" or known.args.get("value"):
+            raise Unsupported(node, "it pads with other than zeros")
+        return torch.nn.functional.pad(self.values[source], list(pad))
+
+    def _view(self, node: fx.Node, known: Call) -> Tensor:
+        """Axes that were cut must stay as they are; the others take their sizes from the example."""
+        source = known.args["input"]
+        sizes: list[int] = []
+        for before, after in _grouped(value(source).shape, value(node).shape):
+            if len(before) == len(after) == 1:
+                sizes.append(self.values[source].shape[before[0]])
+                continue
+            for axis in before:
+                self._need_whole(node, source, axis)
+            sizes += [example_size(value(node).shape[axis]) for axis in after]
+        return self.values[source].view(sizes) if known.name == "view" else self.values[source].reshape(sizes)
+
+    def _cast(self, node: fx.Node, known: Call) -> Tensor:
+        source = known.args["input"]
+        if not value(node).is_floating_point():
+            raise Unsupported(node, f"it calls {_name(node)}")
+        copies = value(node).dtype != value(source).dtype or known.args.get("copy", False)
+        return self.values[source].clone() if copies else self.values[source]
+
+    def _zeros(self, node: fx.Node, known: Call) -> Tensor:
+        return torch.zeros_like(self.values[known.args["input"]])
+
+
+def _grouped(before: torch.Size, after: torch.Size) -> list[tuple[list[int], list[int]]]:
+    """Which axes of a viewed tensor make which of the view, as short groups as possible.
+
+    Raises:
+        ValueError: sizes that cannot be paired off.
+    """
+    groups, left, right = [], 0, 0
+    while left < len(before) or right < len(after):
+        ours, theirs = [left], [right]
+        left, right = left + 1, right + 1
+        if left > len(before) or right > len(after):
+            raise ValueError("sizes do not pair off")
+        if str(before[ours[0]]) != str(after[theirs[0]]):
+            sizes = [before[ours[0]], after[theirs[0]]]
+            while sizes[0] != sizes[1]:
+                if not all(isinstance(size, int) for size in sizes) or 0 in sizes:
+                    raise ValueError("sizes do not pair off")
+                if sizes[0] < sizes[1]:
+                    ours.append(left)
+                    sizes[0], left = sizes[0] * before[left], left + 1
+                else:
+                    theirs.append(right)
+                    sizes[1], right = sizes[1] * after[right], right + 1
+        groups.append((ours, theirs))
+    return groups
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _add(input: Any, other: Any, alpha: int = 1) -> Any:
+    return input + other * alpha % PRIME
+
+
+def _sub(input: Any, other: Any, alpha: int = 1) -> Any:
+    return input - other * alpha % PRIME
+
+
+def _addcmul(input: Any, tensor1: Any, tensor2: Any, value: int = 1) -> Any:
+    return input + tensor1 * tensor2 % PRIME * value % PRIME
+
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "add": _add,
+    "sub": _sub,
+    "mul": lambda input, other: input * other,
+    "neg": operator.neg,
+    "addcmul": _addcmul,
+}
+_CASTS = ("to", "float", "double", "half", "bfloat16", "type_as")
+_MAY_COPY = ("contiguous", "reshape", "flatten")  # or not, depending on strides that are not known here
+_MOVEMENTS: dict[str, Callable[[_Run, fx.Node, Call], Tensor]] = {
+    **dict.fromkeys(("movedim", "transpose", "permute", "unsqueeze", "stack", "flip"), _Run._as_written),
+    **dict.fromkeys(("clone", "contiguous", "flatten"), _Run._as_written),
+    **dict.fromkeys(("slice", "narrow", "select", "cat"), _Run._along),
+    **dict.fromkeys(_CASTS, _Run._cast),
+    "getitem": _Run._index,
+    "pad": _Run._pad,
+    "view": _Run._view,
+    "reshape": _Run._view,
+    "zeros_like": _Run._zeros,
+}

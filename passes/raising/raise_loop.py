@@ -1,0 +1,123 @@
+"""Raises loops over time that Dynamo unrolled: their steps are rolled up into one, which is raised as a `scan` is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.slices import Slices
+from mvc.passes.graph.surroundings import Observed, Surroundings
+from mvc.passes.raising import profitability
+from mvc.passes.raising.affine import NotAffine
+from mvc.passes.raising.layouts import Layout, move, moved_pairs
+from mvc.passes.raising.loop_steps import Collector, Initial, NotALoop, RolledLoop, WritesInPlace, collectors
+from mvc.passes.raising.profitability import NotWorthwhile
+from mvc.passes.raising.step_scan import NotARecurrence, StepScan, functional
+from mvc.passes.raising.vectorize import NotVectorized
+
+
+@dataclasses.dataclass(frozen=True)
+class RaiseLoop(Pass):
+    """Writes an unrolled linear recurrence as that, and what each step makes of its state as operations on all states.
+
+    Before::
+
+        h0 = a[:, 0] * zeros + b[:, 0];  y0 = einsum("bdn,bn->bd", h0, c[:, 0])
+        h1 = a[:, 1] * h0 + b[:, 1];     y1 = einsum("bdn,bn->bd", h1, c[:, 1])
+        ...
+        y = stack([y0, y1, ...], 1)
+
+    After::
+
+        states = mvc.linear_recurrence(a, b, None, 1, False)
+        y = einsum("tbdn,tbn->tbd", states.movedim(1, 0), c.movedim(1, 0)).movedim(0, 1)
+
+    The outputs may be stacked, concatenated, or written into a tensor one by one.
+
+    Attributes:
+        always: raise where Inductor's own code is expected to be as fast, too (see `mvc.passes.raising.profitability`).
+    """
+
+    name: ClassVar[str] = "raise_loop"
+    always: bool = False
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        outcome = Outcome()
+        surroundings = Surroundings(graph)
+        for collector in collectors(graph):
+            try:
+                loop = RolledLoop(collector)
+                if loop.carries:
+                    _raise(loop, surroundings, always=self.always)
+                    outcome.matches += 1
+            except (NotALoop, NotARecurrence, NotAffine, NotVectorized, Observed) as reason:
+                if isinstance(reason, WritesInPlace) or collector.looks_recurrent():
+                    outcome.near_misses.append(NearMiss.at(collector.steps[1], f"no linear recurrence: {reason}"))
+            except NotWorthwhile as reason:
+                outcome.near_misses.append(NearMiss.at(collector.steps[1], f"left alone: {reason}"))
+        return outcome
+
+
+def _raise(loop: RolledLoop, surroundings: Surroundings, *, always: bool) -> None:
+    """Write the loop's recurrence and what its steps give into the graph, in the loop's place."""
+    collector, body, place = loop.collector, functional(loop.body()), loop.place()
+    if (obstacle := surroundings.contexts.obstacle({place, *loop.nodes, *loop.leaving})) is not None:
+        raise NotALoop(obstacle)
+    with surroundings.at(place):
+        new, picked = _results(place.graph, loop, body)
+        if not always:
+            profitability.check(loop, [new, *picked.values()])
+        layout = Layout(tuple(range(len(shape(new)))), loop.descending)
+        pairs = {**moved_pairs(collector.node, new, layout, collector.dim), **picked}
+        surroundings.replace(pairs, leaving=loop.leaving)
+    collector.erase()
+    loop.erase()
+
+
+def _results(graph: fx.Graph, loop: RolledLoop, body: fx.Graph) -> tuple[fx.Node, dict[fx.Node, fx.Node]]:
+    """What is collected, and what takes the place of nodes of single steps that others use; time as the slices run."""
+    sequences = [_sequence(graph, each, descending=loop.descending) for each in loop.sequences]
+    initials = [_initial(graph, loop, each, sequences) for each in loop.initials]
+    reverse = loop.backwards != loop.descending
+    axis = 0 if loop.is_read_by_step else loop.collector.dim
+    results = StepScan(graph, body, initials, sequences, loop.additional, reverse=reverse, axis=axis).results()
+    output, *escaping = results[len(initials) :]
+    picked = {}
+    for used, result in zip(loop.escaping.values(), escaping, strict=True):
+        for step, node in used.items():
+            index = loop.length - 1 - step if loop.descending else step
+            picked[node] = insert(graph, torch.select, result, 0, index)
+    return _collected(graph, loop.collector, output), picked
+
+
+def _sequence(graph: fx.Graph, sequence: Slices, *, descending: bool) -> fx.Node:
+    """All slices, time first."""
+    whole = sequence.whole(graph)
+    if sequence.descending != descending:
+        whole = insert(graph, torch.flip, whole, [0])
+    return whole
+
+
+def _initial(graph: fx.Graph, loop: RolledLoop, initial: Initial, sequences: list[fx.Node]) -> fx.Node:
+    """The state ahead of the first step, a tensor where the program has a number."""
+    if isinstance(initial.first, fx.Node):
+        return initial.first
+    if not sequences or not all(isinstance(size, int) for size in shape(initial.like)):
+        raise NotALoop("the state ahead of the first step is a number, and its later size is not known")
+    fake = value(initial.like)
+    return insert(graph, "new_full", sequences[0], tuple(fake.shape), initial.first, dtype=fake.dtype)
+
+
+def _collected(graph: fx.Graph, collector: Collector, output: fx.Node) -> fx.Node:
+    """The output of all steps as the collector lays it out."""
+    if collector.keeps_axis:
+        output = insert(graph, torch.squeeze, output, collector.dim + 1)
+    dtype = value(collector.node).dtype
+    if value(output).dtype != dtype:
+        output = insert(graph, "to", output, dtype)
+    return move(graph, output, 0, collector.dim)

@@ -1,0 +1,229 @@
+"""Pieces of a graph that may compute a linear recurrence: where they are, and whether they do."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import fx
+
+from mvc.passes.graph.fx_utils import shape, value, written_by
+from mvc.passes.graph.surroundings import Observed, Surroundings
+from mvc.passes.raising import modular
+from mvc.passes.raising.layouts import put_recurrence
+from mvc.passes.raising.modular import Unsupported
+from mvc.passes.torch_private import vmap_call
+
+MOST_SOURCES = 4  # two recurrences, one of the other's states, are one region until the first is raised
+
+
+@dataclasses.dataclass(eq=False)
+class Region:
+    """Nodes that move, multiply and add parts of the sources, in the graph's order."""
+
+    sources: list[fx.Node]
+    nodes: list[fx.Node]
+
+    def absorb(self, other: Region) -> None:
+        self.sources += other.sources
+        self.nodes += other.nodes
+
+
+class States(NamedTuple):
+    """Where a region computes h_t = a_t h_{t-1} + b_t along `dim`; no state before the first step."""
+
+    node: fx.Node
+    a: fx.Node
+    b: fx.Node
+    dim: int
+    reverse: bool
+
+
+class NotARecurrence(Exception):
+    """Why a region is left alone, and the node that shows it."""
+
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
+
+
+def grow(graph: fx.Graph, start: Callable[[fx.Node], fx.Node | None]) -> list[Region]:
+    """The regions that begin at nodes for which `start` names the source; regions that meet are one.
+
+    Besides the nodes that it can follow, a region takes in all that happens to its parts inside vmap.
+    """
+    regions: dict[fx.Node, Region] = {}  # by node and by source
+    members: set[fx.Node] = set()
+    mapped: set[fx.Node] = set()
+    for node in graph.nodes:
+        source = start(node)
+        if source is not None and source not in regions:
+            regions[source] = Region([source], [])
+        inputs = [each for each in node.all_input_nodes if shape(each) is not None]
+        if not inputs or not (mapped.intersection(inputs) or _joins(node, inputs, regions, members)):
+            continue
+        if vmap_call(node) == "add" or (mapped.intersection(inputs) and vmap_call(node) != "remove"):
+            mapped.add(node)
+        whole = _united([regions[each] for each in inputs if each in regions], regions)
+        whole.nodes.append(node)
+        regions[node] = whole
+        members.add(node)
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    found = list(dict.fromkeys(regions.values()))
+    for region in found:
+        region.nodes.sort(key=order.__getitem__)
+        region.sources.sort(key=order.__getitem__)
+    return found
+
+
+def _joins(node: fx.Node, inputs: Sequence[fx.Node], regions: dict, members: set[fx.Node]) -> bool:
+    if any(each not in regions for each in inputs):
+        return False
+    if modular.is_movement(node) or vmap_call(node) in ("add", "remove"):
+        return True
+    return modular.is_arithmetic(node) and not members.isdisjoint(inputs)
+
+
+def _united(parts: list[Region], regions: dict[fx.Node, Region]) -> Region:
+    parts = list(dict.fromkeys(parts))
+    whole = max(parts, key=lambda region: len(region.nodes))
+    for part in parts:
+        if part is not whole:
+            whole.absorb(part)
+            regions.update(dict.fromkeys([*part.sources, *part.nodes], whole))
+    return whole
+
+
+def find_states(region: Region, dims: Sequence[int], *, any_length: bool = True) -> States:
+    """The first node of the region that is a linear recurrence of two sources, along one of the axes.
+
+    Args:
+        any_length: accept what is one for the length of the example alone, where the length is a symbol.
+
+    Raises:
+        NotARecurrence: there is none, or the region's other results are used, too.
+    """
+    count = len(region.sources)
+    if not 2 <= count <= MOST_SOURCES:
+        raise NotARecurrence(region.nodes[0], f"it combines {count} sequences; a linear recurrence has 2")
+    failure = None
+    for dim in dims:
+        try:
+            states = _states_along(region, dim, any_length)
+        except Unsupported as unsupported:
+            failure = failure or NotARecurrence(unsupported.node, str(unsupported))
+            continue
+        if states is not None:
+            _check_alone(region, states)
+            return states
+    raise failure or NotARecurrence(region.nodes[0], "what it combines is not (a₁·a₂, a₂·b₁ + b₂)")
+
+
+def _states_along(region: Region, dim: int, any_length: bool) -> States | None:
+    if not any_length and not all(isinstance(shape(source)[dim], int) for source in region.sources):
+        raise Unsupported(region.nodes[0], "the length of the sequence is a symbol")
+    given = {source: modular.sample(value(source), whole=dim, seed=i) for i, source in enumerate(region.sources)}
+    values, failure = modular.evaluate(region.nodes, {source: each.clone() for source, each in given.items()})
+    if any(not modular.same(values[source], given[source]) for source in given):
+        raise Unsupported(region.nodes[0], "it writes to the sequences themselves")
+    last_write = max((i for i, node in enumerate(region.nodes) if written_by(node)), default=-1)
+    roles = [
+        (a, b, torch.broadcast_shapes(given[a].shape, given[b].shape))
+        for a, b in itertools.permutations(region.sources, 2)
+        if len(shape(a)) == len(shape(b)) and given[a].shape[dim] == given[b].shape[dim]
+    ]
+    for node in region.nodes[last_write + 1 :]:
+        for (a, b, full), reverse in itertools.product(roles, (False, True)):
+            h = values.get(node)
+            if h is None or h.shape != full:
+                continue
+            if modular.is_recurrence(h, given[a], given[b], dim, reverse=reverse):
+                return States(node, a, b, dim, reverse)
+    if failure is not None:
+        raise failure
+    return None
+
+
+def _check_alone(region: Region, states: States) -> None:
+    """Raise if something is written meanwhile, or if what the region computes is used beside the states."""
+    nodes = set(region.nodes)
+    for node in _between(region.nodes[0], states.node):
+        if written_by(node) and node not in nodes:
+            raise NotARecurrence(node, "something is written to while it runs")
+    later = {states.node, *region.sources} - {states.a, states.b}  # and what depends on them
+    computed = _written(region)
+    for node in region.nodes:
+        if not later.isdisjoint(node.all_input_nodes):
+            later.add(node)
+        elif modular.is_arithmetic(node) or not computed.isdisjoint(node.all_input_nodes):
+            computed.add(node)
+    removable = {states.node}
+    for node in reversed(region.nodes):
+        if node in later:
+            continue
+        if all(user in removable or isinstance(value(user), torch.SymInt) for user in node.users):
+            removable.add(node)
+        elif node in computed:
+            raise NotARecurrence(node, "the products of its factors are used, not only the states")
+
+
+def _written(region: Region) -> set[fx.Node]:
+    """Nodes of the region that share memory with one that is written to."""
+    written = {target for node in region.nodes for target in written_by(node)}
+    for node in reversed(region.nodes):
+        if node in written and modular.is_movement(node):
+            written.update(node.all_input_nodes)
+    return written
+
+
+def put_states(surroundings: Surroundings, region: Region, states: States) -> None:
+    """Put one op in the place of the states that the region computes.
+
+    Raises:
+        NotARecurrence: the program would see it.
+    """
+    computed = (node for node in region.nodes if node < states.node)
+    if (obstacle := surroundings.contexts.obstacle([states.node, *computed])) is not None:
+        raise NotARecurrence(states.node, obstacle)
+    try:
+        put_recurrence(surroundings, *states[:4], reverse=states.reverse)
+    except Observed as reason:
+        raise NotARecurrence(states.node, str(reason)) from reason
+
+
+def erase(graph: fx.Graph, region: Region) -> None:
+    """Remove what the region computed and nobody uses, with the vmap calls that then surround nothing."""
+    _erase_unused(graph, region.nodes)
+    entered: list[fx.Node] = []
+    for node in list(graph.nodes):
+        marker = vmap_call(node)
+        if marker == "enter":
+            entered.append(node)
+        elif marker == "leave" and entered:
+            enter = entered.pop()
+            if all(isinstance(value(each), torch.SymInt) for each in _between(enter, node)):
+                graph.erase_node(node)
+                graph.erase_node(enter)
+    markers = [(vmap_call(node), node) for node in graph.nodes]
+    if not any(marker == "enter" for marker, _ in markers):
+        _erase_unused(graph, [node for marker, node in markers if marker == "load"])
+    sizes = [node for node in graph.nodes if node.op != "placeholder" and isinstance(value(node), torch.SymInt)]
+    _erase_unused(graph, sizes)
+    left = set(graph.nodes)
+    _erase_unused(graph, [node for node in region.nodes if node in left])
+
+
+def _erase_unused(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
+    for node in reversed(nodes):
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
+    node = first.next
+    while node is not last:
+        yield node
+        node = node.next

@@ -1,0 +1,62 @@
+"""Whether a recurrence with its producers and its read-out may be computed at one place of the graph."""
+
+from __future__ import annotations
+
+from torch import Tensor, fx
+
+from mvc.passes.graph.constants import storages
+from mvc.passes.graph.contexts import Contexts
+from mvc.passes.graph.fx_utils import value, written_by
+from mvc.passes.raising.index_notation import is_call
+from mvc.passes.raising.scan_match import ZEROS, NotAScan, Scan
+
+
+class Effects:
+    """The calls of a graph that write to memory, and its contexts."""
+
+    def __init__(self, graph: fx.Graph, contexts: Contexts) -> None:
+        self.contexts = contexts
+        self.writes: list[tuple[fx.Node, set[int]]] = []
+        for node in graph.nodes:
+            written = set().union(*map(storages, written_by(node)))
+            if written:
+                self.writes.append((node, written))
+
+    def check(self, node: fx.Node, scan: Scan) -> None:
+        """Raise NotAScan where the scan, run at its place, would not compute what the graph computes."""
+        leaves = {term.node for term in scan.terms}
+        late = [leaf for leaf in leaves if not leaf < scan.place]
+        if late:
+            raise NotAScan(f"the last state is read before {late[0].name} is computed")
+        absorbed = _absorbed([node, scan.y.node, *(term.node for term in scan.last_states)], leaves)
+        if (obstacle := self.contexts.obstacle(absorbed | {scan.place}, but_for_autocast=True)) is not None:
+            raise NotAScan(obstacle)
+        for writer, written in self.writes:
+            if writer < scan.y.node and writer not in absorbed:
+                spoiled = _spoiled(writer, written, scan.place, leaves, absorbed)
+                if spoiled is not None:
+                    raise NotAScan(f"{writer.name} writes to {spoiled.name}, which is read at another time by the scan")
+
+
+def _spoiled(
+    writer: fx.Node, written: set[int], place: fx.Node, leaves: set[fx.Node], absorbed: set[fx.Node]
+) -> fx.Node | None:
+    """What would be read before the call that writes to it and now is read after it, or the other way round."""
+    if writer < place:
+        read = (node for node in leaves | absorbed if node < writer)
+    else:
+        read = (node for reader in absorbed if writer < reader for node in reader.all_input_nodes)
+    return next((node for node in read if storages(node) & written), None)
+
+
+def _absorbed(results: list[fx.Node], leaves: set[fx.Node]) -> set[fx.Node]:
+    """What lies between the leaves and the results."""
+    found: set[fx.Node] = set()
+    pending = list(results)
+    while pending:
+        node = pending.pop()
+        if node in found or node in leaves or node.op == "placeholder" or not isinstance(value(node), Tensor):
+            continue
+        found.add(node)
+        pending += [] if is_call(node, *ZEROS) else node.all_input_nodes
+    return found

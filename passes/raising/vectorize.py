@@ -1,0 +1,197 @@
+"""Runs the operations of one time step on all steps at once: each becomes the same one with a leading axis of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+
+from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.torch_ops import call
+
+
+class NotVectorized(Exception):
+    """The step calls something for which it is not known how to run it on all steps."""
+
+
+class Steps:
+    """Inserts into a graph what the nodes of a step compute, for all steps.
+
+    Args:
+        graph: where to insert, at its insertion point.
+        stacked: for nodes of the step, the node of the graph with the values of all steps along its first axis.
+        constant: for nodes of the step, the node of the graph with the value that they have in every step.
+    """
+
+    def __init__(self, graph: fx.Graph, stacked: dict[fx.Node, fx.Node], constant: dict[fx.Node, fx.Node]) -> None:
+        self.graph = graph
+        self.stacked = dict(stacked)
+        self.constant = dict(constant)
+
+    def insert(self, target: Callable | str, *args: Any, **kwargs: Any) -> fx.Node:
+        return insert(self.graph, target, *args, **kwargs)
+
+    def compute(self, node: fx.Node) -> None:
+        """Insert the node, whose inputs are known."""
+        if not any(source in self.stacked for source in node.all_input_nodes):
+            self._repeat(node)
+            return
+        rule = RULES.get(call(node).name) if call(node) else None
+        if rule is None:
+            raise NotVectorized(f"{_name(node)} is not known over all steps")
+        result = rule(self, node)
+        if value(result).dtype != value(node).dtype:  # a scalar of the step weighs more as a vector
+            result = self.insert("to", result, value(node).dtype)
+        self.stacked[node] = result
+
+    def stack(self, node: fx.Node, *, rank: int | None = None) -> fx.Node:
+        """The node's values over all steps, or once for all, with as many axes behind that of time as asked for."""
+        result = self.stacked.get(node)
+        if result is None:
+            result = self.insert("unsqueeze", self.constant[node], 0)
+        return result if rank is None else self.widen(result, rank)
+
+    def widen(self, node: fx.Node, rank: int) -> fx.Node:
+        """A stacked value with axes of size 1 behind that of time, up to `rank` besides it."""
+        for _ in range(rank + 1 - len(shape(node))):
+            node = self.insert("unsqueeze", node, 1)
+        return node
+
+    def plain(self, argument: Any) -> Any:
+        """An argument of the step with its nodes replaced by those of the graph."""
+        return map_arg(argument, lambda node: self.stacked.get(node) or self.constant[node])
+
+    def _repeat(self, node: fx.Node) -> None:
+        if call(node) is None and _name(node) not in CONSTANTS:
+            raise NotVectorized(f"{_name(node)} is not known to be the same in each step")
+        args, kwargs = self.plain((node.args, node.kwargs))
+        self.constant[node] = self.graph.create_node(node.op, node.target, args, kwargs)
+        self.constant[node].meta.update(example_value=value(node), stack_trace=node.meta.get("stack_trace"))
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _elementwise(steps: Steps, node: fx.Node) -> fx.Node:
+    """Broadcasting counts axes from the last one, so those that are missing go behind that of time."""
+    rank = len(shape(node))
+    args, kwargs = map_arg(
+        (node.args, node.kwargs),
+        lambda each: steps.stack(each, rank=rank) if each in steps.stacked else steps.constant[each],
+    )
+    return steps.insert(node.target, *args, **kwargs)
+
+
+def _getitem(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    index = known.args["index"] if isinstance(known.args["index"], tuple) else (known.args["index"],)
+    if not all(each is None or each is Ellipsis or isinstance(each, (int, slice)) for each in index):
+        raise NotVectorized("an index that is not made of numbers and slices")
+    return steps.insert(node.target, steps.stack(known.args["input"]), (slice(None), *index))
+
+
+def _dims(*names: str) -> Callable[[Steps, fx.Node], fx.Node]:
+    """A call whose arguments of these names are axes, or sequences of them."""
+
+    def rule(steps: Steps, node: fx.Node) -> fx.Node:
+        known = call(node)
+        args = dict(known.args)
+        first = args["input"] if "input" in args else args["tensors"][0]
+        rank = len(shape(node if known.name in ("unsqueeze", "stack") else first))
+        for name in names:
+            dims = args.get(name, 0 if known.name in ("stack", "cat", "select") else tuple(range(rank)))
+            if dims == () and known.name != "permute":
+                raise NotVectorized(f"{known.name} of a number")
+            args[name] = tuple(each % rank + 1 for each in dims) if isinstance(dims, (tuple, list)) else dims % rank + 1
+        if known.name == "permute":
+            args["dims"] = (0, *args["dims"])
+        for name in args.keys() & {"input", "tensors"}:
+            args[name] = map_arg(args[name], steps.stack)
+        return steps.insert(getattr(torch, known.name), **args)
+
+    return rule
+
+
+def _expand(steps: Steps, node: fx.Node) -> fx.Node:
+    sizes = steps.plain(call(node).args["size"])
+    return steps.insert("expand", steps.stack(call(node).args["input"], rank=len(sizes)), -1, *sizes)
+
+
+def _reshape(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    source = steps.stack(known.args["input"])
+    length = shape(source)[0]
+    length = length if isinstance(length, int) else steps.insert("size", source, 0)
+    return steps.insert("reshape", source, length, *steps.plain(known.args.get("size", known.args.get("shape"))))
+
+
+def _matmul(steps: Steps, node: fx.Node) -> fx.Node:
+    left, right = (call(node).args[name] for name in ("input", "other"))
+    is_row, is_column = (len(shape(each)) == 1 for each in (left, right))
+    rank = max(2, len(shape(left)), len(shape(right)))
+    left = steps.insert("unsqueeze", steps.stack(left), 1) if is_row else steps.stack(left)
+    right = steps.insert("unsqueeze", steps.stack(right), -1) if is_column else steps.stack(right)
+    product = steps.insert(torch.matmul, *(steps.widen(each, rank) for each in (left, right)))
+    product = steps.insert("squeeze", product, -1) if is_column else product
+    return steps.insert("squeeze", product, -1 if is_column else -2) if is_row else product
+
+
+def _baddbmm(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    if not {"beta", "alpha"}.isdisjoint(known.args):
+        raise NotVectorized("baddbmm with factors")
+    product = steps.insert(torch.matmul, *(steps.stack(known.args[name]) for name in ("batch1", "batch2")))
+    return steps.insert(torch.add, steps.stack(known.args["input"], rank=3), product)
+
+
+def _bmm(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    return steps.insert(torch.matmul, *(steps.stack(known.args[name]) for name in ("input", "mat2")))
+
+
+def _linear(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    if any(each in steps.stacked for each in (known.args["weight"], known.args.get("bias"))):
+        raise NotVectorized("weights that differ from step to step")
+    args = {name: steps.plain(each) for name, each in known.args.items()}
+    return steps.insert(torch.nn.functional.linear, **args)
+
+
+def _einsum(steps: Steps, node: fx.Node) -> fx.Node:
+    known = call(node)
+    equation = known.args["equation"].replace(" ", "")
+    operands = known.args["operands"]
+    operands = operands if isinstance(operands, (tuple, list)) else (operands,)
+    if "." in equation or "->" not in equation:
+        raise NotVectorized("an einsum that does not name all axes")
+    time = next(letter for letter in "tTsSzZyYxXwWvVuU" if letter not in equation)
+    terms, result = equation.split("->")
+    terms = [time * (each in steps.stacked) + term for each, term in zip(operands, terms.split(","), strict=True)]
+    return steps.insert(torch.einsum, f"{','.join(terms)}->{time}{result}", *map(steps.plain, operands))
+
+
+ELEMENTWISE = (
+    *("add", "sub", "mul", "div", "neg", "pow", "addcmul", "lerp", "where", "clamp"),
+    *("exp", "log", "sqrt", "rsqrt", "square", "abs", "sigmoid", "tanh", "relu", "gelu", "silu", "softplus"),
+    *("to", "float", "double", "half", "bfloat16", "type_as", "contiguous", "clone"),
+)
+CONSTANTS = ("ones", "full", "arange", "tensor", "new_ones", "new_full", "ones_like", "full_like")
+RULES: dict[str, Callable[[Steps, fx.Node], fx.Node]] = {
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(("sum", "mean", "unsqueeze", "squeeze", "stack", "cat", "select"), _dims("dim")),
+    "transpose": _dims("dim0", "dim1"),
+    "permute": _dims("dims"),
+    "movedim": _dims("source", "destination"),
+    "expand": _expand,
+    **dict.fromkeys(("view", "reshape"), _reshape),
+    "getitem": _getitem,
+    "matmul": _matmul,
+    "bmm": _bmm,
+    "baddbmm": _baddbmm,
+    "linear": _linear,
+    "einsum": _einsum,
+}

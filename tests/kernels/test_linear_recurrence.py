@@ -1,0 +1,700 @@
+"""The linear recurrence: every implementation against the float64 oracle, its ops' rules, torch.compile and torch.func.
+
+Whether Triton's kernels are interpreted is decided when triton is imported, so for these this file runs itself in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from opcodes import count, opcodes
+from places import ROOT
+from scan_cases import assert_within_budget, require_cpp, require_interpreter
+from torch import Tensor
+from torch.func import grad, jacrev, vmap
+from torch.utils.flop_counter import FlopCounterMode
+
+from mvc.kernels.recurrence import linear_recurrence, ops as recurrence_ops
+from mvc.kernels.scan.rules import op
+from mvc.offline import machine_code
+from mvc.offline.scan_cost import Geometry, predict
+from mvc.offline.targets import TARGETS
+from mvc.offline.torch_private import compiled_launch
+
+FAMILIES = ("linear_recurrence", "linear_recurrence_chunked", "linear_recurrence_cpu")
+HALVES = (torch.float16, torch.bfloat16)
+H200 = TARGETS["h200"]
+REORDERED = {"rtol": 1e-11, "atol": 1e-11}  # the sums of the same numbers in another order, in float64
+
+Inputs = dict[str, "Tensor | int | bool | None"]
+
+
+class Case(NamedTuple):
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    dim: int
+    initial: tuple[int, ...] | None = None
+    reverse: bool = False
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,) * 3
+    layout: str = "contiguous"
+    decays: tuple[float, float] = (-1.0, 1.0)
+
+    def __str__(self) -> str:
+        shapes = "-".join("x".join(map(str, shape)) for shape in (self.a, self.b, self.initial or ()))
+        dtypes = "-".join(str(dtype)[6:] for dtype in dict.fromkeys(self.dtypes))
+        return f"{shapes}-dim{self.dim}-{dtypes}-{self.layout}{'-reverse' * self.reverse}-below{self.decays[1]:g}"
+
+
+def laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """The same numbers in other memory; "expanded" repeats the first index of every axis."""
+    if layout == "permuted":
+        axes = tuple(reversed(range(tensor.dim())))
+        return tensor.permute(axes).contiguous().permute(axes)
+    if layout == "expanded":
+        return tensor[(slice(1),) * tensor.dim()].expand(tensor.shape)
+    if layout == "strided":
+        return tensor.repeat_interleave(2, -1)[..., ::2] if tensor.dim() else tensor
+    return tensor
+
+
+def make_inputs(case: Case, seed: int = 0) -> Inputs:
+    """A fifth of the decays is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = case.decays
+    a = torch.rand(case.a, generator=generator) * (high - low) + low
+    a = a.masked_fill(torch.rand(case.a, generator=generator) < 0.2, 0.0)
+    b = torch.randn(case.b, generator=generator)
+    tensors = {"a": a, "b": b}
+    if case.initial is not None:
+        tensors["initial"] = torch.randn(case.initial, generator=generator)
+    for name, dtype in zip(tensors, case.dtypes, strict=False):
+        tensors[name] = laid_out(tensors[name].to(dtype), case.layout)
+    return {"initial": None, **tensors, "dim": case.dim, "reverse": case.reverse}
+
+
+def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
+def arguments(inputs: Inputs) -> tuple[Tensor | int | bool | None, ...]:
+    return tuple(inputs[name] for name in ("a", "b", "initial", "dim", "reverse"))
+
+
+def through(family: str) -> Callable[..., Tensor]:
+    return lambda **inputs: op(family)(*arguments(inputs))
+
+
+def reference(**inputs: Tensor | int | bool | None) -> Tensor:
+    return linear_recurrence(**inputs, impl="reference")
+
+
+def run(recurrence: Callable, inputs: Inputs) -> dict[str, Tensor]:
+    """The states and the gradient of each tensor, for a fixed random gradient of the states."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors_of(inputs).items()}
+    h = recurrence(**(inputs | leaves))
+    given = torch.randn(h.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(h)
+    gradients = torch.autograd.grad(h, leaves.values(), given, allow_unused=True, materialize_grads=True)
+    return {"h": h.detach()} | {f"gradient of {n}": g for n, g in zip(leaves, gradients, strict=True)}
+
+
+def assert_recurrence_within_budget(inputs: Inputs, recurrence: Callable) -> None:
+    """As `assert_within_budget` says; what half precision loses by keeping h in it is within the rounding term."""
+    as_dtype = {
+        dtype: inputs | {name: t.to(dtype) for name, t in tensors_of(inputs).items()}
+        for dtype in (torch.float64, torch.float32)
+    }
+    is_double = any(t.dtype == torch.float64 for t in tensors_of(inputs).values())
+    actual, oracle = run(recurrence, inputs), run(reference, as_dtype[torch.float64])
+    baseline = run(reference, as_dtype[torch.float32] if is_double else inputs)
+    for name in oracle:
+        assert_within_budget(actual[name], oracle[name], baseline[name], name)
+
+
+def same_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+    return (dtype,) * 3
+
+
+LENGTHS = (0, 1, 2, 31, 32, 33, 70)
+CUBE = Case((3, 37, 19), (3, 37, 19), 1, (3, 19))
+LAST = Case((5, 3, 70), (5, 3, 70), 2, (5, 3))
+CASES = [
+    *(Case((2, length, 19), (2, length, 19), 1, (2, 19), reverse) for length in LENGTHS for reverse in (False, True)),
+    *(Case((19, length), (19, length), 1, (19,), reverse) for length in LENGTHS for reverse in (False, True)),
+    *(Case((3, 9, size), (3, 9, size), 1) for size in (0, 1, 15, 16, 17, 48, 16 * 256 + 20)),
+    *(Case((2, 3, 4, 5), (2, 3, 4, 5), dim, None, reverse) for dim in range(4) for reverse in (False, True)),
+    Case((7,), (7,), 0, ()),
+    Case((300,), (300,), 0, (), True),
+    Case((0, 4, 3), (0, 4, 3), 1, (0, 3)),
+    # Broadcast: each of the three alone has an axis, and the recurrence's own axis is missing or has size 1.
+    Case((5, 1), (3, 1, 9), 1, (1, 1)),
+    Case((3, 1, 4), (3, 6, 4), 1, (4,)),
+    Case((4,), (3, 6, 4), 1, ()),
+    Case((3, 6, 4), (1,), 1, (3, 1)),
+    Case((3, 6, 1), (3, 6, 20), 1, (20,), True),
+    Case((1, 6), (2, 3, 6), 2, (3,), True),
+    *(case._replace(layout=layout, reverse=reverse) for case in (CUBE, LAST) for reverse in (False, True)
+      for layout in ("permuted", "expanded", "strided")),
+    *(case._replace(dtypes=same_dtypes(dtype), layout=layout) for case in (CUBE, LAST)
+      for dtype in (*HALVES, torch.float64) for layout in ("contiguous", "permuted")),
+    CUBE._replace(dtypes=(torch.float32, torch.bfloat16, torch.float16)),
+    CUBE._replace(dtypes=(torch.bfloat16, torch.bfloat16, torch.float32)),
+    CUBE._replace(dtypes=(torch.float16, torch.bfloat16, torch.float16), reverse=True),
+    CUBE._replace(decays=(0.99, 1.01)),
+    Case((2, 9, 20), (2, 9, 20), 1, (2, 20), decays=(1.0, 3.0)),
+    Case((20, 9), (20, 9), 1, (20,), decays=(-3.0, -1.0)),
+]  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    """The name of an op that this machine's CPU can run."""
+    require_cpp(request.param == "linear_recurrence_cpu")
+    return request.param
+
+
+@pytest.fixture
+def nan_in_fresh_memory():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def fresh_dynamo():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_against_the_oracle(case, family, nan_in_fresh_memory):
+    if torch.float64 in case.dtypes and family == "linear_recurrence_cpu":
+        pytest.skip("the C++ recurrence takes no float64")
+    inputs = make_inputs(case)
+    before = {name: tensor.clone() for name, tensor in tensors_of(inputs).items()}
+    assert_recurrence_within_budget(inputs, through(family))
+    assert all(torch.equal(inputs[name], tensor) for name, tensor in before.items()), "an input was written to"
+
+
+@pytest.mark.parametrize("impl", [None, "chunked", "cpp"])
+@pytest.mark.parametrize("dim", [0, 1, -1, -3])
+def test_public_function(dim, impl):
+    require_cpp(impl == "cpp")
+    inputs = make_inputs(Case((4, 5, 6), (5, 1), dim))
+    h = linear_recurrence(inputs["a"], inputs["b"], dim=dim, impl=impl)
+    assert h.is_contiguous()
+    torch.testing.assert_close(h, reference(**inputs), rtol=1e-5, atol=1e-5)
+    assert_recurrence_within_budget(inputs, lambda **given: linear_recurrence(**given, impl=impl))
+
+
+def test_reference_is_the_recurrence():
+    """By hand: 1, 2·1 + 10, 3·12 + 100; and from the other end, from 1000."""
+    a, b, initial = torch.tensor([5.0, 2.0, 3.0]), torch.tensor([1.0, 10.0, 100.0]), torch.tensor(1000.0)
+    assert linear_recurrence(a, b, dim=0, impl="reference").tolist() == [1.0, 12.0, 136.0]
+    backward = linear_recurrence(a, b, initial, dim=0, reverse=True, impl="reference")
+    assert backward.tolist() == [5 * 6210.0 + 1, 2 * 3100.0 + 10, 3 * 1000.0 + 100]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 32, 36, 37])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_carried_state(cut, reverse, family):
+    """Two pieces, the second from the last state of the first, are the whole."""
+    inputs = make_inputs(CUBE._replace(reverse=reverse))
+    pieces = [inputs | {name: inputs[name].split([cut, 37 - cut], 1)[part] for name in ("a", "b")} for part in (0, 1)]
+    results, state = [], inputs["initial"]
+    for piece in reversed(pieces) if reverse else pieces:
+        h = through(family)(**(piece | {"initial": state}))
+        state = h.select(1, 0 if reverse else -1) if h.shape[1] else state
+        results.append(h)
+    joined = torch.cat(results[::-1] if reverse else results, 1)
+    exact = {"rtol": 0, "atol": 0} if family != "linear_recurrence_chunked" else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(joined, through(family)(**inputs), **exact)
+
+
+@pytest.mark.parametrize("case", [CUBE, LAST, Case((1, 600), (1, 600), 1)], ids=str)
+def test_same_bits_in_every_run_and_for_any_threads(case):
+    require_cpp()
+    inputs, threads = make_inputs(case), torch.get_num_threads()
+    results = []
+    try:
+        for count in (threads, threads, 1, 3):
+            torch.set_num_threads(count)
+            results.append(run(through("linear_recurrence_cpu"), inputs))
+    finally:
+        torch.set_num_threads(threads)
+    for name, expected in results[0].items():
+        assert all(torch.equal(result[name], expected) for result in results), name
+
+
+def test_large_enough_for_several_threads():
+    require_cpp()
+    for shape, dim in (((300, 40, 40), 1), ((40, 300, 40), 0), ((300, 40, 40), 2)):
+        inputs = make_inputs(Case(shape, shape, dim))
+        assert_recurrence_within_budget(inputs, through("linear_recurrence_cpu"))
+
+
+def test_nan_and_infinity_stay_where_they_are(family):
+    a, b = torch.full((9, 20), 0.5), torch.ones(9, 20)
+    b[3, 1], b[4, 2] = float("nan"), float("inf")
+    h = op(family)(a, b, None, 0, False)
+    assert h.isnan().nonzero().tolist() == [[t, 1] for t in range(3, 9)]
+    assert h.isinf().nonzero().tolist() == [[t, 2] for t in range(4, 9)]
+
+
+OPCHECK_CASES = [
+    Case((2, 5, 3), (2, 5, 3), 1, (2, 3)),
+    Case((2, 5, 3), (2, 5, 3), 1, (2, 3), True, layout="permuted"),
+    Case((5, 1), (2, 1, 3), 1, (1, 3)),
+    Case((2, 5), (2, 5), 1, dtypes=same_dtypes(torch.bfloat16)),
+    Case((2, 5), (2, 5), 0, (5,), dtypes=(torch.bfloat16, torch.float32, torch.float16)),
+    Case((2, 5), (2, 5), 0, (5,), dtypes=same_dtypes(torch.float64)),
+    Case((2, 0, 3), (2, 0, 3), 1, (2, 3)),
+    Case((2, 1, 3), (2, 1, 3), 1, (2, 3)),
+    Case((4,), (4,), 0, ()),
+]
+
+
+@pytest.mark.parametrize("case", OPCHECK_CASES, ids=str)
+def test_opcheck(case, family):
+    if torch.float64 in case.dtypes and family == "linear_recurrence_cpu":
+        pytest.skip("the C++ recurrence takes no float64")
+    inputs = make_inputs(case)
+    inputs |= {name: tensor.detach().requires_grad_() for name, tensor in tensors_of(inputs).items()}
+    torch.library.opcheck(op(family), arguments(inputs))
+
+
+@pytest.mark.parametrize("case", OPCHECK_CASES, ids=str)
+def test_fakes_have_the_real_layout(case, family):
+    if torch.float64 in case.dtypes and family == "linear_recurrence_cpu":
+        pytest.skip("the C++ recurrence takes no float64")
+    inputs = make_inputs(case)
+    on_meta = inputs | {name: tensor.to("meta") for name, tensor in tensors_of(inputs).items()}
+    real, fake = (through(family)(**given) for given in (inputs, on_meta))
+    assert (real.shape, real.dtype, real.stride()) == (fake.shape, fake.dtype, fake.stride())
+
+
+@pytest.mark.versions
+def test_every_family_has_one_schema(family):
+    schema = str(op(family)._schema).replace("SymInt dim", "int dim")  # the first is what torch infers for Triton's op
+    assert schema.split("(", 1)[1] == recurrence_ops.SCHEMA.removeprefix("(")
+
+
+A, B = torch.ones(2, 5, 3), torch.ones(2, 5, 3)
+NONSENSE = {
+    "dim": [(A, B, None, 3, False), (A, B, None, -1, False), (torch.ones(()), torch.ones(()), None, 0, False)],
+    "initial": [
+        (A, B, torch.ones(2, 5), 1, False),
+        (A, B, torch.ones(1, 2, 3), 1, False),
+        (A, B, torch.ones(0, 3), 1, False),
+        (A, B, torch.ones(2, 3, dtype=torch.int64), 1, False),
+    ],
+    "b": [(A, torch.ones(2, 4, 3), None, 1, False), (A, B.to(torch.complex64), None, 1, False)],
+    "a": [(torch.ones(4), B, None, 1, False), (A.bool(), B, None, 1, False)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [(name, index) for name in NONSENSE for index in range(len(NONSENSE[name]))]
+)
+def test_nonsense_is_refused_by_the_bare_op(name, index, family):
+    """Neither a crash nor a broadcast."""
+    with pytest.raises((ValueError, TypeError), match=rf"\b{name}\b"):
+        op(family)(*NONSENSE[name][index])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"a": 0.5}, TypeError, "a must be a tensor, got float"),
+        ({"b": None}, TypeError, "b must be a tensor, got NoneType"),
+        ({"a": A.long()}, TypeError, "a must be torch.float16 or .*, got torch.int64"),
+        ({"b": B.to(torch.complex64)}, TypeError, "use the real form"),
+        ({"b": B.to("meta")}, ValueError, "b must be on a's device cpu, got meta"),
+        ({"dim": 3}, ValueError, "dim is 3; it must be an axis of a and b broadcast, from -3 to 2"),
+        ({"initial": torch.ones(2, 5)}, ValueError, r"initial must broadcast to \(2, 3\).*got shape \(2, 5\)"),
+        ({"b": torch.ones(4)}, ValueError, r"a and b must broadcast.*\(2, 5, 3\) and \(4,\)"),
+        ({"impl": "fast"}, ValueError, "impl is 'fast'; it must be None or one of 'reference', 'chunked'"),
+        ({"impl": "cpp", "a": A.double()}, TypeError, "does not take; use 'chunked'"),
+        ({"impl": "triton"}, ValueError, "not available here|runs on a GPU"),
+    ],
+)
+def test_errors_of_the_public_function(changes, error, message):
+    with pytest.raises(error, match=message):
+        linear_recurrence(**({"a": A, "b": B, "dim": 1} | changes))
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("impl", ["reference", "chunked", None])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradcheck_twice(impl, reverse):
+    inputs = make_inputs(Case((3, 1, 2), (4, 2), -2, (3, 1), reverse, dtypes=same_dtypes(torch.float64)))
+    leaves = tuple(tensor.requires_grad_() for tensor in tensors_of(inputs).values())
+
+    def states(initial, a, b):
+        return linear_recurrence(a, b, initial, dim=-2, reverse=reverse, impl=impl)
+
+    ordered = (inputs["initial"], inputs["a"], inputs["b"])
+    assert len(leaves) == len(ordered)
+    assert torch.autograd.gradcheck(states, ordered)
+    assert torch.autograd.gradgradcheck(states, ordered)
+
+
+@pytest.mark.parametrize("name", ["a", "b", "initial"])
+def test_gradient_of_one_input_alone(name, family):
+    """Nothing else is computed, and h is kept for a alone."""
+    inputs = make_inputs(CUBE)
+    expected = run(through(family), inputs)[f"gradient of {name}"]
+    leaf = inputs[name].clone().requires_grad_()
+    h = through(family)(**(inputs | {name: leaf}))
+    assert (h.grad_fn.saved_tensors[2] is not None) == (name == "a")
+    given = torch.randn(h.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(h)
+    assert torch.equal(torch.autograd.grad(h, leaf, given)[0], expected)
+
+
+@pytest.mark.parametrize("impl", [None, "reference", "chunked", "cpp"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_changes_nothing(impl, dtype):
+    require_cpp(impl == "cpp")
+    inputs = make_inputs(CUBE._replace(dtypes=same_dtypes(dtype)))
+
+    def recurrence(**given):
+        return linear_recurrence(**given, impl=impl)
+
+    expected = run(recurrence, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = run(recurrence, inputs)
+    for name in expected:
+        assert actual[name].dtype == expected[name].dtype, name
+        assert torch.equal(actual[name], expected[name]), name
+
+
+def test_flops(family):
+    """Two for each state, counted once however the op is routed; the backward runs the same recurrence."""
+    inputs = make_inputs(CUBE)
+    with FlopCounterMode(display=False) as counter:
+        h = through(family)(**(inputs | {"a": inputs["a"].requires_grad_()}))
+    assert counter.get_total_flops() == 2 * h.numel()
+    with FlopCounterMode(display=False) as counter:
+        h.sum().backward()
+    assert counter.get_total_flops() == 2 * h.numel()
+
+
+DOUBLE = Case((5, 1), (2, 1, 4), 1, (1, 4), dtypes=same_dtypes(torch.float64))
+MAPPED = [("a",), ("b",), ("initial",), ("a", "b"), ("a", "b", "initial")]
+
+
+def mapped(names: tuple[str, ...], position: int) -> tuple[dict[str, Tensor], dict[str, int | None], list[Inputs]]:
+    """Three versions of each tensor in `names` along an axis at `position`; the axes; the versions."""
+    versions = [make_inputs(DOUBLE, seed) for seed in range(3)]
+    versions = [versions[0] | {name: version[name] for name in names} for version in versions]
+    stacked = {name: torch.stack([version[name] for version in versions], position) for name in names}
+    tensors = tensors_of(versions[0]) | stacked
+    return tensors, dict.fromkeys(tensors) | dict.fromkeys(names, position), versions
+
+
+def states_of(tensors: dict[str, Tensor]) -> Tensor:
+    return linear_recurrence(**tensors, dim=-2, reverse=True)
+
+
+def loss(tensors: dict[str, Tensor]) -> Tensor:
+    return states_of(tensors).sin().sum()
+
+
+@pytest.mark.parametrize("position", [0, 1, -1])
+@pytest.mark.parametrize("names", MAPPED, ids="+".join)
+def test_vmap(names, position):
+    tensors, axes, versions = mapped(names, position)
+    actual = vmap(states_of, in_dims=(axes,))(tensors)
+    torch.testing.assert_close(actual, torch.stack([states_of(tensors_of(v)) for v in versions]), **REORDERED)
+
+
+@pytest.mark.parametrize("names", MAPPED, ids="+".join)
+def test_vmap_of_grad(names):
+    """Gradients for each sample, also of tensors that the samples share."""
+    tensors, axes, versions = mapped(names, 0)
+    actual = vmap(grad(loss), in_dims=(axes,))(tensors)
+    for index, version in enumerate(versions):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors_of(version).items()}
+        expected = torch.autograd.grad(loss(leaves), leaves.values())
+        for name, gradient in zip(leaves, expected, strict=True):
+            torch.testing.assert_close(actual[name][index], gradient, **REORDERED)
+
+
+@pytest.mark.versions
+def test_torch_func_twice():
+    tensors = tensors_of(make_inputs(DOUBLE))
+
+    def penalty(tensors):
+        return sum(gradient.square().sum() for gradient in grad(loss)(tensors).values())
+
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    first = torch.autograd.grad(loss(leaves), leaves.values(), create_graph=True)
+    expected = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), leaves.values())
+    for gradient, of_autograd in zip(grad(penalty)(tensors).values(), expected, strict=True):
+        torch.testing.assert_close(gradient, of_autograd, **REORDERED)
+    jacobian = jacrev(states_of)(tensors)["a"]
+    by_autograd = torch.autograd.functional.jacobian(lambda a: states_of(tensors | {"a": a}), tensors["a"])
+    torch.testing.assert_close(jacobian, by_autograd, **REORDERED)
+
+
+def compiled_run(compiled: Callable, inputs: Inputs) -> None:
+    actual, expected = (run(function, inputs) for function in (compiled, linear_recurrence))
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("reverse", [False, True])
+def test_compiled_for_every_size(reverse, fresh_dynamo):
+    compiled = torch.compile(linear_recurrence, fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled_run(compiled, make_inputs(Case((3, 7, 4), (3, 7, 4), 1, (3, 4), reverse)))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for batch, length in ((2, 9), (5, 40), (9, 3)):
+            compiled_run(compiled, make_inputs(Case((batch, length, 6), (batch, length, 6), 1, (batch, 6), reverse)))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_traced_for_an_unknown_size(axis, fresh_dynamo):
+    inputs = make_inputs(Case((3, 7, 4), (3, 7, 4), 1, (3, 4)))
+    leaves = {name: tensor.requires_grad_() for name, tensor in tensors_of(inputs).items()}
+    for name in ("a", "b", "initial")[: 3 - axis]:
+        torch._dynamo.decorators.mark_unbacked(leaves[name], axis)
+    compiled = torch.compile(lambda **given: linear_recurrence(**given).sum(), fullgraph=True, backend="aot_eager")
+    gradients = torch.autograd.grad(compiled(**inputs), leaves.values())
+    for gradient, expected in zip(
+        gradients, torch.autograd.grad(reference(**inputs).sum(), leaves.values()), strict=True
+    ):
+        torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.versions
+@pytest.mark.slow
+def test_compiled_by_inductor(fresh_dynamo):
+    def fused(a, b, initial, dim, reverse):
+        return linear_recurrence(a.sigmoid(), b * 2, initial, dim=dim, reverse=reverse).relu()
+
+    compiled = torch.compile(fused, fullgraph=True)
+    for case in (CUBE, CUBE._replace(layout="permuted", reverse=True)):
+        actual, expected = (run(function, make_inputs(case)) for function in (compiled, fused))
+        for name in expected:
+            torch.testing.assert_close(actual[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_registered_without_a_backend():
+    """Importing the function's module registers the op, and loads neither triton's kernels nor a compiler."""
+    code = """
+import sys
+backends = ("triton", "torch.utils.cpp_extension", "mvc.kernels.cpu_scan", "mvc.kernels.recurrence.triton_ops")
+sys.modules |= dict.fromkeys(backends)
+import torch, mvc.kernels.recurrence
+a = torch.ones(3, dtype=torch.float64)
+assert torch.ops.mvc.linear_recurrence(a, a, None, 0, False).tolist() == [1, 2, 3]
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+TRITON_LENGTHS = (0, 1, 3, 4, 9)
+TRITON_CASES = [
+    *(Case((2, n, 3), (2, n, 3), 1, (2, 3), reverse) for n in TRITON_LENGTHS for reverse in (False, True)),
+    *(Case((3, n), (3, n), 1, (3,), reverse) for n in (*TRITON_LENGTHS, 8) for reverse in (False, True)),
+    Case((7,), (7,), 0, ()),
+    Case((5, 33), (5, 33), 0, (33,)),
+    Case((1, 2, 2, 3, 1, 2), (2, 1, 2, 3, 4, 2), 4, (2, 2, 2, 3, 2)),
+    Case((1, 2, 2, 3, 1, 2), (2, 1, 2, 3, 4, 2), 2),
+    Case((5, 1), (3, 1, 9), 1, (1, 1)),
+    *(CUBE._replace(a=(2, 8, 3), b=(2, 8, 3), initial=(2, 3), layout=layout) for layout in ("permuted", "strided")),
+    Case((2, 8, 3), (2, 8, 3), 1, (2, 3), True, layout="permuted"),
+    *(Case((3, 8), (3, 8), 1, (3,), dtypes=same_dtypes(dtype)) for dtype in HALVES),
+    Case((3, 8), (3, 8), 0, (8,), dtypes=(torch.float32, torch.bfloat16, torch.float16)),
+    Case((3, 8), (3, 8), 1, (3,), decays=(1.0, 3.0)),
+    # Several tiles, and pieces of memory that a thread reads at once: 16 bytes, of halves 8 where no more are aligned.
+    *(Case((2, 70, 12), (2, 70, 12), 1, (2, 12), reverse) for reverse in (False, True)),
+    *(Case((2, 300), (2, 300), 1, (2,), reverse) for reverse in (False, True)),
+    *(Case((2, 12), (2, 12), dim, None, True, same_dtypes(torch.float16)) for dim in (0, 1)),
+    Case((3, 12, 8), (3, 12, 8), 1, (3, 8), True, layout="permuted"),
+    Case((12, 1), (3, 12, 8), 1),
+    Case((12,), (3, 8, 12), 2),
+]
+CHUNKED_CASES = [
+    *(Case((2, 41, 3), (2, 41, 3), 1, initial, reverse) for initial in (None, (2, 3)) for reverse in (False, True)),
+    *(Case((1, 2100), (1, 2100), 1, (1,), reverse) for reverse in (False, True)),
+]
+# By name, the limits in the table of tiles that are set for some cases.
+LIMITS = {"": {}, "-many lanes": {"ENOUGH": 1}, "-chunks": {"FEWEST_TURNS": 1, "ROWS": 2}}
+TRITON_RUNS = {f"{case}{name}": (case, name) for case in TRITON_CASES for name in ("", "-many lanes")}
+TRITON_RUNS |= {f"{case}-chunks": (case, "-chunks") for case in CHUNKED_CASES}
+
+
+def triton_run(case: Case, limits: str) -> None:
+    from mvc.kernels.recurrence import triton_ops as triton_recurrence
+
+    launched = []
+
+    def wrap_triton(kernel):
+        launched.append(kernel)
+        return torch.library.wrap_triton(kernel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_recurrence, "wrap_triton", wrap_triton)
+        for name, limit in LIMITS[limits].items():
+            patch.setattr(triton_recurrence, name, limit)
+        assert_recurrence_within_budget(make_inputs(case), through("linear_recurrence_triton"))
+    assert (triton_recurrence.combine_kernel in launched) == (limits == "-chunks"), (
+        "chunks, or none, against expectation"
+    )
+
+
+def main() -> None:
+    """Run every case of the Triton recurrence; print what went wrong in each, or null, as JSON."""
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
+    results = {}
+    for name, run_of_case in TRITON_RUNS.items():
+        try:
+            triton_run(*run_of_case)
+            results[name] = None
+        except Exception as error:
+            results[name] = f"{type(error).__name__}: {error}"
+    print(json.dumps(results))
+
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, str | None]:
+    require_interpreter()
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", TRITON_RUNS)
+def test_triton_interpreted(name, interpreted):
+    assert interpreted[name] is None
+
+
+class Compiled(NamedTuple):
+    """The kernel of one launch on an H200, compiled without one."""
+
+    code: machine_code.Code
+    opcodes: Counter[str]
+    arguments: dict[str, Any]
+    programs: int
+    warps: int
+
+    def count(self, prefix: str) -> int:
+        return count(self.opcodes, prefix)
+
+
+def compiled(
+    shape: tuple[int, ...], dim: int, dtype: torch.dtype, reverse: bool, patch: pytest.MonkeyPatch
+) -> list[Compiled]:
+    """Of each launch of the recurrence's kernel for a and b of that shape."""
+    from mvc.kernels.recurrence import triton_ops as triton_recurrence
+
+    launches = []
+
+    class Recorder:
+        def __init__(self, kernel):
+            self.names, self.kernel = [parameter.name for parameter in kernel.params], kernel
+
+        def __getitem__(self, grid):
+            return lambda *given, num_warps, **named: launches.append(
+                (self.kernel, dict(zip(self.names, given, strict=False)) | named, math.prod(grid), num_warps)
+            )
+
+    patch.setattr(triton_recurrence, "wrap_triton", Recorder)
+    a, b = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(2))
+    op("linear_recurrence_triton")(a, b, None, dim, reverse)
+    return [of_launch(*each) for each in launches if each[0] is not triton_recurrence.combine_kernel]
+
+
+def of_launch(kernel: Any, arguments: dict[str, Any], programs: int, warps: int) -> Compiled:
+    binary = compiled_launch(kernel, arguments, H200.compute_capability, warps=warps)
+    code = machine_code.read_cubin(binary.image, shared=binary.shared)
+    return Compiled(code, opcodes(binary.image), arguments, programs, warps)
+
+
+LONG = {"across": ((64, 4096, 1024), 1), "along": ((64, 1024, 4096), 2), "few along": ((1, 512, 65536), 2)}
+
+
+@pytest.mark.versions
+@needs_triton
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", LONG)
+def test_long_rows_are_predicted_at_the_speed_of_a_copy(name, reverse, monkeypatch):
+    """Within 1.5 of what the bytes take, with 16 bytes a load and store, nothing spilt or put into shared memory."""
+    shape, dim = LONG[name]
+    (found,) = compiled(shape, dim, torch.float32, reverse, monkeypatch)
+    assert found.count("LDG.E.128") == found.count("LDG") > 0
+    assert found.count("STG.E.128") == found.count("STG") > 0
+    assert found.code.local == found.count("LDS") == found.count("STS") == found.count("BAR") == 0
+    assert (found.count("SHFL") == 0) == (name == "across")
+    given = found.arguments
+    turns = math.ceil(given["length"] / (given["G"] * given["W"] * given["AHEAD"]))
+    moved = 3 * 4 * math.prod(shape)
+    geometry = Geometry(found.programs, found.warps, [turns] * found.code.loops, moved, lines=4)
+    assert predict(found.code, geometry, H200) <= 1.5 * moved / H200.bandwidth
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dim", "wide"),
+    [
+        ((256, 196, 160), 1, "128"),
+        ((256, 160, 192), 2, "128"),
+        ((256, 160, 196), 2, "64"),  # rows of a multiple of 8 bytes
+        ((256, 196, 100), 1, "64"),
+    ],
+)
+def test_half_precision_is_read_as_widely_as_it_is_aligned(shape, dim, wide, monkeypatch):
+    (found,) = compiled(shape, dim, torch.float16, False, monkeypatch)
+    assert found.count(f"LDG.E.{wide}") == found.count("LDG") > 0
+    assert found.count(f"STG.E.{wide}") == found.count("STG") > 0
+    assert found.code.local == found.count("LDS") == found.count("BAR") == 0
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dim", "launches"),
+    [
+        ((64, 4096, 1023), 1, 1),
+        ((64, 1023, 4097), 2, 1),
+        ((1, 65536, 512), 1, 2),  # chunks: what each makes of a zero state, then all states
+        ((3, 65537), 1, 2),
+    ],
+)
+def test_nothing_is_spilt_in_chunks_or_where_nothing_is_aligned(shape, dim, launches, monkeypatch):
+    found = compiled(shape, dim, torch.float32, False, monkeypatch)
+    assert len(found) == launches
+    assert [each.code.local for each in found] == [0] * launches
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", [*TRITON_CASES, Case((1, 5000, 7), (1, 5000, 7), 1, (1, 7))], ids=str)
+def test_triton_on_a_gpu(case):
+    inputs = make_inputs(case)
+    inputs |= {name: tensor.cuda() for name, tensor in tensors_of(inputs).items()}
+    assert_recurrence_within_budget(inputs, linear_recurrence)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The processor's state, as the system's files tell it."""
+
+import os
+
+import torch
+
+from mvc.measure import machine
+
+CPU = torch.device("cpu")
+
+
+def test_peak_memory_sees_an_allocation():
+    quiet = machine.peak_memory(lambda: None, CPU)
+    busy = machine.peak_memory(lambda: torch.ones(64 * 2**20), CPU)  # 256 MiB
+    assert busy.used - quiet.used > 200 * 2**20
+    assert busy.reserved is None
+
+
+def test_frequency_is_the_governors_or_else_the_processors(tmp_path):
+    (tmp_path / "cpuinfo").write_text("model name\t: A CPU\ncpu MHz\t\t: 2500.5\n")
+    assert machine.frequency(tmp_path / "cpuinfo", tmp_path) == 2500.5
+    (tmp_path / "cpufreq").mkdir()
+    (tmp_path / "cpufreq" / "scaling_cur_freq").write_text("3100000\n")
+    assert machine.frequency(tmp_path / "cpuinfo", tmp_path) == 3100
+    assert machine.frequency(tmp_path / "none", tmp_path / "none") is None
+
+
+def test_processor_has_a_name_everywhere(tmp_path):
+    (tmp_path / "cpuinfo").write_text("model name\t: A CPU: B\n")
+    assert machine.processor(tmp_path / "cpuinfo") == "A CPU: B"
+    assert machine.processor(tmp_path / "none")
+
+
+def test_last_level_cache_is_the_largest(tmp_path):
+    assert machine.last_level_cache(tmp_path) is None
+    for index, size in enumerate(("32K", "1024K", "32M")):
+        folder = tmp_path / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(f"{size}\n")
+    assert machine.last_level_cache(tmp_path) == 32 * 2**20
+
+
+def test_what_a_system_does_not_tell_is_none(monkeypatch):
+    for name in ("getloadavg", "sched_getaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    assert machine.load_average() is None
+    assert machine.affinity() is None

@@ -1,0 +1,381 @@
+"""Unrolled loops, as people write them, become one recurrence; what is almost one is left alone with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from toy_passes import capture
+
+from mvc.passes import pipeline
+from mvc.passes.graph.fx_utils import op_counts
+from mvc.passes.raising.raise_loop import RaiseLoop
+from mvc.passes.raising.raise_scan import RaiseScan
+
+B, D, L, N = 2, 3, 5, 4
+
+
+def sequences(time: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """a, b and c (batch, dim, length, N), with time where it is asked for; and a state."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.rand(B, D, L, N, generator=generator, dtype=dtype) for name in "abc"}
+    tensors = {name: t.movedim(2, time).contiguous() for name, t in tensors.items()}
+    return {**tensors, "h": torch.rand(B, D, N, generator=generator, dtype=dtype)}
+
+
+def collected(step: Callable, **options) -> Callable:
+    """A loop over axis 2 that stacks the states that `step(h, a, b, c)` gives."""
+
+    def loop(a, b, c, h):
+        states = []
+        for t in range(L):
+            h = step(h, a[:, :, t], b[:, :, t], c[:, :, t])
+            states.append(h)
+        return torch.stack(states, 2)
+
+    return loop
+
+
+FORMS: dict[str, Callable] = {
+    "product-first": collected(lambda h, a, b, c: a * h + b),
+    "state-first": collected(lambda h, a, b, c: h * a + b),
+    "sum-turned": collected(lambda h, a, b, c: b + a * h),
+    "functions": collected(lambda h, a, b, c: torch.add(torch.mul(h, a), b)),
+    "methods": collected(lambda h, a, b, c: h.mul(a).add(b)),
+    "addcmul": collected(lambda h, a, b, c: torch.addcmul(b, a, h)),
+    "einsum": collected(lambda h, a, b, c: torch.einsum("bdn,bdn->bdn", a, h) + b),
+    "lerp": collected(lambda h, a, b, c: torch.lerp(b, h, a)),
+    "difference": collected(lambda h, a, b, c: a * h - b),
+    "exponential-in-the-step": collected(lambda h, a, b, c: torch.exp(-a) * h + c * b),
+    "casts": collected(lambda h, a, b, c: (a.float() * h.float() + b.float()).to(h.dtype)),
+    "constant-factor": collected(lambda h, a, b, c: 0.5 * h + b),
+    "product-written-in-place": collected(lambda h, a, b, c: (a * h).add_(b)),
+}
+
+
+def form(function: Callable) -> Callable:
+    FORMS[function.__name__.replace("_", "-")] = function
+    return function
+
+
+@form
+def no_state_at_first(a, b, c, h):
+    h, states = torch.zeros_like(h), []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        states.append(h)
+    return torch.stack(states, dim=2)
+
+
+@form
+def number_at_first(a, b, c, h):
+    h, states = 0, []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        states.append(h)
+    return torch.stack(states, 2)
+
+
+def first_step_apart(a, b, c, h):
+    h = b[:, :, 0]
+    states = [h]
+    for t in range(1, L):
+        h = a[:, :, t] * h + b[:, :, t]
+        states.append(h)
+    return torch.stack(states, 2)
+
+
+@form
+def concatenated(a, b, c, h):
+    outputs = []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs.append((h * c[:, :, t]).sum(-1).unsqueeze(-1))
+    return torch.cat(outputs, dim=-1)
+
+
+@form
+def written_one_by_one(a, b, c, h):
+    outputs = a.new_empty(B, D, L)
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs[:, :, t] = (h * c[:, :, t]).sum(-1)
+    return outputs
+
+
+@form
+def slices_of_width_one(a, b, c, h):
+    h, outputs = h.unsqueeze(2), []
+    for t in range(L):
+        h = a[:, :, t : t + 1] * h + b[:, :, t : t + 1]
+        outputs.append(h)
+    return torch.cat(outputs, 2)
+
+
+@form
+def unbound_pieces(a, b, c, h):
+    outputs = []
+    for a_t, b_t, c_t in zip(a.unbind(2), b.unbind(2), c.unbind(2), strict=True):
+        h = a_t * h + b_t
+        outputs.append(torch.matmul(h, c_t.transpose(1, 2)))
+    return torch.stack(outputs)
+
+
+@form
+def selected_with_last_state(a, b, c, h):
+    outputs = []
+    for t in range(L):
+        h = a.select(2, t) * h + b.select(2, t)
+        outputs.append((h * c[:, :, t]).sum(-1) + a[:, :, t].sum(-1))
+    return torch.stack(outputs, -1), h
+
+
+@form
+def states_in_between(a, b, c, h):
+    outputs, kept = [], []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs.append(h.sum(-1))
+        kept.append(h)
+    return torch.stack(outputs, 2), kept[1] * 2
+
+
+@form
+def outputs_and_states(a, b, c, h):
+    outputs, states = [], []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs.append(h.sum(-1))
+        states.append(h)
+    return torch.stack(outputs, 2), torch.stack(states, 2)
+
+
+def state_ahead_of_the_step(a, b, c, h):
+    outputs = []
+    for t in range(L):
+        outputs.append((h * c[:, :, t]).sum(-1))
+        h = a[:, :, t] * h + b[:, :, t]
+    return torch.stack(outputs, 2)
+
+
+@form
+def backwards_with_reversed_list(a, b, c, h):
+    outputs = []
+    for t in reversed(range(L)):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs.append(h * c[:, :, t])
+    return torch.stack(outputs[::-1], 2)
+
+
+@form
+def backwards_as_they_come(a, b, c, h):
+    outputs = []
+    for t in range(L - 1, -1, -1):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs.append(h * c[:, :, t])
+    return torch.stack(outputs, 2)
+
+
+@form
+def flipped_before_and_after(a, b, c, h):
+    a, b, outputs = a.flip(2), b.flip(2), []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs.append(h)
+    return torch.stack(outputs, 2).flip(2)
+
+
+@form
+def mixed_directions(a, b, c, h):
+    outputs = []
+    for t in range(L):
+        h = a[:, :, L - 1 - t] * h + b[:, :, t]
+        outputs.append(h)
+    return torch.stack(outputs, 2)
+
+
+@form
+def part_of_the_length(a, b, c, h):
+    outputs = []
+    for t in range(1, L - 1):
+        h = a[:, :, t] * h + b[:, :, t - 1]
+        outputs.append(h)
+    return torch.stack(outputs, 2)
+
+
+def check_same(function: Callable, tensors: dict[str, Tensor], rtol: float = 1e-9) -> None:
+    """Results and gradients of the rewritten graph are those of the function, and no step remains."""
+    leaves = [t.requires_grad_() for t in tensors.values()]
+    module, inputs = capture(function, *leaves)
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
+    assert record.matches == 1, record.near_misses
+    calls = op_counts(module.graph)
+    assert calls["mvc.linear_recurrence"] == 1
+    assert calls["mul"] + calls["addcmul"] <= 4, f"steps remain: {calls}"
+    expected, actual = function(*leaves), module(*inputs)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
+    grads = [
+        torch.autograd.grad(sum(each.sin().sum() for each in ys), leaves, allow_unused=True)
+        for ys in (actual, expected)
+    ]
+    for name, ours, theirs in zip(tensors, *grads, strict=True):
+        ours, theirs = (torch.zeros(()) if g is None else g for g in (ours, theirs))
+        torch.testing.assert_close(ours, theirs.expand_as(ours), rtol=rtol, atol=rtol, msg=name)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_form_becomes_one_recurrence(name):
+    check_same(FORMS[name], sequences(), rtol=1e-5 if name == "casts" else 1e-9)
+
+
+def test_leading_axis_of_time():
+    def loop(a, b, c, h):
+        outputs = []
+        for t in range(a.size(0)):
+            h = a[t] * h + b[t]
+            outputs.append((h * c[t]).sum(-1))
+        return torch.stack(outputs)
+
+    check_same(loop, sequences(time=0))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_states_of_any_rank(rank):
+    def loop(a, b, h):
+        outputs = []
+        for t in range(L):
+            h = a[..., t] * h + b[..., t]
+            outputs.append(h)
+        return torch.stack(outputs, -1)
+
+    sizes = (2, 1, 3, 2)[: rank - 1]
+    check_same(
+        loop,
+        {"a": torch.rand(*sizes, L).double(), "b": torch.rand(*sizes, L).double(), "h": torch.rand(sizes).double()},
+    )
+
+
+def test_half_precision_keeps_its_state_in_float32():
+    """The loop as transformers has it: bfloat16 inputs, a float32 state, outputs rounded."""
+
+    def loop(a, b, c):
+        h, outputs = torch.zeros(B, D, N), []
+        for t in range(L):
+            h = a[:, :, t].float() * h + b[:, :, t].float()
+            outputs.append((h.to(c.dtype) * c[:, :, t]).sum(-1))
+        return torch.stack(outputs, -1)
+
+    tensors = {name: t.bfloat16() for name, t in sequences().items() if name != "h"}
+    check_same(loop, tensors, rtol=2**-7)
+
+
+def test_loop_of_a_selective_scan_ends_as_the_scan():
+    def published(u, delta, A, B_, C, z):
+        delta = F.softplus(delta)
+        decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
+        drive = torch.einsum("bdl,bnl,bdl->bdln", delta, B_, u)
+        h, outputs = u.new_zeros(B, 4, N), []
+        for t in range(L):
+            h = decay[:, :, t] * h + drive[:, :, t]
+            outputs.append(torch.einsum("bdn,bn->bd", h, C[:, :, t]))
+        return torch.stack(outputs, dim=2) * F.silu(z), h
+
+    u, delta, z = torch.rand(3, B, 4, L).double()
+    B_, C = torch.rand(2, B, N, L).double()
+    inputs = (u, delta, -torch.rand(4, N).double(), B_, C, z)
+    module, example = capture(published, *inputs)
+    loop, scan = pipeline.run([RaiseLoop(always=True), RaiseScan()], module, strict=True)
+    assert (loop.matches, scan.matches) == (1, 1), (loop.near_misses, scan.near_misses)
+    assert op_counts(module.graph)["exp"] == 0
+    for actual, expected in zip(module(*example), published(*inputs), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_two_loops_in_a_row():
+    first, second = FORMS["backwards-with-reversed-list"], FORMS["product-first"]
+    tensors = sequences()
+    module, inputs = capture(lambda a, b, c, h: second(a, first(a, b, c, h), c, h), *tensors.values())
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
+    assert record.matches == 2
+    a, b, c, h = tensors.values()
+    torch.testing.assert_close(module(*inputs)[0], second(a, first(a, b, c, h), c, h))
+
+
+def twice_in_one_step(a, b, c, h):
+    states = []
+    for t in range(L):
+        h = (2 if t == 3 else 1) * (a[:, :, t] * h) + b[:, :, t]
+        states.append(h)
+    return torch.stack(states, 2)
+
+
+def wrong_index(a, b, c, h):
+    states = []
+    for t in range(L):
+        h = a[:, :, 1 if t == 3 else t] * h + b[:, :, t]
+        states.append(h)
+    return torch.stack(states, 2)
+
+
+def source_changed_between(a, b, c, h):
+    states, b = [], b.clone()
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        b[:, :, t + 1 :].add_(1)
+        states.append(h)
+    return torch.stack(states, 2)
+
+
+def state_changed_between(a, b, c, h):
+    states, h = [], h.clone()
+    for t in range(L):
+        h.mul_(a[:, :, t]).add_(b[:, :, t])
+        states.append(h.sum(-1))
+    return torch.stack(states, 2)
+
+
+NEAR_MISSES = {
+    "tanh": (collected(lambda h, a, b, c: torch.tanh(a * h + b)), "calls tanh on the state"),
+    "square": (collected(lambda h, a, b, c: a * h * h + b), "multiplies the state by itself"),
+    "gate-of-the-state": (collected(lambda h, a, b, c: torch.sigmoid(h) * a + b), "calls sigmoid on the state"),
+    "mixed-channels": (collected(lambda h, a, b, c: torch.einsum("bdn,bdm->bdm", h, a) + b), "einsum"),
+    "first-step-apart": (first_step_apart, "a step differs"),
+    "state-ahead": (state_ahead_of_the_step, "a step differs"),
+    "one-step-scaled": (twice_in_one_step, "a step differs"),
+    "wrong-index": (wrong_index, "step"),
+    "source-changed": (source_changed_between, "writes in place between its steps"),
+    "state-changed": (state_changed_between, "writes in place"),
+}
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_near_miss_is_left_alone_with_its_reason(name):
+    function, reason = NEAR_MISSES[name]
+    tensors = sequences()
+    module, inputs = capture(function, *tensors.values())
+    before = str(module.graph)
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
+    assert record.matches == 0
+    assert reason in record.near_misses[0].reason, record.near_misses
+    assert "test_raise_loop.py" in record.near_misses[0].source
+    assert str(module.graph) == before
+    clones = [t.clone() for t in tensors.values()]
+    torch.testing.assert_close(module(*inputs)[0], function(*clones))
+
+
+def test_collections_that_are_no_loops_are_not_mentioned():
+    def function(a, b, c, h):
+        return (
+            torch.stack([a, b, c]),
+            torch.cat([a[:, :, t : t + 1] * 2 for t in range(L)], 2),
+            torch.stack([h.sin(), h]),
+        )
+
+    module, _ = capture(function, *sequences().values())
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
+    assert (record.matches, record.near_misses) == (0, ())

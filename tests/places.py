@@ -1,0 +1,6 @@
+"""Where the checkout and the data of the tests lie."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"

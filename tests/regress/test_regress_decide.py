@@ -1,0 +1,218 @@
+"""The gate's decision, on synthetic times whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mvc.measure import nvml
+from mvc.measure.paired import Ratio
+from mvc.regress import cases, decide
+from mvc.regress.cases import Thresholds
+from mvc.regress.run import Measure, Rounds, sample
+from mvc.regress.selftest import Trial, smallest_detectable
+
+THRESHOLDS = Thresholds()
+TRIALS = 100
+
+
+def drift(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """A clock that wanders by 2 % from round to round, for both sides alike."""
+    return np.cumsum(draw.normal(0, 0.02, (rounds, 1)), axis=0) + draw.normal(0, 0.01, (rounds, 2))
+
+
+def bimodal(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """Three in ten turns take 8 % longer."""
+    return draw.normal(0, 0.01, (rounds, 2)) + 0.08 * (draw.random((rounds, 2)) < 0.3)
+
+
+def outliers(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """One turn in twenty takes up to five times as long."""
+    return draw.normal(0, 0.02, (rounds, 2)) + draw.uniform(0, math.log(5), (rounds, 2)) * (
+        draw.random((rounds, 2)) < 0.05
+    )
+
+
+def steal(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """A neighbour takes a third of the machine for some rounds on end, and its turns are not shared evenly."""
+    busy = np.repeat(draw.random(rounds // 5 + 1) < 0.4, 5)[:rounds, None]
+    return draw.normal(0, 0.01, (rounds, 2)) + busy * draw.normal(0.4, 0.1, (rounds, 2))
+
+
+def luck(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """Each process is up to some 3 % faster or slower for as long as it lives."""
+    return draw.normal(0, 0.015, 2) + draw.normal(0, 0.01, (rounds, 2))
+
+
+NOISES = (drift, bimodal, outliers, steal, luck)
+
+
+def device(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """A GPU's own time: a clock that both sides have, steps of it for some rounds, and little else."""
+    steps = np.repeat(draw.normal(0, 0.02, (rounds // 5 + 1, 1)), 5, axis=0)[:rounds]
+    return steps + draw.normal(0, 0.004, (rounds, 2))
+
+
+def placement(draw: np.random.Generator, rounds: int) -> np.ndarray:
+    """Each process has memory that is up to some 1 % faster or slower for the device."""
+    return draw.normal(0, 0.004, 2) + draw.normal(0, 0.004, (rounds, 2))
+
+
+DEVICE_NOISES = (device, placement)
+
+
+def measurements(noise, slowdown: float, draw: np.random.Generator) -> Measure:
+    """Rounds of one run, whose head does that share more work."""
+    times = 0.01 * np.exp(noise(draw, THRESHOLDS.rounds[1])) * [1, 1 + slowdown]
+    return ([{"time": seconds} for seconds in turn] for turn in times).__next__
+
+
+def run(noise, slowdown: float, draw: np.random.Generator, thresholds: Thresholds) -> decide.Finding:
+    rounds = Rounds(measurements(noise, slowdown, draw), nvml.watch(torch.device("cpu")))
+    return sample(rounds, "time", "wall", thresholds)[-1]
+
+
+def verdict(noise, slowdown: float, draw: np.random.Generator, thresholds: Thresholds = THRESHOLDS) -> decide.Verdict:
+    """Of the whole procedure: a second run unless the first finds no difference."""
+    findings = [run(noise, slowdown, draw, thresholds)]
+    if findings != ["same"]:
+        findings.append(run(noise, slowdown, draw, thresholds))
+    return decide.verdict(findings)
+
+
+@pytest.fixture(scope="module", params=NOISES, ids=lambda noise: noise.__name__)
+def noise(request):
+    return request.param
+
+
+def test_equal_sides_are_rarely_called_different(noise):
+    draw = np.random.default_rng(1)
+    found = [verdict(noise, 0.0, draw) for _ in range(TRIALS)]
+    assert found.count("regression") + found.count("improvement") <= 0.01 * TRIALS
+    assert found.count("no change") >= 0.9 * TRIALS
+
+
+def test_a_tenth_slower_is_called_a_regression(noise):
+    draw = np.random.default_rng(2)
+    found = [verdict(noise, 0.10, draw) for _ in range(TRIALS)]
+    assert found.count("regression") >= 0.95 * TRIALS
+    assert "improvement" not in found
+
+
+@pytest.mark.parametrize("noise", DEVICE_NOISES, ids=lambda noise: noise.__name__)
+def test_on_a_device_a_twentieth_is_found_and_nothing_else(noise):
+    thresholds = cases.load(device="cuda").thresholds
+    assert thresholds.effect == 0.02
+    draw = np.random.default_rng(6)
+    equal = [verdict(noise, 0.0, draw, thresholds) for _ in range(TRIALS)]
+    assert equal.count("regression") + equal.count("improvement") <= 0.01 * TRIALS
+    assert equal.count("no change") >= 0.9 * TRIALS
+    slower = [verdict(noise, 0.05, draw, thresholds) for _ in range(TRIALS)]
+    assert slower.count("regression") >= 0.95 * TRIALS
+    assert "improvement" not in slower
+
+
+def test_a_twentieth_slower_is_never_called_an_improvement(noise):
+    draw = np.random.default_rng(3)
+    assert "improvement" not in [verdict(noise, 0.05, draw) for _ in range(TRIALS)]
+
+
+def test_faster_mirrors_slower():
+    draw = np.random.default_rng(4)
+    assert [verdict(drift, 1 / 1.1 - 1, draw) for _ in range(20)] == ["improvement"] * 20
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (Ratio(1.06, 1.03, 1.09), "slower"),
+        (Ratio(1.06, 1.02, 1.10), "undecided"),  # the interval reaches below half of the effect
+        (Ratio(1.04, 1.035, 1.045), "same"),  # surely slower, but by less than counts
+        (Ratio(1.04, 1.03, 1.06), "undecided"),
+        (Ratio(1 / 1.06, 1 / 1.09, 1 / 1.03), "faster"),
+        (Ratio(1.0, 0.94, 1.04), "undecided"),
+    ],
+)
+def test_finding(ratio, expected):
+    assert decide.finding(ratio, 0.05) == expected
+
+
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        (["same"], "no change"),
+        (["slower", "slower"], "regression"),
+        (["slower", "same"], "no change"),
+        (["slower", "undecided"], "inconclusive"),
+        (["slower", "faster"], "inconclusive"),
+        (["undecided", "slower"], "inconclusive"),  # seen once only
+        (["undecided", "same"], "no change"),
+        (["faster", "faster"], "improvement"),
+        (["slower", "slower", "slower", "undecided"], "inconclusive"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_finding_must_recur(findings, expected):
+    assert decide.verdict(findings) == expected
+
+
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        (["slower"] * 4, "regression"),
+        (["faster"] * 4, "improvement"),
+        (["same"] * 4, "no change"),
+        (["slower", "slower", "same", "slower"], "inconclusive"),
+        (["undecided"] * 4, "inconclusive"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_trusted_alone_nowhere_must_be_unanimous(findings, expected):
+    assert decide.unanimous(findings) == expected
+
+
+def test_single_measurements_need_the_whole_effect():
+    assert decide.single_finding(1.25, 0.25) == "slower"
+    assert decide.single_finding(1.24, 0.25) == "same"
+    assert decide.single_finding(1 / 1.25, 0.25) == "faster"
+
+
+def test_looks_come_at_growing_distances_and_end_at_the_most_rounds():
+    looks, rounds = [], 0
+    while rounds is not None:
+        rounds = decide.next_look(rounds, THRESHOLDS)
+        looks.append(rounds)
+    assert looks == [20, 30, 45, 60, None]
+
+
+def test_further_rounds_settle_an_undecided_ratio():
+    wide, effect = Ratio(1.0, 0.9, 1.1), 0.05
+    rounds = 20 + decide.further_rounds(wide, 20, effect)
+    shrunk = math.sqrt(20 / rounds)
+    settled = Ratio(*(bound**shrunk for bound in wide))
+    assert decide.finding(settled, effect) == "same"
+    barely = Ratio(*(bound ** (1.1 * shrunk) for bound in wide))
+    assert decide.finding(barely, effect) == "undecided"
+
+
+def test_a_ratio_on_the_bound_asks_for_more_than_are_worth_counting():
+    assert decide.further_rounds(Ratio(1.0499, 0.99, 1.11), 60, 0.05) is None
+
+
+def test_unpaired_times_have_the_ratio_of_their_medians():
+    draw = np.random.default_rng(5)
+    base, head = draw.normal(1.0, 0.01, 60), draw.normal(1.1, 0.01, 40)
+    ratio = decide.unpaired_ratio(head, base, confidence=0.95)
+    assert ratio.median == pytest.approx(np.median(head) / np.median(base))
+    assert ratio.low < 1.1 < ratio.high
+    assert decide.finding(ratio, 0.05) == "slower"
+
+
+def test_smallest_detectable_slowdown_grows_with_the_noise():
+    def trials(width):
+        return [Trial("scan", 0.0, "no change", {}, [Ratio(1.0, 1 - width, 1 + width)], 1.0, "wall", None)]
+
+    assert smallest_detectable(trials(0.01), 0.05) == 0.05  # the effect itself
+    assert smallest_detectable(trials(0.08), 0.05) == 0.12
+    assert smallest_detectable(trials(0.9), 0.05) is None
