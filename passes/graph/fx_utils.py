@@ -39,7 +39,7 @@ def _op_name(target: object) -> str:
 def source_line(node: fx.Node) -> str:
     """The line of the user's program that the node comes from, as "file.py:12: code", or "" where it is not known."""
     frames = list(FRAME.finditer(node.meta.get("stack_trace") or ""))
-    theirs = [frame for frame in frames if Path(frame["file"]).parent != KERNELS] or frames
+    theirs = [frame for frame in frames if KERNELS not in Path(frame["file"]).parents] or frames
     return "{file}:{line}: {code}".format(**theirs[-1].groupdict()) if theirs else ""
 
 
