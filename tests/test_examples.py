@@ -27,7 +27,7 @@ def test_example_runs(path):
     assert done.stdout.strip()
 
 
-def test_readme_quotes_the_example_of_a_pass():
+def test_the_docs_quote_the_example_of_a_pass():
     example = (ROOT / "examples" / "a_pass_of_your_own.py").read_text()
     quoted = example[example.index("@dataclasses") : example.index("def model")].strip()
-    assert quoted in (ROOT / "README.md").read_text()
+    assert quoted in (ROOT / "docs" / "backend.md").read_text()
