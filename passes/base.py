@@ -16,6 +16,18 @@ from torch import fx
 from mvc.passes.graph.fx_utils import source_line
 
 
+class Declined(Exception):
+    """Why a pass leaves code alone.
+
+    Attributes:
+        node: what shows it, where that is not the node that the pass looked at.
+    """
+
+    def __init__(self, reason: str, node: fx.Node | None = None) -> None:
+        super().__init__(reason)
+        self.node = node
+
+
 class NearMiss(NamedTuple):
     """Code that looks like what a pass rewrites, and why it was left alone."""
 

@@ -33,10 +33,10 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.constants import storages
 from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.surroundings import Observed, Surroundings
+from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Call, call, name_of
 from mvc.passes.torch_private import surely_equal
 
@@ -101,9 +101,9 @@ def _permute_parts(surroundings: Surroundings, node: fx.Node) -> bool:
             parts = [insert(node.graph, torch.permute, part, order) for part in parts]
             new = insert(node.graph, torch.cat, parts, order.index(args.get("dim", 0) % len(order)))
             if any(surroundings.strides_matter(move, value(new)) for move in moves):
-                raise Observed("it would have to be copied")
+                raise Declined("it would have to be copied")
             surroundings.replace(dict.fromkeys(moves, new))
-    except Observed:
+    except Declined:
         return False
     return True
 
@@ -255,13 +255,13 @@ def _replace(surroundings: Surroundings, chain: Sequence[fx.Node]) -> str | None
         with surroundings.at(node):
             if not _equal(shape(origin), shape(node)):
                 if sizes.count(-1) > 1:
-                    raise Observed("more than one of its sizes is unknown")
+                    raise Declined("more than one of its sizes is unknown")
                 new = insert(node.graph, "reshape", origin, sizes)
             if not value(node).is_contiguous() and surroundings.strides_matter(node, value(new)):
-                raise Observed("what follows it depends on its strides")
+                raise Declined("what follows it depends on its strides")
             surroundings.replace({node: new})
-    except Observed as observed:
-        return str(observed)
+    except Declined as declined:
+        return str(declined)
     return None
 
 

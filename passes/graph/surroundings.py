@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from mvc.passes import torch_private
+from mvc.passes.base import Declined
 from mvc.passes.graph.constants import memory, storages
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import call_target, insert, value, written_by
@@ -31,10 +32,6 @@ READS_LAYOUT = (
     *("storage", "untyped_storage", "storage_offset", "stride", "is_contiguous"),
 )
 MOST_FOLLOWED = 2048  # nodes behind a change of strides; to copy is cheaper than to follow more
-
-
-class Observed(Exception):
-    """Why a node cannot be replaced: the program would see it."""
 
 
 @dataclasses.dataclass
@@ -79,16 +76,23 @@ class Surroundings:
         return _Memory.of(self.graph)
 
     @contextlib.contextmanager
-    def at(self, node: fx.Node) -> Iterator[None]:
-        """What is inserted in this block stands ahead of the node, in its context, and is erased where it fails."""
+    def at(self, node: fx.Node) -> Iterator[Callable[[], None]]:
+        """What is inserted in this block stands before the node, in its context, and is erased where the block fails.
+
+        The block is given what erases it.
+        """
         _ = self._memory  # of the graph as the program has it
-        ahead = node.prev
+        before = node.prev
+
+        def undo() -> None:
+            while node.prev is not before:
+                self.graph.erase_node(node.prev)
+
         with self.graph.inserting_before(node), self.contexts.inside(node):
             try:
-                yield
+                yield undo
             except Exception:
-                while node.prev is not ahead:
-                    self.graph.erase_node(node.prev)
+                undo()
                 raise
 
     def writer(self, node: fx.Node) -> fx.Node | None:
@@ -106,7 +110,7 @@ class Surroundings:
         """Whether it would be seen that the node has the other tensor's strides."""
         try:
             self._follow({node: other})
-        except Observed:
+        except Declined:
             return True
         return False
 
@@ -122,15 +126,15 @@ class Surroundings:
             leaving: nodes that are erased afterwards, whatever they see.
 
         Raises:
-            Observed: even so the program would see a difference. Nothing is replaced then.
+            Declined: even so the program would see a difference. Nothing is replaced then.
         """
         for old, new in pairs.items():
             if not _fits(value(old), value(new)):
-                raise Observed(f"{old.name} is {value(old)} and would be {value(new)}")
+                raise Declined(f"{old.name} is {value(old)} and would be {value(new)}", old)
         settled = {old: self._with_own_memory(old, self._with_gradients(old, new)) for old, new in pairs.items()}
         try:
             values = self._follow({old: value(new) for old, new in settled.items()}, leaving)
-        except Observed:
+        except Declined:
             settled = {old: self._with_strides(old, new) for old, new in settled.items()}
             values = self._follow({old: value(new) for old, new in settled.items()}, leaving, returned=True)
         values |= {old: value(new) for old, new in settled.items()}
@@ -197,7 +201,7 @@ class Surroundings:
             returned: that strides of what the graph returns have no gaps any more is accepted.
 
         Raises:
-            Observed: the strides are seen, or to follow them is more than it is worth.
+            Declined: the strides are seen, or to follow them is more than it is worth.
         """
         values = {node: new for node, new in changed.items() if not same_strides(value(node), new)}
         pending = [user for node in values for user in node.users]
@@ -209,7 +213,7 @@ class Surroundings:
             if user in changed or user in leaving:
                 continue
             if reads_layout(user) or len(values) > MOST_FOLLOWED + len(changed):
-                raise Observed(f"{user.name} depends on its strides")
+                raise Declined(f"{user.name} depends on its strides", user)
             written = written_by(user)
             if written and values.keys().isdisjoint(written):
                 continue  # it reads values alone
@@ -245,13 +249,13 @@ class Surroundings:
             with recorder:
                 result = self._computed(node, values)
         except Exception as error:
-            raise Observed(f"{node.name} fails with other strides") from error
+            raise Declined(f"{node.name} fails with other strides", node) from error
         if recorder.random:
-            raise Observed(f"{node.name} draws random numbers in the order of memory")
+            raise Declined(f"{node.name} draws random numbers in the order of memory", node)
         before = _shares(value(node), map(value, node.all_input_nodes))
         after = _shares(result, (values.get(each, value(each)) for each in node.all_input_nodes))
         if before != after and self.is_seen(node):
-            raise Observed(f"{node.name} is a view, and would be a copy, or the other way round")
+            raise Declined(f"{node.name} is a view, and would be a copy, or the other way round", node)
         return result
 
 

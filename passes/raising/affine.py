@@ -8,15 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from mvc.passes.base import Declined
 from mvc.passes.graph.axes import CASTS, COPIES
 from mvc.passes.graph.fx_utils import insert
 from mvc.passes.graph.torch_ops import call
 
 Term = fx.Node | float  # what a step computes without its state, or a number
-
-
-class NotAffine(Exception):
-    """The step does something else with its state."""
 
 
 class Affine(NamedTuple):
@@ -33,7 +30,7 @@ def affine(graph: fx.Graph, state: fx.Node, result: fx.Node) -> Affine:
     """What the result is of the state; new nodes are inserted behind those that they are made of.
 
     Raises:
-        NotAffine: it is something else.
+        Declined: it is something else.
     """
     known = {state: Affine(1, 0)}
     for node in needed(result, {state}):
@@ -78,7 +75,7 @@ class _Rules:
         if name == "einsum":
             return self._einsum(node, **call_.args)
         if rule is None:
-            raise NotAffine(f"its step calls {name} on the state")
+            raise Declined(f"its step calls {name} on the state")
         return rule(**{key: self.of(argument) for key, argument in call_.args.items()})
 
     def _cast(self, node: fx.Node, term: Term) -> Term:
@@ -99,12 +96,12 @@ class _Rules:
     def _mul(self, input: Affine, other: Affine) -> Affine:
         state, factor = (other, input) if input.factor == 0 else (input, other)
         if factor.factor != 0:
-            raise NotAffine("its step multiplies the state by itself")
+            raise Declined("its step multiplies the state by itself")
         return Affine(*(self._write(torch.mul, term, factor.offset) for term in state))
 
     def _div(self, input: Affine, other: Affine) -> Affine:
         if other.factor != 0:
-            raise NotAffine("its step divides by the state")
+            raise Declined("its step divides by the state")
         return Affine(*(self._write(torch.div, term, other.offset) for term in input))
 
     def _addcmul(self, input: Affine, tensor1: Affine, tensor2: Affine, value: Affine = ONE) -> Affine:
@@ -121,7 +118,7 @@ class _Rules:
         states = [place for place, each in enumerate(operands) if each in self.known]
         plain = all(set(term) <= set(result) and len(set(term)) == len(term) for term in terms)
         if len(states) != 1 or terms[states[0]] != result or not plain or "." in equation:
-            raise NotAffine("its step mixes elements of the state in an einsum")
+            raise Declined("its step mixes elements of the state in an einsum")
         (place,) = states
         product = self.of(operands[place])
         for term, operand in zip(terms, operands, strict=True):

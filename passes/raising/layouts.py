@@ -41,7 +41,7 @@ def put_recurrence(
     """Replace `old`, the states h_t = a_t h_{t-1} + b_t along `dim`, by one op ahead of it.
 
     Raises:
-        Observed: the program would see it.
+        Declined: the program would see it.
     """
     a, b, layout = _unmoved(a, b, dim)
     axis = layout.order[dim]

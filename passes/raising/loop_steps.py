@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import fx
 from torch.utils._pytree import tree_flatten
 
+from mvc.passes.base import Declined
 from mvc.passes.graph.constants import storages
 from mvc.passes.graph.fx_utils import shape, written_by
 from mvc.passes.graph.slices import Slices, slices
@@ -21,14 +22,6 @@ FRESH = ("zeros", "new_zeros", "zeros_like", "empty", "new_empty", "empty_like")
 LEAST_STEPS = 2
 
 Column = tuple[Any, ...]  # what stands in one place of each step
-
-
-class NotALoop(Exception):
-    """Why the steps are left alone."""
-
-
-class WritesInPlace(NotALoop):
-    """They repeat one step, and something else changes what they read."""
 
 
 @dataclasses.dataclass
@@ -134,7 +127,7 @@ class RolledLoop:
         leaving: what goes once the recurrence stands in its place.
 
     Raises:
-        NotALoop: the steps do not repeat one step.
+        Declined: the steps do not repeat one step.
     """
 
     def __init__(self, collector: Collector) -> None:
@@ -148,11 +141,10 @@ class RolledLoop:
         self._directions: set[bool] = set()
         self._visit(collector.steps)
         self.backwards = True in self._directions
-        self._check_effects()
         if not self._carried:
             return
         if len(self._directions) > 1:
-            raise NotALoop("states run in both directions")
+            raise Declined("states run in both directions")
         self.descending = all(each.descending for each in self._slices.values()) and bool(self._slices)
         self.leaving = {*self.nodes, collector.node, *collector.writes}
         self.escaping = self._escaping()
@@ -197,7 +189,7 @@ class RolledLoop:
             self._carried[column] = later
             return
         if not all(isinstance(each, fx.Node) for each in column):
-            raise NotALoop(f"a number differs from step to step ({column[0]}, {column[1]}, ...)")
+            raise Declined(f"a number differs from step to step ({column[0]}, {column[1]}, ...)")
         self._open[column[0]] = self._open[column[-1]] = column
         for argument in _arguments(column):
             self._visit(argument)
@@ -213,18 +205,19 @@ class RolledLoop:
                 return later
         return None
 
-    def _check_effects(self) -> None:
-        """Raise if something is written to that the steps read, or to their results until these are collected."""
+    def obstacle(self) -> str | None:
+        """What writes to something that the steps read, or to their results until these are collected."""
         members, ends = set(self.nodes), self.collector.writes or (self.collector.node,)
         read = set().union(*map(storages, self._needed))
         if self.collector.writes and storages(self.collector.node) & read:
-            raise WritesInPlace(f"{self.collector.writes[0].name} writes to what its steps read")
+            return f"{self.collector.writes[0].name} writes to what its steps read"
         memory = read.union(*map(storages, members))
         for node in _between({*members, *ends} if members else set()):
             if node in members or node in ends:
                 continue
             if any(storages(written) & memory for written in written_by(node)):
-                raise WritesInPlace(f"{node.name} writes in place between its steps")
+                return f"{node.name} writes in place between its steps"
+        return None
 
     def _escaping(self) -> dict[Column, dict[int, fx.Node]]:
         """Views of a step's results that others use stay, and are views of what is used then."""
@@ -245,7 +238,7 @@ class RolledLoop:
         for column in columns:
             source = column[1]
             if source in nodes:
-                raise NotALoop("one tensor stands in two places of a step")
+                raise Declined("one tensor stands in two places of a step")
             nodes[source] = body.placeholder(f"{source.name}_in")
             nodes[source].meta = dict(source.meta)
         for column in self._operations:
@@ -275,7 +268,7 @@ class RolledLoop:
         users = [user for used in self.escaping.values() for node in used.values() for user in node.users]
         outside = set(users).difference(self.nodes)
         if any(user < place for user in (*outside, *(self.collector.writes or (self.collector.node,)))):
-            raise NotALoop("something is computed between its steps that they need")
+            raise Declined("something is computed between its steps that they need")
         return place
 
 
@@ -283,23 +276,23 @@ def _arguments(column: Column) -> Iterator[Column]:
     """The columns of what the nodes of a column are called with.
 
     Raises:
-        NotALoop: they do not call the same.
+        Declined: they do not call the same.
     """
     first = column[0]
     leaves, structure = tree_flatten((first.args, first.kwargs))
     rows = [leaves]
     for node in column[1:]:
         if (node.op, node.target) != (first.op, first.target) or first.op not in ("call_function", "call_method"):
-            raise NotALoop(f"a step differs: {first.name} and {node.name}")
+            raise Declined(f"a step differs: {first.name} and {node.name}")
         leaves, its = tree_flatten((node.args, node.kwargs))
         if its != structure:
-            raise NotALoop(f"a step differs: {first.name} and {node.name}")
+            raise Declined(f"a step differs: {first.name} and {node.name}")
         rows.append(leaves)
     for argument in zip(*rows, strict=True):
         if any(isinstance(each, fx.Node) for each in argument):
             yield argument
         elif any(each != argument[0] for each in argument):
-            raise NotALoop(f"a step differs: {first.name} is called with {argument[0]}, then with {argument[1]}")
+            raise Declined(f"a step differs: {first.name} is called with {argument[0]}, then with {argument[1]}")
 
 
 def _is_view(node: fx.Node) -> bool:

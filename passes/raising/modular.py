@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from mvc.passes import torch_private
+from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import shape, value, written_by
 from mvc.passes.graph.torch_ops import Call, call
 from mvc.passes.torch_private import example_size
@@ -25,14 +26,6 @@ PRIME = 2**31 - 1
 Values = dict[fx.Node, Tensor]
 
 
-class Unsupported(Exception):
-    """The piece does something that is not a sum, a product or a movement of elements."""
-
-    def __init__(self, node: fx.Node, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
-
-
 def sample(fake: Tensor, *, whole: int | None, seed: int) -> Tensor:
     """Random residues in the tensor's shape: whole along one axis, two elements along the others."""
     shape = [example_size(size) if axis == whole else _cut(size) for axis, size in enumerate(fake.shape)]
@@ -40,7 +33,7 @@ def sample(fake: Tensor, *, whole: int | None, seed: int) -> Tensor:
         return torch.randint(1, PRIME, shape, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
-def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Unsupported | None]:
+def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Declined | None]:
     """All that the nodes, in order, compute from the given values, and the first thing that could not be followed.
 
     Nothing is computed past it where nodes write in place.
@@ -52,7 +45,7 @@ def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Unsuppor
         for node in nodes:
             try:
                 run.step(node)
-            except Unsupported as unsupported:
+            except Declined as unsupported:
                 failure = failure or unsupported
                 if in_place:
                     break
@@ -112,20 +105,20 @@ class _Run:
         if shape(node) is None and not written_by(node):
             return  # a size, of which the example is taken
         if node.op not in ("call_function", "call_method"):
-            raise Unsupported(node, f"it holds a {node.op}")
+            raise Declined(f"it holds a {node.op}", node)
         for source in node.all_input_nodes:
             if source not in self.values and shape(source) is not None:
-                raise Unsupported(node, f"it also uses {source.name}")
+                raise Declined(f"it also uses {source.name}", node)
         marker, known = torch_private.vmap_call(node), call(node)
         try:
             if marker is not None:
                 self.values[node] = self._vmap(node, marker)
             elif known is None:
-                raise Unsupported(node, f"it calls {_name(node)}")
+                raise Declined(f"it calls {_name(node)}", node)
             else:
                 self.values[node] = self._compute(node, known)
         except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise Unsupported(node, f"it calls {_name(node)} in a way that is not followed") from error
+            raise Declined(f"it calls {_name(node)} in a way that is not followed", node) from error
 
     def _vmap(self, node: fx.Node, marker: str) -> Tensor:
         if marker == "add":
@@ -133,7 +126,7 @@ class _Run:
             return self.values[node.args[0]].movedim(node.args[1], 0)
         if marker == "remove" and node.args[0] in self.batched:
             return self.values[node.args[0]].movedim(0, node.args[3])
-        raise Unsupported(node, f"it calls {_name(node)}")
+        raise Declined(f"it calls {_name(node)}", node)
 
     def _compute(self, node: fx.Node, known: Call) -> Tensor:
         batched = [source for source in node.all_input_nodes if source in self.batched]
@@ -141,14 +134,14 @@ class _Run:
             self.batched.add(node)
             ranks = {self.values[source].dim() for source in node.all_input_nodes if source in self.values}
             if len(ranks) > 1 or known.name not in {*_ARITHMETIC, *_CASTS, "clone"}:
-                raise Unsupported(node, f"it calls {_name(node)}")
+                raise Declined(f"it calls {_name(node)}", node)
         base = known.name.removesuffix("_")
         if base in _ARITHMETIC:
             return self._arithmetic(node, known, base)
         if known.name == "setitem":
             return self._set(node, known)
         if known.name not in _MOVEMENTS or (known.name in _MAY_COPY and self.in_place):
-            raise Unsupported(node, f"it calls {_name(node)}")
+            raise Declined(f"it calls {_name(node)}", node)
         return _MOVEMENTS[known.name](self, node, known)
 
     def _arithmetic(self, node: fx.Node, known: Call, base: str) -> Tensor:
@@ -163,7 +156,7 @@ class _Run:
             return self.values[argument]
         if isinstance(argument, (int, float)) and argument == int(argument):
             return int(argument) % PRIME
-        raise Unsupported(node, f"it has the factor {argument}")
+        raise Declined(f"it has the factor {argument}", node)
 
     def _set(self, node: fx.Node, known: Call) -> Tensor:
         self._index(node, known)[...] = self._number(node, known.args["value"])
@@ -189,7 +182,7 @@ class _Run:
     def _need_whole(self, node: fx.Node, source: fx.Node, axis: int) -> None:
         """Raise unless all elements along the axis are there."""
         if self.values[source].shape[axis] != example_size(value(source).shape[axis]):
-            raise Unsupported(node, f"it calls {_name(node)} along another axis")
+            raise Declined(f"it calls {_name(node)} along another axis", node)
 
     def _along(self, node: fx.Node, known: Call) -> Tensor:
         """A call that needs every element along its `dim`."""
@@ -213,7 +206,7 @@ class _Run:
             if (before, after) != (0, 0):
                 self._need_whole(node, source, value(source).dim() - 1 - place)
         if known.args.get("mode", "constant") != "constant" or known.args.get("value"):
-            raise Unsupported(node, "it pads with other than zeros")
+            raise Declined("it pads with other than zeros", node)
         return torch.nn.functional.pad(self.values[source], list(pad))
 
     def _view(self, node: fx.Node, known: Call) -> Tensor:
@@ -232,7 +225,7 @@ class _Run:
     def _cast(self, node: fx.Node, known: Call) -> Tensor:
         source = known.args["input"]
         if not value(node).is_floating_point():
-            raise Unsupported(node, f"it calls {_name(node)}")
+            raise Declined(f"it calls {_name(node)}", node)
         copies = value(node).dtype != value(source).dtype or known.args.get("copy", False)
         return self.values[source].clone() if copies else self.values[source]
 

@@ -21,13 +21,14 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
+from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import value
 from mvc.passes.graph.slices import Slices
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising.affine import needed
 from mvc.passes.raising.loop_steps import RolledLoop
 from mvc.passes.raising.modular import is_movement
-from mvc.passes.raising.scan_match import NotAScan, match
+from mvc.passes.raising.scan_match import match
 from mvc.passes.torch_private import example_size, fake_mode, surely_equal
 
 ALWAYS_ABOVE = 64  # steps: Inductor puts no more nodes into one kernel, and needs a minute and more to compile them
@@ -38,10 +39,6 @@ CROWDED = 320  # steps with which Inductor's one pass, at a place in memory for 
 GAIN = 0.85  # a loop is raised for at most this share of the bytes: the estimate is off by as much
 
 
-class NotWorthwhile(Exception):
-    """Why a recurrence is left to Inductor."""
-
-
 class Traffic(NamedTuple):
     """Bytes through memory: of the raised loop, and of Inductor's own code for it."""
 
@@ -49,8 +46,8 @@ class Traffic(NamedTuple):
     fused: float
 
 
-def check(loop: RolledLoop, results: list[fx.Node]) -> None:
-    """Raise NotWorthwhile where the raised loop is not expected to be faster than Inductor's own code.
+def cost(loop: RolledLoop, results: list[fx.Node]) -> str | None:
+    """Why the raised loop is not expected to be faster than Inductor's own code; None where it is.
 
     Args:
         loop: the loop.
@@ -58,14 +55,15 @@ def check(loop: RolledLoop, results: list[fx.Node]) -> None:
             single step's result that others use.
     """
     if loop.length > ALWAYS_ABOVE:
-        return
+        return None
     raised, fused = estimate(loop, results)
-    if raised > GAIN * fused:
-        elements = _numel(value(loop.initials[0].like).shape)
-        raise NotWorthwhile(
-            f"{loop.length} steps over {elements:,} elements, which Inductor computes in one pass of {fused / 1e6:.2g} "
-            f"MB; raised they cost {raised / 1e6:.2g} MB"
-        )
+    if raised <= GAIN * fused:
+        return None
+    elements = _numel(value(loop.initials[0].like).shape)
+    return (
+        f"{loop.length} steps over {elements:,} elements, which Inductor computes in one pass of {fused / 1e6:.2g} "
+        f"MB; raised they cost {raised / 1e6:.2g} MB"
+    )
 
 
 def estimate(loop: RolledLoop, results: list[fx.Node]) -> Traffic:
@@ -141,7 +139,7 @@ def _is_selective_scan(node: fx.Node) -> bool:
     """Whether `raise_scan` will absorb what is around the recurrence."""
     try:
         match(node)
-    except NotAScan:
+    except Declined:
         return False
     return True
 

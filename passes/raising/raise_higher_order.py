@@ -8,16 +8,14 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import shape, value
-from mvc.passes.graph.surroundings import Observed, Surroundings
+from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising import modular
-from mvc.passes.raising.affine import NotAffine
 from mvc.passes.raising.layouts import Layout, erase_unused, moved_pairs, put_recurrence
-from mvc.passes.raising.step_scan import NotARecurrence, StepScan, functional
-from mvc.passes.raising.vectorize import NotVectorized
+from mvc.passes.raising.step_scan import StepScan, functional
 from mvc.passes.torch_private import copy_graph
 
 SCAN = torch.ops.higher_order.scan
@@ -51,7 +49,7 @@ class RaiseHigherOrder(Pass):
             for node in [*graph.find_nodes(op="call_function", target=target)]:
                 try:
                     rewrite(node, surroundings)
-                except (NotARecurrence, NotAffine, NotVectorized, Observed) as reason:
+                except Declined as reason:
                     outcome.near_misses.append(NearMiss.at(node, f"no linear recurrence: {reason}"))
                 else:
                     outcome.matches += 1
@@ -61,12 +59,12 @@ class RaiseHigherOrder(Pass):
 def _raise_associative_scan(node: fx.Node, surroundings: Surroundings) -> None:
     body, xs, *_ = node.args
     if len(xs) != 2:
-        raise NotARecurrence(f"it combines {len(xs)} sequences; a linear recurrence has 2")
+        raise Declined(f"it combines {len(xs)} sequences; a linear recurrence has 2")
     which = _combined_as(getattr(node.graph.owning_module, body.target).graph)
     a, b = xs[which], xs[1 - which]
     results = {user.args[1]: user for user in node.users}
     if which in results and _is_used(results[which]):
-        raise NotARecurrence("the products of its factors are used, not only the states")
+        raise Declined("the products of its factors are used, not only the states")
     if 1 - which in results:
         put_recurrence(surroundings, results[1 - which], a, b, 0, reverse=False)
     erase_unused([*node.users, node, *_probes(xs)])
@@ -80,14 +78,14 @@ def _combined_as(body: fx.Graph) -> int:
     values, failure = modular.evaluate(nodes[len(placeholders) : -1], given)
     results = [values.get(each) for each in nodes[-1].args[0]]
     if any(each is None for each in results):
-        raise NotARecurrence(str(failure))
+        raise Declined(str(failure))
     left, right = list(given.values())[:2], list(given.values())[2:]
     for which in (0, 1):
         product = modular.multiply_add(left[which], right[which], torch.zeros_like(left[which]))
         combined = modular.multiply_add(right[which], left[1 - which], right[1 - which])
         if modular.same(results[which], product) and modular.same(results[1 - which], combined):
             return which
-    raise NotARecurrence("what it combines is not (a₁·a₂, a₂·b₁ + b₂)")
+    raise Declined("what it combines is not (a₁·a₂, a₂·b₁ + b₂)")
 
 
 def _is_used(node: fx.Node) -> bool:
@@ -104,12 +102,12 @@ def _raise_scan(node: fx.Node, surroundings: Surroundings) -> None:
     body, initials, xs, additional = node.args
     body = copy_graph(getattr(node.graph.owning_module, body.target).graph)
     if (obstacle := Contexts(body).obstacle(body.nodes)) is not None:
-        raise NotARecurrence(obstacle)
+        raise Declined(obstacle)
     body = functional(body)
     reverse = bool(xs) and all(_unflipped(each) is not None for each in xs)
     sequences = [_unflipped(each) for each in xs] if reverse else xs
     if not sequences or shape(sequences[0])[0] == 0:
-        raise NotARecurrence("it has no steps")
+        raise Declined("it has no steps")
     learned = any(value(user).requires_grad for user in node.users)
     with surroundings.at(node):
         if learned:

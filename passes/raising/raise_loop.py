@@ -8,17 +8,14 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.slices import Slices
-from mvc.passes.graph.surroundings import Observed, Surroundings
+from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.raising import profitability
-from mvc.passes.raising.affine import NotAffine
 from mvc.passes.raising.layouts import Layout, move, moved_pairs
-from mvc.passes.raising.loop_steps import Collector, Initial, NotALoop, RolledLoop, WritesInPlace, collectors
-from mvc.passes.raising.profitability import NotWorthwhile
-from mvc.passes.raising.step_scan import NotARecurrence, StepScan, functional
-from mvc.passes.raising.vectorize import NotVectorized
+from mvc.passes.raising.loop_steps import Collector, Initial, RolledLoop, collectors
+from mvc.passes.raising.step_scan import StepScan, functional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,33 +47,37 @@ class RaiseLoop(Pass):
         outcome = Outcome()
         surroundings = Surroundings(graph)
         for collector in collectors(graph):
+            miss = None
             try:
                 loop = RolledLoop(collector)
-                if loop.carries:
-                    _raise(loop, surroundings, always=self.always)
-                    outcome.matches += 1
-            except (NotALoop, NotARecurrence, NotAffine, NotVectorized, Observed) as reason:
-                if isinstance(reason, WritesInPlace) or collector.looks_recurrent():
-                    outcome.near_misses.append(NearMiss.at(collector.steps[1], f"no linear recurrence: {reason}"))
-            except NotWorthwhile as reason:
-                outcome.near_misses.append(NearMiss.at(collector.steps[1], f"left alone: {reason}"))
+                if (obstacle := loop.obstacle()) is not None:
+                    miss = f"no linear recurrence: {obstacle}"
+                elif loop.carries:
+                    miss = _raise(loop, surroundings, always=self.always)
+                    outcome.matches += miss is None
+            except Declined as reason:
+                miss = f"no linear recurrence: {reason}" if collector.looks_recurrent() else None
+            if miss is not None:
+                outcome.near_misses.append(NearMiss.at(collector.steps[1], miss))
         return outcome
 
 
-def _raise(loop: RolledLoop, surroundings: Surroundings, *, always: bool) -> None:
-    """Write the loop's recurrence and what its steps give into the graph, in the loop's place."""
+def _raise(loop: RolledLoop, surroundings: Surroundings, *, always: bool) -> str | None:
+    """Write the loop's recurrence and what its steps give into the graph, in the loop's place, or say why not to."""
     collector, body, place = loop.collector, functional(loop.body()), loop.place()
     if (obstacle := surroundings.contexts.obstacle({place, *loop.nodes, *loop.leaving})) is not None:
-        raise NotALoop(obstacle)
-    with surroundings.at(place):
+        raise Declined(obstacle)
+    with surroundings.at(place) as undo:
         new, picked = _results(place.graph, loop, body)
-        if not always:
-            profitability.check(loop, [new, *picked.values()])
+        if not always and (cost := profitability.cost(loop, [new, *picked.values()])) is not None:
+            undo()
+            return f"left alone: {cost}"
         layout = Layout(tuple(range(len(shape(new)))), loop.descending)
         pairs = {**moved_pairs(collector.node, new, layout, collector.dim), **picked}
         surroundings.replace(pairs, leaving=loop.leaving)
     collector.erase()
     loop.erase()
+    return None
 
 
 def _results(graph: fx.Graph, loop: RolledLoop, body: fx.Graph) -> tuple[fx.Node, dict[fx.Node, fx.Node]]:
@@ -108,7 +109,7 @@ def _initial(graph: fx.Graph, loop: RolledLoop, initial: Initial, sequences: lis
     if isinstance(initial.first, fx.Node):
         return initial.first
     if not sequences or not all(isinstance(size, int) for size in shape(initial.like)):
-        raise NotALoop("the state ahead of the first step is a number, and its later size is not known")
+        raise Declined("the state ahead of the first step is a number, and its later size is not known")
     fake = value(initial.like)
     return insert(graph, "new_full", sequences[0], tuple(fake.shape), initial.first, dtype=fake.dtype)
 

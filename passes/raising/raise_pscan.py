@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import shape, value, written_by
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising import modular
-from mvc.passes.raising.regions import NotARecurrence, Region, States, erase, find_states, grow, put_states
+from mvc.passes.raising.regions import Region, States, erase, find_states, grow, put_states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RaisePscan(Pass):
                 states = _function_states(node)
                 if states is not None:
                     put_states(surroundings, Region([], [node]), states)
-            except NotARecurrence as reason:
+            except Declined as reason:
                 outcome.near_misses.append(NearMiss.at(node, f"no linear recurrence: {reason}"))
                 continue
             if states is not None:
@@ -63,7 +63,7 @@ class RaisePscan(Pass):
             try:
                 states = find_states(region, range(len(shape(region.sources[0]))), any_length=False)
                 put_states(surroundings, region, states)
-            except NotARecurrence as reason:
+            except Declined as reason:
                 if len(region.sources) == 2:
                     outcome.near_misses.append(NearMiss.at(writes[0], f"no linear recurrence: {reason}"))
                 continue
@@ -84,7 +84,7 @@ def _function_states(node: fx.Node) -> States | None:
     """The states that an autograd function of two tensors computes; None where it computes something else.
 
     Raises:
-        NotARecurrence: they are those of a recurrence, but its gradients are not.
+        Declined: they are those of a recurrence, but its gradients are not.
     """
     inputs = [each for each in node.args[2:] if isinstance(each, fx.Node) and shape(each) is not None]
     if len(inputs) != 2 or len(node.users) != 1 or node.kwargs.get("non_differentiable_idx"):
@@ -101,11 +101,11 @@ def _function_states(node: fx.Node) -> States | None:
         if not modular.is_recurrence(h, given[a], given[b], dim, reverse=reverse):
             continue
         if not isinstance(shape(inputs[a])[dim], int):
-            raise NotARecurrence(node, "the length of the sequence is a symbol")
+            raise Declined("the length of the sequence is a symbol", node)
         grad_h = modular.sample(value(inputs[b]), whole=dim, seed=2)
         gradients = [each for each in backward.run([grad_h, *saved]) if each is not None]
         if len(gradients) != 2 or not _are_gradients(gradients[a], gradients[b], grad_h, given[a], h, dim, reverse):
-            raise NotARecurrence(node, "its backward is not that of the recurrence")
+            raise Declined("its backward is not that of the recurrence", node)
         return States(next(iter(node.users)), inputs[a], inputs[b], dim, reverse)
     return None
 

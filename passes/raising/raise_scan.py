@@ -15,13 +15,13 @@ from torch import fx
 
 from mvc.kernels.recurrence import api as recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.kernels.scan.checks import SEQUENCE_DTYPES
-from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.axes import Term, is_one
 from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.surroundings import Observed, Surroundings, same_strides
+from mvc.passes.graph.surroundings import Surroundings, same_strides
 from mvc.passes.graph.torch_ops import name_of
 from mvc.passes.raising.index_notation import Product
-from mvc.passes.raising.scan_match import NotAScan, Scan, match
+from mvc.passes.raising.scan_match import Scan, match
 from mvc.passes.raising.scan_safety import Effects
 from mvc.passes.torch_private import surely_equal, without_autocast
 
@@ -65,7 +65,7 @@ class RaiseScan(Pass):
                 scan = match(node)
                 effects.check(node, scan)
                 _Rewrite(surroundings, node, scan).run()
-            except (NotAScan, Observed) as reason:
+            except Declined as reason:
                 outcome.near_misses.append(NearMiss.at(node, f"no selective scan: {reason}"))
             else:
                 outcome.matches += 1

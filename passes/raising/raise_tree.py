@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import fx
 
-from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
-from mvc.passes.raising.regions import NotARecurrence, Region, States, erase, find_states, grow, put_states
+from mvc.passes.raising.regions import Region, States, erase, find_states, grow, put_states
 from mvc.passes.torch_private import specialize, vmap_call
 
 
@@ -46,9 +46,9 @@ class RaiseTree(Pass):
                     states = find_states(region, _strided_axes(region))
                     _specialize(region, states)
                     put_states(surroundings, region, states)
-                except NotARecurrence as reason:
+                except Declined as reason:
                     if any(vmap_call(node) for node in region.nodes):
-                        _note(outcome, NearMiss.at(reason.node, f"no linear recurrence: {reason}"))
+                        _note(outcome, NearMiss.at(reason.node or region.nodes[-1], f"no linear recurrence: {reason}"))
                     continue
                 erase(graph, region)
                 outcome.matches += 1

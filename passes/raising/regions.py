@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
+from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import shape, value, written_by
-from mvc.passes.graph.surroundings import Observed, Surroundings
+from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.raising import modular
 from mvc.passes.raising.layouts import put_recurrence
-from mvc.passes.raising.modular import Unsupported
 from mvc.passes.torch_private import vmap_call
 
 MOST_SOURCES = 4  # two recurrences, one of the other's states, are one region until the first is raised
@@ -40,14 +40,6 @@ class States(NamedTuple):
     b: fx.Node
     dim: int
     reverse: bool
-
-
-class NotARecurrence(Exception):
-    """Why a region is left alone, and the node that shows it."""
-
-    def __init__(self, node: fx.Node, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
 
 
 def grow(graph: fx.Graph, start: Callable[[fx.Node], fx.Node | None]) -> list[Region]:
@@ -104,31 +96,31 @@ def find_states(region: Region, dims: Sequence[int], *, any_length: bool = True)
         any_length: accept what is one for the length of the example alone, where the length is a symbol.
 
     Raises:
-        NotARecurrence: there is none, or the region's other results are used, too.
+        Declined: there is none, or the region's other results are used, too.
     """
     count = len(region.sources)
     if not 2 <= count <= MOST_SOURCES:
-        raise NotARecurrence(region.nodes[0], f"it combines {count} sequences; a linear recurrence has 2")
+        raise Declined(f"it combines {count} sequences; a linear recurrence has 2", region.nodes[0])
     failure = None
     for dim in dims:
         try:
             states = _states_along(region, dim, any_length)
-        except Unsupported as unsupported:
-            failure = failure or NotARecurrence(unsupported.node, str(unsupported))
+        except Declined as declined:
+            failure = failure or declined
             continue
         if states is not None:
             _check_alone(region, states)
             return states
-    raise failure or NotARecurrence(region.nodes[0], "what it combines is not (a₁·a₂, a₂·b₁ + b₂)")
+    raise failure or Declined("what it combines is not (a₁·a₂, a₂·b₁ + b₂)", region.nodes[0])
 
 
 def _states_along(region: Region, dim: int, any_length: bool) -> States | None:
     if not any_length and not all(isinstance(shape(source)[dim], int) for source in region.sources):
-        raise Unsupported(region.nodes[0], "the length of the sequence is a symbol")
+        raise Declined("the length of the sequence is a symbol", region.nodes[0])
     given = {source: modular.sample(value(source), whole=dim, seed=i) for i, source in enumerate(region.sources)}
     values, failure = modular.evaluate(region.nodes, {source: each.clone() for source, each in given.items()})
     if any(not modular.same(values[source], given[source]) for source in given):
-        raise Unsupported(region.nodes[0], "it writes to the sequences themselves")
+        raise Declined("it writes to the sequences themselves", region.nodes[0])
     last_write = max((i for i, node in enumerate(region.nodes) if written_by(node)), default=-1)
     roles = [
         (a, b, torch.broadcast_shapes(given[a].shape, given[b].shape))
@@ -152,7 +144,7 @@ def _check_alone(region: Region, states: States) -> None:
     nodes = set(region.nodes)
     for node in _between(region.nodes[0], states.node):
         if written_by(node) and node not in nodes:
-            raise NotARecurrence(node, "something is written to while it runs")
+            raise Declined("something is written to while it runs", node)
     later = {states.node, *region.sources} - {states.a, states.b}  # and what depends on them
     computed = _written(region)
     for node in region.nodes:
@@ -167,7 +159,7 @@ def _check_alone(region: Region, states: States) -> None:
         if all(user in removable or isinstance(value(user), torch.SymInt) for user in node.users):
             removable.add(node)
         elif node in computed:
-            raise NotARecurrence(node, "the products of its factors are used, not only the states")
+            raise Declined("the products of its factors are used, not only the states", node)
 
 
 def _written(region: Region) -> set[fx.Node]:
@@ -183,15 +175,12 @@ def put_states(surroundings: Surroundings, region: Region, states: States) -> No
     """Put one op in the place of the states that the region computes.
 
     Raises:
-        NotARecurrence: the program would see it.
+        Declined: the program would see it.
     """
     computed = (node for node in region.nodes if node < states.node)
     if (obstacle := surroundings.contexts.obstacle([states.node, *computed])) is not None:
-        raise NotARecurrence(states.node, obstacle)
-    try:
-        put_recurrence(surroundings, *states[:4], reverse=states.reverse)
-    except Observed as reason:
-        raise NotARecurrence(states.node, str(reason)) from reason
+        raise Declined(obstacle, states.node)
+    put_recurrence(surroundings, *states[:4], reverse=states.reverse)
 
 
 def erase(graph: fx.Graph, region: Region) -> None:

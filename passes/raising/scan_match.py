@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from mvc.kernels.scan.checks import MAX_STATES
+from mvc.passes.base import Declined
 from mvc.passes.graph.axes import Axis, Term, aligned, forward, is_cast, is_exact_cast, is_labelled, is_one, pick
 from mvc.passes.graph.fx_utils import shape, value
 from mvc.passes.graph.torch_ops import call
@@ -37,10 +38,6 @@ from mvc.passes.raising.index_notation import (
 
 ZEROS = ("zeros", "new_zeros", "zeros_like")
 ONE = Product()
-
-
-class NotAScan(Exception):
-    """Why a recurrence is not a selective scan."""
 
 
 @dataclasses.dataclass
@@ -90,7 +87,7 @@ def match(node: fx.Node) -> Scan:
     """The selective scan around a recurrence.
 
     Raises:
-        NotAScan: it is another recurrence.
+        Declined: it is another recurrence.
     """
     return _Matcher(node).match()
 
@@ -111,7 +108,7 @@ class _Matcher:
         scan.channels = tuple(sorted({n for term in scan.A.terms for n in term.numbers} - {scan.states}))
         scan.batch = tuple(n for n in range(len(scan.sizes)) if n not in {scan.time, scan.states, *scan.channels})
         if len(scan.batch) > 1 and sum(not isinstance(scan.sizes[n], int) for n in scan.batch) > 1:
-            raise NotAScan("more than one of its batch axes has an unknown size")
+            raise Declined("more than one of its batch axes has an unknown size")
         scan.A = self._ends(scan.A, {*scan.channels, scan.states}, "A")
         scan.delta = self._ends(scan.delta, scan.sequence, "Δ")
         scan.C = self._weights(weights, "C")
@@ -133,30 +130,30 @@ class _Matcher:
                 elif (entry := pick(term, user, scan.time)) is not None and others == ONE:
                     scan.last_states.append(self._last(*entry))
                 elif (product := contraction(term, user)) is None:
-                    raise NotAScan(_elsewhere(user))
+                    raise Declined(_elsewhere(user))
                 elif product.summed is None:
                     pending.append((product.result, chain(others, product.others)))
                 else:
                     found.append((product.result, product.summed, chain(others, product.others)))
         if not found:
-            raise NotAScan("no sum over a state axis reads the states")
+            raise Declined("no sum over a state axis reads the states")
         if len(found) > 1:
-            raise NotAScan(f"{len(found)} sums read the states")
+            raise Declined(f"{len(found)} sums read the states")
         (scan.y, scan.states, weights), sizes = found[0], scan.sizes
         if scan.states == scan.time:
-            raise NotAScan("the read-out sums over time")
+            raise Declined("the read-out sums over time")
         if not isinstance(sizes[scan.states], int) or not 1 <= sizes[scan.states] <= MAX_STATES:
-            raise NotAScan(f"it has {sizes[scan.states]} states; the scan takes up to {MAX_STATES}")
+            raise Declined(f"it has {sizes[scan.states]} states; the scan takes up to {MAX_STATES}")
         missing = set(range(len(sizes))) - {scan.states} - scan.y.numbers
         if not is_labelled(scan.y) or not all(is_one(sizes[number]) for number in missing):
-            raise NotAScan("the read-out has other axes than the states")
+            raise Declined("the read-out has other axes than the states")
         return weights
 
     def _last(self, entry: Term, index: int) -> Term:
         length = self.scan.sizes[self.scan.time]
         last = 0 if self.scan.reverse else -1
         if index != last and (not isinstance(length, int) or index % length != last % length):
-            raise NotAScan(f"the state of step {index} is read, which is not the last")
+            raise Declined(f"the state of step {index} is read, which is not the last")
         return entry
 
     def _match_decay(self) -> None:
@@ -164,14 +161,14 @@ class _Matcher:
         decay = self.frame.back(aligned(self.a, self.axes), rounding=True)
         exponential = next((step for step in decay if is_call(step.node, "exp")), None)
         if exponential is None:
-            raise NotAScan("the decay is no exponential")
+            raise Declined("the decay is no exponential")
         exponent = self.frame.trimmed(Term(call(exponential.node).args["input"], exponential.axes))
         whole = exponent.has(scan.states)
         product = self.frame.expand(exponent, lambda term: term.has(scan.time) and term.has(scan.states) == whole)
         scan.delta = Product(tuple(term for term in product.terms if term.has(scan.time)))
         scan.A = Product(tuple(term for term in product.terms if not term.has(scan.time)), product.scale)
         if not scan.delta.terms or not scan.A.terms or any(term.has(scan.states) for term in scan.delta.terms):
-            raise NotAScan("the decay's exponent is no product of a Δ along time and an A along the states")
+            raise Declined("the decay's exponent is no product of a Δ along time and an A along the states")
 
     def _match_input(self) -> None:
         scan = self.scan
@@ -185,10 +182,10 @@ class _Matcher:
         for delta in scan.delta.terms:
             product = self.frame.without(product, delta)
             if product is None:
-                raise NotAScan("the input term has no factor that is the decay's Δ")
+                raise Declined("the input term has no factor that is the decay's Δ")
         inputs = tuple(term for term in product.terms if not term.has(scan.states))
         if not inputs:
-            raise NotAScan("the input term has no factor u beside Δ and B")
+            raise Declined("the input term has no factor u beside Δ and B")
         scan.u = self._ends(Product(inputs), scan.sequence, "u")
         scan.B = self._weights(Product(tuple(t for t in product.terms if t not in inputs), product.scale), "B")
 
@@ -278,7 +275,7 @@ class _Matcher:
         """The product as an input of the scan, if it is computed before a last state is read."""
         try:
             product = self._ends(product, allowed, "")
-        except NotAScan:
+        except Declined:
             return None
         readers = [user for term in self.scan.last_states for user in term.node.users]
         return product if all(term.node < reader for term in product.terms for reader in readers) else None
@@ -288,18 +285,18 @@ class _Matcher:
         scan = self.scan
         product = self._ends(product, set(range(len(scan.sizes))), name, grouped=True)
         if not any(term.has(scan.states) for term in product.terms):
-            raise NotAScan(f"no factor {name} lies along the states")
+            raise Declined(f"no factor {name} lies along the states")
         every = set().union(*(term.numbers for term in product.terms))
         channels = set(scan.channels)
         if every & channels and not any(every <= term.numbers for term in product.terms):
-            raise NotAScan(f"{name} is a product that would have the states' size")
+            raise Declined(f"{name} is a product that would have the states' size")
         strides = {(axis.number, axis.stride) for term in product.terms for axis in term.axes if axis is not None}
         if len(strides) != len(every):
-            raise NotAScan(f"{name} is a product of weights in unlike groups")
+            raise Declined(f"{name} is a product of weights in unlike groups")
         ends = False  # groups are neighbours: channel axes are whole up to one that may be divided
         for number in scan.channels if every - channels - {scan.states} else ():
             if number in every and ends:
-                raise NotAScan(f"{name} is shared by channels that are no neighbours")
+                raise Declined(f"{name} is shared by channels that are no neighbours")
             ends = ends or (number, 1) not in strides
         return product
 
@@ -309,9 +306,9 @@ class _Matcher:
         for term in product.terms:
             end = self.frame.end(term, grouped=grouped)
             if end is None or value(end.node).is_complex() or value(end.node).device != value(self.node).device:
-                raise NotAScan(f"{name} is no real tensor on the states' device with axes of theirs: {term.node.name}")
+                raise Declined(f"{name} is no real tensor on the states' device with axes of theirs: {term.node.name}")
             if end.numbers - allowed:
-                raise NotAScan(f"{name} varies along an axis along which the scan's does not: {end.node.name}")
+                raise Declined(f"{name} varies along an axis along which the scan's does not: {end.node.name}")
             terms.append(end)
         return Product(tuple(terms), product.scale)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, fx
 
+from mvc.passes.base import Declined
 from mvc.passes.graph.constants import storages
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import value, written_by
 from mvc.passes.raising.index_notation import is_call
-from mvc.passes.raising.scan_match import ZEROS, NotAScan, Scan
+from mvc.passes.raising.scan_match import ZEROS, Scan
 
 
 class Effects:
@@ -23,19 +24,19 @@ class Effects:
                 self.writes.append((node, written))
 
     def check(self, node: fx.Node, scan: Scan) -> None:
-        """Raise NotAScan where the scan, run at its place, would not compute what the graph computes."""
+        """Raise Declined where the scan, run at its place, would not compute what the graph computes."""
         leaves = {term.node for term in scan.terms}
         late = [leaf for leaf in leaves if not leaf < scan.place]
         if late:
-            raise NotAScan(f"the last state is read before {late[0].name} is computed")
+            raise Declined(f"the last state is read before {late[0].name} is computed")
         absorbed = _absorbed([node, scan.y.node, *(term.node for term in scan.last_states)], leaves)
         if (obstacle := self.contexts.obstacle(absorbed | {scan.place}, but_for_autocast=True)) is not None:
-            raise NotAScan(obstacle)
+            raise Declined(obstacle)
         for writer, written in self.writes:
             if writer < scan.y.node and writer not in absorbed:
                 spoiled = _spoiled(writer, written, scan.place, leaves, absorbed)
                 if spoiled is not None:
-                    raise NotAScan(f"{writer.name} writes to {spoiled.name}, which is read at another time by the scan")
+                    raise Declined(f"{writer.name} writes to {spoiled.name}, which is read at another time by the scan")
 
 
 def _spoiled(

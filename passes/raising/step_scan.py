@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import shape, value, written_by
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising import modular
@@ -15,10 +16,6 @@ from mvc.passes.raising.affine import affine, needed
 from mvc.passes.raising.layouts import move
 from mvc.passes.raising.vectorize import Steps
 from mvc.passes.torch_private import surely_equal
-
-
-class NotARecurrence(Exception):
-    """Why a node is left alone."""
 
 
 def functional(body: fx.Graph) -> fx.Graph:
@@ -30,7 +27,7 @@ def functional(body: fx.Graph) -> fx.Graph:
         target = known.args.get("input") if known else None
         fresh = isinstance(target, fx.Node) and modular.is_arithmetic(target) and len(target.users) == 1
         if not (fresh and modular.is_arithmetic(node)):
-            raise NotARecurrence("its step writes in place")
+            raise Declined("its step writes in place")
         node.op, node.target = "call_function", getattr(torch, known.name.removesuffix("_"))
     return body
 
@@ -72,7 +69,7 @@ class StepScan:
         while waiting:
             ready = [carry for carry in waiting if not self._reads(self.next[carry], {*waiting} - {carry})]
             if not ready:
-                raise NotARecurrence("its states depend on each other")
+                raise Declined("its states depend on each other")
             for carry in ready:
                 self._solve(carry)
                 waiting.remove(carry)
@@ -92,7 +89,7 @@ class StepScan:
         a, b = (self._over_all_steps(term, initial, rank) for term in (factor, offset))
         full = (*torch.broadcast_shapes(shape(a), shape(b)),)
         if not any(each in self.steps.stacked for each in (factor, offset)):
-            raise NotARecurrence("its step is the same each time")
+            raise Declined("its step is the same each time")
         if not all(surely_equal(*sizes) for sizes in zip(full[1:], shape(initial), strict=True)):
             b = self.steps.insert(operator.getitem, self.steps.insert(torch.broadcast_tensors, b, initial), 0)
         axis = min(self.axis, rank)
@@ -129,5 +126,5 @@ class StepScan:
     def _output(self, node: fx.Node) -> fx.Node:
         self._compute(node)
         if node in self.steps.constant:
-            raise NotARecurrence("an output is the same in each step")
+            raise Declined("an output is the same in each step")
         return self.steps.stacked[node]

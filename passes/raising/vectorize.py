@@ -9,12 +9,9 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
+from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.torch_ops import call
-
-
-class NotVectorized(Exception):
-    """The step calls something for which it is not known how to run it on all steps."""
 
 
 class Steps:
@@ -41,7 +38,7 @@ class Steps:
             return
         rule = RULES.get(call(node).name) if call(node) else None
         if rule is None:
-            raise NotVectorized(f"{_name(node)} is not known over all steps")
+            raise Declined(f"{_name(node)} is not known over all steps")
         result = rule(self, node)
         if value(result).dtype != value(node).dtype:  # a scalar of the step weighs more as a vector
             result = self.insert("to", result, value(node).dtype)
@@ -66,7 +63,7 @@ class Steps:
 
     def _repeat(self, node: fx.Node) -> None:
         if call(node) is None and _name(node) not in CONSTANTS:
-            raise NotVectorized(f"{_name(node)} is not known to be the same in each step")
+            raise Declined(f"{_name(node)} is not known to be the same in each step")
         args, kwargs = self.plain((node.args, node.kwargs))
         self.constant[node] = self.graph.create_node(node.op, node.target, args, kwargs)
         self.constant[node].meta.update(example_value=value(node), stack_trace=node.meta.get("stack_trace"))
@@ -90,7 +87,7 @@ def _getitem(steps: Steps, node: fx.Node) -> fx.Node:
     known = call(node)
     index = known.args["index"] if isinstance(known.args["index"], tuple) else (known.args["index"],)
     if not all(each is None or each is Ellipsis or isinstance(each, (int, slice)) for each in index):
-        raise NotVectorized("an index that is not made of numbers and slices")
+        raise Declined("an index that is not made of numbers and slices")
     return steps.insert(node.target, steps.stack(known.args["input"]), (slice(None), *index))
 
 
@@ -105,7 +102,7 @@ def _dims(*names: str) -> Callable[[Steps, fx.Node], fx.Node]:
         for name in names:
             dims = args.get(name, 0 if known.name in ("stack", "cat", "select") else tuple(range(rank)))
             if dims == () and known.name != "permute":
-                raise NotVectorized(f"{known.name} of a number")
+                raise Declined(f"{known.name} of a number")
             args[name] = tuple(each % rank + 1 for each in dims) if isinstance(dims, (tuple, list)) else dims % rank + 1
         if known.name == "permute":
             args["dims"] = (0, *args["dims"])
@@ -143,7 +140,7 @@ def _matmul(steps: Steps, node: fx.Node) -> fx.Node:
 def _baddbmm(steps: Steps, node: fx.Node) -> fx.Node:
     known = call(node)
     if not {"beta", "alpha"}.isdisjoint(known.args):
-        raise NotVectorized("baddbmm with factors")
+        raise Declined("baddbmm with factors")
     product = steps.insert(torch.matmul, *(steps.stack(known.args[name]) for name in ("batch1", "batch2")))
     return steps.insert(torch.add, steps.stack(known.args["input"], rank=3), product)
 
@@ -156,7 +153,7 @@ def _bmm(steps: Steps, node: fx.Node) -> fx.Node:
 def _linear(steps: Steps, node: fx.Node) -> fx.Node:
     known = call(node)
     if any(each in steps.stacked for each in (known.args["weight"], known.args.get("bias"))):
-        raise NotVectorized("weights that differ from step to step")
+        raise Declined("weights that differ from step to step")
     args = {name: steps.plain(each) for name, each in known.args.items()}
     return steps.insert(torch.nn.functional.linear, **args)
 
@@ -167,7 +164,7 @@ def _einsum(steps: Steps, node: fx.Node) -> fx.Node:
     operands = known.args["operands"]
     operands = operands if isinstance(operands, (tuple, list)) else (operands,)
     if "." in equation or "->" not in equation:
-        raise NotVectorized("an einsum that does not name all axes")
+        raise Declined("an einsum that does not name all axes")
     time = next(letter for letter in "tTsSzZyYxXwWvVuU" if letter not in equation)
     terms, result = equation.split("->")
     terms = [time * (each in steps.stacked) + term for each, term in zip(operands, terms.split(","), strict=True)]
