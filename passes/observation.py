@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from mvc.passes.accuracy import relative_error, root_mean_square
 from mvc.passes.graph.fx_utils import value
 from mvc.passes.torch_private import example_size
 
@@ -72,9 +74,10 @@ class Observation:
         for name, traits in self.traits.items():
             yield from _differing(name, traits, actual.traits[name], moved)
         for one, other in ((self.values, actual.values), (self.gradients, actual.gradients)):
-            typical = _typical(one.values())
+            # A tensor that is zero but for rounding is compared with the others.
+            least = 1e-3 * root_mean_square(each for each in one.values() if each is not None)
             for name, expected in one.items():
-                error = _error(other[name], expected, typical=typical)
+                error = _error(other[name], expected, least=least)
                 if not error <= budget:
                     yield Difference(name, "relative L2 error", f"at most {budget:.2e}", f"{error:.2e}")
 
@@ -271,34 +274,13 @@ def _seed(root: Tensor) -> Tensor:
     return torch.cos(steps).reshape(root.shape).to(root.dtype)
 
 
-def _typical(tensors) -> float:
-    """Root mean square over all: a tensor that is zero but for rounding is held against its neighbours."""
-    present = [_wide(each).nan_to_num(0, 0, 0) for each in tensors if each is not None and each.numel()]
-    squares, count = sum(float(each.square().sum()) for each in present), sum(each.numel() for each in present)
-    return (squares / count) ** 0.5 if count else 0.0
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.resolve_conj()).double() if tensor.is_complex() else tensor.double()
-
-
-def _error(actual: Tensor | None, expected: Tensor | None, *, typical: float) -> float:
-    """Distance over the norm of the expected, or of a tensor of its size as typical if that is more.
-
-    NaN and infinities must stand in the same places.
-    """
+def _error(actual: Tensor | None, expected: Tensor | None, *, least: float) -> float:
+    """The relative error; an absent gradient equals one of zeros."""
     if actual is None or expected is None:
         present = actual if expected is None else expected
-        return 0.0 if present is None or not present.any() else float("inf")
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return float("inf")
-    if torch.equal(actual, expected) or not expected.numel():
+        return 0.0 if present is None or not present.any() else math.inf
+    if actual.dtype != expected.dtype:
+        return math.inf
+    if actual.shape == expected.shape and torch.equal(actual, expected):
         return 0.0
-    actual, expected = _wide(actual), _wide(expected)
-    finite = expected.isfinite()
-    if not (actual.isnan() & expected.isnan() | (actual == expected) | finite).all():
-        return float("inf")
-    actual, expected = actual[finite], expected[finite]
-    scale = max(float(expected.norm()), 1e-3 * typical * expected.numel() ** 0.5)
-    distance = float((actual - expected).norm())
-    return distance / scale if scale else float("inf") if distance else 0.0
+    return relative_error(actual, expected, least=least, same_nonfinite=True)

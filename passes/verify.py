@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from mvc.passes.accuracy import REWRITTEN, rounding
 from mvc.passes.graph.fx_utils import value
 from mvc.passes.observation import AsDescribed, Observation, observe
 from mvc.passes.pipeline import PassRecord
 from mvc.passes.torch_private import example_size
-
-# Roundings of the graph's least precise dtype that a rewrite may add, in relative L2 norm. A scan in another order
-# adds about ten in float32 over thousands of steps, a loop that rounds its state to bfloat16 in every step about eight.
-ROUNDINGS = 32
 
 
 class VerificationError(AssertionError):
@@ -39,7 +35,8 @@ class Verifier:
         self.module = module
         self.inputs = [example_size(each) for each in inputs]
         computed = [leaf for node in module.graph.nodes for leaf in tree_leaves(value(node))]
-        self.budget = ROUNDINGS * max(map(_rounding, (*self.inputs, *computed)), default=0.0)
+        tensors = [each for each in (*self.inputs, *computed) if isinstance(each, Tensor)]
+        self.budget = REWRITTEN.tolerance(max((rounding(each.dtype) for each in tensors), default=0.0))
         self.seen = self._run()
 
     def __call__(self, record: PassRecord, before: fx.GraphModule, after: fx.GraphModule) -> None:
@@ -63,8 +60,3 @@ class Verifier:
             return observe(AsDescribed(self.module).run, self.inputs)
         except Exception as failure:
             return failure
-
-
-def _rounding(value: Any) -> float:
-    inexact = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-    return torch.finfo(value.dtype).eps if inexact else 0.0

@@ -18,7 +18,7 @@ from torch import Tensor
 from mvc import files
 from mvc.compile import report, torch_private
 from mvc.compile.backend import IMPLEMENTATIONS, MODES
-from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step, worst
+from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step
 from mvc.compile.explanation import Explanation, kernel_bytes
 from mvc.errors import UserError
 from mvc.measure import operators, plot
@@ -31,6 +31,7 @@ from mvc.model.image import load_image, preprocess, top_classes
 from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights
 from mvc.offline import command as offline
+from mvc.passes.accuracy import worst
 from mvc.progress import Progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

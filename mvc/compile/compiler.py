@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +21,8 @@ from mvc.compile.explanation import Explanation, Recorder
 from mvc.errors import UserError
 from mvc.model.functional import check_images
 from mvc.model.module import MambaVision
+from mvc.passes import accuracy
+from mvc.passes.accuracy import COMPILED, Check, relative_errors, worst
 from mvc.passes.graph.fx_utils import op_counts
 
 _serial = itertools.count()
@@ -206,52 +207,25 @@ def training_step(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return loss.detach()
 
 
-class Check(NamedTuple):
-    """How far the compiled and the eager model are from an oracle of higher precision, in relative L2 norm.
-
-    Of several tensors (the gradients of a training step) it is the worst.
-    """
-
-    tensor: str
-    error: float
-    eager_error: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        return self.error <= self.tolerance < math.inf
-
-    @property
-    def strain(self) -> float:
-        """The error as a share of the tolerance; infinite where either is not finite."""
-        strain = self.error / self.tolerance
-        return strain if math.isfinite(strain) and self.tolerance < math.inf else math.inf
-
-
 def check_against_eager(model: nn.Module, compiled: Callable[[Tensor], Tensor], x: Tensor) -> Check:
     """Compare scores, or in training mode every gradient of `training_step`, with an oracle on the same input.
 
-    The oracle is the eager model in float64 (float32 for half precision). The tolerance of a tensor is an error budget:
-    four times the error that eager has there in the model's own dtype, or has in the median tensor where that is more,
-    plus one rounding of that dtype. The model's buffers and gradients are left as they were.
+    The oracle is the eager model in float64 (float32 for half precision); the tolerance is the budget `COMPILED` of
+    `mvc.passes.accuracy`. The model's buffers and gradients are left as they were.
+
+    Returns:
+        the check of the worst tensor.
     """
     outputs = _gradients if model.training else _scores
     oracle_dtype = torch.float64 if x.dtype == torch.float32 else torch.float32
     oracle = copy.deepcopy(model).to(oracle_dtype)
     expected = outputs(oracle, oracle, x.to(oracle_dtype))
-    eager_errors, errors = (_distances(outputs(model, run, x), expected) for run in (model, compiled))
-    typical = statistics.median(eager_errors.values())
-    rounding = torch.finfo(x.dtype).eps
-    checks = [
-        Check(name, errors[name], eager, 4 * max(eager, typical) + rounding) for name, eager in eager_errors.items()
-    ]
-    return worst(checks)
-
-
-def worst(checks: Iterable[Check]) -> Check:
-    """The check that fails, else the one nearest to its tolerance, first among those whose eager figure means something
-    (a gradient that is zero but for rounding has an error above 1)."""
-    return max(checks, key=lambda check: (not check.passed, check.eager_error < 1, check.strain))
+    eager_errors, errors = (relative_errors(outputs(model, run, x), expected) for run in (model, compiled))
+    typical, rounding = statistics.median(eager_errors.values()), accuracy.rounding(x.dtype)
+    return worst(
+        Check(name, errors[name], eager, COMPILED.tolerance(rounding, eager_error=eager, typical=typical))
+        for name, eager in eager_errors.items()
+    )
 
 
 def _scores(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
@@ -272,18 +246,3 @@ def _gradients(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) ->
     for name, b in buffers.items():
         b.copy_(kept_buffers[name])
     return gradients
-
-
-def _distances(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative L2 distance of each expected tensor; one that is absent is infinitely far.
-
-    A gradient that is zero but for rounding (of a bias before a BatchNorm) has a large distance, in eager as well.
-    """
-    return {
-        name: _distance(actual[name].double(), tensor.double()) if name in actual else math.inf
-        for name, tensor in expected.items()
-    }
-
-
-def _distance(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float64).tiny)).item()

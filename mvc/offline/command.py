@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mvc import files
+from mvc.cli import finite, write_json
 from mvc.compile.backend import Options
-from mvc.compile.report import write_json
 from mvc.errors import UserError
 from mvc.model.config import get_config
 from mvc.offline import budget, report
@@ -19,6 +19,7 @@ from mvc.offline.generate import generate
 from mvc.offline.manifest import Manifest
 from mvc.offline.replay import replay
 from mvc.offline.targets import TARGETS, find
+from mvc.passes.accuracy import Check
 from mvc.progress import Progress
 
 BUDGETS = Path("bench/budgets")
@@ -75,10 +76,20 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
         report.write_page(manifest, folder, replayed)
     within, lines = _budget(manifest, allowed, args.update_budget)
     if args.json:
-        write_json({**manifest.as_dict(), "replay": replayed and replayed.as_dict(), "budget": lines}, args.json)
+        write_json({**manifest.as_dict(), "replay": replayed and _facts(replayed), "budget": lines}, args.json)
     if args.json != "-":
         print("\n".join([report.text(manifest, replayed), *lines, f"code, binaries and report: {page.parent}"]))
     return within and (replayed is None or replayed.passed)
+
+
+def _facts(replayed: Check) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "error": finite(replayed.error),
+        "worst": replayed.tensor,
+        "eager": finite(replayed.eager_error),
+        "limit": finite(replayed.tolerance),
+    }
 
 
 def refuse_alone(args: argparse.Namespace) -> None:

@@ -1,11 +1,10 @@
-"""Checks what generated GPU code computes: it runs on CPU tensors, and its results are held against eager's.
+"""Checks what generated GPU code computes: it runs on CPU tensors, and its results are compared with eager's.
 
 `python -m mvc.offline.replay RESULT FOLDER...` is the process in which Triton interprets; `replay` starts it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import math
@@ -24,53 +23,18 @@ from torch import Tensor, nn
 from mvc.errors import UserError
 from mvc.offline import child, device
 from mvc.offline.manifest import Manifest
+from mvc.passes import accuracy
+from mvc.passes.accuracy import REPLAYED, REPLAYED_FLOAT32_SCORES, Check, relative_errors, worst
 
 TIMEOUT = 1200.0  # seconds
-FLOAT32_LIMIT = 1e-5  # of scores
-# In training and in lower precision: so many times the error of eager arithmetic in that dtype there, or in the median
-# gradient (for what a forward gives, the median of those) where that is more, and one rounding.
-EAGER_ERRORS = 2.0
-GRADIENT = "gradient of "  # ahead of a parameter's name
+GRADIENT = "gradient of "  # before a parameter's name
 
 
-@dataclasses.dataclass(frozen=True)
-class Replay:
-    """How far a result of generated code is from float64, as relative errors in the Euclidean norm.
-
-    In training there are several: scores, each parameter's gradient and each buffer after the step. This is the one
-    furthest beyond its limit, or else nearest to it.
-
-    Attributes:
-        error: of the generated code.
-        worst: the result's name.
-        eager: the error of eager arithmetic in the same dtype.
-        limit: what `error` may be.
-    """
-
-    error: float
-    worst: str
-    eager: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        return math.isfinite(self.limit) and self.error <= self.limit  # False for NaN
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: None for what is no finite number."""
-        facts = dataclasses.asdict(self)
-        return {
-            name: None if isinstance(each, float) and not math.isfinite(each) else each for name, each in facts.items()
-        }
-
-    @property
-    def strain(self) -> float:
-        """The error as a share of the limit; infinite where one of them is no finite number."""
-        return self.error / self.limit if math.isfinite(self.error) and math.isfinite(self.limit) else math.inf
-
-
-def replay(*folders: Path) -> list[Replay]:
+def replay(*folders: Path) -> list[Check]:
     """Run the code in folders that `mvc.offline.generate` has filled, with random weights and images.
+
+    Results are compared with float64: scores and, in training, each parameter's gradient and each buffer after the
+    step. For each folder the check of the worst is returned.
 
     Triton kernels run under Triton's interpreter and library calls through ATen. Races, the rounding of tensor cores
     and what autotuning would choose cannot be seen so.
@@ -92,15 +56,15 @@ def replay(*folders: Path) -> list[Replay]:
             raise UserError(f"the replay took longer than {TIMEOUT:.0f} s and was stopped") from error
         if done.returncode:
             raise UserError(f"the generated code cannot be replayed: {child.reason(done)}")
-        return [Replay(**facts) for facts in json.loads(result.read_text())]
+        return [Check(*facts) for facts in json.loads(result.read_text())]
 
 
 def main(arguments: Sequence[str]) -> None:
-    results = [dataclasses.asdict(_replayed(Path(folder))) for folder in arguments[1:]]
+    results = [_replayed(Path(folder)) for folder in arguments[1:]]
     Path(arguments[0]).write_text(json.dumps(results), encoding="utf-8")
 
 
-def _replayed(folder: Path) -> Replay:
+def _replayed(folder: Path) -> Check:
     from mvc.offline.codegen import Request, build
 
     manifest = Manifest.read(folder)
@@ -121,8 +85,7 @@ def _replayed(folder: Path) -> Replay:
     seen = _generated(folder, manifest, {**state, "x": x}, cotangent.to(dtype))
     errors, of_eager = _errors(seen, expected), _errors(eager, expected)
     limits = _limits(of_eager, dtype, training=request.training)
-    results = [Replay(errors[name], name, of_eager[name], limits[name]) for name in expected]
-    return max(results, key=lambda result: result.strain)
+    return worst(Check(name, errors[name], of_eager[name], limits[name]) for name in expected)
 
 
 def _limits(eager: dict[str, float], dtype: torch.dtype, *, training: bool) -> dict[str, float]:
@@ -132,14 +95,17 @@ def _limits(eager: dict[str, float], dtype: torch.dtype, *, training: bool) -> d
         eager: errors of eager arithmetic; those of buffers that no arithmetic is done on are zero.
     """
     if dtype == torch.float32 and not training:
-        return dict.fromkeys(eager, FLOAT32_LIMIT)
+        return dict.fromkeys(eager, REPLAYED_FLOAT32_SCORES)
 
     def typical(name: str) -> float:
+        """In the median gradient, or of what a forward returns the median of that."""
         alike = [error for other, error in eager.items() if other.startswith(GRADIENT) == name.startswith(GRADIENT)]
         return statistics.median([error for error in alike if error] or [0.0])
 
-    rounding = torch.finfo(dtype).eps
-    return {name: EAGER_ERRORS * max(error, typical(name)) + rounding for name, error in eager.items()}
+    rounding = accuracy.rounding(dtype)
+    return {
+        name: REPLAYED.tolerance(rounding, eager_error=error, typical=typical(name)) for name, error in eager.items()
+    }
 
 
 def _make_telling(model: nn.Module) -> None:
@@ -197,16 +163,11 @@ def _module(path: Path, **globals_: Any) -> ModuleType:
 
 
 def _errors(seen: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """By name, relative to the tensor's own norm; for gradients at least to what would be its share in that of all: a
-    bias ahead of a BatchNorm has none."""
-    gradients = [each for name, each in expected.items() if name.startswith(GRADIENT)]
-    mean_square = sum(float(each.square().sum()) for each in gradients) / max(1, sum(map(Tensor.numel, gradients)))
-    errors = {}
-    for name, each in expected.items():
-        share = math.sqrt(mean_square * each.numel()) if name.startswith(GRADIENT) else 0.0
-        distance = float((seen[name].double() - each).norm()) if name in seen else math.inf
-        errors[name] = distance / max(float(each.norm()), share)
-    return errors
+    """By name; a gradient's is relative to its share in all gradients where that is more than its own norm: that of a
+    bias before a BatchNorm is zero."""
+    gradients = {name: each for name, each in expected.items() if name.startswith(GRADIENT)}
+    others = {name: each for name, each in expected.items() if name not in gradients}
+    return relative_errors(seen, others) | relative_errors(seen, gradients, share=1.0)
 
 
 if __name__ == "__main__":

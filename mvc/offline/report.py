@@ -11,8 +11,8 @@ from mvc import files
 from mvc.offline import budget, estimate
 from mvc.offline.estimate import Cost
 from mvc.offline.manifest import Launch, Manifest
-from mvc.offline.replay import Replay
 from mvc.offline.targets import find
+from mvc.passes.accuracy import Check
 from mvc.table import tabulate
 
 SHOWN, LINE_WIDTH = 10, 48
@@ -24,12 +24,12 @@ COLOURS = {"triton": "#4c78a8", "scan": "#e45756", "extern": "#b8b8b8"}
 WIDTH, HEIGHT, ROWS = 1000, 24, 10  # of the picture: pixels of a row, and rows
 
 
-def text(manifest: Manifest, replayed: Replay | None = None) -> str:
+def text(manifest: Manifest, replayed: Check | None = None) -> str:
     """For the terminal."""
     return "\n".join(_parts(manifest, replayed))
 
 
-def write_page(manifest: Manifest, folder: Path, replayed: Replay | None = None) -> Path:
+def write_page(manifest: Manifest, folder: Path, replayed: Check | None = None) -> Path:
     """Write `report.md` and `timeline.svg` into the folder."""
     basis = estimate.basis(manifest)
     files.replace(folder / "timeline.svg", timeline(estimate.costs(manifest), basis))
@@ -40,7 +40,7 @@ def write_page(manifest: Manifest, folder: Path, replayed: Replay | None = None)
     return page
 
 
-def _parts(manifest: Manifest, replayed: Replay | None, *, markdown: bool = False) -> list[str]:
+def _parts(manifest: Manifest, replayed: Check | None, *, markdown: bool = False) -> list[str]:
     costs, target = estimate.costs(manifest), find(manifest.target)
     versions = f"torch {manifest.versions['torch']}, triton {manifest.versions['triton']}"
     parts = [
@@ -119,16 +119,16 @@ def _origin(launch: Launch) -> str:
     return " > ".join(line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…" for line in lines)
 
 
-def _replayed(replay: Replay) -> str:
+def _replayed(replay: Check) -> str:
     verdict = "within the limit" if replay.passed else "BEYOND THE LIMIT"
     return (
         "Replayed on the CPU at batch 1, Triton kernels interpreted, each with its first configuration and widened "
-        f"blocks: relative error {replay.error:.1e} against float64 ({replay.worst}; eager {replay.eager:.1e}), "
-        f"{verdict} {replay.limit:.1e}."
+        f"blocks: relative error {replay.error:.1e} against float64 ({replay.tensor}; eager {replay.eager_error:.1e}), "
+        f"{verdict} {replay.tolerance:.1e}."
     )
 
 
-def _shown(manifest: Manifest, replayed: Replay | None) -> str:
+def _shown(manifest: Manifest, replayed: Check | None) -> str:
     """What may be concluded, and what not."""
     if not manifest.kernels:
         shown = "code can be generated for this card"

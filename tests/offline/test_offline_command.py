@@ -9,8 +9,8 @@ from offline_sample import sample
 from mvc.compile.__main__ import main
 from mvc.errors import UserError
 from mvc.offline import command, device, report
-from mvc.offline.replay import Replay
 from mvc.offline.targets import TARGETS
+from mvc.passes.accuracy import Check
 
 needs_device = pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not()))
 
@@ -19,7 +19,7 @@ needs_device = pytest.mark.skipif(device.why_not() is not None, reason=str(devic
 def run(tmp_path, monkeypatch):
     """The command with the sample in the place of what it would generate and replay; its exit status."""
     monkeypatch.chdir(tmp_path)
-    made = {"manifest": sample(), "replay": Replay(3e-7, "scores", 3e-7, 1e-5), "calls": []}
+    made = {"manifest": sample(), "replay": Check("scores", 3e-7, 3e-7, 1e-5), "calls": []}
 
     def generate(request, target, folder, **options):
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,13 +59,13 @@ def test_a_replay_is_at_batch_1(run):
 
 
 def test_a_replay_beyond_its_limit_exits_with_1(run, capsys):
-    run.made["replay"] = Replay(2e-5, "scores", 3e-7, 1e-5)
+    run.made["replay"] = Check("scores", 2e-5, 3e-7, 1e-5)
     assert run("--replay") == 1
     assert "BEYOND THE LIMIT" in capsys.readouterr().out
 
 
 def test_a_result_that_is_no_number_is_null_in_json(run, capsys):
-    run.made["replay"] = Replay(float("nan"), "scores", 3e-7, 1e-5)
+    run.made["replay"] = Check("scores", float("nan"), 3e-7, 1e-5)
     assert run("--replay", "--json", "-") == 1
     assert json.loads(capsys.readouterr().out)["replay"]["error"] is None
 

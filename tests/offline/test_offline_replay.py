@@ -1,6 +1,5 @@
 """The generated GPU code on CPU tensors: it computes what eager does, and a changed number in it is found out."""
 
-import math
 import re
 import shutil
 
@@ -13,7 +12,7 @@ from mvc.errors import UserError
 from mvc.offline import device
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
-from mvc.offline.replay import Replay, _limits, replay
+from mvc.offline.replay import _limits, replay
 from mvc.offline.targets import find
 
 pytestmark = [
@@ -83,7 +82,7 @@ def test_generated_code_computes_what_eager_does_and_changes_are_caught(code, tm
     right, *wrong = replay(code, *changed(code, MUTATIONS, tmp_path))
     assert right.passed, right
     assert right.error < 1e-6
-    assert right.limit == 1e-5
+    assert right.tolerance == 1e-5
     assert [name for name, each in zip(MUTATIONS, wrong, strict=True) if each.passed] == []
 
 
@@ -125,7 +124,7 @@ def test_other_dtypes_and_gradients_are_within_budget(request_, tmp_path):
     generate(request_, find("sm_80"), tmp_path, kernels=False)
     (seen,) = replay(tmp_path)
     assert seen.passed, seen
-    assert seen.eager > 0
+    assert seen.eager_error > 0
 
 
 def test_t_at_batch_1(tmp_path):
@@ -151,13 +150,6 @@ def test_a_machine_that_cannot_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "why_not", lambda: "torch is 3.1.0")
     with pytest.raises(UserError, match=r"torch is 3\.1\.0"):
         replay(tmp_path)
-
-
-def test_a_result_that_is_no_number_fails():
-    result = Replay(float("nan"), "scores", 1e-7, 1e-5)
-    assert not result.passed
-    assert result.strain == math.inf
-    assert result.as_dict()["error"] is None
 
 
 def test_each_result_has_a_limit_of_its_own():

@@ -7,8 +7,8 @@ import pytest
 from offline_sample import KERNEL, LAUNCHES, MB, launch, sample
 
 from mvc.offline import estimate, report
-from mvc.offline.replay import Replay
 from mvc.offline.targets import find
+from mvc.passes.accuracy import Check
 
 
 def test_the_floor_is_one_write_and_one_read_around_each_call():
@@ -39,7 +39,7 @@ def test_a_kernel_between_two_calls_is_needed_once():
 
 
 def test_the_table_never_calls_an_estimate_a_time():
-    text = report.text(sample(), Replay(3e-7, "scores", 3.1e-7, 1e-5))
+    text = report.text(sample(), Check("scores", 3e-7, 3.1e-7, 1e-5))
     for part in (
         f"MambaVision-T, inference, batch 128, 224 x 224, float16, passes all, frozen: sm_90 ({find('sm_90').card})",
         "Floor around the same library calls and scans",
@@ -55,7 +55,7 @@ def test_the_table_never_calls_an_estimate_a_time():
 
 
 def test_only_what_was_seen_is_said_to_be_shown():
-    wrong = report.text(sample(), Replay(float("nan"), "scores", 3e-7, 1e-5))
+    wrong = report.text(sample(), Check("scores", float("nan"), 3e-7, 1e-5))
     assert "BEYOND THE LIMIT" in wrong
     assert "DOES NOT COMPUTE what eager computes" in wrong
     assert "eager" not in report.text(sample())
