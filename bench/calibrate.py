@@ -10,7 +10,6 @@ on a card (`MEASURED`); the launches beside them (`LAUNCHES`) were generated wit
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mvc import files
+from mvc import cli, files
 from mvc.measure import families
 from mvc.offline.codegen import Request
 from mvc.offline.estimate import CALIBRATION, Efficiency, family, seconds
@@ -87,7 +86,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--generate", action="store_true", help=f"write {LAUNCHES.name} first; needs timm")
     if parser.parse_args().generate:
         rows = {name: generated(request) for name, request in {**FITTED_TO, **HELD_OUT}.items()}

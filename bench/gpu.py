@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import shlex
 import signal
@@ -29,9 +30,11 @@ from bench import checkout, published_scan
 from bench.on_gpu import gate, models, report, scan, tests
 from bench.on_gpu.children import Children
 from bench.on_gpu.session import Session, limits
-from mvc.compile.report import environment, environment_line
+from mvc import cli
+from mvc.cli import exit_status
 from mvc.errors import UserError
 from mvc.measure import nvml
+from mvc.measure.environment import environment
 
 RESERVE = 10.0  # seconds of the time asked for, in which processes end and the report is written
 OPTIONAL = {
@@ -92,14 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(args))
 
 
 def _interrupt(*_: object) -> None:
@@ -107,9 +103,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="for results.json, report.md and charts; made")
     add("--minutes", type=_minutes, metavar="M", help="after which it has ended (default 8, with --quick 4)")
@@ -179,7 +173,7 @@ def run_parts(session: Session, parts: Sequence[Part]) -> None:
                 traceback.print_exc()
                 session.fail(part.name, "the whole part", f"{type(error).__name__}: {error}")
         if session.device.type == "cuda":
-            session.facts["gpu"][part.name] = nvml.summary(watch)
+            session.facts["gpu"][part.name] = dataclasses.asdict(nvml.summary(watch))
 
 
 @contextlib.contextmanager
@@ -196,7 +190,7 @@ def _session(args: argparse.Namespace, start: float, minutes: float) -> Iterator
     facts = {
         "command": shlex.join(["python", *sys.argv]),
         "commit": args.commit or checkout.commit(),
-        "environment": known,
+        "environment": dataclasses.asdict(known),
         "quick": args.quick,
         "minutes": minutes,
         "limits": bounds._asdict(),
@@ -218,7 +212,7 @@ def _session(args: argparse.Namespace, start: float, minutes: float) -> Iterator
             end=start + 60 * minutes - RESERVE,
             facts=facts,
         )
-        session.say(f"{environment_line(known)}, driver {known['driver']}, commit {facts['commit']}")
+        session.say(f"{known}, driver {known.driver}, commit {facts['commit']}")
         for each in absent:
             session.say(f"not installed: {each}")
         scans = facts["published_scan"]

@@ -11,6 +11,7 @@ launches do nothing: everything but the driver's own launch is in it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
@@ -21,10 +22,11 @@ from typing import Any
 
 import torch
 
-from mvc.compile import report
-from mvc.compile.__main__ import positive
+from mvc import cli
+from mvc.cli import positive, write_json
 from mvc.kernels.scan import selective_scan
 from mvc.kernels.scan.rules import op
+from mvc.measure.environment import environment
 from mvc.offline import device as standin
 from mvc.offline.targets import TARGETS
 from mvc.table import tabulate
@@ -36,7 +38,7 @@ Runs = dict[str, Callable[[], object]]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "--rounds", type=positive, default=300, metavar="N", help="batches of each call, taken in turns"
     )
@@ -46,12 +48,12 @@ def main() -> int:
     if args.child:
         Path(args.child).write_text(json.dumps(measure("triton", torch.device("cuda"), args.rounds)))
         return 0
-    environment = report.environment(torch.device("cpu"))
-    print(report.environment_line(environment), environment["date"], "\n")
+    machine = environment(torch.device("cpu"))
+    print(machine, machine.date, "\n")
     rows = [*measure("cpp", torch.device("cpu"), args.rounds), *on_stand_in(args.rounds)]
     print(table(rows))
     if args.json:
-        report.write_json({"rows": rows, "environment": environment}, args.json)
+        write_json({"rows": rows, "environment": dataclasses.asdict(machine)}, args.json)
     return 0
 
 

@@ -9,6 +9,7 @@ Everything of one dtype is interleaved in one run, so that what drifts on a shar
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,43 +18,39 @@ import torch
 from models import HOWS, PEERS
 from torch import Tensor, nn
 
-from mvc import create_model
-from mvc.compile import report
-from mvc.compile.__main__ import DTYPES, positive
+from mvc import cli, create_model
+from mvc.cli import DTYPES, exit_status, positive, write_json
 from mvc.compile.compiler import check_against_eager, compile_model
-from mvc.errors import UserError
-from mvc.measure import ceilings, profiler
+from mvc.measure import ceilings, flops, profiler
+from mvc.measure.environment import environment
 from mvc.table import tabulate
 
 MEASURED_PEERS = ("Swin-T", "ConvNeXt-T")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--variants", nargs="+", default=["T", "S"], metavar="V")
     parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
     parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     args = parser.parse_args()
-    try:
-        run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(args))
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    facts = {"environment": report.environment(device), "batch": args.batch}
-    print(report.environment_line(facts["environment"]), facts["environment"]["date"], f"batch {args.batch}", "\n")
+    machine = environment(device)
+    facts = {"environment": dataclasses.asdict(machine), "batch": args.batch}
+    print(machine, machine.date, f"batch {args.batch}", "\n")
     with torch.no_grad():
         for dtype in args.dtypes:
             facts[dtype] = measure(args.variants, DTYPES[dtype], args.batch, args.repeats, device)
             print(table(dtype, facts[dtype]), "\n")
     if args.json:
-        report.write_json(facts, args.json)
+        write_json(facts, args.json)
+    return 0
 
 
 def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, device: torch.device) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, de
     ours = {f"MambaVision-{v}": create_model(v, dtype=dtype, device=device).eval() for v in variants}
     models = {**ours, **peers(dtype, device)}
     runs: dict[str, Callable[[], object]] = {}
-    flops = {}
+    work = {}
     for name, model in models.items():
         runs[f"{name} eager"] = bind(model, x)
         for how, arguments in HOWS.items():
@@ -72,11 +69,11 @@ def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, de
             if not (check := check_against_eager(model, compiled, x)).passed:
                 raise SystemExit(f"{name}: {how} disagrees with eager, nothing is measured: {check}")
             runs[f"{name} {how}"] = bind(compiled, x)
-        flops[name] = ceilings.count_flops(bind(model, x))
+        work[name] = flops.count(bind(model, x))
     for name, model in ours.items():
         runs[f"{name} scans"] = profiler.scan_replay(model, x)
     first = next(iter(ours))
-    compute = ceilings.compute(ours[first].config, x.shape, dtype=dtype, device=device, flops=flops[first])
+    compute = ceilings.compute(ours[first].config, x.shape, dtype=dtype, device=device, flops=work[first])
     runs |= {name: run for name, (run, _) in compute.items()}
 
     print(f"measuring {rounds} rounds ...", file=sys.stderr)
@@ -90,7 +87,7 @@ def measure(variants: list[str], dtype: torch.dtype, batch: int, rounds: int, de
         rows[name] = {
             "images_per_second": {how: batch / timing.median for how, timing in ways.items()},
             "speedup": ways["eager"].ratio_to(best[name]).median,
-            "share_apart_from_scan": ceilings.share(flops[name], best[name].median - scans, ceiling),
+            "share_apart_from_scan": ceilings.share(work[name], best[name].median - scans, ceiling),
             "scan_share": scans / best[name].median,
         }
     against = {

@@ -8,7 +8,6 @@ and what each pass and each choice of the model is worth. `--budgets DIR` also w
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import sys
@@ -24,7 +23,7 @@ import triton
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.checkout import commit
-from mvc import files
+from mvc import cli, files
 from mvc.offline import budget, estimate
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
@@ -47,7 +46,7 @@ STEPS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="without .json and .md")
     parser.add_argument("--budgets", type=Path, metavar="DIR", help=f"also write ours in {DTYPES[0]} there, as budgets")
     args = parser.parse_args()

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import short_loops
 import torch
@@ -31,12 +30,13 @@ from peers import mamba_ssm_reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvc import create_model, selective_scan
-from mvc.compile import report
-from mvc.compile.__main__ import DTYPES, positive
+from mvc import cli, create_model, selective_scan
+from mvc.cli import DTYPES, positive
 from mvc.measure import profiler
+from mvc.measure.environment import environment
 from mvc.model import functional
 from mvc.passes import pipeline
+from mvc.patches import empty_caches, replaced
 from mvc.table import tabulate
 
 # What is compared: arguments of torch.compile.
@@ -58,7 +58,7 @@ STARTS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     studies = parser.add_subparsers(dest="study", required=True)
     fuse = studies.add_parser("fuse", help="compiled inference, stock and ours, interleaved")
     each = studies.add_parser("each", help="compiled inference, frozen: all passes against all but one")
@@ -88,8 +88,8 @@ def main() -> int:
     start.add_argument("variant")
     args = parser.parse_args()
     if args.study != "start":
-        environment = report.environment(torch.device("cpu"))
-        print(report.environment_line(environment), environment["date"], "\n", flush=True)
+        machine = environment(torch.device("cpu"))
+        print(machine, machine.date, "\n", flush=True)
     with torch.no_grad():
         STUDIES[args.study](args)
     return 0
@@ -151,7 +151,7 @@ def elementwise(u, delta, A, B, C, *, D, delta_bias, delta_softplus) -> Tensor:
 def scan_replaced_by(scan: Callable[..., Tensor]) -> Iterator[nn.Module]:
     """MambaVision-T with another scan."""
     torch.manual_seed(0)
-    with mock.patch.object(functional, "selective_scan", scan):
+    with replaced(functional, "selective_scan", scan):
         yield create_model("T").eval()
 
 
@@ -176,15 +176,6 @@ def raising_study(args: argparse.Namespace) -> None:
     print(
         tabulate([[name, f"{seconds:.1f}"] for name, seconds in compile_seconds.items()], headers=["cold compile", "s"])
     )
-
-
-@contextmanager
-def empty_caches() -> Iterator[None]:
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder),
-    ):
-        yield
 
 
 def loop_study(args: argparse.Namespace) -> None:

@@ -13,15 +13,17 @@ where it stopped. Takes a good hour on two cores.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from mvc import files, regress
-from mvc.compile import report
+import torch
+
+from mvc import cli, files, regress
+from mvc.cli import write_json
+from mvc.measure.environment import Environment, environment
 from mvc.progress import Progress
 from mvc.regress import cases, store
 from mvc.regress.compare import fresh_sides
@@ -35,7 +37,7 @@ SLOWDOWNS = (0.0, 0.10, 0.05)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="default scan T, on CUDA scan-language T-batch-128")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose cases (default cpu)")
     parser.add_argument("--same", type=int, default=30, help="comparisons without a change (default 30)")
@@ -46,8 +48,8 @@ def main() -> None:
     suite = cases.load(device=args.device).only(args.cases or STUDIED[args.device])
     counts = dict(zip(SLOWDOWNS, (args.same, args.slower, args.slower), strict=True))
     partial = args.output.with_suffix(".partial")
-    study = _resumed(partial, store.environment(args.device), suite.thresholds)
-    trials = [Trial.from_dict(each) for each in study["trials"]]
+    study = _resumed(partial, environment(torch.device(args.device)), suite.thresholds)
+    trials = [Trial.from_json(each) for each in study["trials"]]
     progress = Progress(quiet=False)
     for case in suite.cases:
         with fresh_sides(("base", None), ("head", None)) as new_sides:
@@ -59,29 +61,29 @@ def main() -> None:
                         trials.append(trial(case, slowdown, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
                     study["trials"].append(trials[-1]._asdict())
                     args.output.parent.mkdir(parents=True, exist_ok=True)
-                    report.write_json(study, str(partial))
+                    write_json(study, str(partial))
     partial.replace(args.output)
-    text = table(study["environment"], trials, suite.thresholds)
+    text = table(Environment.from_json(study["environment"]), trials, suite.thresholds)
     files.replace(args.output.with_suffix(".md"), text)
     print(text)
 
 
-def _resumed(path: Path, environment: dict[str, Any], thresholds: cases.Thresholds) -> dict[str, Any]:
+def _resumed(path: Path, environment: Environment, thresholds: cases.Thresholds) -> dict[str, Any]:
     commit = store.commit(Path(regress.__file__).parents[1])
     begun = {"commit": commit["id"], "thresholds": json.loads(json.dumps(dataclasses.asdict(thresholds)))}
     if not path.is_file():
-        return {"environment": environment, **begun, "trials": []}
+        return {"environment": dataclasses.asdict(environment), **begun, "trials": []}
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise SystemExit(f"{path} is no JSON, or is cut off; remove it, or choose --output") from None
-    differing = [key for key in store.COMPARABLE if study["environment"][key] != environment[key]]
+    differing = [key for key in store.COMPARABLE if study["environment"][key] != getattr(environment, key)]
     if differing := [*differing, *(key for key in begun if study.get(key) != begun[key])]:
         raise SystemExit(f"{path} was begun otherwise ({', '.join(differing)} differ); remove it, or choose --output")
     return study
 
 
-def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Thresholds) -> str:
+def table(environment: Environment, trials: list[Trial], thresholds: cases.Thresholds) -> str:
     """Markdown."""
     rows = []
     for name in dict.fromkeys(each.case for each in trials):
@@ -103,7 +105,7 @@ def table(environment: dict[str, Any], trials: list[Trial], thresholds: cases.Th
     )
     return "\n".join(
         [
-            f"`python bench/regress_study.py`, {environment['date'][:10]}, {report.environment_line(environment)}:",
+            f"`python bench/regress_study.py`, {environment.date[:10]}, {environment}:",
             "",
             tabulate(rows, headers=headers, markdown=True),
             "",

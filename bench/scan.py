@@ -8,7 +8,7 @@ What is compared runs interleaved on the same data. Refused while tests/kernels/
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -21,11 +21,12 @@ from checkout import ROOT, commit
 from peers import installed
 from torch import Tensor
 
-from mvc.compile import report
-from mvc.compile.__main__ import positive
+from mvc import cli
+from mvc.cli import positive, write_json
 from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
 from mvc.measure import machine, profiler
+from mvc.measure.environment import environment
 from mvc.table import tabulate
 
 TENSORS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -46,7 +47,7 @@ WINDOWS, SEQUENCE = Shape(16, 196, 160), Shape(1, 2048, 1536)  # MambaVision-T's
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="interleaved rounds")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     args = parser.parse_args()
@@ -54,15 +55,15 @@ def main() -> int:
     if subprocess.run(tests, cwd=ROOT).returncode:
         print("error: tests/kernels/test_cpu_scan.py fails, so nothing is measured", file=sys.stderr)
         return 1
-    environment = report.environment(torch.device("cpu")) | {"commit": commit()}
-    print(report.environment_line(environment), environment["date"], environment["commit"], "\n")
+    known, sources = environment(torch.device("cpu")), {"commit": commit()}
+    print(known, known.date, sources["commit"], "\n")
     rows = []
     for row in measure(args.rounds):
-        rows.append({**row, **environment, "threads": row["threads"]})
+        rows.append({**row, **dataclasses.asdict(known), **sources, "threads": row["threads"]})
         print(f"measured {row['name']}", file=sys.stderr)
     print(table(rows))
     if args.json:
-        report.write_json({"rows": rows, "rounds": args.rounds}, args.json)
+        write_json({"rows": rows, "rounds": args.rounds}, args.json)
     return 0
 
 

@@ -8,7 +8,6 @@ Compiles what each shape launches for an H200 and writes OUTPUT.json and the tab
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.checkout import commit
 from bench.on_gpu.scan_job import Shape
 from bench.scan_rows import DIRECTIONS, ORDERS, arguments, backward, compiled, shape_and_dtype
-from mvc import files
+from mvc import cli, files
 from mvc.kernels.scan.triton_launch import Launch, Meta, Plan
 from mvc.offline.machine_code import Code
 from mvc.offline.scan_cost import Geometry, predict
@@ -68,7 +67,7 @@ GOALS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="without .json and .md")
     output = parser.parse_args().output
     files.require_folder(output.with_suffix(".json"), "--output")

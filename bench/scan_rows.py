@@ -8,7 +8,6 @@ code has, for the triton that runs this and each architecture; tests/kernels/tes
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import json
@@ -24,7 +23,7 @@ import triton
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.on_gpu.scan_job import Shape
-from mvc import files
+from mvc import cli, files
 from mvc.kernels.scan import triton_plan
 from mvc.kernels.scan.rules import TENSORS
 from mvc.kernels.scan.triton_launch import Launch, Meta, Plan
@@ -48,7 +47,7 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--budgets", type=Path, required=True, metavar="FILE", help="where other rows stay as they are")
     parser.add_argument("--states", type=int, nargs="+", default=STATES, metavar="N", help="rows of these alone")
     parser.add_argument("--targets", nargs="+", default=ARCHITECTURES, metavar="SM", help="for these alone")

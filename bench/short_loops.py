@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import math
 import sys
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mvc.compile import report
+from mvc.cli import write_json
 from mvc.measure import profiler
+from mvc.measure.environment import environment
 from mvc.passes import pipeline
 from mvc.passes.pipeline import PassRecord
 from mvc.passes.raising.raise_loop import RaiseLoop
@@ -135,7 +137,7 @@ def study(args: argparse.Namespace) -> None:
         Cell(form, size, mode == "gradients", steps)
         for form, size, mode, steps in itertools.product(args.forms, args.sizes, args.modes, args.steps)
     ]
-    facts = {"environment": report.environment(torch.device("cpu")), "rounds": args.rounds, "cells": []}
+    facts = {"environment": dataclasses.asdict(environment(torch.device("cpu"))), "rounds": args.rounds, "cells": []}
     table = []
     for line, group in itertools.groupby(cells, lambda cell: cell[:3]):
         measured = [measure(cell, rounds=args.rounds, every=args.every) for cell in group]
@@ -144,7 +146,7 @@ def study(args: argparse.Namespace) -> None:
         table.append([form, size, "gradients" if gradients else "forward", *map(_shown, measured)])
         print(*table[-1], file=sys.stderr, flush=True)
         if args.json:
-            report.write_json(facts, args.json)
+            write_json(facts, args.json)
     print(tabulate(table, headers=["loop", "state", "", *(f"{n} steps" for n in args.steps)], markdown=True))
     print("Time over stock Inductor's, median; left: the graph is stock's own; (in brackets) raised all the same.")
 

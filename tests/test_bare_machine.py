@@ -14,9 +14,10 @@ for name in {MISSING}:
     sys.modules[name] = None
 
 import torch
-from mvc import compile_model, create_model, load_weights, nvml, profiler
+from mvc import compile_model, create_model, load_weights
 from mvc.errors import UserError
-import mvc.compile, mvc.regress.__main__, mvc.offline.report
+from mvc.measure import nvml, profiler
+import mvc.compile.__main__, mvc.regress.__main__, mvc.offline.report
 
 model, x = create_model("tiny").eval(), torch.randn(1, 3, 64, 64)
 with torch.no_grad():

@@ -17,7 +17,7 @@ from bench import published, published_scan
 from bench.models import HOWS, PEERS
 from bench.on_gpu import torch_private, worker
 from mvc import create_model
-from mvc.compile.__main__ import DTYPES
+from mvc.cli import DTYPES
 from mvc.compile.compiler import check_against_eager, compile_model, training_step
 from mvc.measure.device_profile import profile_device
 from mvc.measure.machine import peak_memory

@@ -10,8 +10,8 @@ from bench.on_gpu import svg
 from bench.on_gpu.turns import limited_by_host
 from bench.published_scan import SCANS
 from mvc import files
-from mvc.compile.report import environment_line
-from mvc.measure import nvml
+from mvc.measure.environment import Environment
+from mvc.measure.nvml import Summary
 from mvc.table import tabulate
 
 MODEL_PARTS = {
@@ -34,12 +34,12 @@ def write(facts: dict[str, Any], folder: Path) -> Path:
 
 
 def _parts(facts: dict[str, Any], charts: Sequence[str]) -> Iterator[str]:
-    environment = facts["environment"]
-    yield f"# {environment['device']}"
+    environment = Environment.from_json(facts["environment"])
+    yield f"# {environment.device}"
     yield (
-        f"`{facts['command']}`, {environment['date']}, commit {facts['commit']}, {facts['seconds']:.0f} s, "
-        f"ended {facts['ended']}. {environment_line(environment)}, driver {environment['driver']}, highest clocks "
-        f"{environment['sm_clock_mhz']} MHz SM and {environment['memory_clock_mhz']} MHz memory."
+        f"`{facts['command']}`, {environment.date}, commit {facts['commit']}, {facts['seconds']:.0f} s, "
+        f"ended {facts['ended']}. {environment}, driver {environment.driver}, highest clocks "
+        f"{environment.sm_clock_mhz} MHz SM and {environment.memory_clock_mhz} MHz memory."
     )
     if facts["quick"]:
         yield "**A trial of the command: its sizes are too small for its figures to mean anything.**"
@@ -71,7 +71,7 @@ def _parts(facts: dict[str, Any], charts: Sequence[str]) -> Iterator[str]:
             f"- {each['part']}: {each['name']}: {each['why']}" for each in facts["not_run"]
         )
     for part, seen in facts["gpu"].items():
-        yield f"{part}: {'; '.join(nvml.lines(seen))}"
+        yield f"{part}: {'; '.join(Summary(**seen).lines())}"
 
 
 def _of(facts: dict[str, Any], part: str) -> list[dict[str, Any]]:

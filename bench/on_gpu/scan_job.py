@@ -15,7 +15,7 @@ from torch import Tensor
 from bench import published_scan
 from bench.on_gpu import worker
 from mvc import selective_scan
-from mvc.compile.__main__ import DTYPES
+from mvc.cli import DTYPES
 from mvc.measure import ceilings, profiler
 
 ROTATED_BYTES, CALLS = 2e8, 8  # of all inputs together, where six of them are fewer; of one timed replay

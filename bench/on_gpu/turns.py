@@ -11,7 +11,6 @@ from typing import Any
 from bench.on_gpu.children import Child, Failed, first
 from bench.on_gpu.jobs import Job
 from bench.on_gpu.session import Session
-from mvc.measure.ladder import spread
 from mvc.measure.profiler import HOST_LIMIT, Timing
 
 ROUNDS, QUICK_ROUNDS = 9, 3
@@ -140,7 +139,7 @@ def rows(comparisons: Sequence[Comparison], ready: Sequence[Ready]) -> Iterator[
             yield {
                 "name": str(each.job),
                 "job": dataclasses.asdict(each.job),
-                **spread(timing),
+                **timing.spread._asdict(),
                 "images_per_second": each.job.batch / timing.median,
                 "wall_seconds": Timing(tuple(turn["wall_seconds"] for turn in each.turns)).median,
                 "seconds": list(timing.seconds),

@@ -1,28 +1,27 @@
-"""python -m mvc.compile: build MambaVision, compile it, hold it against eager, measure both and report."""
+"""python -m mvc.compile: build MambaVision, compile it, compare it with eager, measure both and report."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import math
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mvc import files
-from mvc.compile import report, torch_private
+from mvc import cli, files
+from mvc.cli import DTYPES, exit_status, positive, write_json
+from mvc.compile import torch_private
 from mvc.compile.backend import IMPLEMENTATIONS, MODES
 from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step
-from mvc.compile.explanation import Explanation, kernel_bytes
+from mvc.compile.explanation import kernel_bytes
+from mvc.compile.report import ModelFacts, Results
 from mvc.errors import UserError
-from mvc.measure import operators, plot
-from mvc.measure.ceilings import count_flops
+from mvc.measure import flops, operators, plot
+from mvc.measure.environment import environment
 from mvc.measure.ladder import RUNGS, Rung, build, compile_options, measure
 from mvc.measure.stopwatch import MEANINGS, CacheFlush, stopwatch
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS
@@ -32,9 +31,8 @@ from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights
 from mvc.offline import command as offline
 from mvc.passes.accuracy import worst
+from mvc.patches import empty_caches
 from mvc.progress import Progress
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 LADDER = ("reference", "inductor", "mvc")
 
@@ -57,38 +55,30 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    try:
-        if args.target:
-            return 0 if offline.run(args, parser.get_default) else 1
-        offline.refuse_alone(args)
-        with _as_user_errors(), _private_caches():
-            facts, explanation = run(args)
-            if args.json != "-":
-                print(report.table(facts))
-                if args.explain:
-                    print(explanation)
-                if args.operators:
-                    print(operators.Operators.from_dict(facts["operators"]))
-            if args.json:
-                report.write_json(facts, args.json)
-            if args.plot:
-                plot.ladder(facts, Path(args.plot))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0 if facts["check"]["passed"] else 1
+    return exit_status(lambda: _run(args, parser.get_default))
+
+
+def _run(args: argparse.Namespace, default: Callable[[str], Any]) -> int:
+    if args.target:
+        return 0 if offline.run(args, default) else 1
+    offline.refuse_alone(args)
+    with _as_user_errors(), empty_caches():
+        results = run(args)
+        if args.json != "-":
+            print(results)
+            if results.explained:
+                print(results.compilation.explanation)
+            if results.operators:
+                print(results.operators)
+        if args.json:
+            write_json(results.as_dict(), args.json)
+        if args.plot:
+            _draw(results, Path(args.plot))
+    return 0 if results.check.passed else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mvc.compile",
-        description=__doc__.partition(": ")[2],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser(__doc__.partition(": ")[2], prog="python -m mvc.compile", epilog=EXAMPLES)
     add = parser.add_argument
     add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
     backends = "mvc: the passes, then Inductor (default); inductor: no passes; eager: the captured graph as it is"
@@ -105,13 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
     add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
     add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
-    add("--dump", type=_name, metavar="DIR", help="write the readable graph before and after each pass that fired")
+    add("--dump", type=cli.name, metavar="DIR", help="write the readable graph before and after each pass that fired")
     add("--batch", type=positive, default=8, metavar="N", help="images in a batch (default 8)")
     add("--size", type=_size, metavar="HxW", help="image size, one number or HxW (default the variant's)")
     add("--dtype", choices=DTYPES, default="float32", help="of parameters and input (default float32)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
-    add("--weights", type=_name, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
-    add("--image", type=_name, metavar="PHOTO", help="run on this photograph and print its top five classes")
+    add("--weights", type=cli.name, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
+    add("--image", type=cli.name, metavar="PHOTO", help="run on this photograph and print its top five classes")
     add("--mode", choices=MODES, default="default", help="Inductor's mode")
     add("--dynamic", action="store_true", help="one graph for every batch size above 1; batch N + 1 is checked too")
     add("--train", action="store_true", help="forward and backward, without drop path")
@@ -121,37 +111,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each call")
     add("--ladder", nargs="*", metavar="RUNG", help=f"also measure {', '.join(RUNGS)} (default {' '.join(LADDER)})")
     add("--operators", action="store_true", help="also print what the compiled model's time goes to")
-    add("--trace", type=_name, metavar="FILE", help="write a Chrome trace of three calls of the compiled model")
-    add("--plot", type=_name, metavar="FILE", help="draw what was measured, .png or .svg (needs matplotlib)")
-    add("--seed", type=_seed, default=0, metavar="N", help="of random weights and input (default 0)")
-    add("--json", type=_name, metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table")
+    add("--trace", type=cli.name, metavar="FILE", help="write a Chrome trace of three calls of the compiled model")
+    add("--plot", type=cli.name, metavar="FILE", help="draw what was measured, .png or .svg (needs matplotlib)")
+    add("--seed", type=cli.seed, default=0, metavar="N", help="of random weights and input (default 0)")
+    add(
+        "--json", type=cli.name, metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table"
+    )
     add("--quiet", action="store_true", help="no progress, only the table")
     offline.add_arguments(parser)
     return parser
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    if int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than 2^63 - 1")
-    return int(text)
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty; give one, or leave the option out")
-    return text
-
-
 def _passes(text: str) -> str | list[str]:
     return text if text in ("all", "none") else [name.strip() for name in text.split(",")]
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
-    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -164,8 +136,8 @@ def _size(text: str) -> tuple[int, int]:
     return size
 
 
-def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
-    """Do what the command was asked for; the facts, as `report.FIELDS` documents them, and what the passes did."""
+def run(args: argparse.Namespace) -> Results:
+    """Do what the command was asked for."""
     progress = Progress(quiet=args.quiet)
     device = _device(args.device)
     if args.image and args.train:
@@ -176,19 +148,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
     names = args.ladder if args.ladder else LADDER if args.ladder is not None else ()
     names = [name for name in dict.fromkeys(names) if name != "eager"]  # which is measured in any case
     _refuse_early(args, names, device)
-    facts: dict[str, Any] = {
-        "schema": report.SCHEMA,
-        "environment": report.environment(device),
-    }
-    progress.say(report.environment_line(facts["environment"]))
+    surroundings = environment(device)
+    progress.say(str(surroundings))
 
     with progress.step("building the model"):
         model = _build(args, device)
         inputs = _inputs(args, model, device)
         x = inputs[0]
-    facts["model"] = _model_facts(args, model, x)
-    grad_mode = contextlib.nullcontext() if args.train else torch.no_grad()
-    with grad_mode:
+    with contextlib.nullcontext() if args.train else torch.no_grad():
         with progress.step(f"compiling with {args.backend}, cold"):
             compiled, compilation = compile_model(
                 model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None, options=_options(args)
@@ -207,35 +174,23 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Explanation]:
             measured = measure(
                 model, rungs, inputs, rounds=args.repeats, clock=args.clock, flush=args.flush_l2, seed=args.seed
             )
-        facts["timing"] = measured.facts(inputs)
-        facts["families"] = measured.profile and measured.profile.as_dict()
-        facts["ladder"] = None
-        if args.ladder is not None:
-            facts["ladder"] = [
-                {"name": rung.name, "compile_seconds": rung.compile_seconds, **measured.rows[rung.name]}
-                for rung in rungs
-            ]
-        facts["operators"] = None
+        profiled = None
         if args.operators or args.trace:
             with progress.step("profiling operators"):
                 profiled = _profile(args, model, x, measured.product_rate)
-            facts["operators"] = profiled.as_dict() if args.operators else None
-        facts["classes"] = top_classes(compiled(x)[0].float()) if args.image else None
-    facts["compile"] = {
-        "backend": compilation.backend,
-        "mode": compilation.mode,
-        "dynamic": args.dynamic,
-        "seconds": compilation.seconds,
-        "graphs": len(compilation.graphs),
-        "recompiles": compilation.recompiles,
-        "scans": compilation.scans,
-    }
-    facts["explanation"] = compilation.explanation.as_dict() if args.explain else None
-    figures = {
-        name: value if math.isfinite(value) else None for name, value in check._asdict().items() if name != "tensor"
-    }
-    facts["check"] = {"tensor": check.tensor, **figures, "passed": check.passed}
-    return facts, compilation.explanation
+        classes = top_classes(compiled(x)[0].float()) if args.image else None
+    return Results(
+        environment=surroundings,
+        model=_model_facts(args, model, x),
+        dynamic=args.dynamic,
+        compilation=compilation,
+        check=check,
+        measured=measured,
+        rungs=None if args.ladder is None else rungs,
+        operators=profiled if args.operators else None,
+        classes=classes,
+        explained=args.explain,
+    )
 
 
 def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.device) -> None:
@@ -291,23 +246,36 @@ def _inputs(args: argparse.Namespace, model: MambaVision, device: torch.device) 
     return [x.to(device, DTYPES[args.dtype]).clone(memory_format=torch.channels_last) for x in inputs]
 
 
-def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> dict[str, Any]:
+def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> ModelFacts:
     height, width = x.shape[2:]
     meta = create_model(model.config, device="meta").eval()
     with torch.no_grad():
-        flops = count_flops(lambda: meta(x[:1].to("meta", torch.float32)))
-    return {
-        "variant": model.config.name,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "gmacs": flops / 2e9,
-        "batch": x.shape[0],
-        "height": height,
-        "width": width,
-        "dtype": args.dtype,
-        "training": args.train,
-        "weights": args.weights,
-        "padded_tokens": [padded / real for real, padded in token_counts(model.config, height, width)],
-    }
+        work = flops.count(lambda: meta(x[:1].to("meta", torch.float32)))
+    return ModelFacts(
+        variant=model.config.name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        gmacs=work / 2e9,
+        batch=x.shape[0],
+        height=height,
+        width=width,
+        dtype=args.dtype,
+        training=args.train,
+        weights=args.weights,
+        padded_tokens=[padded / real for real, padded in token_counts(model.config, height, width)],
+    )
+
+
+def _draw(results: Results, path: Path) -> None:
+    model, measured, surroundings = results.model, results.measured, results.environment
+    work = "training step" if model.training else "inference"
+    plot.ladder(
+        results.rows(),
+        path,
+        batch=model.batch,
+        label=f"(clock: {measured.measurement.clock}), median and 10 to 90 % of {measured.rounds} rounds",
+        title=f"MambaVision-{model.variant}, {work}, batch {model.batch}, {model.dtype}\n"
+        f"{surroundings.device}, torch {surroundings.torch}",
+    )
 
 
 def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate: float) -> operators.Operators:
@@ -324,23 +292,6 @@ def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate:
     return operators.profile(
         lambda: step(compiled, x), device=x.device, flop_rate=flop_rate, kernels=kernels, trace=args.trace
     )
-
-
-@contextlib.contextmanager
-def _private_caches() -> Iterator[None]:
-    """Give Inductor, Triton and their compilers an empty folder, removed afterwards: the compile time is a cold one."""
-    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR")
-    before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="mvc-compile-", ignore_cleanup_errors=True) as folder:
-        os.environ.update(dict.fromkeys(names, folder))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
 
 
 @contextlib.contextmanager

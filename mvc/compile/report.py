@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-import json
-import platform
+import dataclasses
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from mvc import __version__, files
-from mvc.compile import torch_private
-from mvc.errors import UserError
-from mvc.measure import machine, nvml
+from mvc.cli import finite
+from mvc.compile.compiler import CompileReport
+from mvc.measure.device_profile import DeviceProfile
+from mvc.measure.environment import Environment
+from mvc.measure.ladder import Ladder, Row, Rung
+from mvc.measure.operators import Operators
 from mvc.measure.profiler import HOST_LIMIT
 from mvc.measure.stopwatch import MEANINGS
+from mvc.passes.accuracy import Check
 from mvc.table import tabulate
 
 SCHEMA = "mvc.compile/2"
@@ -109,111 +107,162 @@ FIELDS = {
     "ladder": "with --ladder: name, compile_seconds and the figures of timing.eager for each rung; otherwise null",
     "families": "on CUDA, one call of compiled by torch.profiler: seconds of its kernels and of the gaps between them, "
     "and rows of family, kernels and seconds; otherwise null",
-    "operators": "with --operators: what the compiled model's time goes to, see mvc.measure.operators; otherwise null",
+    "operators": "with --operators: what the compiled model's time goes to, see mvc.operators; otherwise null",
     "explanation": "with --explain: each pass, its matches and near misses, and the code's launches; otherwise null",
     "classes": "with --image: the five most probable classes as [name, probability]; otherwise null",
 }
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on besides the model."""
-    try:
-        import triton
-    except ImportError:
-        triton = None
-    cuda = device.type == "cuda"
-    gpu = nvml.identify(device) if cuda else nvml.UNKNOWN
-    name = torch.cuda.get_device_name(device) if cuda else machine.processor()
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What was compiled and for which input, as `FIELDS` documents it under "model"."""
+
+    variant: str
+    parameters: int
+    gmacs: float
+    batch: int
+    height: int
+    width: int
+    dtype: str
+    training: bool
+    weights: str | None
+    padded_tokens: list[float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """What one run of the command found. Its parts are documented in `FIELDS` under the names that they have there.
+
+    Attributes:
+        dynamic: whether one graph was asked to serve every batch size.
+        rungs: what was measured, with --ladder; otherwise None.
+        operators, classes: None where they were not asked for.
+        explained: whether the explanation was asked for.
+    """
+
+    environment: Environment
+    model: ModelFacts
+    dynamic: bool
+    compilation: CompileReport
+    check: Check
+    measured: Ladder
+    rungs: list[Rung] | None
+    operators: Operators | None
+    classes: list[tuple[str, float]] | None
+    explained: bool
+
+    def rows(self) -> dict[str, Row]:
+        """Of every rung with --ladder, otherwise of eager and compiled."""
+        names = ("eager", "compiled") if self.rungs is None else [rung.name for rung in self.rungs]
+        return {name: self.measured.rows[name] for name in names}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON, as `FIELDS` documents it."""
+        measured, compilation, check = self.measured, self.compilation, self.check
+        return {
+            "schema": SCHEMA,
+            "environment": dataclasses.asdict(self.environment),
+            "model": dataclasses.asdict(self.model),
+            "timing": _timing(measured),
+            "families": measured.profile and measured.profile.as_dict(),
+            "ladder": self.rungs
+            and [
+                {"name": rung.name, "compile_seconds": rung.compile_seconds}
+                | dataclasses.asdict(measured.rows[rung.name])
+                for rung in self.rungs
+            ],
+            "operators": self.operators and self.operators.as_dict(),
+            "classes": self.classes,
+            "compile": {
+                "backend": compilation.backend,
+                "mode": compilation.mode,
+                "dynamic": self.dynamic,
+                "seconds": compilation.seconds,
+                "graphs": len(compilation.graphs),
+                "recompiles": compilation.recompiles,
+                "scans": compilation.scans,
+            },
+            "explanation": compilation.explanation.as_dict() if self.explained else None,
+            "check": {
+                "tensor": check.tensor,
+                **{name: finite(getattr(check, name)) for name in ("error", "eager_error", "tolerance")},
+                "passed": check.passed,
+            },
+        }
+
+    def __str__(self) -> str:
+        """For people."""
+        model, compilation, check, measured = self.model, self.compilation, self.check, self.measured
+        work = "forward and backward" if model.training else "inference"
+        padding = " and ".join(f"{ratio:.2f}" for ratio in model.padded_tokens)
+        speedup = measured.speedup
+        lines = [
+            f"MambaVision-{model.variant}, {work}, batch {model.batch}, {model.height} x {model.width}, {model.dtype}: "
+            f"{model.parameters:,} parameters, {model.gmacs:.3f} GMACs an image",
+            str(self.environment),
+            f"compiled with {compilation.backend} ({compilation.mode}) in {compilation.seconds:.1f} s: "
+            f"{len(compilation.graphs)} graph(s), {compilation.recompiles} recompile(s), {compilation.scans} scans",
+            f"check {'passed' if check.passed else 'FAILED'}: {check} (relative, to a more precise oracle)",
+            rungs_table(self.rows()),
+            f"speed-up {speedup}; the scans take {measured.scan_share:.1%} of the compiled time "
+            f"({measured.scan_share_source})",
+            *([families_table(measured.profile)] if measured.profile else []),
+            *_conditions(measured),
+            f"window padding: {padding} times the tokens in stages 3 and 4",
+            f"¹ {measured.ceiling / 1e9:,.0f} GFLOP/s, the best of a large matrix product and the 3x3 convolutions of "
+            "stages 1 and 2 in this run",
+        ]
+        if self.classes is not None:
+            source = "of the photo" if model.weights else "of the photo, meaningless: the weights are random"
+            lines.append(f"classes {source}:")
+            lines.append(tabulate([[f"{p:.1%}", name] for name, p in self.classes]))
+        return "\n".join(lines)
+
+
+def _timing(measured: Ladder) -> dict[str, Any]:
+    """What stands under "timing" in the JSON."""
+    measurement, speedup = measured.measurement, measured.speedup
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "mvc": __version__,
-        "torch": torch.__version__,
-        "triton": triton and triton.__version__,
-        "python": platform.python_version(),
-        "compiler": torch_private.cpp_compiler(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": f"{device.type}: {name}",
-        "gpu_bus_id": nvml.place(device) if cuda else None,
-        "cuda_devices": torch.cuda.device_count() if cuda else None,
-        "driver": gpu.driver,
-        "sm_clock_mhz": gpu.sm_clock,
-        "memory_clock_mhz": gpu.memory_clock,
-        "cpu": machine.processor(),
-        "threads": torch.get_num_threads(),
-        "affinity": machine.affinity(),
-        "frequency_mhz": machine.frequency(),
-        "cache_bytes": machine.last_level_cache(),
-        "load": machine.load_average(),
+        **{name: dataclasses.asdict(measured.rows[name]) for name in ("eager", "compiled")},
+        **{name: spread._asdict() for name, spread in measured.alone.items()},
+        "speedup": speedup.median,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+        "scan_share": measured.scan_share,
+        "scan_share_source": measured.scan_share_source,
+        "ceiling_flops": measured.ceiling,
+        "rounds": measured.rounds,
+        "discarded": list(measurement.discarded.items()),
+        "clock": measurement.clock,
+        "clock_reason": measurement.clock_reason,
+        "limited_by_host": measurement.limited_by_host,
+        "flushed": measurement.flushed,
+        "not_warm": measurement.not_warm,
+        "inputs": measured.inputs,
+        "input_bytes": measured.input_bytes,
+        "gpu": measurement.gpu and dataclasses.asdict(measurement.gpu),
     }
 
 
-def environment_line(environment: dict[str, Any]) -> str:
-    device = environment["device"]
-    if (environment.get("cuda_devices") or 1) > 1:  # older recordings do not tell
-        device += f" at {environment['gpu_bus_id']}, one of {environment['cuda_devices']}"
-    compiler = environment["compiler"] or "no C++ compiler"
-    triton = f"triton {environment['triton']}" if environment["triton"] else "no triton"
-    threads = f"{environment['threads']} threads"
-    if environment["affinity"] is not None:
-        threads += f" on {environment['affinity']} processors"
-    if environment["frequency_mhz"] is not None:
-        threads += f" at {environment['frequency_mhz']:.0f} MHz"
-    load = "" if environment["load"] is None else f", load average {environment['load']:.1f}"
-    return f"{device}, {threads}{load}, torch {environment['torch']}, {triton}, {compiler}"
-
-
-def table(facts: dict[str, Any]) -> str:
-    """The facts for people."""
-    timing, model, compiled, check = (facts[key] for key in ("timing", "model", "compile", "check"))
-    rows = {name: timing[name] for name in ("eager", "compiled")}
-    if facts["ladder"] is not None:
-        rows = {row["name"]: row for row in facts["ladder"]}
-    work = "forward and backward" if model["training"] else "inference"
-    padding = " and ".join(f"{ratio:.2f}" for ratio in model["padded_tokens"])
-    lines = [
-        f"MambaVision-{model['variant']}, {work}, batch {model['batch']}, {model['height']} x {model['width']}, "
-        f"{model['dtype']}: {model['parameters']:,} parameters, {model['gmacs']:.3f} GMACs an image",
-        environment_line(facts["environment"]),
-        f"compiled with {compiled['backend']} ({compiled['mode']}) in {compiled['seconds']:.1f} s: "
-        f"{compiled['graphs']} graph(s), {compiled['recompiles']} recompile(s), {compiled['scans']} scans",
-        f"check {'passed' if check['passed'] else 'FAILED'}: {check['tensor']} error {_number(check['error'])}, "
-        f"eager's own {_number(check['eager_error'])}, tolerance {_number(check['tolerance'])} (relative, to a more "
-        "precise oracle)",
-        rungs_table(rows),
-        f"speed-up {timing['speedup']:.3f} ({timing['speedup_low']:.3f} to {timing['speedup_high']:.3f}); the scans "
-        f"take {timing['scan_share']:.1%} of the compiled time ({timing['scan_share_source']})",
-        *([families_table(facts["families"])] if facts["families"] else []),
-        *_conditions(timing),
-        f"window padding: {padding} times the tokens in stages 3 and 4",
-        f"¹ {timing['ceiling_flops'] / 1e9:,.0f} GFLOP/s, the best of a large matrix product and the 3x3 convolutions "
-        "of stages 1 and 2 in this run",
-    ]
-    if facts["classes"] is not None:
-        source = "of the photo" if model["weights"] else "of the photo, meaningless: the weights are random"
-        lines.append(f"classes {source}:")
-        lines.append(tabulate([[f"{p:.1%}", name] for name, p in facts["classes"]]))
-    return "\n".join(lines)
-
-
-def rungs_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def rungs_table(rows: Mapping[str, Row]) -> str:
     """One line for each way of running the model; what only a GPU tells has a column where there is any of it."""
     call, reserved, energy = (
-        any(row[key] is not None for row in rows.values())
-        for key in ("call_median_seconds", "peak_reserved_bytes", "energy_joules_per_image")
+        any(getattr(row, name) is not None for row in rows.values())
+        for name in ("call_median_seconds", "peak_reserved_bytes", "energy_joules_per_image")
     )
     cells = [
         [
             name,
-            _milliseconds(row["median_seconds"]),
-            f"{_milliseconds(row['p10_seconds'])} to {_milliseconds(row['p90_seconds'])}",
-            *([_milliseconds(row["call_median_seconds"])] if call else []),
-            f"{row['images_per_second']:.1f}",
-            f"{row['over_eager']:.3f} ({row['over_eager_low']:.3f} to {row['over_eager_high']:.3f})",
-            f"{row['peak_memory_bytes'] / 2**20:.0f}",
-            *([_or_blank(row["peak_reserved_bytes"], ".0f", 2**20)] if reserved else []),
-            *([_or_blank(row["energy_joules_per_image"], ".3g")] if energy else []),
-            f"{row['share_of_ceiling']:.0%}",
-            _or_blank(row["share_apart_from_scan"], ".0%"),
+            _milliseconds(row.median_seconds),
+            f"{_milliseconds(row.p10_seconds)} to {_milliseconds(row.p90_seconds)}",
+            *([_milliseconds(row.call_median_seconds)] if call else []),
+            f"{row.images_per_second:.1f}",
+            f"{row.over_eager:.3f} ({row.over_eager_low:.3f} to {row.over_eager_high:.3f})",
+            f"{row.peak_memory_bytes / 2**20:.0f}",
+            *([_or_blank(row.peak_reserved_bytes, ".0f", 2**20)] if reserved else []),
+            *([_or_blank(row.energy_joules_per_image, ".3g")] if energy else []),
+            f"{row.share_of_ceiling:.0%}",
+            _or_blank(row.share_apart_from_scan, ".0%"),
         ]
         for name, row in rows.items()
     ]
@@ -238,18 +287,14 @@ def _milliseconds(seconds: float) -> str:
     return f"{value:.{1 if value >= 100 else 2 if value >= 10 else 3}f}"
 
 
-def families_table(families: Mapping[str, Any]) -> str:
-    """What a call's device time goes to, as `mvc.measure.device_profile.DeviceProfile.as_dict` has it."""
+def families_table(profile: DeviceProfile) -> str:
+    """What a call's device time goes to."""
+    seconds, kernels = profile.by_family(), profile.launches()
     cells = [
-        [
-            row["family"],
-            f"{row['kernels']:.4g}",
-            f"{row['seconds'] * 1e3:.3f}",
-            f"{row['seconds'] / families['seconds']:.1%}",
-        ]
-        for row in families["rows"]
+        [family, f"{count:.4g}", f"{seconds[family] * 1e3:.3f}", f"{seconds[family] / profile.seconds:.1%}"]
+        for family, count in kernels.items()
     ]
-    cells.append(["gaps", "", f"{families['gaps'] * 1e3:.3f}", ""])
+    cells.append(["gaps", "", f"{profile.gaps * 1e3:.3f}", ""])
     return tabulate(cells, headers=["family", "kernels", "ms", "of kernels' time"])
 
 
@@ -257,44 +302,24 @@ def _or_blank(value: float | None, form: str, unit: int = 1) -> str:
     return "" if value is None else format(value / unit, form)
 
 
-def _conditions(timing: Mapping[str, Any]) -> Iterator[str]:
+def _conditions(measured: Ladder) -> Iterator[str]:
     """How it was measured, and what went wrong meanwhile."""
-    flushed = ", the L2 cache overwritten before each" if timing["flushed"] else ""
+    measurement = measured.measurement
+    flushed = ", the L2 cache overwritten before each" if measurement.flushed else ""
     yield (
-        f"{timing['rounds']} interleaved rounds, {timing['inputs']} inputs in turn "
-        f"({timing['input_bytes'] / 2**20:.0f} MiB); {MEANINGS[timing['clock']]}{flushed}"
+        f"{measured.rounds} interleaved rounds, {measured.inputs} inputs in turn "
+        f"({measured.input_bytes / 2**20:.0f} MiB); {MEANINGS[measurement.clock]}{flushed}"
     )
-    if timing["clock_reason"] is not None:
-        yield f"not timed by the replay of CUDA graphs: {timing['clock_reason']}"
-    if timing["limited_by_host"]:
+    if measurement.clock_reason is not None:
+        yield f"not timed by the replay of CUDA graphs: {measurement.clock_reason}"
+    if measurement.limited_by_host:
         yield (
             f"limited by the host, since a call takes more than {HOST_LIMIT} times its time on the device: "
-            f"{', '.join(timing['limited_by_host'])}"
+            f"{', '.join(measurement.limited_by_host)}"
         )
-    for reason, rounds in timing["discarded"]:
+    for reason, rounds in measurement.discarded.items():
         yield f"{rounds} rounds discarded: {reason}"
-    if timing["not_warm"]:
-        yield f"had not settled when the rounds began: {', '.join(timing['not_warm'])}"
-    if timing["gpu"] is not None:
-        yield from nvml.lines(timing["gpu"])
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.2e}"
-
-
-def write_json(facts: dict[str, Any], target: str) -> None:
-    """Write to a file, under another name first so that the file is whole or absent; "-" is standard output.
-
-    Raises:
-        UserError: the target cannot be written.
-    """
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if target == "-":
-        print(text, end="")
-        return
-    path = Path(target)
-    try:
-        files.replace(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write --json {target}: {error.strerror}") from error
+    if measurement.not_warm:
+        yield f"had not settled when the rounds began: {', '.join(measurement.not_warm)}"
+    if measurement.gpu is not None:
+        yield from measurement.gpu.lines()

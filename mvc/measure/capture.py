@@ -7,14 +7,14 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 
 from mvc.compile import torch_private
 from mvc.errors import UserError
+from mvc.patches import replaced
 
-Run = Callable[..., object]
+Function = Callable[..., object]
 REPLAYS = "replays CUDA graphs itself"
 WAITS = "waits for the device"
 
@@ -23,7 +23,9 @@ class NotCapturable(Exception):
     """Why a call cannot become a CUDA graph; the text follows the call's name."""
 
 
-def capture(run: Run, arguments: Sequence[Any], device: torch.device, *, pool: tuple[int, int]) -> Callable[[], None]:
+def capture(
+    run: Function, arguments: Sequence[Any], device: torch.device, *, pool: tuple[int, int]
+) -> Callable[[], None]:
     """Capture a call of what is compiled and warm; what is returned replays it on the tensors that it was given.
 
     Args:
@@ -55,7 +57,7 @@ def capture(run: Run, arguments: Sequence[Any], device: torch.device, *, pool: t
     return graph.replay
 
 
-def obstacle(run: Run, arguments: Sequence[Any], device: torch.device) -> str | None:
+def obstacle(run: Function, arguments: Sequence[Any], device: torch.device) -> str | None:
     """Why a call must not be captured, seen in a call beside the current stream; None where nothing was seen.
 
     Capture needs that call in any case, since what is made on first use cannot be made within.
@@ -80,7 +82,7 @@ def _observed(seen: list[str]) -> Iterator[None]:
         (torch.cuda, "synchronize", WAITS),
     ]
 
-    def noted(function: Run, reason: str) -> Run:
+    def noted(function: Function, reason: str) -> Function:
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> object:
             seen.append(reason)
@@ -90,8 +92,8 @@ def _observed(seen: list[str]) -> Iterator[None]:
 
     before = torch.cuda.get_sync_debug_mode()
     with contextlib.ExitStack() as stack:
-        for place, name, reason in functions:
-            stack.enter_context(mock.patch.object(place, name, noted(getattr(place, name), reason)))
+        for owner, name, reason in functions:
+            stack.enter_context(replaced(owner, name, noted(getattr(owner, name), reason)))
         caught = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")  # of operators that wait, .item() for one

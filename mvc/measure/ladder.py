@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 from torch import Tensor
 
 from mvc.compile.compiler import compile_model, training_step
 from mvc.errors import UserError
-from mvc.measure import ceilings, machine, nvml, profiler
+from mvc.measure import ceilings, flops, machine, nvml, profiler
 from mvc.measure.device_profile import DeviceProfile, profile_device
-from mvc.measure.profiler import Measurement, Timing
+from mvc.measure.paired import Ratio
+from mvc.measure.profiler import Measurement, Spread
 from mvc.measure.stopwatch import Clock, synchronize
 from mvc.model import functional
 from mvc.model.module import MambaVision
 from mvc.passes.pipeline import PASSES
+from mvc.patches import replaced
 
 Model = Callable[[Tensor], Tensor]
 ENERGY_SECONDS = 2.0  # a GPU's energy counter moves some ten times a second
@@ -36,7 +38,27 @@ class Rung(NamedTuple):
     compile_seconds: float | None = None
 
 
-class Ladder(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Figures of one rung, as `mvc.compile.report.ROW` documents them."""
+
+    median_seconds: float
+    p10_seconds: float
+    p90_seconds: float
+    call_median_seconds: float | None
+    images_per_second: float
+    over_eager: float
+    over_eager_low: float
+    over_eager_high: float
+    peak_memory_bytes: int
+    peak_reserved_bytes: int | None
+    energy_joules_per_image: float | None
+    share_of_ceiling: float
+    share_apart_from_scan: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
     """What `measure` saw.
 
     Attributes:
@@ -44,49 +66,43 @@ class Ladder(NamedTuple):
         alone: spread of the scans alone and of each ceiling, by name.
         ceiling: FLOP/s, the best of the ceilings.
         product_rate: FLOP/s, of the matrix product among them.
-        rows: figures of each rung by name, as `mvc.compile.report.ROW` has them.
+        rows: of each rung by name.
         profile: of the rung "compiled" on CUDA; None elsewhere, or where it was not among the rungs.
+        inputs: how many there were, taken in turn.
+        input_bytes: of all inputs together.
     """
 
     measurement: Measurement
-    alone: dict[str, dict[str, float]]
+    alone: dict[str, Spread]
     ceiling: float
     product_rate: float
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, Row]
     profile: DeviceProfile | None
+    inputs: int
+    input_bytes: int
 
-    def facts(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
-        """What stands under "timing" in `mvc.compile.report.FIELDS`; of the rungs "eager" and "compiled"."""
-        measurement, rows = self.measurement, self.rows
-        speedup = measurement.timings["eager"].ratio_to(measurement.timings["compiled"])
-        return {
-            **{name: rows[name] for name in ("eager", "compiled")},
-            **self.alone,
-            "speedup": speedup.median,
-            "speedup_low": speedup.low,
-            "speedup_high": speedup.high,
-            "scan_share": self._scan_share(),
-            "scan_share_source": "scans timed apart" if self.profile is None else "device profile",
-            "ceiling_flops": self.ceiling,
-            "rounds": len(measurement.timings["eager"].seconds),
-            "discarded": [list(each) for each in measurement.discarded.items()],
-            "clock": measurement.clock,
-            "clock_reason": measurement.clock_reason,
-            "limited_by_host": list(measurement.limited_by_host),
-            "flushed": measurement.flushed,
-            "not_warm": list(measurement.not_warm),
-            "inputs": len(inputs),
-            "input_bytes": sum(x.nbytes for x in inputs),
-            "gpu": measurement.gpu,
-        }
+    @property
+    def rounds(self) -> int:
+        return len(self.measurement.timings["eager"].seconds)
 
-    def _scan_share(self) -> float:
-        """Of the compiled model's time: on CUDA of its kernels', where the scans that are timed apart are launched by
-        another program, with other strides."""
+    @property
+    def speedup(self) -> Ratio:
+        """The eager model's time over the compiled model's."""
+        timings = self.measurement.timings
+        return timings["eager"].ratio_to(timings["compiled"])
+
+    @property
+    def scan_share(self) -> float:
+        """The scans' share of the compiled model's time: on CUDA of its kernels', since the scans that are timed apart
+        are launched there by another program, with other strides."""
         if self.profile is not None:
             return self.profile.by_family().get("scan", 0.0) / self.profile.seconds
         timings = self.measurement.timings
         return timings["scan"].ratio_to(timings["compiled"]).median
+
+    @property
+    def scan_share_source(self) -> str:
+        return "scans timed apart" if self.profile is None else "device profile"
 
 
 RUNGS = {
@@ -134,10 +150,10 @@ def build(name: str, model: MambaVision, x: Tensor, *, mode: str = "default") ->
 
 
 def _with_reference_scan(model: MambaVision) -> Model:
-    selective_scan = functools.partial(functional.selective_scan, impl="reference")
+    reference = functools.partial(functional.selective_scan, impl="reference")
 
     def run(x: Tensor) -> Tensor:
-        with mock.patch.object(functional, "selective_scan", selective_scan):
+        with replaced(functional, "selective_scan", reference):
             return model(x)
 
     return run
@@ -162,8 +178,8 @@ def measure(
     x = inputs[0]
     step = training_step if model.training else _forward
     runs = {rung.name: _bound(step, rung.run) for rung in rungs}
-    flops = ceilings.count_flops(lambda: runs["eager"](x))
-    compute = ceilings.compute(model.config, x.shape, dtype=x.dtype, device=x.device, flops=flops)
+    work = flops.count(lambda: runs["eager"](x))
+    compute = ceilings.compute(model.config, x.shape, dtype=x.dtype, device=x.device, flops=work)
     alone = {"scan": profiler.scan_replay(model, x), **{name: run for name, (run, _) in compute.items()}}
     measured = profiler.measure(
         {**runs, **alone},
@@ -181,31 +197,25 @@ def measure(
         timing, scan = measured.timings[name], measured.timings["scan"]
         once = functools.partial(run, x)
         over_eager, peak = timing.ratio_to(measured.timings["eager"]), machine.peak_memory(once, x.device)
-        rows[name] = spread(timing) | {
-            "call_median_seconds": measured.calls and measured.calls[name].median,
-            "images_per_second": x.shape[0] / timing.median,
-            "over_eager": over_eager.median,
-            "over_eager_low": over_eager.low,
-            "over_eager_high": over_eager.high,
-            "peak_memory_bytes": peak.used,
-            "peak_reserved_bytes": peak.reserved,
-            "energy_joules_per_image": _energy(once, timing.median, x),
-            "share_of_ceiling": ceilings.share(flops, timing.median, ceiling),
-            "share_apart_from_scan": ceilings.share(flops, timing.median - scan.median, ceiling),
-        }
-    spreads = {name: spread(measured.timings[name]) for name in alone}
+        rows[name] = Row(
+            *timing.spread,
+            call_median_seconds=measured.calls and measured.calls[name].median,
+            images_per_second=x.shape[0] / timing.median,
+            over_eager=over_eager.median,
+            over_eager_low=over_eager.low,
+            over_eager_high=over_eager.high,
+            peak_memory_bytes=peak.used,
+            peak_reserved_bytes=peak.reserved,
+            energy_joules_per_image=_energy(once, timing.median, x),
+            share_of_ceiling=ceilings.share(work, timing.median, ceiling),
+            share_apart_from_scan=ceilings.share(work, timing.median - scan.median, ceiling),
+        )
+    spreads = {name: measured.timings[name].spread for name in alone}
     profile = None
     if x.device.type == "cuda" and "compiled" in runs:  # after all timing, which a profiler that was used once slows
         profile = profile_device(functools.partial(runs["compiled"], x), device=x.device)
-    return Ladder(measured, spreads, ceiling, rates["matrix_product"], rows, profile)
-
-
-def spread(timing: Timing) -> dict[str, float]:
-    return {
-        "median_seconds": timing.median,
-        "p10_seconds": timing.percentile(0.1),
-        "p90_seconds": timing.percentile(0.9),
-    }
+    size = sum(each.nbytes for each in inputs)
+    return Ladder(measured, spreads, ceiling, rates["matrix_product"], rows, profile, len(inputs), size)
 
 
 def _forward(run: Model, x: Tensor) -> Tensor:

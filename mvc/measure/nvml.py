@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import dataclasses
 import itertools
 import statistics
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-
-try:
-    import pynvml
-except ImportError:  # of the package nvidia-ml-py
-    pynvml = None
 
 INTERVAL = 0.02  # seconds between samples
 TOP_SHARE = 0.9  # of the run's highest clock: what ran slower is discarded
@@ -102,7 +99,9 @@ class Watch:
     def __enter__(self) -> Watch:
         if self._device.type == "cuda":
             if (visible := torch.cuda.device_count()) > 1:
-                self.notes.append(f"of {visible} GPUs that torch sees, the one at {place(self._device)} was measured")
+                self.notes.append(
+                    f"of {visible} GPUs that torch sees, the one at {bus_id_of(self._device)} was measured"
+                )
             try:
                 self._gpu = self._cleanup.enter_context(_open(self._device))
             except Unavailable as error:
@@ -144,8 +143,8 @@ def watch(device: torch.device) -> Watch:
 class _Gpu:
     """One device of NVML's; what it refuses is noted, and not asked for again."""
 
-    def __init__(self, handle: Any, *, slice_of: bool) -> None:
-        self.handle = handle
+    def __init__(self, pynvml: ModuleType, handle: Any, *, slice_of: bool) -> None:
+        self.pynvml, self.handle = pynvml, handle
         self.notes: dict[str, str] = {}
         self._reasons = "nvmlDeviceGetCurrentClocksEventReasons"
         if slice_of:
@@ -155,9 +154,9 @@ class _Gpu:
         power = self._read("power", "nvmlDeviceGetPowerUsage")
         return Sample(
             time.perf_counter(),
-            self._read("SM clock", "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
-            self._read("memory clock", "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
-            self._read("temperature", "nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
+            self._read("SM clock", "nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_SM),
+            self._read("memory clock", "nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_MEM),
+            self._read("temperature", "nvmlDeviceGetTemperature", self.pynvml.NVML_TEMPERATURE_GPU),
             None if power is None else power / 1e3,
             self._clock_reasons(),
         )
@@ -170,13 +169,15 @@ class _Gpu:
     def violations(self) -> dict[str, float]:
         """Seconds that the clock has been held down, by cause."""
         read = {
-            name: self._read(f"{name} violation time", "nvmlDeviceGetViolationStatus", getattr(pynvml, policy))
+            name: self._read(f"{name} violation time", "nvmlDeviceGetViolationStatus", getattr(self.pynvml, policy))
             for name, policy in POLICIES.items()
         }
         return {name: status.violationTime / 1e9 for name, status in read.items() if status is not None}
 
-    def max_clock(self, kind: int) -> int | None:
-        return self._read("highest clock", "nvmlDeviceGetMaxClockInfo", kind)
+    def identity(self) -> Identity:
+        kinds = (self.pynvml.NVML_CLOCK_SM, self.pynvml.NVML_CLOCK_MEM)
+        clocks = (self._read("highest clock", "nvmlDeviceGetMaxClockInfo", kind) for kind in kinds)
+        return Identity(self.pynvml.nvmlSystemGetDriverVersion(), *clocks)
 
     def _clock_reasons(self) -> frozenset[str]:
         newer = self._reasons == "nvmlDeviceGetCurrentClocksEventReasons"
@@ -191,8 +192,8 @@ class _Gpu:
         if what in self.notes:
             return None
         try:
-            return getattr(pynvml, function)(self.handle, *arguments)
-        except (pynvml.NVMLError, AttributeError) as error:
+            return getattr(self.pynvml, function)(self.handle, *arguments)
+        except (self.pynvml.NVMLError, AttributeError) as error:
             self.notes[what] = f"the GPU's {what} cannot be read ({error})"
             return None
 
@@ -205,20 +206,22 @@ def _open(device: torch.device) -> Iterator[_Gpu]:
     Raises:
         Unavailable: no package, no library, no driver, no permission, or no such device.
     """
-    if pynvml is None:
-        raise Unavailable("NVML is not installed (pip install nvidia-ml-py)")
+    try:
+        import pynvml  # of the package nvidia-ml-py; only where there is a GPU
+    except ImportError as error:
+        raise Unavailable("NVML is not installed (pip install nvidia-ml-py)") from error
     uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-").removeprefix("MIG-")
     try:
         pynvml.nvmlInit()
         try:
-            yield _find(uuid, place(device))
+            yield _find(pynvml, uuid, bus_id_of(device))
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         raise Unavailable(f"NVML cannot be used ({error})") from error
 
 
-def _find(uuid: str, bus: str) -> _Gpu:
+def _find(pynvml: ModuleType, uuid: str, bus: str) -> _Gpu:
     missing = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT)
     for prefix in ("GPU-", "MIG-"):
         try:
@@ -228,13 +231,13 @@ def _find(uuid: str, bus: str) -> _Gpu:
                 raise
             continue
         if prefix == "MIG-":
-            return _Gpu(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), slice_of=True)
-        return _Gpu(handle, slice_of=_in_slices(handle))
+            return _Gpu(pynvml, pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), slice_of=True)
+        return _Gpu(pynvml, handle, slice_of=_in_slices(pynvml, handle))
     handle = pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode())
-    return _Gpu(handle, slice_of=_in_slices(handle))
+    return _Gpu(pynvml, handle, slice_of=_in_slices(pynvml, handle))
 
 
-def _in_slices(handle: Any) -> bool:
+def _in_slices(pynvml: ModuleType, handle: Any) -> bool:
     """Whether programs run on slices of the GPU (MIG): CUDA may give a slice the whole GPU's UUID and place."""
     try:
         mode, _ = pynvml.nvmlDeviceGetMigMode(handle)
@@ -243,7 +246,7 @@ def _in_slices(handle: Any) -> bool:
     return mode == pynvml.NVML_DEVICE_MIG_ENABLE
 
 
-def place(device: torch.device) -> str:
+def bus_id_of(device: torch.device) -> str:
     """Where on the bus a CUDA device is; of a MIG slice, its GPU."""
     properties = torch.cuda.get_device_properties(device)
     return bus_id(properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id)
@@ -258,8 +261,7 @@ def identify(device: torch.device) -> Identity:
     """Of a CUDA device."""
     try:
         with _open(device) as gpu:
-            clocks = (gpu.max_clock(kind) for kind in (pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM))
-            return Identity(pynvml.nvmlSystemGetDriverVersion(), *clocks)
+            return gpu.identity()
     except Unavailable:
         return UNKNOWN
 
@@ -291,46 +293,66 @@ def discards(spans: Sequence[tuple[float, float]], samples: Sequence[Sample]) ->
     return [reason(start, end) for start, end in spans]
 
 
-def summary(watch: Watch) -> dict[str, Any]:
-    """For JSON: [least, median, most] of what was sampled, and the rest of what the watch saw."""
+Range = tuple[float, float, float]  # least, median, most
 
-    def spread(field: str) -> list[float] | None:
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a watch saw. What could not be read is None.
+
+    Attributes:
+        samples: how many there are.
+        energy_joules, energy_source, violation_seconds, notes: as those of `Watch`.
+        reasons: why the clock was not higher, with the share of the samples.
+    """
+
+    samples: int
+    sm_clock_mhz: Range | None
+    memory_clock_mhz: Range | None
+    temperature_celsius: Range | None
+    power_watts: Range | None
+    energy_joules: float | None
+    energy_source: str | None
+    reasons: dict[str, float]
+    violation_seconds: dict[str, float]
+    notes: list[str]
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        ranges = {
+            "MHz SM": self.sm_clock_mhz,
+            "MHz memory": self.memory_clock_mhz,
+            "°C": self.temperature_celsius,
+            "W": self.power_watts,
+        }
+        known = [f"{range_[0]:.0f} to {range_[2]:.0f} {unit}" for unit, range_ in ranges.items() if range_ is not None]
+        if known:
+            yield f"GPU meanwhile: {', '.join(known)} ({self.samples} samples)"
+        if self.reasons:
+            yield "clock held by " + ", ".join(
+                f"{name} {share:.0%} of the time" for name, share in self.reasons.items()
+            )
+        held = {name: seconds for name, seconds in self.violation_seconds.items() if seconds}
+        if held:
+            yield "held down for " + ", ".join(f"{seconds:.3f} s by {name}" for name, seconds in held.items())
+        yield from self.notes
+
+
+def summary(watch: Watch) -> Summary:
+    def spread(field: str) -> Range | None:
         values = [value for sample in watch.samples if (value := getattr(sample, field)) is not None]
-        return [min(values), statistics.median(values), max(values)] if values else None
+        return (min(values), statistics.median(values), max(values)) if values else None
 
     reasons = Counter(reason for sample in watch.samples for reason in sample.reasons)
-    return {
-        "samples": len(watch.samples),
-        "sm_clock_mhz": spread("sm_clock"),
-        "memory_clock_mhz": spread("memory_clock"),
-        "temperature_celsius": spread("temperature"),
-        "power_watts": spread("power"),
-        "energy_joules": watch.energy,
-        "energy_source": watch.energy_source,
-        "reasons": {name: count / len(watch.samples) for name, count in reasons.items()},
-        "violation_seconds": watch.violations,
-        "notes": watch.notes,
-    }
-
-
-def lines(facts: dict[str, Any]) -> Iterator[str]:
-    """A summary for people."""
-    units = {
-        "sm_clock_mhz": "MHz SM",
-        "memory_clock_mhz": "MHz memory",
-        "temperature_celsius": "°C",
-        "power_watts": "W",
-    }
-    known = [
-        f"{facts[key][0]:.0f} to {facts[key][2]:.0f} {unit}" for key, unit in units.items() if facts[key] is not None
-    ]
-    if known:
-        yield f"GPU meanwhile: {', '.join(known)} ({facts['samples']} samples)"
-    if facts["reasons"]:
-        yield "clock held by " + ", ".join(
-            f"{name} {share:.0%} of the time" for name, share in facts["reasons"].items()
-        )
-    held = {name: seconds for name, seconds in facts["violation_seconds"].items() if seconds}
-    if held:
-        yield "held down for " + ", ".join(f"{seconds:.3f} s by {name}" for name, seconds in held.items())
-    yield from facts["notes"]
+    return Summary(
+        samples=len(watch.samples),
+        sm_clock_mhz=spread("sm_clock"),
+        memory_clock_mhz=spread("memory_clock"),
+        temperature_celsius=spread("temperature"),
+        power_watts=spread("power"),
+        energy_joules=watch.energy,
+        energy_source=watch.energy_source,
+        reasons={name: count / len(watch.samples) for name, count in reasons.items()},
+        violation_seconds=watch.violations,
+        notes=watch.notes,
+    )

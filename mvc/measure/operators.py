@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch.profiler import ExecutionTraceObserver, ProfilerActivity
 
 from mvc import files
 from mvc.errors import UserError
-from mvc.measure import ceilings, profiler
+from mvc.measure import ceilings, flops, profiler
 from mvc.measure.stopwatch import synchronize
 from mvc.table import tabulate
 
@@ -81,10 +80,6 @@ class Operators(NamedTuple):
     @staticmethod
     def _share(work: float | None, seconds: float, rate: float) -> str:
         return "" if not work or not seconds else f"{work / seconds / rate:.0%}"
-
-    @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> Operators:
-        return cls([Operator(**row) for row in facts["rows"]], facts["flop_rate"], facts["byte_rate"])
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -162,7 +157,7 @@ def _work(nodes: Iterable[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
 
     What an output shares with an input (`out=`, in place) counts once.
     """
-    found, flops = Counter(), Counter()
+    moved, computed = Counter(), Counter()
     for node in nodes:
         inputs, outputs = (list(_tensors(node.get(side, {}))) for side in ("inputs", "outputs"))
         tensors = {(each.id, each.storage, each.offset): each for each in (*inputs, *outputs)}
@@ -170,13 +165,12 @@ def _work(nodes: Iterable[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
             size = max(each.item_size for each in tensors.values())
             # A weight in oneDNN's packed form has a shape, and no elements of its own.
             elements = {key: each.elements or math.prod(each.shape) for key, each in tensors.items()}
-            found[node["name"]] += sum(
+            moved[node["name"]] += sum(
                 elements[key] * (each.item_size or size) for key, each in tensors.items() if each.shape
             )
-        for pattern, count in FLOPS.items():
-            if inputs and outputs and re.fullmatch(pattern, node["name"]):
-                flops[node["name"]] += count([each.shape for each in inputs], [each.shape for each in outputs])
-    return found, flops
+        if work := flops.of_call(node["name"], [each.shape for each in inputs], [each.shape for each in outputs]):
+            computed[node["name"]] += work
+    return moved, computed
 
 
 class _Tensor(NamedTuple):
@@ -198,52 +192,6 @@ def _tensors(side: dict[str, list[Any]]) -> Iterator[_Tensor]:
             yield _Tensor(*value, shape)
         elif isinstance(value, list):
             yield from _tensors({"values": value, "shapes": shape})
-
-
-Shapes = list[list[int]]
-
-
-def _product(inputs: Shapes, outputs: Shapes, *, left: int = 0) -> int:
-    return 2 * math.prod(outputs[0]) * inputs[left][-1]
-
-
-def _convolution(inputs: Shapes, outputs: Shapes) -> int:
-    return 2 * math.prod(outputs[0]) * math.prod(inputs[1][1:])
-
-
-def _convolution_backward(inputs: Shapes, outputs: Shapes) -> int:
-    """Of the gradients of input and weight those that were asked for: what was not has no shape."""
-    return sum(2 * math.prod(inputs[0]) * math.prod(inputs[2][1:]) for gradient in outputs[:2] if gradient)
-
-
-def _attention(inputs: Shapes, outputs: Shapes, *, length: int) -> int:
-    """Queries by keys, and weights by values; `length` is the axis of the sequence."""
-    query, key = inputs[:2]
-    return 2 * key[length] * (math.prod(query) + math.prod(outputs[0]))
-
-
-def _attention_backward(inputs: Shapes, outputs: Shapes, *, length: int) -> int:
-    """The weights once more, and the gradients of queries, keys, weights and values."""
-    gradient, query, key = inputs[:3]
-    return 2 * key[length] * (3 * math.prod(query) + 2 * math.prod(gradient))
-
-
-# A multiply-add is two. By the shapes of the tensors that a call takes and gives. Operators that only call another are
-# not here: on CUDA _scaled_dot_product_flash_attention calls _flash_attention_forward, and so on.
-FLOPS: dict[str, Callable[[Shapes, Shapes], int]] = {
-    r"aten::(mm|bmm)|mkldnn::_linear_pointwise": _product,
-    r"aten::(addmm|baddbmm)": partial(_product, left=1),
-    r"aten::(mkldnn|cudnn|miopen|thnn|slow)_conv\w*|mkldnn::_convolution_pointwise": _convolution,
-    r"aten::convolution_backward": _convolution_backward,
-    # (batch, heads, length, dim)
-    r"aten::(_scaled_dot_product_flash_attention_for_cpu|_cudnn_attention_forward)": partial(_attention, length=-2),
-    r"aten::(_scaled_dot_product_flash_attention_for_cpu|_cudnn_attention)_backward": partial(
-        _attention_backward, length=-2
-    ),
-    # (batch, length, heads, dim)
-    r"aten::_(flash|efficient)_attention_forward": partial(_attention, length=-3),
-    r"aten::_(flash|efficient)_attention_backward": partial(_attention_backward, length=-3),
-}
 
 
 def _copy_rate(device: torch.device) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mvc import files
 from mvc.errors import UserError
+from mvc.measure.ladder import Row
 
 FORMATS = (".png", ".svg")
 
@@ -25,30 +26,29 @@ def check(path: Path) -> None:
         raise UserError("--plot needs matplotlib; pip install 'mvc-mambavision[plot]'")
 
 
-def ladder(facts: dict[str, Any], path: Path) -> None:
-    """Draw images a second of every rung of a run's facts (`mvc.compile.report.FIELDS`), with the 10 to 90 % range."""
+def ladder(rows: Mapping[str, Row], path: Path, *, batch: int, label: str, title: str) -> None:
+    """Draw the images a second of every rung, with the 10 to 90 % range.
+
+    Args:
+        rows: by the rung's name.
+        batch: images in a batch.
+        label: of the axis, behind "images/s".
+    """
     from matplotlib.figure import Figure
 
-    timing, model = facts["timing"], facts["model"]
-    rows = facts["ladder"] or [{"name": name, **timing[name]} for name in ("eager", "compiled")]
-    rates = [row["images_per_second"] for row in rows]
-    ranges = [[model["batch"] / row[f"{share}_seconds"] for row in rows] for share in ("p90", "p10")]
+    rates = [row.images_per_second for row in rows.values()]
     reach = [
-        [max(0.0, rate - low) for rate, low in zip(rates, ranges[0], strict=True)],
-        [max(0.0, high - rate) for rate, high in zip(rates, ranges[1], strict=True)],
+        [max(0.0, rate - batch / row.p90_seconds) for rate, row in zip(rates, rows.values(), strict=True)],
+        [max(0.0, batch / row.p10_seconds - rate) for rate, row in zip(rates, rows.values(), strict=True)],
     ]
     figure = Figure(figsize=(8, 1.6 + 0.45 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh([row["name"] for row in rows], rates, xerr=reach, capsize=3)
+    bars = axes.barh(list(rows), rates, xerr=reach, capsize=3)
     axes.bar_label(bars, [f"{rate:.1f}" for rate in rates], padding=6)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel(f"images/s (clock: {timing['clock']}), median and 10 to 90 % of {timing['rounds']} rounds")
-    work, environment = "training step" if model["training"] else "inference", facts["environment"]
-    axes.set_title(
-        f"MambaVision-{model['variant']}, {work}, batch {model['batch']}, {model['dtype']}\n"
-        f"{environment['device']}, torch {environment['torch']}"
-    )
+    axes.set_xlabel(f"images/s {label}")
+    axes.set_title(title)
     try:
         with files.replacing(path) as partial:
             figure.savefig(partial, dpi=150, format=path.suffix[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 import statistics
 import time
@@ -11,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,12 +19,20 @@ from mvc.compile import torch_private
 from mvc.errors import UserError
 from mvc.measure import nvml
 from mvc.measure.paired import Ratio, paired_ratio
-from mvc.measure.stopwatch import CacheFlush, Clock, Run, WallClock, for_all, for_calls, stopwatch
+from mvc.measure.stopwatch import CacheFlush, Clock, Function, WallClock, for_all, for_calls, stopwatch
 
-WINDOW = 3  # calls whose median is held against that of the calls before them
+WINDOW = 3  # calls whose median is compared with that of the calls before them
 WARM = 0.1  # a callable is warm once the two differ by no more than this share
 WARMUP_SECONDS = 20.0  # it is measured after that long at the latest, and said not to be warm
 HOST_LIMIT = 1.2  # a call that takes more than this many times its time on the device is limited by the host
+
+
+class Spread(NamedTuple):
+    """Of one callable's times: the median, and the times that 10 % and 90 % of the rounds stayed below."""
+
+    median_seconds: float
+    p10_seconds: float
+    p90_seconds: float
 
 
 class Timing(NamedTuple):
@@ -43,10 +51,11 @@ class Timing(NamedTuple):
             UserError: another share.
         """
         require(is_number(share) and 0 <= share <= 1, "share", share, "a number from 0 to 1")
-        ordered = sorted(self.seconds)
-        position = share * (len(ordered) - 1)
-        low, high = math.floor(position), math.ceil(position)
-        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+        return float(np.quantile(self.seconds, share))
+
+    @property
+    def spread(self) -> Spread:
+        return Spread(self.median, self.percentile(0.1), self.percentile(0.9))
 
     def ratio_to(self, other: Timing) -> Ratio:
         """This time over the other's in the same round: the median over the rounds, and its 90 % interval."""
@@ -65,7 +74,7 @@ class Measurement(NamedTuple):
         clock_reason: why it was not the replay of CUDA graphs, where that is the default.
         flushed: whether the GPU's L2 cache was overwritten before each call.
         not_warm: callables whose time had not settled when the rounds began.
-        gpu: what NVML said meanwhile (`mvc.measure.nvml.summary`), or None on a CPU.
+        gpu: what NVML said meanwhile, or None on a CPU.
     """
 
     timings: dict[str, Timing]
@@ -75,7 +84,7 @@ class Measurement(NamedTuple):
     clock_reason: str | None
     flushed: bool
     not_warm: tuple[str, ...]
-    gpu: dict[str, Any] | None
+    gpu: nvml.Summary | None
 
     @property
     def limited_by_host(self) -> tuple[str, ...]:
@@ -85,7 +94,7 @@ class Measurement(NamedTuple):
 
 
 def measure(
-    runs: Mapping[str, Run],
+    runs: Mapping[str, Function],
     *,
     rounds: int,
     device: torch.device,
@@ -169,7 +178,7 @@ def _nothing() -> None:
     pass
 
 
-def _warm(run: Run, inputs: Sequence[tuple[Any, ...]], clock: WallClock) -> bool:
+def _warm(run: Function, inputs: Sequence[tuple[Any, ...]], clock: WallClock) -> bool:
     """Call until two medians of `WINDOW` calls that follow on each other agree; whether they did in time."""
     started, arguments = time.perf_counter(), itertools.cycle(inputs)
 
@@ -185,7 +194,7 @@ def _warm(run: Run, inputs: Sequence[tuple[Any, ...]], clock: WallClock) -> bool
     return False
 
 
-def scan_replay(model: nn.Module, x: torch.Tensor) -> Run:
+def scan_replay(model: nn.Module, x: torch.Tensor) -> Function:
     """A callable that repeats the scans of one forward pass on the same inputs, with their backward in training.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 
 from mvc.arguments import require_choice
 from mvc.errors import UserError
-from mvc.measure.capture import NotCapturable, Run, capture
+from mvc.measure.capture import Function, NotCapturable, capture
 from mvc.measure.device_profile import trace
 
 Clock = Literal["wall", "events", "graph", "kernels"]
@@ -37,7 +37,7 @@ class WallClock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def bind(self, run: Run, arguments: Sequence[Any]) -> Callable[[], object]:
+    def bind(self, run: Function, arguments: Sequence[Any]) -> Callable[[], object]:
         """What is timed; what it needs beforehand is done here."""
         return functools.partial(run, *arguments)
 
@@ -72,13 +72,13 @@ class GraphReplay(DeviceEvents):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._graphs: dict[tuple[Run, ...], tuple[Callable[[], None], Sequence[Any]]] = {}
+        self._graphs: dict[tuple[Function, ...], tuple[Callable[[], None], Sequence[Any]]] = {}
 
     @functools.cached_property
     def _pool(self) -> tuple[int, int]:
         return torch.cuda.graph_pool_handle()
 
-    def bind(self, run: Run, arguments: Sequence[Any]) -> Callable[[], object]:
+    def bind(self, run: Function, arguments: Sequence[Any]) -> Callable[[], object]:
         """Raises:
         NotCapturable: see `mvc.measure.capture.capture`.
         """
@@ -121,7 +121,7 @@ def for_calls(device: torch.device) -> WallClock:
 
 
 def for_all(
-    watch: WallClock, runs: Mapping[str, Run], inputs: Iterable[Sequence[Any]], *, required: bool
+    watch: WallClock, runs: Mapping[str, Function], inputs: Iterable[Sequence[Any]], *, required: bool
 ) -> tuple[WallClock, str | None]:
     """One stopwatch for callables whose times are compared, all of them warm, each bound to all inputs.
 

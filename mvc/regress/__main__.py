@@ -13,10 +13,10 @@ from typing import NoReturn
 
 import torch
 
-from mvc import files
-from mvc.compile import report
-from mvc.compile.__main__ import positive
+from mvc import cli, files
+from mvc.cli import exit_status, positive, write_json
 from mvc.errors import UserError
+from mvc.measure.environment import environment
 from mvc.progress import Progress
 from mvc.regress import cases, compare, history, selftest, store, summary
 from mvc.regress.worker import CaseFailed
@@ -50,25 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = _parser().parse_args(arguments)
     try:
-        return args.command(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return exit_status(lambda: args.command(args), unusable=USAGE)
     except Exception:
         traceback.print_exc()
         return SOFTWARE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m mvc.regress",
-        description=__doc__.partition(": ")[2],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser(__doc__.partition(": ")[2], prog="python -m mvc.regress", epilog=EXAMPLES, kind=_Parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
@@ -159,7 +148,7 @@ def _compare(args: argparse.Namespace) -> int:
             files.require_folder(Path(path), option)
     comparison = _compared(args)
     if args.json:
-        report.write_json(summary.as_dict(comparison), args.json)
+        write_json(summary.as_dict(comparison), args.json)
     if args.json != "-":
         print(summary.table(comparison))
     for path, text in ((args.junit, summary.junit), (args.markdown, summary.markdown)):
@@ -219,8 +208,8 @@ def _selftest(args: argparse.Namespace) -> int:
                 obstacles.append(f"{case.name}: {error}")
                 print(f"not tried: {obstacles[-1]}", file=sys.stderr)
     if args.json:
-        environment = store.environment(suite.cases[0].device)
-        report.write_json(selftest.as_dict(trials, obstacles, environment, suite.thresholds), args.json)
+        machine = environment(torch.device(suite.cases[0].device))
+        write_json(selftest.as_dict(trials, obstacles, machine, suite.thresholds), args.json)
     if args.json != "-" and trials:
         print(selftest.table(trials, suite.thresholds.effect))
     return selftest.exit_status(trials, obstacles)

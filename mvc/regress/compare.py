@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from mvc.errors import UserError
 from mvc.measure import nvml
+from mvc.measure.environment import Environment, environment
 from mvc.progress import Progress
 from mvc.regress import store
 from mvc.regress.cases import Case, Suite, Thresholds
@@ -39,7 +41,7 @@ class Comparison(NamedTuple):
     head: str
     results: list[CaseResult]
     obstacles: list[str]
-    environment: dict[str, Any]
+    environment: Environment
     thresholds: Thresholds
     apart: bool = False
 
@@ -67,7 +69,7 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
     cases = [case for case in suite.cases if case.has_exact_numbers or not exact]
     if not cases:
         raise UserError("--exact compares compiled models, and the cases have none; choose others with --only")
-    environment = store.environment(cases[0].device)
+    machine = environment(torch.device(cases[0].device))
     with sources(base) as base_tree, sources(head) as head_tree:
         obstacles = _different_dependencies(base_tree, head_tree)
         for seed, case in enumerate(cases if not obstacles else ()):
@@ -79,7 +81,7 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
                         results.append(compare_case((case, case), sides, suite.thresholds, seed=seed))
                 except CaseFailed as error:
                     obstacles.append(f"{case.name}: {error}")
-    return Comparison(base, head, results, obstacles, environment, suite.thresholds)
+    return Comparison(base, head, results, obstacles, machine, suite.thresholds)
 
 
 def _different_dependencies(base: Path, head: Path) -> list[str]:
@@ -141,7 +143,7 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
     """Every case in fresh processes, the most rounds of the thresholds in each; and why cases are missing."""
     recorded: dict[str, RecordedCase] = {}
     device = torch.device(suite.cases[0].device)
-    environment, package = store.environment(device.type), None
+    machine, package = environment(device), None
     obstacles: list[str] = []
     for case in suite.cases:
         runs, facts, clocks = [], [], {}
@@ -154,11 +156,11 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
                         rounds = Rounds(in_turns([worker], clocks, seed=0), watch)
                         taken = [turn for (turn,) in rounds.up_to(suite.thresholds.rounds[1])]
                         runs.append({name: [turn[name] for turn in taken] for name in clocks})
-                    gpu = nvml.summary(watch) if device.type == "cuda" else None
+                    gpu = dataclasses.asdict(nvml.summary(watch)) if device.type == "cuda" else None
                     facts.append({**worker.facts, "discarded": rounds.discarded, "gpu": gpu})
             except CaseFailed as error:
                 obstacles.append(f"{case.name}: {error}")
                 continue
         recorded[case.name] = RecordedCase(case, clocks, runs, facts)
         package = Path(facts[0]["source"]).parent
-    return Recording(environment, store.commit(package), recorded), obstacles
+    return Recording(machine, store.commit(package), recorded), obstacles

@@ -58,7 +58,7 @@ def read(folder: Path) -> tuple[list[Recording], list[str]]:
 
 
 def _time(recording: Recording) -> datetime:
-    return datetime.fromisoformat(recording.commit.get("time") or recording.environment["date"])
+    return datetime.fromisoformat(recording.commit.get("time") or recording.environment.date)
 
 
 def change_points(recordings: Sequence[Recording]) -> list[ChangePoint]:
@@ -71,7 +71,7 @@ def change_points(recordings: Sequence[Recording]) -> list[ChangePoint]:
     series: dict[tuple[object, ...], list[tuple[Recording, float]]] = defaultdict(list)
     for recording in recordings:
         environment = recording.environment
-        machine = tuple(str(environment[key]) for key in store.COMPARABLE)
+        machine = tuple(str(getattr(environment, key)) for key in store.COMPARABLE)
         for recorded in recording.cases.values():
             seconds = statistics.median(seconds for run in recorded.runs for seconds in run["time"])
             alike = (*machine, recorded.clocks["time"])

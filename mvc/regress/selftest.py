@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from mvc.measure.environment import Environment
 from mvc.measure.paired import Ratio
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import finding
@@ -50,7 +51,7 @@ class Trial(NamedTuple):
         return "inconclusive" if found == "inconclusive" else "right" if found == truth else "wrong"
 
     @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> Trial:
+    def from_json(cls, facts: dict[str, Any]) -> Trial:
         return cls(**{**facts, "ratios": [Ratio(*ratio) for ratio in facts["ratios"]]})
 
 
@@ -88,14 +89,14 @@ def exit_status(trials: Sequence[Trial], obstacles: Sequence[str]) -> int:
 
 
 def as_dict(
-    trials: Sequence[Trial], obstacles: Sequence[str], environment: dict[str, Any], thresholds: Thresholds
+    trials: Sequence[Trial], obstacles: Sequence[str], environment: Environment, thresholds: Thresholds
 ) -> dict[str, Any]:
     """For programs."""
     return {
         "schema": SCHEMA,
         "exit_status": exit_status(trials, obstacles),
         "not_comparable": list(obstacles),
-        "environment": environment,
+        "environment": dataclasses.asdict(environment),
         "thresholds": dataclasses.asdict(thresholds),
         "trials": [
             {**each._asdict(), "ratios": [ratio._asdict() for ratio in each.ratios], "outcome": each.outcome}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
@@ -12,11 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from mvc import files
-from mvc.compile import report
 from mvc.errors import UserError
+from mvc.measure.environment import Environment
 from mvc.regress.cases import Case
 
 FORMAT = "mvc.regress/2"
@@ -32,12 +32,12 @@ class Recording(NamedTuple):
     """What one file holds.
 
     Attributes:
-        environment: as `mvc.compile.report.environment` gives it.
+        environment: of the machine, when it began.
         commit: id and "dirty", as pytest-benchmark has them.
         cases: by name.
     """
 
-    environment: dict[str, Any]
+    environment: Environment
     commit: dict[str, Any]
     cases: dict[str, RecordedCase]
 
@@ -55,10 +55,6 @@ class RecordedCase(NamedTuple):
     clocks: dict[str, str]
     runs: list[dict[str, list[float]]]
     facts: list[dict[str, Any]]
-
-
-def environment(device: str) -> dict[str, Any]:
-    return report.environment(torch.device(device))
 
 
 def commit(folder: Path | None) -> dict[str, Any]:
@@ -113,7 +109,7 @@ def require_writable(path: Path) -> None:
 
 def baseline_path(folder: Path, recording: Recording) -> Path:
     """Where a recording belongs among those of its kind of device: FOLDER/FINGERPRINT/DATE-COMMIT.json."""
-    date = recording.environment["date"].replace(":", "").removesuffix("+0000")
+    date = recording.environment.date.replace(":", "").removesuffix("+0000")
     return folder / fingerprint(recording.environment) / f"{date}-{commit_name(recording)}.json"
 
 
@@ -143,10 +139,10 @@ def as_dict(recording: Recording) -> dict[str, Any]:
     return {
         "machine_info": {
             "node": "",
-            "machine": environment["platform"],
-            "python_version": environment["python"],
-            "cpu": {"brand_raw": environment["device"]},
-            **environment,
+            "machine": environment.platform,
+            "python_version": environment.python,
+            "cpu": {"brand_raw": environment.device},
+            **dataclasses.asdict(environment),
         },
         "commit_info": recording.commit,
         "benchmarks": [_benchmark(name, recorded) for name, recorded in recording.cases.items()],
@@ -229,11 +225,10 @@ def read(path: str | Path) -> Recording:
         if not cases:
             raise ValueError("no case")
         machine, commit = facts["machine_info"], facts["commit_info"]
-        missing = {*COMPARABLE, "date", "load", "frequency_mhz"} - machine.keys() | {"id", "time", "dirty"} - {*commit}
-        if missing:
+        if missing := {*COMPARABLE, "date", "load", "frequency_mhz"} - {*machine} | {"id", "time", "dirty"} - {*commit}:
             raise KeyError(min(missing))
         datetime.fromisoformat(commit["time"] or machine["date"])
-        return Recording(machine, commit, cases)
+        return Recording(Environment.from_json(machine), commit, cases)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks parts of a recording ({error}); record it anew") from error
 
@@ -268,13 +263,13 @@ def only(recording: Recording, names: Sequence[str]) -> Recording:
 def differences(base: Recording, head: Recording) -> list[str]:
     """Why times of the two cannot be compared, a line for each field; empty if they can."""
     return [
-        f"{key}: {base.environment.get(key)} against {head.environment.get(key)}"
+        f"{key}: {getattr(base.environment, key)} against {getattr(head.environment, key)}"
         for key in COMPARABLE
-        if base.environment.get(key) != head.environment.get(key)
+        if getattr(base.environment, key) != getattr(head.environment, key)
     ]
 
 
-def fingerprint(environment: Mapping[str, Any]) -> str:
+def fingerprint(environment: Environment) -> str:
     """A folder's name for recordings of one kind of device."""
-    text = f"{environment['device']}-{environment['threads']}-threads"
+    text = f"{environment.device}-{environment.threads}-threads"
     return "".join(c if c.isalnum() else "-" for c in text).strip("-").replace("--", "-").lower()

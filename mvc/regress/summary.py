@@ -9,7 +9,6 @@ import statistics
 from typing import Any
 from xml.etree import ElementTree
 
-from mvc.compile import report
 from mvc.regress.compare import Comparison
 from mvc.regress.decide import MOST_ROUNDS, further_rounds
 from mvc.regress.run import SINGLE, CaseResult, Run, Times
@@ -43,7 +42,7 @@ def table(comparison: Comparison, *, markdown: bool = False) -> str:
         lines.append("recorded at different times: what drifted on the machine between them looks like a change")
     lines += [f"not comparable: {obstacle}" for obstacle in comparison.obstacles]
     lines.append(f"{comparison.head} against {comparison.base}: {MEANINGS[comparison.exit_status]}")
-    lines.append(report.environment_line(comparison.environment))
+    lines.append(str(comparison.environment))
     separator = "\n\n" if markdown else "\n"
     return separator.join(line for line in lines if line)
 
@@ -141,7 +140,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "exit_status": comparison.exit_status,
         "meaning": MEANINGS[comparison.exit_status],
         "not_comparable": comparison.obstacles,
-        "environment": comparison.environment,
+        "environment": dataclasses.asdict(comparison.environment),
         "thresholds": dataclasses.asdict(comparison.thresholds),
         "cases": [
             {

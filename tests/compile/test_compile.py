@@ -14,6 +14,7 @@ import torch
 from places import DATA, ROOT
 
 from mvc import create_model, load_weights
+from mvc.cli import write_json
 from mvc.compile import report
 from mvc.compile.__main__ import main
 from mvc.errors import UserError
@@ -130,11 +131,11 @@ def test_training(dtype, capsys):
 
 def test_json_is_whole_or_absent(tmp_path):
     facts = {"a": 1.5}
-    report.write_json(facts, str(tmp_path / "facts.json"))
+    write_json(facts, str(tmp_path / "facts.json"))
     assert json.loads((tmp_path / "facts.json").read_text()) == facts
     with pytest.raises(UserError, match="cannot write --json"):
-        report.write_json(facts, str(tmp_path))
-    report.write_json(facts, os.devnull)
+        write_json(facts, str(tmp_path))
+    write_json(facts, os.devnull)
     assert [path.name for path in tmp_path.iterdir()] == ["facts.json"]
     assert not Path(os.devnull).is_file()
 

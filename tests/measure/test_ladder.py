@@ -7,8 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mvc import create_model
 from mvc.compile.compiler import training_step
 from mvc.errors import UserError
-from mvc.measure import ladder
-from mvc.measure.ceilings import count_flops
+from mvc.measure import flops, ladder
 from mvc.measure.device_profile import DeviceProfile, Kernel
 from mvc.measure.ladder import Rung
 from mvc.measure.profiler import Measurement, Timing
@@ -80,18 +79,18 @@ def test_every_rung_has_its_figures(training):
         measured = ladder.measure(model, rungs, X, rounds=2)
     assert list(measured.rows) == ["eager", "reference"]
     eager, reference = measured.rows.values()
-    assert eager["over_eager"] == eager["over_eager_low"] == eager["over_eager_high"] == 1
+    assert eager.over_eager == eager.over_eager_low == eager.over_eager_high == 1
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    flops = count_flops(lambda: training_step(model, X[0]) if training else model(X[0]))
+    work = flops.count(lambda: training_step(model, X[0]) if training else model(X[0]))
     for row in (eager, reference):
-        assert row["p10_seconds"] <= row["median_seconds"] <= row["p90_seconds"]
-        assert row["over_eager_low"] <= row["over_eager"] <= row["over_eager_high"]
-        assert row["images_per_second"] == pytest.approx(2 / row["median_seconds"])
-        assert row["peak_memory_bytes"] > 2 * weights, "the process holds more than the model"
-        assert row["share_of_ceiling"] * measured.ceiling * row["median_seconds"] == pytest.approx(flops)
-        assert row["share_apart_from_scan"] > row["share_of_ceiling"]
-        assert row["peak_reserved_bytes"] is row["energy_joules_per_image"] is None, "a CPU does not tell"
-        assert row["call_median_seconds"] is None, "wall time is a call's"
+        assert row.p10_seconds <= row.median_seconds <= row.p90_seconds
+        assert row.over_eager_low <= row.over_eager <= row.over_eager_high
+        assert row.images_per_second == pytest.approx(2 / row.median_seconds)
+        assert row.peak_memory_bytes > 2 * weights, "the process holds more than the model"
+        assert row.share_of_ceiling * measured.ceiling * row.median_seconds == pytest.approx(work)
+        assert row.share_apart_from_scan > row.share_of_ceiling
+        assert row.peak_reserved_bytes is row.energy_joules_per_image is None, "a CPU does not tell"
+        assert row.call_median_seconds is None, "wall time is a call's"
     assert set(measured.alone) == {"scan", "matrix_product", "convolution_stage_1", "convolution_stage_2"}
     assert 0 < measured.product_rate <= measured.ceiling
 
@@ -104,13 +103,17 @@ def of_measurement(**more):
     return Measurement(**facts)
 
 
+def of_a_gpu(profile=None, **more):
+    return ladder.Ladder(of_measurement(**more), {}, 1.0, 1.0, {}, profile, len(X), sum(x.nbytes for x in X))
+
+
 def test_the_scans_share_is_that_of_the_kernels_where_they_were_profiled():
-    rows = {"eager": {}, "compiled": {}}
-    apart = ladder.Ladder(of_measurement(), {}, 1.0, 1.0, rows, None).facts(X)
-    assert (apart["scan_share"], apart["scan_share_source"]) == (0.25, "scans timed apart")
+    apart = of_a_gpu()
+    assert (apart.scan_share, apart.scan_share_source) == (0.25, "scans timed apart")
+    assert (apart.speedup.median, apart.rounds) == (2.0, 3)
     kernels = (Kernel("nvjet", 5, 1.7), Kernel("forward_kernel", 6, 0.3))
-    profiled = ladder.Ladder(of_measurement(), {}, 1.0, 1.0, rows, DeviceProfile(kernels, 9.0)).facts(X)
-    assert (profiled["scan_share"], profiled["scan_share_source"]) == (pytest.approx(0.15), "device profile")
+    profiled = of_a_gpu(DeviceProfile(kernels, 9.0))
+    assert (profiled.scan_share, profiled.scan_share_source) == (pytest.approx(0.15), "device profile")
     assert DeviceProfile(kernels, 9.0).as_dict() == {
         "seconds": 2.0,
         "gaps": 9.0,
@@ -123,10 +126,8 @@ def test_the_scans_share_is_that_of_the_kernels_where_they_were_profiled():
 
 def test_what_the_host_limits_is_among_the_facts():
     calls = {name: Timing((3.0,) * 3) for name in ("eager", "compiled", "scan")}
-    measurement = of_measurement(calls=calls, clock="kernels", clock_reason="compiled waits for the device")
-    facts = ladder.Ladder(measurement, {}, 1.0, 1.0, {"eager": {}, "compiled": {}}, None).facts(X)
-    assert facts["limited_by_host"] == ["compiled", "scan"]
-    assert (facts["clock"], facts["clock_reason"]) == ("kernels", "compiled waits for the device")
+    measurement = of_measurement(calls=calls)
+    assert measurement.limited_by_host == ("compiled", "scan")
 
 
 @pytest.mark.gpu
@@ -137,7 +138,7 @@ def test_a_gpu_tells_what_its_kernels_are_for():
     measured = ladder.measure(model, [Rung("eager", model), Rung("compiled", model)], inputs, rounds=2)
     assert measured.measurement.clock == "graph"
     assert {"convolution", "matrix product", "scan", "gaps"} <= measured.profile.by_family().keys()
-    assert 0 < measured.facts(inputs)["scan_share"] < 1
+    assert 0 < measured.scan_share < 1
 
 
 @pytest.mark.gpu
@@ -146,6 +147,6 @@ def test_a_gpu_tells_what_its_kernels_are_for():
 def test_a_gpu_tells_its_memory_and_energy():
     model, inputs = create_model("tiny").eval().cuda(), [x.cuda() for x in X]
     row = ladder.measure(model, [Rung("eager", model)], inputs, rounds=2).rows["eager"]
-    assert sum(parameter.nbytes for parameter in model.parameters()) < row["peak_memory_bytes"]
-    assert row["peak_memory_bytes"] <= row["peak_reserved_bytes"]
-    assert 0 < row["energy_joules_per_image"] < 1000 * row["median_seconds"], "below 1 kW"
+    assert sum(parameter.nbytes for parameter in model.parameters()) < row.peak_memory_bytes
+    assert row.peak_memory_bytes <= row.peak_reserved_bytes
+    assert 0 < row.energy_joules_per_image < 1000 * row.median_seconds, "below 1 kW"

@@ -183,7 +183,7 @@ def test_of_several_gpus_the_measured_one_is_named(more, monkeypatch):
         pass
     assert fake.calls
     assert watch.notes[0] == "of 4 GPUs that torch sees, the one at 00000000:17:00.0 was measured"
-    assert watch.notes[0] in nvml.lines(nvml.summary(watch))
+    assert watch.notes[0] in nvml.summary(watch).lines()
 
 
 def test_an_exception_in_the_block_ends_the_sampling(monkeypatch):
@@ -219,10 +219,10 @@ def test_low_clocks_are_discarded():
 def test_summary_and_its_lines(monkeypatch):
     watch = seen(monkeypatch, nvmlDeviceGetCurrentClocksEventReasons=0x4)
     watch.violations = {"power": 0.5, "thermal": 0.0}
-    facts = nvml.summary(watch)
-    assert facts["sm_clock_mhz"] == [1980, 1980, 1980]
-    assert facts["reasons"] == {"power cap": 1.0}
-    text = "\n".join(nvml.lines(facts))
+    summary = nvml.summary(watch)
+    assert summary.sm_clock_mhz == (1980, 1980, 1980)
+    assert summary.reasons == {"power cap": 1.0}
+    text = "\n".join(summary.lines())
     for part in ("1980 to 1980 MHz SM", "350 to 350 W", "power cap 100% of the time", "0.500 s by power"):
         assert part in text
     assert "thermal" not in text
@@ -230,7 +230,7 @@ def test_summary_and_its_lines(monkeypatch):
 
 def test_summary_of_nothing_has_its_note_alone(monkeypatch):
     watch = seen(monkeypatch, nvmlInit=error("LIBRARY_NOT_FOUND"))
-    assert list(nvml.lines(nvml.summary(watch))) == watch.notes
+    assert list(nvml.summary(watch).lines()) == watch.notes
 
 
 def test_identity(monkeypatch):

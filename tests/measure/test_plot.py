@@ -7,28 +7,23 @@ import pytest
 
 from mvc.errors import UserError
 from mvc.measure import plot
+from mvc.measure.ladder import Row
 
-ROW = {"median_seconds": 0.1, "p10_seconds": 0.09, "p90_seconds": 0.12, "images_per_second": 20.0}
-FACTS = {
-    "model": {"variant": "T", "training": False, "batch": 2, "dtype": "float32"},
-    "environment": {"device": "cpu: A CPU", "torch": "2.14.1"},
-    "timing": {"eager": ROW, "compiled": ROW, "clock": "wall", "rounds": 10},
-    "ladder": [{"name": name, **ROW} for name in ("reference", "eager", "mvc:lower_scan")],
-}
+ROW = Row(0.1, 0.09, 0.12, None, 20.0, 1.0, 1.0, 1.0, 2**30, None, None, 0.5, 0.6)
 
 
-@pytest.mark.parametrize("ladder", [FACTS["ladder"], None], ids=["ladder", "two"])
+@pytest.mark.parametrize("names", [("reference", "eager", "mvc:lower_scan"), ("eager", "compiled")])
 @pytest.mark.parametrize("suffix", plot.FORMATS)
-def test_draws_every_rung(suffix, ladder, tmp_path):
+def test_draws_every_rung(suffix, names, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib, of the extra `plot`, is not installed")
     path = tmp_path / f"ladder{suffix}"
     plot.check(path)
-    plot.ladder(FACTS | {"ladder": ladder}, path)
+    plot.ladder(dict.fromkeys(names, ROW), path, batch=2, label="(clock: wall)", title="MambaVision-T")
     assert list(tmp_path.iterdir()) == [path]
     if suffix == ".svg":
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
-        for name in ("reference", "mvc:lower_scan") if ladder else ("eager", "compiled"):
-            assert f"<!-- {name} -->" in path.read_text()
+        for text in (*names, "images/s (clock: wall)", "MambaVision-T", "20.0"):
+            assert f"<!-- {text} -->" in path.read_text()
     else:
         assert path.read_bytes().startswith(b"\x89PNG")
 

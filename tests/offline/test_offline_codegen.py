@@ -14,7 +14,7 @@ from torch import fx
 from mvc import create_model
 from mvc.errors import UserError
 from mvc.kernels.scan import api as scan
-from mvc.measure.ceilings import count_flops
+from mvc.measure import flops
 from mvc.offline import codegen, device, kernels, torch_private
 from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
@@ -247,7 +247,7 @@ def eager_flops(asked):
             if model.training:
                 scores.backward(torch.empty_like(scores))
 
-    return count_flops(run)
+    return flops.count(run)
 
 
 def check_binaries(manifest, folder):

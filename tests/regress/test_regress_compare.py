@@ -1,5 +1,6 @@
 """`python -m mvc.regress`: what it decides, prints and writes, on processes that are stood for."""
 
+import dataclasses
 import json
 import re
 from xml.etree import ElementTree
@@ -294,7 +295,7 @@ def test_the_newest_baseline_of_this_device_is_compared_with(run, recorded, case
     head = recorded("head")
     assert compared(tmp_path / "baselines", head, cases_file) == 0
     ours = store.read(head)
-    other = {**ours.environment, "device": "cuda: another"}
+    other = dataclasses.replace(ours.environment, device="cuda: another")
     with pytest.raises(store.UserError, match="has no recording for"):
         store.newest(tmp_path / "baselines", ours._replace(environment=other))
     latest = max((tmp_path / "baselines").rglob("*.json"))

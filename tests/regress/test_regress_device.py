@@ -1,6 +1,7 @@
 """What the gate decides on CUDA: the device's time and the call's, each for itself. Processes and device are stood for,
 but for the tests at the end."""
 
+import dataclasses
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,7 +28,9 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "sources", lambda name: compare.contextlib.nullcontext(tmp_path / name))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(nvml, "watch", lambda device: unwatched)
-    monkeypatch.setattr(store, "environment", lambda device: {**ENVIRONMENT, "device": "cuda: stood for"})
+    on_cuda = dataclasses.replace(ENVIRONMENT, device="cuda: stood for")
+    for module in ("mvc.regress.compare", "mvc.regress.__main__"):
+        monkeypatch.setattr(f"{module}.environment", lambda device: on_cuda)
 
     def run(command, *arguments, only=("scan-model",)):
         positional = ["base", "head"] if command == "compare" else []

@@ -12,11 +12,12 @@ import pytest
 
 from mvc import files
 from mvc.errors import UserError
+from mvc.measure.environment import Environment
 from mvc.regress import store
 from mvc.regress.cases import Case
 from mvc.regress.store import RecordedCase, Recording
 
-ENVIRONMENT = dict.fromkeys(store.COMPARABLE) | {
+FACTS = dict.fromkeys(store.COMPARABLE) | {
     "date": "2026-01-02T03:04:05+00:00",
     "load": 0.1,
     "frequency_mhz": None,
@@ -25,6 +26,7 @@ ENVIRONMENT = dict.fromkeys(store.COMPARABLE) | {
     "platform": "Linux x86_64",
     "python": "3.11.2",
 }
+ENVIRONMENT = Environment.from_json(FACTS)
 COMMIT = {"id": "0123456789abcdef", "time": "2026-01-02T03:00:00+00:00", "dirty": False, "branch": "main"}
 
 
@@ -40,7 +42,7 @@ def test_what_is_written_is_read(tmp_path):
     read = store.read(path)
     assert read.cases == recording().cases
     assert read.commit == COMMIT
-    assert {key: read.environment[key] for key in ENVIRONMENT} == ENVIRONMENT
+    assert read.environment == ENVIRONMENT
     assert store.differences(read, recording()) == []
 
 

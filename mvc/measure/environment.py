@@ -1,0 +1,96 @@
+"""What figures depend on besides the program: the machine, and what is installed on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+
+from mvc import __version__
+from mvc.compile import torch_private
+from mvc.measure import machine, nvml
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The fields are documented under "environment" in `mvc.compile.report.FIELDS`."""
+
+    date: str
+    mvc: str | None = None
+    torch: str
+    triton: str | None
+    python: str
+    compiler: str | None
+    platform: str
+    device: str
+    gpu_bus_id: str | None = None
+    cuda_devices: int | None = None
+    driver: str | None
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    cpu: str
+    threads: int
+    affinity: int | None
+    frequency_mhz: float | None
+    cache_bytes: int | None = None
+    load: float | None
+
+    def __str__(self) -> str:
+        """One line for people."""
+        device = self.device
+        if (self.cuda_devices or 1) > 1:
+            device += f" at {self.gpu_bus_id}, one of {self.cuda_devices}"
+        triton = f"triton {self.triton}" if self.triton else "no triton"
+        threads = f"{self.threads} threads"
+        if self.affinity is not None:
+            threads += f" on {self.affinity} processors"
+        if self.frequency_mhz is not None:
+            threads += f" at {self.frequency_mhz:.0f} MHz"
+        load = "" if self.load is None else f", load average {self.load:.1f}"
+        return f"{device}, {threads}{load}, torch {self.torch}, {triton}, {self.compiler or 'no C++ compiler'}"
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Environment:
+        """The one in a recording, which may be older than some fields and may hold other facts besides.
+
+        Raises:
+            TypeError: a field that every recording has is missing.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in facts.items() if name in names})
+
+
+def environment(device: torch.device) -> Environment:
+    """That of this process, for figures of a device."""
+    try:
+        import triton
+    except ImportError:
+        triton = None
+    cuda = device.type == "cuda"
+    gpu = nvml.identify(device) if cuda else nvml.UNKNOWN
+    name = torch.cuda.get_device_name(device) if cuda else machine.processor()
+    return Environment(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        mvc=__version__,
+        torch=torch.__version__,
+        triton=triton and triton.__version__,
+        python=platform.python_version(),
+        compiler=torch_private.cpp_compiler(),
+        platform=f"{platform.system()} {platform.machine()}",
+        device=f"{device.type}: {name}",
+        gpu_bus_id=nvml.bus_id_of(device) if cuda else None,
+        cuda_devices=torch.cuda.device_count() if cuda else None,
+        driver=gpu.driver,
+        sm_clock_mhz=gpu.sm_clock,
+        memory_clock_mhz=gpu.memory_clock,
+        cpu=machine.processor(),
+        threads=torch.get_num_threads(),
+        affinity=machine.affinity(),
+        frequency_mhz=machine.frequency(),
+        cache_bytes=machine.last_level_cache(),
+        load=machine.load_average(),
+    )
