@@ -351,7 +351,8 @@ FACTS = {
     "seconds": 400.0,
     "ended": "when the time was up",
     "environment": {
-        "date": "2026-11-26", "device": "cuda: a card <1>", "gpu_bus_id": None, "cuda_devices": 1, "threads": 1,
+        "date": "2026-11-26", "device": "cuda: a card <1>", "platform": "Linux", "python": "3", "cpu": "a processor",
+        "gpu_bus_id": None, "cuda_devices": 1, "threads": 1,
         "affinity": None, "frequency_mhz": None, "load": None, "torch": "2.11", "triton": "3.6", "compiler": "g++",
         "driver": "580", "sm_clock_mhz": 1980, "memory_clock_mhz": 3201,
     },
