@@ -17,6 +17,7 @@ from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
 from mvc.passes.fusing.fuse_cat import FuseCat
 from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_movement import FuseMovement
+from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.lower_scan import Implementation, LowerScan
 from mvc.passes.raising.raise_higher_order import RaiseHigherOrder
@@ -165,7 +166,4 @@ def _is_pure(node: fx.Node) -> bool:
         return True
     if isinstance(node.target, torch._ops.OpOverload):
         return not node.is_impure()
-    known = call(node)
-    if known is None or known.name == "setitem":
-        return False
-    return not known.name.endswith("_") and not known.args.get("inplace") and "out" not in known.args
+    return call(node) is not None and not written_by(node)

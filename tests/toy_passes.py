@@ -11,7 +11,7 @@ from torch import fx
 from mvc.passes import pipeline
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import op_counts, value
-from mvc.passes.graph.torch_ops import name_of
+from mvc.passes.graph.torch_ops import is_call
 from mvc.passes.pipeline import remove_dead_code
 
 
@@ -72,7 +72,7 @@ class Replace(Pass):
             if node.op == "call_function" and node.target is getattr(torch, self.old):
                 node.target = getattr(torch, self.new)
                 outcome.matches += 1
-            elif name_of(node) == "exp":
+            elif is_call(node, "exp"):
                 outcome.near_misses.append(NearMiss.at(node, "an exponential"))
         return outcome
 

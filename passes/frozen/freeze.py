@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, fx
 
 from mvc.passes import torch_private
-from mvc.passes.graph.constants import constants, storages
+from mvc.passes.frozen.constants import constants
 from mvc.passes.graph.fx_utils import value
+from mvc.passes.graph.memory import shares
 
 Compile = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
 
@@ -94,16 +95,11 @@ def _boundary(graph: fx.Graph, found: set[fx.Node]) -> list[fx.Node]:
     taken = set()
     for node in reversed(graph.nodes):
         if node in needed and node.op != "placeholder":
-            if _has_own_memory(node):
+            if isinstance(value(node), Tensor) and not shares(value(node), map(value, node.all_input_nodes)):
                 taken.add(node)
             else:
                 needed.update(node.all_input_nodes)
     return [node for node in graph.nodes if node in taken]
-
-
-def _has_own_memory(node: fx.Node) -> bool:
-    inputs = set().union(*map(storages, node.all_input_nodes))
-    return isinstance(value(node), Tensor) and not storages(node) & inputs
 
 
 def _ahead_of(nodes: list[fx.Node]) -> set[fx.Node]:

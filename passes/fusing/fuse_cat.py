@@ -10,8 +10,8 @@ from torch import fx
 
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.frozen.epilogues import only_user
-from mvc.passes.graph.constants import storages
-from mvc.passes.graph.fx_utils import insert, shape, value, written_by
+from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.memory import storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
 
@@ -84,8 +84,7 @@ def _obstacle(surroundings: Surroundings, scan: fx.Node, cat: fx.Node) -> str | 
     if (reason := surroundings.contexts.obstacle([scan, cat])) is not None:
         return reason
     read = set().union(*map(storages, scan.all_input_nodes))
-    between = (node for node in cat.graph.nodes if scan < node < cat)
-    writer = next((node for node in between if any(storages(each) & read for each in written_by(node))), None)
+    writer = next(writers((node for node in cat.graph.nodes if scan < node < cat), read), None)
     if writer is None:
         return None
     return f"{writer.name} writes to what the scan reads before its result is put beside the rest"

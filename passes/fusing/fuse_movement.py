@@ -31,18 +31,17 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import fx
-from torch.fx.node import map_arg
 
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
-from mvc.passes.graph.constants import storages
 from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.memory import storages
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import Call, call, name_of
+from mvc.passes.graph.torch_ops import Kind, call, is_call, is_kind
+from mvc.passes.graph.views import axis_order, is_tensor, regrouped, selection
 from mvc.passes.torch_private import surely_equal
 
-PERMUTATIONS = ("permute", "transpose", "movedim", "t", "mT", "numpy_T")
-RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
-COPIES = ("contiguous", "clone")
+# What leaves each element one of the origin's, and in no other dtype.
+FOLLOWED = (Kind.PERMUTATION, Kind.RESHAPE, Kind.COPY)
 LONGEST = 32  # movements that are followed back
 
 
@@ -53,7 +52,7 @@ class Mode(NamedTuple):
     stride: int | torch.SymInt
 
 
-Axes = list[list[Mode]]
+Modes = list[list[Mode]]  # of each axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class FuseMovement(Pass):
         outcome = Outcome()
         surroundings = Surroundings(graph)
         for node in list(graph.nodes):
-            outcome.matches += name_of(node) == "cat" and _permute_parts(surroundings, node)
+            outcome.matches += is_call(node, "cat") and _permute_parts(surroundings, node)
         for node in list(graph.nodes):
             if not _is_movement(node) or all(map(_is_movement, node.users)):
                 continue
@@ -85,16 +84,16 @@ class FuseMovement(Pass):
 def _permute_parts(surroundings: Surroundings, node: fx.Node) -> bool:
     """Whether the node was a concatenation that all users permute alike: its parts now are permuted instead."""
     args = call(node).args
-    moves = [user for user in node.users if name_of(user) in PERMUTATIONS and call(user).args["input"] is node]
+    moves = [user for user in node.users if is_kind(user, Kind.PERMUTATION)]
     if not moves or len(moves) < len(node.users) or not {"tensors", "dim"}.issuperset(args):
         return False
     if surroundings.contexts.obstacle([node, *moves]) is not None:
         return False
-    order = _order(moves[0])
+    order = axis_order(moves[0])
     parts = args["tensors"]
     if not isinstance(parts, (tuple, list)) or any(len(shape(part)) != len(order) for part in parts):
         return False
-    if any(_order(move) != order for move in moves):
+    if any(axis_order(move) != order for move in moves):
         return False
     try:
         with surroundings.at(node):
@@ -110,40 +109,26 @@ def _permute_parts(surroundings: Surroundings, node: fx.Node) -> bool:
 
 def _padded(node: fx.Node) -> list[fx.Node] | None:
     """What the node has left of a padded tensor, if that is all but the padding; the padded tensor, and the node."""
-    known = call(node)
-    pad = known.args["input"] if known is not None and known.name in ("getitem", "narrow") else None
-    padding = call(pad) if isinstance(pad, fx.Node) else None
+    cut = selection(node)
+    padding = call(cut.input) if cut is not None else None
     if padding is None or padding.name != "pad" or padding.args.get("mode", "constant") != "constant":
         return None
-    origin, widths = padding.args["input"], padding.args["pad"]
+    origin, pad, widths = padding.args["input"], cut.input, padding.args["pad"]
     if not all(isinstance(width, int) and width >= 0 for width in widths):
         return None
-    starts = _starts(known, len(shape(pad)))
-    ahead = [0] * (len(shape(pad)) - len(widths) // 2) + list(widths[::2])[::-1]
-    return [origin, pad, node] if starts == ahead and _equal(shape(origin), shape(node)) else None
-
-
-def _starts(cut: Call, rank: int) -> list[Any] | None:
-    """For each axis the first entry that the cut keeps; None for what is no plain cut."""
-    if cut.name == "narrow":
-        parts = [slice(None)] * rank
-        parts[cut.args["dim"]] = slice(cut.args["start"], None)
-    else:
-        parts = list(cut.args["index"]) if isinstance(cut.args["index"], tuple) else [cut.args["index"]]
-        if not all(isinstance(part, slice) or part is Ellipsis for part in parts) or parts.count(Ellipsis) > 1:
-            return None
-        at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
-        parts[at : at + 1] = [slice(None)] * (rank - len(parts) + (Ellipsis in parts))
-    return [part.start or 0 for part in parts] if all(part.step in (None, 1) for part in parts) else None
+    if not all(isinstance(item, slice) and item.step in (None, 1) for item in cut.index):
+        return None
+    starts = [item.start or 0 for item in cut.index]
+    before = [0] * (len(starts) - len(widths) // 2) + list(widths[::2])[::-1]
+    return [origin, pad, node] if starts == before and _equal(shape(origin), shape(node)) else None
 
 
 def _is_movement(node: fx.Node) -> bool:
     known = call(node)
-    if known is None or known.name not in (*PERMUTATIONS, *RESHAPES, *COPIES) or "memory_format" in known.args:
+    if known is None or not is_kind(node, *FOLLOWED) or "memory_format" in known.args:
         return False
     source = known.args["input"]
-    tensors = isinstance(source, fx.Node) and shape(source) is not None and shape(node) is not None
-    return tensors and value(node).dtype == value(source).dtype
+    return is_tensor(source) and is_tensor(node) and value(node).dtype == value(source).dtype
 
 
 def _chain(node: fx.Node) -> list[fx.Node]:
@@ -170,66 +155,38 @@ def _start(chain: Sequence[fx.Node]) -> int | None:
 
 def _near_miss(chain: Sequence[fx.Node]) -> str | None:
     """Why a chain that looks as if it moved back what it had moved away does not."""
-    if name_of(chain[0]) == "roll" and _start([*_chain(call(chain[0]).args["input"]), *chain[1:]]) is not None:
+    if is_call(chain[0], "roll") and _start([*_chain(call(chain[0]).args["input"]), *chain[1:]]) is not None:
         return f"{chain[0].name} moves elements in between"
-    permutations = [node for node in chain[1:] if name_of(node) in PERMUTATIONS]
+    permutations = [node for node in chain[1:] if is_kind(node, Kind.PERMUTATION)]
     if len(permutations) < 2:
         return None
-    there, back = _order(permutations[0]), _order(permutations[-1])
+    there, back = axis_order(permutations[0]), axis_order(permutations[-1])
     if len(there) == len(back) > 4 and all(there[axis] == at for at, axis in enumerate(back)):
         return f"{permutations[-1].name} does not undo {permutations[0].name}: the sizes differ"
     return None
 
 
-def _plain(sizes: torch.Size) -> Axes | None:
+def _plain(sizes: torch.Size) -> Modes | None:
     """The axes of the origin; None where it has no elements."""
     if any(surely_equal(size, 0) for size in sizes):
         return None
     return [[Mode(size, math.prod(sizes[axis + 1 :]))] for axis, size in enumerate(sizes)]
 
 
-def _moved(axes: Axes | None, node: fx.Node) -> Axes | None:
+def _moved(axes: Modes | None, node: fx.Node) -> Modes | None:
     """The axes of the node, a movement of a tensor with those axes; None where a reshape splits none of their modes."""
-    name = name_of(node)
-    if axes is None or name in COPIES:
+    if axes is None or is_kind(node, Kind.COPY):
         return axes
-    if name in PERMUTATIONS:
-        return [axes[axis] for axis in _order(node)]
-    return _reshaped(_joined(axes), shape(node))
+    if is_kind(node, Kind.PERMUTATION):
+        return [axes[axis] for axis in axis_order(node)]
+    modes = _joined(axes)
+    made_of = regrouped([mode.size for mode in modes], shape(node))
+    if made_of is None:
+        return None
+    return [[Mode(piece.size, modes[piece.axis].stride * piece.stride) for piece in pieces] for pieces in made_of]
 
 
-def _order(node: fx.Node) -> list[int]:
-    """For each axis of a permutation that of its input, read off a tensor whose sizes say which is which."""
-    source = call(node).args["input"]
-    names = torch.empty(tuple(range(1, len(shape(source)) + 1)), device="meta")
-    args, kwargs = map_arg((node.args, node.kwargs), lambda each: names if each is source else value(each))
-    permute = getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target
-    return [size - 1 for size in permute(*args, **kwargs).shape]
-
-
-def _reshaped(rest: list[Mode], sizes: Sequence[Any]) -> Axes | None:
-    """The modes dealt out to axes of those sizes, from the last to the first."""
-    axes: Axes = []
-    for size in reversed(sizes):
-        axis: list[Mode] = []
-        while not surely_equal(size, 1):
-            if not rest:
-                return None
-            mode = rest.pop()
-            if surely_equal(size % mode.size, 0):
-                axis.insert(0, mode)
-                size = size // mode.size
-            elif surely_equal(mode.size % size, 0):
-                axis.insert(0, Mode(size, mode.stride))
-                rest.append(Mode(mode.size // size, mode.stride * size))
-                size = 1
-            else:
-                return None
-        axes.insert(0, axis)
-    return None if rest else axes
-
-
-def _joined(axes: Axes) -> list[Mode]:
+def _joined(axes: Modes) -> list[Mode]:
     """All modes in order, neighbours joined where the outer continues the inner one."""
     modes: list[Mode] = []
     for mode in (mode for axis in axes for mode in axis if not surely_equal(mode.size, 1)):
@@ -240,7 +197,7 @@ def _joined(axes: Axes) -> list[Mode]:
     return modes
 
 
-def _is_in_order(axes: Axes) -> bool:
+def _is_in_order(axes: Modes) -> bool:
     return len(_joined(axes)) < 2
 
 

@@ -14,26 +14,24 @@ from torch.fx.node import map_arg
 
 from mvc.kernels.scan import rules
 from mvc.passes import torch_private
-from mvc.passes.graph import torch_ops
 
 KERNELS = Path(rules.__file__).parents[1]  # where a scan's public function lies, below the line that calls it
-# What writes to an argument without saying so by a trailing underscore.
-WRITERS = {"instance_norm", "embedding", "embedding_bag", "backward"} | {
-    f"i{operator}" for operator in ("add", "and", "floordiv", "lshift", "matmul", "mod", "or", "pow", "rshift", "xor")
-}
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<code>.*)')
 
 
 def op_counts(graph: fx.Graph) -> Counter[str]:
     """How often the graph calls each function, method or op, by name: "add", or "mvc.selective_scan" for an op."""
-    return Counter(_op_name(node.target) for node in graph.nodes if node.op in ("call_function", "call_method"))
+    return Counter(_op_name(node) for node in graph.nodes if node.op in ("call_function", "call_method"))
 
 
-def _op_name(target: object) -> str:
-    packet = getattr(target, "overloadpacket", target)
-    if isinstance(packet, torch._ops.OpOverloadPacket):
-        return str(packet)
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+def _op_name(node: fx.Node) -> str:
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return str(packet) if isinstance(packet, torch._ops.OpOverloadPacket) else name_of(node)
+
+
+def name_of(node: fx.Node) -> str:
+    """What the node calls, by its own name: that of a function, or of a tensor's method."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def source_line(node: fx.Node) -> str:
@@ -74,37 +72,3 @@ def call_target(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     if node.op == "call_method":
         return getattr(args[0], node.target)(*args[1:], **kwargs)
     return node.target(*args, **kwargs)
-
-
-def written_by(node: fx.Node) -> list[fx.Node]:
-    """The arguments whose memory the call writes to, or may write to for all that is known of it."""
-    if node.op not in ("call_function", "call_method"):
-        return []
-    known = torch_ops.call(node)
-    if known is not None:
-        written = _written_by_known(known)
-    elif isinstance(node.target, torch._ops.OpOverload):
-        written = node.all_input_nodes if node.target._schema.is_mutable else []
-    else:
-        written = [] if _is_pure_by_name(node) else node.all_input_nodes
-    return [each for each in written if isinstance(each, fx.Node)]
-
-
-def _written_by_known(known: torch_ops.Call) -> list[object]:
-    arguments = known.args
-    if known.name.endswith("_") or known.name == "setitem" or arguments.get("inplace"):
-        return [arguments.get("input")]
-    if known.name == "batch_norm" and arguments.get("training"):
-        return [arguments.get("running_mean"), arguments.get("running_var")]
-    return [arguments.get("out")]
-
-
-def _is_pure_by_name(node: fx.Node) -> bool:
-    """torch's functions and methods say by their name or arguments that they write; of others nothing is known."""
-    if isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverloadPacket)):
-        return False
-    name = str(getattr(node.target, "__name__", node.target))
-    module = (getattr(node.target, "__module__", None) or "").split(".")[0]
-    known = node.op == "call_method" or module in ("torch", "math", "builtins", "_operator")
-    in_place = name.endswith("_") or {"out", "inplace"} & node.kwargs.keys()
-    return known and not in_place and name not in WRITERS

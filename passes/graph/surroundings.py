@@ -8,10 +8,9 @@ is inside it and nothing else. Every pass that puts nodes in the place of others
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,40 +20,22 @@ from torch.utils._pytree import tree_leaves
 
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
-from mvc.passes.graph.constants import memory, storages
 from mvc.passes.graph.contexts import Contexts
-from mvc.passes.graph.fx_utils import call_target, insert, value, written_by
-from mvc.passes.torch_private import example_size, surely_at_most, surely_equal
-
-# Calls whose result, or effect, depends on where the elements of their argument lie.
-READS_LAYOUT = (
-    *("as_strided", "as_strided_", "as_strided_scatter", "set_", "resize_", "resize_as_", "data_ptr"),
-    *("storage", "untyped_storage", "storage_offset", "stride", "is_contiguous"),
+from mvc.passes.graph.fx_utils import call_target, insert, value
+from mvc.passes.graph.memory import (
+    Holders,
+    is_dense,
+    memory_order,
+    overlaps,
+    reads_layout,
+    same_strides,
+    shares,
+    storages,
+    written_by,
 )
+from mvc.passes.torch_private import surely_at_most, surely_equal
+
 MOST_FOLLOWED = 2048  # nodes behind a change of strides; to copy is cheaper than to follow more
-
-
-@dataclasses.dataclass
-class _Memory:
-    """Who holds which memory of a graph."""
-
-    seen: set[int] = dataclasses.field(default_factory=set)
-    writers: dict[int, fx.Node] = dataclasses.field(default_factory=dict)
-    stands_for: dict[int, set[int]] = dataclasses.field(default_factory=dict)  # what the program had in its place
-    kept_alive: list[Any] = dataclasses.field(default_factory=list)  # what identifies memory is its address
-
-    @classmethod
-    def of(cls, graph: fx.Graph) -> _Memory:
-        memory = cls(kept_alive=[value(node) for node in graph.nodes])
-        for node in graph.nodes:
-            memory.stands_for.update((each, {each}) for each in storages(node))
-            for each in written_by(node):
-                memory.writers.update(dict.fromkeys(storages(each), node))
-            if node.op in ("placeholder", "get_attr"):
-                memory.seen |= storages(node)
-            elif reads_layout(node):
-                memory.seen.update(*map(storages, node.all_input_nodes))
-        return memory
 
 
 class Surroundings:
@@ -72,8 +53,8 @@ class Surroundings:
         return Contexts(self.graph)
 
     @functools.cached_property
-    def _memory(self) -> _Memory:
-        return _Memory.of(self.graph)
+    def _memory(self) -> Holders:
+        return Holders.of(self.graph)
 
     @contextlib.contextmanager
     def at(self, node: fx.Node) -> Iterator[Callable[[], None]]:
@@ -150,7 +131,7 @@ class Surroundings:
         before, after, memory = storages(old), storages(new), self._memory
         shared = any(memory.stands_for.get(each, before) != before for each in after) or _is_saved(new)
         larger = not surely_at_most(*(value(each).untyped_storage().nbytes() for each in (new, old)))
-        apart = shared or larger or _overlaps(value(new))
+        apart = shared or larger or overlaps(value(new))
         if (shared and self.writer(new)) or (apart and self.is_seen(old)):
             new = self._copied(old, new)
             after = storages(new)
@@ -163,7 +144,7 @@ class Surroundings:
         return new
 
     def _with_strides(self, old: fx.Node, new: fx.Node) -> fx.Node:
-        fits = same_strides(value(old), value(new)) or _is_dense(value(new), memory_order(value(old)))
+        fits = same_strides(value(old), value(new)) or is_dense(value(new), memory_order(value(old)))
         return new if fits else self._copied(old, new)
 
     def _copied(self, old: fx.Node, new: fx.Node) -> fx.Node:
@@ -173,7 +154,7 @@ class Surroundings:
         insert_ = functools.partial(insert, self.graph)
         with self.graph.inserting_before(place), self.contexts.inside(place):
             copy = new if order == sorted(order) else insert_(torch.permute, new, order)
-            if dense := _is_dense(value(new), order):
+            if dense := is_dense(value(new), order):
                 # Inductor drops a copy with the strides of its input, whose whole memory is kept alive then.
                 copy = insert_(torch.movedim, insert_(torch.unsqueeze, copy, 0), 0, -1)
             copy = insert_("clone", copy, memory_format=torch.contiguous_format)
@@ -204,13 +185,8 @@ class Surroundings:
             Declined: the strides are seen, or to follow them is more than it is worth.
         """
         values = {node: new for node, new in changed.items() if not same_strides(value(node), new)}
-        pending = [user for node in values for user in node.users]
-        heapq.heapify(pending)
-        while pending:
-            user = heapq.heappop(pending)
-            if (pending and pending[0] is user) or (returned and user.op == "output"):
-                continue
-            if user in changed or user in leaving:
+        for user in _downstream(values):
+            if (returned and user.op == "output") or user in changed or user in leaving:
                 continue
             if reads_layout(user) or len(values) > MOST_FOLLOWED + len(changed):
                 raise Declined(f"{user.name} depends on its strides", user)
@@ -220,22 +196,14 @@ class Surroundings:
             result = self._recomputed(user, values)
             if not _alike(value(user), result):
                 values[user] = result
-                for each in user.users:
-                    heapq.heappush(pending, each)
         return values
 
     def _follow_memory(self, values: dict[fx.Node, Any], leaving: Collection[fx.Node]) -> None:
         """Add the new example values of what is in the memory of nodes that are in other memory now."""
-        pending = [user for node in values for user in node.users]
-        heapq.heapify(pending)
-        while pending:
-            user = heapq.heappop(pending)
-            inputs = [each for each in user.all_input_nodes if each in values]
-            if user in values or user in leaving or not _shares(value(user), map(value, inputs)):
-                continue
-            values[user] = self._computed(user, values)
-            for each in user.users:
-                heapq.heappush(pending, each)
+        for user in _downstream(values):
+            inputs = [value(each) for each in user.all_input_nodes if each in values]
+            if user not in values and user not in leaving and shares(value(user), inputs):
+                values[user] = self._computed(user, values)
 
     def _computed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), lambda each: values.get(each, value(each)))
@@ -252,27 +220,25 @@ class Surroundings:
             raise Declined(f"{node.name} fails with other strides", node) from error
         if recorder.random:
             raise Declined(f"{node.name} draws random numbers in the order of memory", node)
-        before = _shares(value(node), map(value, node.all_input_nodes))
-        after = _shares(result, (values.get(each, value(each)) for each in node.all_input_nodes))
+        before = shares(value(node), map(value, node.all_input_nodes))
+        after = shares(result, (values.get(each, value(each)) for each in node.all_input_nodes))
         if before != after and self.is_seen(node):
             raise Declined(f"{node.name} is a view, and would be a copy, or the other way round", node)
         return result
 
 
-def reads_layout(node: fx.Node) -> bool:
-    """Whether the node may see more of its arguments than their values: how they lie, and in whose memory."""
-    if node.op not in ("call_function", "call_method"):
-        return node.op not in ("placeholder", "get_attr")
-    if getattr(node.target, "__name__", node.target) in READS_LAYOUT:
-        return True
-    if node.op == "call_method":
-        return False
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return True
-    if isinstance(node.target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-        return str(node.target).split(".")[0] not in ("aten", "prims", "mvc")
-    module = (getattr(node.target, "__module__", None) or "").split(".")[0]
-    return module not in ("torch", "math", "builtins", "_operator")
+def _downstream(values: Mapping[fx.Node, Any]) -> Iterator[fx.Node]:
+    """The users of the nodes in the graph's order, each once, and those of users that become nodes themselves."""
+    pending = [user for node in values for user in node.users]
+    heapq.heapify(pending)
+    while pending:
+        user = heapq.heappop(pending)
+        if (pending and pending[0] is user) or user in values:
+            continue
+        yield user
+        if user in values:
+            for each in user.users:
+                heapq.heappush(pending, each)
 
 
 def _is_saved(node: fx.Node) -> bool:
@@ -282,34 +248,6 @@ def _is_saved(node: fx.Node) -> bool:
         node, source = source, next((each for each in source.all_input_nodes if storages(each) == memory), None)
     packet = getattr(node.target, "overloadpacket", node.target)
     return str(packet) == "mvc.linear_recurrence" and value(node).requires_grad
-
-
-def same_strides(first: Tensor, second: Tensor) -> bool:
-    """Whether both have the same strides along every axis of more than one element."""
-    strides = zip(first.shape, first.stride(), second.stride(), strict=True)
-    return all(surely_equal(size, 1) or surely_equal(one, other) for size, one, other in strides)
-
-
-def memory_order(tensor: Tensor) -> list[int]:
-    """The axes from the one with the longest strides to that with the shortest."""
-    strides = [example_size(stride) for stride in tensor.stride()]
-    return sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether several elements lie in one place, as where a tensor was expanded: that cannot be written to."""
-    axes = zip(tensor.shape, tensor.stride(), strict=True)
-    return any(surely_equal(stride, 0) and not surely_equal(size, 1) for size, stride in axes)
-
-
-def _is_dense(tensor: Tensor, order: Sequence[int]) -> bool:
-    """Whether the tensor fills its memory with its axes in that order."""
-    stride = 1
-    for axis in reversed(order):
-        if not (surely_equal(tensor.shape[axis], 1) or surely_equal(tensor.stride(axis), stride)):
-            return False
-        stride = stride * tensor.shape[axis]
-    return True
 
 
 def _fits(first: Tensor, second: Tensor) -> bool:
@@ -325,8 +263,3 @@ def _fits(first: Tensor, second: Tensor) -> bool:
 def _alike(first: Any, second: Any) -> bool:
     pairs = zip(tree_leaves(first), tree_leaves(second), strict=True)
     return all(same_strides(one, two) if isinstance(one, Tensor) else surely_equal(one, two) for one, two in pairs)
-
-
-def _shares(result: Any, inputs: Iterable[Any]) -> bool:
-    """Whether the result shares memory with an input."""
-    return not memory(result).isdisjoint(set().union(*map(memory, inputs)))

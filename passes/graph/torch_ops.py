@@ -1,4 +1,4 @@
-"""One name for each torch call, however it was written.
+"""What a torch call is: its one name, what kind of call it is, and its arguments by name, however it was written.
 
 Dynamo's graphs hold what the user wrote: `a * b`, `torch.mul(a, b)` and `a.mul(b)` are three kinds of node.
 `call(node)` is the same for all three.
@@ -6,98 +6,150 @@ Dynamo's graphs hold what the user wrote: `a * b`, `torch.mul(a, b)` and `a.mul(
 
 from __future__ import annotations
 
+import enum
 from typing import Any, NamedTuple
 
 from torch import fx
 
-# Parameter names of the calls that passes look at, as in torch's documentation; "*" takes the rest. A name in the
-# table stands for the function, the operator and the method; a trailing underscore marks the in-place form.
-SIGNATURES: dict[str, tuple[str, ...]] = {
-    "add": ("input", "other", "alpha"),
-    "sub": ("input", "other", "alpha"),
-    "mul": ("input", "other"),
-    "div": ("input", "other"),
-    "pow": ("input", "exponent"),
-    "neg": ("input",),
-    "exp": ("input",),
-    "square": ("input",),
-    "abs": ("input",),
-    "log": ("input",),
-    "rsqrt": ("input",),
-    "sqrt": ("input",),
-    "tanh": ("input",),
-    "sigmoid": ("input",),
-    "relu": ("input", "inplace"),
-    "gelu": ("input", "approximate"),
-    "silu": ("input", "inplace"),
-    "softplus": ("input", "beta", "threshold"),
-    "addcmul": ("input", "tensor1", "tensor2", "value"),
-    "lerp": ("input", "end", "weight"),
-    "where": ("condition", "input", "other"),
-    "clamp": ("input", "min", "max"),
-    "matmul": ("input", "other"),
-    "bmm": ("input", "mat2"),
-    "baddbmm": ("input", "batch1", "batch2", "beta", "alpha"),
-    "einsum": ("equation", "*operands"),
-    "linear": ("input", "weight", "bias"),
-    "sum": ("input", "dim", "keepdim", "dtype"),
-    "mean": ("input", "dim", "keepdim", "dtype"),
-    "stack": ("tensors", "dim"),
-    "cat": ("tensors", "dim"),
-    "unbind": ("input", "dim"),
-    "select": ("input", "dim", "index"),
-    "narrow": ("input", "dim", "start", "length"),
-    "slice": ("input", "dim", "start", "end", "step"),
-    "split": ("input", "split_size_or_sections", "dim"),
-    "chunk": ("input", "chunks", "dim"),
-    "flip": ("input", "*dims"),
-    "roll": ("input", "shifts", "dims"),
-    "getitem": ("input", "index"),
-    "setitem": ("input", "index", "value"),
-    "copy": ("input", "src"),
-    "unsqueeze": ("input", "dim"),
-    "squeeze": ("input", "dim"),
-    "transpose": ("input", "dim0", "dim1"),
-    "permute": ("input", "*dims"),
-    "movedim": ("input", "source", "destination"),
-    "t": ("input",),
-    "mT": ("input",),
-    "numpy_T": ("input",),
-    "expand": ("input", "*size"),
-    "expand_as": ("input", "other"),
-    "broadcast_to": ("input", "*size"),
-    "view": ("input", "*size"),
-    "view_as": ("input", "other"),
-    "reshape": ("input", "*shape"),
-    "reshape_as": ("input", "other"),
-    "flatten": ("input", "start_dim", "end_dim"),
-    "unflatten": ("input", "dim", "sizes"),
-    "repeat_interleave": ("input", "repeats", "dim"),
-    "to": ("input", "*what"),
-    "type_as": ("input", "other"),
-    "type": ("input", "dtype"),
-    "float": ("input",),
-    "double": ("input",),
-    "half": ("input",),
-    "bfloat16": ("input",),
-    "contiguous": ("input",),
-    "clone": ("input",),
-    "detach": ("input",),
-    "zeros": ("*size",),
-    "new_zeros": ("input", "*size"),
-    "zeros_like": ("input",),
-    "empty": ("*size",),
-    "new_empty": ("input", "*size"),
-    "empty_like": ("input",),
-    "pad": ("input", "pad", "mode", "value"),
-    "conv1d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
-    "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
-    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-    "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
+
+class Kind(enum.Enum):
+    """What a call makes of the elements of its tensors. No call of any kind draws random numbers."""
+
+    POINTWISE = "each element from those in its place, the operands broadcast"
+    CAST = "the same elements in another dtype or on another device"
+    COPY = "the same elements, in memory of their own where needed"
+    DETACHMENT = "the same elements without their gradients"
+    PERMUTATION = "the axes in another order"
+    RESHAPE = "axes split, joined, added or dropped, with the elements in their order"
+    EXPANSION = "axes of size 1 repeated"
+    SELECTION = "some of the elements, in their order"
+    ARRANGEMENT = "the elements in another order, repeated, or beside others"
+    REDUCTION = "sums and means along axes"
+    PRODUCT = "sums of products: matrices, einsum, convolutions"
+    NORMALIZATION = "normalised by statistics"
+    CONSTRUCTION = "a new tensor whose elements no tensor decides"
+    WRITE = "elements put into a tensor"
+
+
+# What leaves every element as it is and puts it in another place, dtype or memory.
+MOVEMENTS = {
+    *(Kind.CAST, Kind.COPY, Kind.PERMUTATION, Kind.RESHAPE),
+    *(Kind.EXPANSION, Kind.SELECTION, Kind.ARRANGEMENT),
 }
 
+# The calls that passes look at, with the names of their parameters as in torch's documentation; "*" takes the rest,
+# "**" any other keyword. A name stands for the function, the operator and the method; a trailing underscore marks the
+# in-place form, which is of the same kind.
+CALLS: dict[Kind, dict[str, str]] = {
+    Kind.POINTWISE: {
+        "add": "input other alpha",
+        "sub": "input other alpha",
+        "mul": "input other",
+        "div": "input other rounding_mode",
+        "pow": "input exponent",
+        "neg": "input",
+        "exp": "input",
+        "square": "input",
+        "abs": "input",
+        "log": "input",
+        "rsqrt": "input",
+        "sqrt": "input",
+        "tanh": "input",
+        "sigmoid": "input",
+        "relu": "input inplace",
+        "gelu": "input approximate",
+        "silu": "input inplace",
+        "softplus": "input beta threshold",
+        "addcmul": "input tensor1 tensor2 value",
+        "lerp": "input end weight",
+        "where": "condition input other",
+        "clamp": "input min max",
+    },
+    Kind.CAST: {
+        "to": "input *what **",
+        "type_as": "input other",
+        "type": "input dtype **",
+        "float": "input **",
+        "double": "input **",
+        "half": "input **",
+        "bfloat16": "input **",
+    },
+    Kind.COPY: {"contiguous": "input memory_format", "clone": "input memory_format"},
+    Kind.DETACHMENT: {"detach": "input"},
+    Kind.PERMUTATION: {
+        "transpose": "input dim0 dim1",
+        "permute": "input *dims",
+        "movedim": "input source destination",
+        "t": "input",
+        "mT": "input",
+        "numpy_T": "input",
+    },
+    Kind.RESHAPE: {
+        "view": "input *size",
+        "view_as": "input other",
+        "reshape": "input *shape",
+        "reshape_as": "input other",
+        "flatten": "input start_dim end_dim",
+        "unflatten": "input dim sizes",
+        "unsqueeze": "input dim",
+        "squeeze": "input dim",
+    },
+    Kind.EXPANSION: {"expand": "input *size", "expand_as": "input other", "broadcast_to": "input *size"},
+    Kind.SELECTION: {
+        "getitem": "input index",
+        "select": "input dim index",
+        "narrow": "input dim start length",
+        "slice": "input dim start end step",
+        "split": "input split_size_or_sections dim",
+        "chunk": "input chunks dim",
+        "unbind": "input dim",
+    },
+    Kind.ARRANGEMENT: {
+        "stack": "tensors dim",
+        "cat": "tensors dim",
+        "flip": "input *dims",
+        "roll": "input shifts dims",
+        "repeat_interleave": "input repeats dim",
+        "pad": "input pad mode value",
+    },
+    Kind.REDUCTION: {"sum": "input dim keepdim dtype", "mean": "input dim keepdim dtype"},
+    Kind.PRODUCT: {
+        "matmul": "input other",
+        "bmm": "input mat2",
+        "baddbmm": "input batch1 batch2 beta alpha",
+        "einsum": "equation *operands",
+        "linear": "input weight bias",
+        "conv1d": "input weight bias stride padding dilation groups",
+        "conv2d": "input weight bias stride padding dilation groups",
+        "conv3d": "input weight bias stride padding dilation groups",
+    },
+    Kind.NORMALIZATION: {
+        "batch_norm": "input running_mean running_var weight bias training momentum eps",
+        "layer_norm": "input normalized_shape weight bias eps",
+    },
+    Kind.CONSTRUCTION: {
+        "zeros": "*size **",
+        "new_zeros": "input *size **",
+        "zeros_like": "input **",
+        "ones": "*size **",
+        "new_ones": "input *size **",
+        "ones_like": "input **",
+        "full": "size fill_value **",
+        "new_full": "input size fill_value **",
+        "full_like": "input fill_value **",
+        "empty": "*size **",
+        "new_empty": "input *size **",
+        "empty_like": "input **",
+        "arange": "*range **",
+        "tensor": "data **",
+    },
+    Kind.WRITE: {"setitem": "input index value", "copy": "input src non_blocking"},
+}
+_KINDS = {name: kind for kind, calls in CALLS.items() for name in calls}
+_PARAMETERS = {name: parameters.split() for calls in CALLS.values() for name, parameters in calls.items()}
+
 # Other names of the same calls: operators, aliases, and what torch's C functions are called.
-ALIASES = {
+_ALIASES = {
     "truediv": "div",
     "true_divide": "div",
     "divide": "div",
@@ -106,6 +158,7 @@ ALIASES = {
     "negative": "neg",
     "swapaxes": "transpose",
     "swapdims": "transpose",
+    "moveaxis": "movedim",
     "concat": "cat",
     "concatenate": "cat",
     "iadd": "add_",
@@ -113,41 +166,95 @@ ALIASES = {
     "imul": "mul_",
     "itruediv": "div_",
 }
+# Other names of the same parameters: torch takes those of numpy, and its ops say `self`.
+_KEYWORDS = {
+    **{"self": "input", "x": "input", "a": "input", "x1": "input", "x2": "other"},
+    **{"axis": "dim", "axes": "dims", "keepdims": "keepdim", "axis0": "dim0", "axis1": "dim1"},
+    "split_size": "split_size_or_sections",
+}
+# Where torch's functions of these names are. Others of the same names are other functions: `torch.masked.sum`, an op of
+# the user's called mul, `torch.batch_norm`, whose parameters come in another order.
+_MODULES = {"torch", "torch.functional", "torch.nn.functional", "torch._C._nn", "torch._ops.aten", "_operator"}
+_ELSEWHERE = {"batch_norm": "torch.nn.functional"}
 
 
 class Call(NamedTuple):
-    """A torch call: its one name, and its arguments by parameter name. Absent options are absent."""
+    """A torch call: its one name, its kind, and its arguments by parameter name. Absent options are absent."""
 
     name: str
+    kind: Kind
     args: dict[str, Any]
 
 
-def name_of(node: fx.Node) -> str | None:
-    """The one name of what the node calls, with a trailing underscore where it works in place; None if unknown."""
-    if node.op == "call_method":
-        name = node.target.strip("_") + "_" * (node.target.endswith("_") and not node.target.endswith("__"))
-    elif node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
-        if node.target is getattr:  # torch 2.13 has `x.mT` so
-            name = {"mT": "mT", "T": "numpy_T"}.get(node.args[1], "")
-    else:
-        return None
-    name = ALIASES.get(name, name)
-    return name if name.removesuffix("_") in SIGNATURES else None
+def call(node: object) -> Call | None:
+    """The node as one of `CALLS`; None for any other, for what writes to an `out`, and for what is no node.
 
-
-def call(node: fx.Node) -> Call | None:
-    """The node as a call of a function in `SIGNATURES`; None for any other node."""
-    name = name_of(node)
+    What works in place has a trailing underscore, `silu(x, inplace=True)` as well.
+    """
+    name = _name(node) if isinstance(node, fx.Node) else None
     if name is None:
         return None
-    parameters = SIGNATURES[name.removesuffix("_")]
+    base = name.removesuffix("_")
     bound: dict[str, Any] = {}
-    for index, parameter in enumerate(parameters):
-        if parameter.startswith("*"):
+    takes_any = False
+    for index, parameter in enumerate(_PARAMETERS[base]):
+        if parameter == "**":
+            takes_any = True
+        elif parameter.startswith("*"):
             rest = node.args[index:]
             if rest:
                 bound[parameter[1:]] = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
         elif index < len(node.args):
             bound[parameter] = node.args[index]
-    return Call(name, {**bound, **node.kwargs})
+    known = {parameter.removeprefix("*") for parameter in _PARAMETERS[base]}
+    for keyword, argument in node.kwargs.items():
+        parameter = keyword if keyword in known else _KEYWORDS.get(keyword, keyword)
+        if parameter == "out" or not (takes_any or parameter in known):
+            return None
+        bound[parameter] = argument
+    if bound.pop("inplace", False):
+        name = f"{base}_"
+    return Call(name, _KINDS[base], bound)
+
+
+def _name(node: fx.Node) -> str | None:
+    """The one name of what the node calls, with a trailing underscore where that marks the in-place form."""
+    target = node.target
+    if node.op == "call_method":
+        name = target.strip("_") + "_" * (target.endswith("_") and not target.endswith("__"))
+    elif node.op == "call_function":
+        name = getattr(target, "__name__", "")
+        if target is getattr:  # torch 2.13 has `x.mT` so
+            name = {"mT": "mT", "T": "numpy_T"}.get(node.args[1], "")
+        elif getattr(target, "__module__", None) not in _MODULES:
+            return None
+    else:
+        return None
+    name = _ALIASES.get(name, name)
+    base = name.removesuffix("_")
+    if base not in _KINDS or (
+        node.op == "call_function" and _ELSEWHERE.get(base, target.__module__) != target.__module__
+    ):
+        return None
+    return name
+
+
+def filled_with(node: object) -> Any:
+    """The number, or the node of it, that a new tensor has in every place; None for any other node."""
+    known = call(node)
+    if known is None or known.kind is not Kind.CONSTRUCTION:
+        return None
+    if "fill_value" in known.args:
+        return known.args["fill_value"]
+    return {"zeros": 0, "ones": 1}.get(known.name.removeprefix("new_").removesuffix("_like"))
+
+
+def is_call(node: object, *names: str) -> bool:
+    known = call(node)
+    return known is not None and known.name in names
+
+
+def is_kind(node: object, *kinds: Kind) -> bool:
+    """Whether the node is a call of one of the kinds that writes to none of its arguments."""
+    known = call(node)
+    return known is not None and known.kind in kinds and not known.name.endswith("_")

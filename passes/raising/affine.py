@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import fx
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.axes import CASTS, COPIES
-from mvc.passes.graph.fx_utils import insert
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.fx_utils import insert, name_of
+from mvc.passes.graph.torch_ops import Call, Kind, call, is_kind
+from mvc.passes.graph.views import einsum_letters, is_cast
 
-Term = fx.Node | float  # what a step computes without its state, or a number
+Operand = fx.Node | float  # what a step computes without its state, or a number
 
 
 class Affine(NamedTuple):
     """factor · h + offset, elementwise."""
 
-    factor: Term
-    offset: Term
+    factor: Operand
+    offset: Operand
 
 
 ONE = Affine(0, 1)  # the number
@@ -61,24 +62,23 @@ class _Rules:
         self.graph = graph
         self.known = known
 
-    def of(self, argument: Term) -> Affine:
+    def of(self, argument: Operand) -> Affine:
         return self.known.get(argument) or Affine(0, argument)
 
     def of_call(self, node: fx.Node) -> Affine:
-        call_ = call(node)
-        name = call_.name if call_ else str(getattr(node.target, "__name__", node.target))
-        rule = getattr(self, f"_{name}", None) if call_ else None
-        if name in COPIES:
-            return self.of(call_.args["input"])
-        if name in CASTS and call_.args["input"] in self.known:
-            return Affine(*(self._cast(node, term) for term in self.of(call_.args["input"])))
-        if name == "einsum":
-            return self._einsum(node, **call_.args)
-        if rule is None:
-            raise Declined(f"its step calls {name} on the state")
-        return rule(**{key: self.of(argument) for key, argument in call_.args.items()})
+        known = call(node)
+        if is_kind(node, Kind.COPY):
+            return self.of(known.args["input"])
+        if is_cast(node) and known.args["input"] in self.known:
+            return Affine(*(self._cast(node, term) for term in self.of(known.args["input"])))
+        if known is not None and known.name == "einsum":
+            return self._einsum(known)
+        rule = _RULES.get(known.name) if known is not None else None
+        if rule is None or "rounding_mode" in known.args:
+            raise Declined(f"its step calls {name_of(node)} on the state")
+        return rule(self, **{key: self.of(argument) for key, argument in known.args.items()})
 
-    def _cast(self, node: fx.Node, term: Term) -> Term:
+    def _cast(self, node: fx.Node, term: Operand) -> Operand:
         return (
             insert(self.graph, node.target, term, *node.args[1:], **node.kwargs) if isinstance(term, fx.Node) else term
         )
@@ -110,15 +110,13 @@ class _Rules:
     def _lerp(self, input: Affine, end: Affine, weight: Affine) -> Affine:
         return self._add(input, self._mul(self._sub(end, input), weight))
 
-    def _einsum(self, node: fx.Node, equation: str, operands: Any) -> Affine:
+    def _einsum(self, known: Call) -> Affine:
         """An elementwise product, written as one."""
-        operands = operands if isinstance(operands, (tuple, list)) else (operands,)
-        inputs, _, result = equation.replace(" ", "").partition("->")
-        terms = inputs.split(",")
+        operands, letters = known.args["operands"], einsum_letters(known)
         states = [place for place, each in enumerate(operands) if each in self.known]
-        plain = all(set(term) <= set(result) and len(set(term)) == len(term) for term in terms)
-        if len(states) != 1 or terms[states[0]] != result or not plain or "." in equation:
+        if letters is None or len(states) != 1 or not _is_elementwise(letters, states[0]):
             raise Declined("its step mixes elements of the state in an einsum")
+        *terms, result = letters
         (place,) = states
         product = self.of(operands[place])
         for term, operand in zip(terms, operands, strict=True):
@@ -136,7 +134,7 @@ class _Rules:
                 operand = insert(self.graph, torch.unsqueeze, operand, axis)
         return operand
 
-    def _write(self, function, left: Term, right: Term) -> Term:
+    def _write(self, function, left: Operand, right: Operand) -> Operand:
         """left + right, left · right or left / right."""
         if function is torch.add and (left == 0 or right == 0):
             return right if left == 0 else left
@@ -151,4 +149,21 @@ class _Rules:
         return insert(self.graph, function, right, left)
 
 
+def _is_elementwise(letters: list[str], state: int) -> bool:
+    """Whether an einsum multiplies that operand, elementwise, with others that are broadcast to it."""
+    *terms, result = letters
+    plain = all(set(term) <= set(result) and len(set(term)) == len(term) for term in terms)
+    return plain and terms[state] == result
+
+
+# What is affine in the state if its operands are; all other calls of it are no linear recurrence.
+_RULES: dict[str, Callable[..., Affine]] = {
+    "add": _Rules._add,
+    "sub": _Rules._sub,
+    "neg": _Rules._neg,
+    "mul": _Rules._mul,
+    "div": _Rules._div,
+    "addcmul": _Rules._addcmul,
+    "lerp": _Rules._lerp,
+}
 _ON_NUMBERS = {torch.add: operator.add, torch.mul: operator.mul, torch.div: operator.truediv}

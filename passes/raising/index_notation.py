@@ -13,14 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
-from mvc.passes.graph.axes import Axes, Axis, Term, aligned, is_labelled, is_one, is_tensor, steps_back
 from mvc.passes.graph.fx_utils import shape, value
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.torch_ops import Call, call, is_call
+from mvc.passes.graph.views import einsum_letters, is_one, is_tensor
+from mvc.passes.raising.axes import Axes, Axis, Term, aligned, is_labelled, steps_back
 from mvc.passes.torch_private import surely_equal
 
 
 class Product(NamedTuple):
-    """Tensors and numbers, multiplied."""
+    """Tensors and numbers, multiplied elementwise."""
 
     terms: tuple[Term, ...] = ()
     scale: float = 1.0
@@ -32,22 +33,17 @@ def chain(*products: Product) -> Product:
     return Product(tuple(terms), math.prod(each.scale for each in products))
 
 
-def is_call(node: fx.Node, *names: str) -> bool:
-    known = call(node)
-    return known is not None and known.name in names and "out" not in known.args
-
-
 def factors(term: Term) -> Product | None:
     """What the node is the elementwise product of; None where it is none."""
     known = call(term.node)
-    if known is None or "out" in known.args:
+    if known is None:
         return None
     if known.name == "mul":
         return _product_of(known.args["input"], known.args["other"], term.axes)
     if known.name == "neg":
         return Product((aligned(known.args["input"], term.axes),), -1.0)
     if known.name == "einsum":
-        letters = _letters(known.args)
+        letters = _letters(known)
         if letters is None or set("".join(letters[:-1])) != set(letters[-1]):
             return None
         axes = dict(zip(letters[-1], term.axes, strict=True))
@@ -78,18 +74,10 @@ def _outer(args: dict, axes: Axes) -> Product | None:
     return Product((aligned(left, (*ahead, row, None)), aligned(right, (*ahead, None, column))))
 
 
-def _letters(args: dict) -> list[str] | None:
-    """The letters of each operand of an einsum, and last of its result; None where they are not plain."""
-    equation, operands = args["equation"], args.get("operands", ())
-    if not isinstance(equation, str) or "." in equation:
-        return None
-    inputs, arrow, output = equation.replace(" ", "").partition("->")
-    if not arrow:
-        output = "".join(sorted(letter for letter in set(inputs) - {","} if inputs.count(letter) == 1))
-    letters = [*inputs.split(","), output]
-    if len(letters) != len(operands) + 1 or not all(map(is_tensor, operands)):
-        return None
-    return None if any(len(set(each)) < len(each) for each in letters) else letters
+def _letters(einsum: Call) -> list[str] | None:
+    """The letters of each operand of an einsum, and last of its result; None where one stands twice in a tensor."""
+    letters = einsum_letters(einsum)
+    return None if letters is None or any(len(set(each)) < len(each) for each in letters) else letters
 
 
 def _labelled(operands: Sequence[fx.Node], letters: list[str], axes: dict[str, Axis | None]) -> Product:
@@ -108,7 +96,7 @@ class Contraction(NamedTuple):
 def contraction(term: Term, user: fx.Node) -> Contraction | None:
     """The user as a product of the term, a sum of it, or both at once; None for any other user."""
     known = call(user)
-    if known is None or "out" in known.args or not is_tensor(user):
+    if known is None or not is_tensor(user):
         return None
     if known.name == "mul":
         left, right = known.args["input"], known.args["other"]
@@ -119,7 +107,7 @@ def contraction(term: Term, user: fx.Node) -> Contraction | None:
     if known.name == "sum":
         return _summed(term, user, known.args)
     if known.name == "einsum":
-        return _einsum(term, user, known.args)
+        return _einsum(term, user, known)
     if known.name in ("matmul", "bmm"):
         return _matmul(term, user, known.args)
     return None
@@ -139,9 +127,9 @@ def _summed(term: Term, user: fx.Node, args: dict) -> Contraction | None:
     return None if axis is None else Contraction(Term(user, tuple(axes)), Product(), axis.number)
 
 
-def _einsum(term: Term, user: fx.Node, args: dict) -> Contraction | None:
-    letters = _letters(args)
-    operands = args.get("operands", ())
+def _einsum(term: Term, user: fx.Node, known: Call) -> Contraction | None:
+    letters = _letters(known)
+    operands = known.args.get("operands", ())
     if letters is None or list(operands).count(term.node) != 1:
         return None
     at = list(operands).index(term.node)

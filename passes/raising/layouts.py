@@ -17,11 +17,11 @@ import torch
 from torch import fx
 
 from mvc.kernels.recurrence import api as recurrence  # noqa: F401  registers mvc::linear_recurrence
-from mvc.passes.graph.axes import indexing
 from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.surroundings import Surroundings, memory_order
-from mvc.passes.graph.torch_ops import call
-from mvc.passes.raising.modular import is_movement
+from mvc.passes.graph.memory import memory_order
+from mvc.passes.graph.surroundings import Surroundings
+from mvc.passes.graph.torch_ops import MOVEMENTS, Kind, call, is_kind
+from mvc.passes.graph.views import axis_order
 
 
 class Layout(NamedTuple):
@@ -96,7 +96,7 @@ def erase_unused(nodes: list[fx.Node]) -> None:
     """Erase those without users, with the moves of them that have none."""
     for node in nodes:
         for user in [*node.users]:
-            if is_movement(user):
+            if is_kind(user, *MOVEMENTS):
                 erase_unused([user])
         if not node.users:
             node.graph.erase_node(node)
@@ -132,7 +132,4 @@ def _move(node: fx.Node, dim: int) -> Layout | None:
         dims = dims if isinstance(dims, (tuple, list)) else (dims,)
         rank = len(shape(node))
         return Layout(tuple(range(rank)), True) if [each % rank for each in dims] == [dim] else None
-    if known is None or known.name not in ("transpose", "permute", "movedim"):
-        return None
-    found = indexing(node)
-    return None if found is None else Layout(found.sources)
+    return Layout(axis_order(node)) if known is not None and known.kind is Kind.PERMUTATION else None

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import fx
 from torch.utils._pytree import tree_flatten
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.constants import storages
-from mvc.passes.graph.fx_utils import shape, written_by
-from mvc.passes.graph.slices import Slices, slices
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.fx_utils import shape
+from mvc.passes.graph.memory import is_view, storages, writers
+from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.graph.views import Part, index_parts
 from mvc.passes.raising.layouts import erase_unused
+from mvc.passes.raising.slices import Slices, slices
 
-FRESH = ("zeros", "new_zeros", "zeros_like", "empty", "new_empty", "empty_like")
 LEAST_STEPS = 2
 
 Column = tuple[Any, ...]  # what stands in one place of each step
@@ -71,7 +71,7 @@ def collectors(graph: fx.Graph) -> Iterator[Collector]:
             dim = known.args.get("dim", 0) % len(shape(node))
             if name == "stack" or all(shape(step)[dim] == 1 for step in steps):
                 yield Collector(node, steps, dim, keeps_axis=name == "cat")
-        elif name in FRESH and node.users:
+        elif known and known.kind is Kind.CONSTRUCTION and node.users:
             yield from _filled(node)
 
 
@@ -81,12 +81,11 @@ def _filled(node: fx.Node) -> Iterator[Collector]:
     writes = [user for user in users if user.target is operator.setitem and user.args[0] is node]
     if len(writes) < LEAST_STEPS or any(user.target is operator.setitem for user in users[len(writes) :]):
         return
-    indices = [_only_index(write.args[1], len(shape(node))) for write in writes]
-    dims = {index[0] for index in indices if index is not None}
-    if None in indices or len(dims) != 1:
+    places = [_only_place(index_parts(write.args[1], len(shape(node)))) for write in writes]
+    if None in places or len({place.axis for place in places}) != 1:
         return
-    (dim,) = dims
-    order = [index[1] % len(writes) for index in indices]
+    dim = places[0].axis
+    order = [place.item % len(writes) for place in places]
     if sorted(order) != list(range(len(writes))) or shape(node)[dim] != len(writes):
         return
     rest = [size for axis, size in enumerate(shape(node)) if axis != dim]
@@ -95,16 +94,11 @@ def _filled(node: fx.Node) -> Iterator[Collector]:
         yield Collector(node, tuple(steps[t] for t in range(len(writes))), dim, writes=tuple(writes))
 
 
-def _only_index(index: Any, rank: int) -> tuple[int, int] | None:
-    """The axis and the place of an index that takes one place of one axis and all of the others."""
-    index = index if isinstance(index, tuple) else (index,)
-    numbers = [place for place, each in enumerate(index) if isinstance(each, int)]
-    others = [each for each in index if not isinstance(each, int)]
-    if len(numbers) != 1 or any(each not in (slice(None), Ellipsis) for each in others):
-        return None
-    (place,) = numbers
-    axis = place - len(index) if Ellipsis in index[:place] else place
-    return axis % rank, index[place]
+def _only_place(parts: Sequence[Part] | None) -> Part | None:
+    """The part of an index that takes one place of its axis, where the others take all of theirs."""
+    numbers = [part for part in parts or () if isinstance(part.item, int)]
+    others = [part for part in parts or () if not isinstance(part.item, int)]
+    return numbers[0] if len(numbers) == 1 and all(part.item == slice(None) for part in others) else None
 
 
 class Initial(NamedTuple):
@@ -211,20 +205,17 @@ class RolledLoop:
         read = set().union(*map(storages, self._needed))
         if self.collector.writes and storages(self.collector.node) & read:
             return f"{self.collector.writes[0].name} writes to what its steps read"
-        memory = read.union(*map(storages, members))
-        for node in _between({*members, *ends} if members else set()):
-            if node in members or node in ends:
-                continue
-            if any(storages(written) & memory for written in written_by(node)):
-                return f"{node.name} writes in place between its steps"
-        return None
+        between = _between({*members, *ends} if members else set())
+        others = (node for node in between if node not in members and node not in ends)
+        writer = next(writers(others, read.union(*map(storages, members))), None)
+        return None if writer is None else f"{writer.name} writes in place between its steps"
 
     def _escaping(self) -> dict[Column, dict[int, fx.Node]]:
         """Views of a step's results that others use stay, and are views of what is used then."""
         found = {}
         for column in reversed(self._operations):
             used = {step: node for step, node in enumerate(column) if not self.leaving.issuperset(node.users)}
-            if any(map(_is_view, used.values())):
+            if any(map(is_view, used.values())):
                 self.leaving.difference_update(used.values())
             elif used:
                 found[column] = used
@@ -293,12 +284,6 @@ def _arguments(column: Column) -> Iterator[Column]:
             yield argument
         elif any(each != argument[0] for each in argument):
             raise Declined(f"a step differs: {first.name} is called with {argument[0]}, then with {argument[1]}")
-
-
-def _is_view(node: fx.Node) -> bool:
-    """Whether the node is, or may be, in the memory of one that it is computed from."""
-    inputs = set().union(*map(storages, node.all_input_nodes))
-    return not written_by(node) and not storages(node).isdisjoint(inputs)
 
 
 def _between(members: set[fx.Node]) -> Iterator[fx.Node]:

@@ -17,8 +17,10 @@ from torch.fx.node import map_arg
 
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import shape, value, written_by
-from mvc.passes.graph.torch_ops import Call, call
+from mvc.passes.graph.fx_utils import name_of, shape, value
+from mvc.passes.graph.memory import written_by
+from mvc.passes.graph.torch_ops import CALLS, Call, Kind, call
+from mvc.passes.graph.views import index_parts, is_cast, is_whole, regrouped
 from mvc.passes.torch_private import example_size
 
 PRIME = 2**31 - 1
@@ -52,8 +54,8 @@ def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Declined
     return run.values, failure
 
 
-def is_movement(node: fx.Node) -> bool:
-    """Whether the node only moves, copies or casts elements of tensors."""
+def is_followed_movement(node: fx.Node) -> bool:
+    """Whether the node only moves, copies or casts elements of tensors, in a way that can be followed."""
     known = call(node)
     return known is not None and known.name in _MOVEMENTS
 
@@ -114,11 +116,11 @@ class _Run:
             if marker is not None:
                 self.values[node] = self._vmap(node, marker)
             elif known is None:
-                raise Declined(f"it calls {_name(node)}", node)
+                raise Declined(f"it calls {name_of(node)}", node)
             else:
                 self.values[node] = self._compute(node, known)
         except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise Declined(f"it calls {_name(node)} in a way that is not followed", node) from error
+            raise Declined(f"it calls {name_of(node)} in a way that is not followed", node) from error
 
     def _vmap(self, node: fx.Node, marker: str) -> Tensor:
         if marker == "add":
@@ -126,22 +128,22 @@ class _Run:
             return self.values[node.args[0]].movedim(node.args[1], 0)
         if marker == "remove" and node.args[0] in self.batched:
             return self.values[node.args[0]].movedim(0, node.args[3])
-        raise Declined(f"it calls {_name(node)}", node)
+        raise Declined(f"it calls {name_of(node)}", node)
 
     def _compute(self, node: fx.Node, known: Call) -> Tensor:
         batched = [source for source in node.all_input_nodes if source in self.batched]
         if batched:
             self.batched.add(node)
             ranks = {self.values[source].dim() for source in node.all_input_nodes if source in self.values}
-            if len(ranks) > 1 or known.name not in {*_ARITHMETIC, *_CASTS, "clone"}:
-                raise Declined(f"it calls {_name(node)}", node)
+            if len(ranks) > 1 or not (known.name in _ARITHMETIC or known.name == "clone" or known.kind is Kind.CAST):
+                raise Declined(f"it calls {name_of(node)}", node)
         base = known.name.removesuffix("_")
         if base in _ARITHMETIC:
             return self._arithmetic(node, known, base)
         if known.name == "setitem":
             return self._set(node, known)
         if known.name not in _MOVEMENTS or (known.name in _MAY_COPY and self.in_place):
-            raise Declined(f"it calls {_name(node)}", node)
+            raise Declined(f"it calls {name_of(node)}", node)
         return _MOVEMENTS[known.name](self, node, known)
 
     def _arithmetic(self, node: fx.Node, known: Call, base: str) -> Tensor:
@@ -163,26 +165,19 @@ class _Run:
         return self.values[known.args["input"]]
 
     def _index(self, node: fx.Node, known: Call) -> Tensor:
-        index = known.args["index"] if isinstance(known.args["index"], tuple) else (known.args["index"],)
-        index = self._plain(index)
-        source = known.args["input"]
-        at_end = sum(each is not None and each is not Ellipsis for each in index)
-        axis = 0
-        for each in index:
-            if each is None:
-                continue
-            if each is Ellipsis:
-                axis = self.values[source].dim() - at_end
-                continue
-            if each != slice(None):
+        source, index = known.args["input"], self._plain(known.args["index"])
+        parts = index_parts(index, self.values[source].dim())
+        if parts is None:
+            raise Declined(f"it calls {name_of(node)} with more than numbers and slices", node)
+        for axis, item in parts:
+            if axis is not None and item != slice(None):
                 self._need_whole(node, source, axis)
-            axis, at_end = axis + 1, at_end - 1
         return self.values[source][index]
 
     def _need_whole(self, node: fx.Node, source: fx.Node, axis: int) -> None:
         """Raise unless all elements along the axis are there."""
         if self.values[source].shape[axis] != example_size(value(source).shape[axis]):
-            raise Declined(f"it calls {_name(node)} along another axis", node)
+            raise Declined(f"it calls {name_of(node)} along another axis", node)
 
     def _along(self, node: fx.Node, known: Call) -> Tensor:
         """A call that needs every element along its `dim`."""
@@ -211,57 +206,29 @@ class _Run:
 
     def _view(self, node: fx.Node, known: Call) -> Tensor:
         """Axes that were cut must stay as they are; the others take their sizes from the example."""
-        source = known.args["input"]
+        source, before = known.args["input"], value(known.args["input"]).shape
+        made_of = regrouped(before, value(node).shape)
+        if made_of is None:
+            raise Declined(f"it calls {name_of(node)} in a way that is not followed", node)
         sizes: list[int] = []
-        for before, after in _grouped(value(source).shape, value(node).shape):
-            if len(before) == len(after) == 1:
-                sizes.append(self.values[source].shape[before[0]])
+        for size, pieces in zip(value(node).shape, made_of, strict=True):
+            if len(pieces) == 1 and is_whole(pieces, before):
+                sizes.append(self.values[source].shape[pieces[0].axis])
                 continue
-            for axis in before:
-                self._need_whole(node, source, axis)
-            sizes += [example_size(value(node).shape[axis]) for axis in after]
+            for piece in pieces:
+                self._need_whole(node, source, piece.axis)
+            sizes.append(example_size(size))
         return self.values[source].view(sizes) if known.name == "view" else self.values[source].reshape(sizes)
 
     def _cast(self, node: fx.Node, known: Call) -> Tensor:
         source = known.args["input"]
-        if not value(node).is_floating_point():
-            raise Declined(f"it calls {_name(node)}", node)
+        if not is_cast(node):
+            raise Declined(f"it calls {name_of(node)}", node)
         copies = value(node).dtype != value(source).dtype or known.args.get("copy", False)
         return self.values[source].clone() if copies else self.values[source]
 
     def _zeros(self, node: fx.Node, known: Call) -> Tensor:
         return torch.zeros_like(self.values[known.args["input"]])
-
-
-def _grouped(before: torch.Size, after: torch.Size) -> list[tuple[list[int], list[int]]]:
-    """Which axes of a viewed tensor make which of the view, as short groups as possible.
-
-    Raises:
-        ValueError: sizes that cannot be paired off.
-    """
-    groups, left, right = [], 0, 0
-    while left < len(before) or right < len(after):
-        ours, theirs = [left], [right]
-        left, right = left + 1, right + 1
-        if left > len(before) or right > len(after):
-            raise ValueError("sizes do not pair off")
-        if str(before[ours[0]]) != str(after[theirs[0]]):
-            sizes = [before[ours[0]], after[theirs[0]]]
-            while sizes[0] != sizes[1]:
-                if not all(isinstance(size, int) for size in sizes) or 0 in sizes:
-                    raise ValueError("sizes do not pair off")
-                if sizes[0] < sizes[1]:
-                    ours.append(left)
-                    sizes[0], left = sizes[0] * before[left], left + 1
-                else:
-                    theirs.append(right)
-                    sizes[1], right = sizes[1] * after[right], right + 1
-        groups.append((ours, theirs))
-    return groups
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def _add(input: Any, other: Any, alpha: int = 1) -> Any:
@@ -283,16 +250,15 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "neg": operator.neg,
     "addcmul": _addcmul,
 }
-_CASTS = ("to", "float", "double", "half", "bfloat16", "type_as")
 _MAY_COPY = ("contiguous", "reshape", "flatten")  # or not, depending on strides that are not known here
+# Movements of which it is written here how they are done where axes are cut. Trees and mamba.py's scan have no others.
 _MOVEMENTS: dict[str, Callable[[_Run, fx.Node, Call], Tensor]] = {
-    **dict.fromkeys(("movedim", "transpose", "permute", "unsqueeze", "stack", "flip"), _Run._as_written),
-    **dict.fromkeys(("clone", "contiguous", "flatten"), _Run._as_written),
+    **dict.fromkeys((*CALLS[Kind.PERMUTATION], "unsqueeze", "squeeze", "stack", "flip"), _Run._as_written),
+    **dict.fromkeys((*CALLS[Kind.COPY], "flatten"), _Run._as_written),
     **dict.fromkeys(("slice", "narrow", "select", "cat"), _Run._along),
-    **dict.fromkeys(_CASTS, _Run._cast),
+    **dict.fromkeys(CALLS[Kind.CAST], _Run._cast),
+    **dict.fromkeys(("view", "reshape", "unflatten"), _Run._view),
     "getitem": _Run._index,
     "pad": _Run._pad,
-    "view": _Run._view,
-    "reshape": _Run._view,
     "zeros_like": _Run._zeros,
 }

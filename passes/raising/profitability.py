@@ -23,12 +23,11 @@ from torch import fx
 
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import value
-from mvc.passes.graph.slices import Slices
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.torch_ops import MOVEMENTS, is_call, is_kind
 from mvc.passes.raising.affine import needed
 from mvc.passes.raising.loop_steps import RolledLoop
-from mvc.passes.raising.modular import is_movement
 from mvc.passes.raising.scan_match import match
+from mvc.passes.raising.slices import Slices
 from mvc.passes.torch_private import example_size, fake_mode, surely_equal
 
 ALWAYS_ABOVE = 64  # steps: Inductor puts no more nodes into one kernel, and needs a minute and more to compile them
@@ -126,13 +125,13 @@ class _Sequence(NamedTuple):
             whole = fake[slices.template]
         size = _numel(whole.shape) * whole.itemsize
         span = _numel((whole.shape[slices.dim], whole.stride(slices.dim))) * whole.itemsize
-        cut = any(call(user) and call(user).name in ("unbind", "split", "chunk") for user in slices.tensor.users)
+        cut = any(is_call(user, "unbind", "split", "chunk") for user in slices.tensor.users)
         return cls(size, min(size, span), fake.requires_grad, not cut)
 
 
 def _is_computed(node: fx.Node, given: set[fx.Node]) -> bool:
     """Whether the node is more than a view of what is given."""
-    return any(not is_movement(each) or call(each).name == "flip" for each in needed(node, given))
+    return any(not is_kind(each, *MOVEMENTS) or is_call(each, "flip") for each in needed(node, given))
 
 
 def _is_selective_scan(node: fx.Node) -> bool:

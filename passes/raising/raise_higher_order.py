@@ -12,7 +12,7 @@ from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import shape, value
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.torch_ops import MOVEMENTS, call, is_kind
 from mvc.passes.raising import modular
 from mvc.passes.raising.layouts import Layout, erase_unused, moved_pairs, put_recurrence
 from mvc.passes.raising.step_scan import StepScan, functional
@@ -90,7 +90,7 @@ def _combined_as(body: fx.Graph) -> int:
 
 def _is_used(node: fx.Node) -> bool:
     """Whether anything but moves of it that nobody uses depends on the node."""
-    return any(not modular.is_movement(user) or _is_used(user) for user in node.users)
+    return any(not is_kind(user, *MOVEMENTS) or _is_used(user) for user in node.users)
 
 
 def _probes(xs: list[fx.Node]) -> list[fx.Node]:

@@ -10,11 +10,11 @@ from torch import fx
 
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.slices import Slices
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.raising import profitability
 from mvc.passes.raising.layouts import Layout, move, moved_pairs
 from mvc.passes.raising.loop_steps import Collector, Initial, RolledLoop, collectors
+from mvc.passes.raising.slices import Slices
 from mvc.passes.raising.step_scan import StepScan, functional
 
 

@@ -11,11 +11,12 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
-from mvc.passes.graph.fx_utils import shape, value, written_by
+from mvc.passes.graph.fx_utils import shape, value
+from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising import modular
-from mvc.passes.raising.regions import Region, States, erase, find_states, grow, put_states
+from mvc.passes.raising.clusters import Cluster, States, erase, find_states, grow, put_states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class RaisePscan(Pass):
             try:
                 states = _function_states(node)
                 if states is not None:
-                    put_states(surroundings, Region([], [node]), states)
+                    put_states(surroundings, Cluster([], [node]), states)
             except Declined as reason:
                 outcome.near_misses.append(NearMiss.at(node, f"no linear recurrence: {reason}"))
                 continue
@@ -56,18 +57,18 @@ class RaisePscan(Pass):
                 graph.erase_node(states.node)
                 graph.erase_node(node)
                 outcome.matches += 1
-        for region in grow(graph, _copied):
-            writes = [node for node in region.nodes if written_by(node)]
+        for cluster in grow(graph, _copied):
+            writes = [node for node in cluster.nodes if written_by(node)]
             if not writes:
                 continue
             try:
-                states = find_states(region, range(len(shape(region.sources[0]))), any_length=False)
-                put_states(surroundings, region, states)
+                states = find_states(cluster, range(len(shape(cluster.sources[0]))), any_length=False)
+                put_states(surroundings, cluster, states)
             except Declined as reason:
-                if len(region.sources) == 2:
+                if len(cluster.sources) == 2:
                     outcome.near_misses.append(NearMiss.at(writes[0], f"no linear recurrence: {reason}"))
                 continue
-            erase(graph, region)
+            erase(graph, cluster)
             outcome.matches += 1
         return outcome
 

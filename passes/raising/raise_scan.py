@@ -16,10 +16,12 @@ from torch import fx
 from mvc.kernels.recurrence import api as recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.kernels.scan.checks import SEQUENCE_DTYPES
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
-from mvc.passes.graph.axes import Term, is_one
 from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.surroundings import Surroundings, same_strides
-from mvc.passes.graph.torch_ops import name_of
+from mvc.passes.graph.memory import same_strides
+from mvc.passes.graph.surroundings import Surroundings
+from mvc.passes.graph.torch_ops import is_call
+from mvc.passes.graph.views import is_one
+from mvc.passes.raising.axes import Term
 from mvc.passes.raising.index_notation import Product
 from mvc.passes.raising.scan_match import Scan, match
 from mvc.passes.raising.scan_safety import Effects
@@ -240,11 +242,12 @@ class _Rewrite:
 
 
 def _drop_copy(tensor: fx.Node) -> None:
-    """A copy that alone reads a tensor of its own memory is that tensor."""
+    """A copy that alone reads a tensor of its own memory is that tensor; the moves are those that `Surroundings` makes
+    around a copy."""
     copy, copied = tensor, False
-    while len(copy.users) == 1 and name_of(next(iter(copy.users))) in ("clone", "unsqueeze", "movedim", "squeeze"):
+    while len(copy.users) == 1 and is_call(next(iter(copy.users)), "clone", "unsqueeze", "movedim", "squeeze"):
         (copy,) = copy.users
-        copied |= name_of(copy) == "clone"
+        copied |= is_call(copy, "clone")
         if copied and shape(copy) == shape(tensor) and same_strides(value(copy), value(tensor)):
             copy.replace_all_uses_with(tensor)
             return

@@ -10,8 +10,8 @@ from torch import fx
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import shape, value
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import call
-from mvc.passes.raising.regions import Region, States, erase, find_states, grow, put_states
+from mvc.passes.graph.views import selection
+from mvc.passes.raising.clusters import Cluster, States, erase, find_states, grow, put_states
 from mvc.passes.torch_private import specialize, vmap_call
 
 
@@ -37,36 +37,36 @@ class RaiseTree(Pass):
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
         again = True
-        while again:  # a scan of another's states is one region with it until that one is raised
+        while again:  # a scan of another's states is one cluster with it until that one is raised
             again = False
             outcome.near_misses.clear()
             surroundings = Surroundings(graph)
-            for region in grow(graph, _strided_source):
+            for cluster in grow(graph, _strided_source):
                 try:
-                    states = find_states(region, _strided_axes(region))
-                    _specialize(region, states)
-                    put_states(surroundings, region, states)
+                    states = find_states(cluster, _strided_axes(cluster))
+                    _specialize(cluster, states)
+                    put_states(surroundings, cluster, states)
                 except Declined as reason:
-                    if any(vmap_call(node) for node in region.nodes):
-                        _note(outcome, NearMiss.at(reason.node or region.nodes[-1], f"no linear recurrence: {reason}"))
+                    if any(vmap_call(node) for node in cluster.nodes):
+                        _note(outcome, NearMiss.at(reason.node or cluster.nodes[-1], f"no linear recurrence: {reason}"))
                     continue
-                erase(graph, region)
+                erase(graph, cluster)
                 outcome.matches += 1
-                again = again or len(region.sources) > 2
+                again = again or len(cluster.sources) > 2
         return outcome
 
 
 def _note(outcome: Outcome, miss: NearMiss) -> None:
-    """Once for each line of the user's: the levels of a tree that is not followed are regions of their own."""
+    """Once for each line of the user's: the levels of a tree that is not followed are clusters of their own."""
     if all(miss.source != known.source for known in outcome.near_misses):
         outcome.near_misses.append(miss)
 
 
-def _specialize(region: Region, states: States) -> None:
+def _specialize(cluster: Cluster, states: States) -> None:
     """A tree is that of one length, and Dynamo's guards admit no other."""
     for sequence in (states.a, states.b):
         specialize(shape(sequence)[states.dim])
-    sizes = [user for node in region.nodes for user in node.users if user.target == "size"]
+    sizes = [user for node in cluster.nodes for user in node.users if user.target == "size"]
     for node in sizes:
         if node.args[1:] == (states.dim,):
             node.replace_all_uses_with(specialize(value(node)))
@@ -75,20 +75,15 @@ def _specialize(region: Region, states: States) -> None:
 
 def _strided_source(node: fx.Node) -> fx.Node | None:
     """The tensor of which the node is every second element along an axis."""
-    return call(node).args["input"] if _stride_axis(node) is not None else None
+    return selection(node).input if _stride_axis(node) is not None else None
 
 
-def _strided_axes(region: Region) -> list[int]:
-    return list(dict.fromkeys(axis for axis in map(_stride_axis, region.nodes) if axis is not None))
+def _strided_axes(cluster: Cluster) -> list[int]:
+    return list(dict.fromkeys(axis for axis in map(_stride_axis, cluster.nodes) if axis is not None))
 
 
 def _stride_axis(node: fx.Node) -> int | None:
-    known = call(node)
-    if known is None or known.name not in ("slice", "getitem") or shape(node) is None:
+    chosen = selection(node)
+    if chosen is None or not all(isinstance(item, slice) for item in chosen.index):
         return None
-    if known.name == "slice":
-        return known.args.get("dim", 0) % len(shape(node)) if known.args.get("step", 1) == 2 else None
-    index = known.args["index"] if isinstance(known.args["index"], tuple) else (known.args["index"],)
-    if not all(isinstance(each, slice) for each in index):
-        return None
-    return next((axis for axis, each in enumerate(index) if each.step == 2), None)
+    return next((axis for axis, item in chosen.parts if item.step == 2), None)

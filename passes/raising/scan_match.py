@@ -21,9 +21,10 @@ from torch import fx
 
 from mvc.kernels.scan.checks import MAX_STATES
 from mvc.passes.base import Declined
-from mvc.passes.graph.axes import Axis, Term, aligned, forward, is_cast, is_exact_cast, is_labelled, is_one, pick
 from mvc.passes.graph.fx_utils import shape, value
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.torch_ops import call, filled_with, is_call
+from mvc.passes.graph.views import is_cast, is_exact_cast, is_one
+from mvc.passes.raising.axes import Axis, Term, aligned, forward, is_labelled, pick
 from mvc.passes.raising.index_notation import (
     Frame,
     Product,
@@ -31,12 +32,10 @@ from mvc.passes.raising.index_notation import (
     chain,
     contraction,
     factors,
-    is_call,
     other_operand,
     summands,
 )
 
-ZEROS = ("zeros", "new_zeros", "zeros_like")
 ONE = Product()
 
 
@@ -194,7 +193,7 @@ class _Matcher:
         if self.initial is None:
             return
         initial = aligned(self.initial, self.axes[: scan.time] + self.axes[scan.time + 1 :])
-        if not any(is_call(step.node, *ZEROS) for step in self.frame.back(initial)):
+        if not any(filled_with(step.node) == 0 for step in self.frame.back(initial)):
             allowed = {*scan.batch, *scan.channels, scan.states}
             scan.initial_state = self._ends(Product((initial,)), allowed, "the initial state")
 
@@ -255,8 +254,7 @@ class _Matcher:
     def _silu(self, term: Term) -> Term | None:
         for step in self.frame.back(term, rounding=True):
             if is_call(step.node, "silu"):
-                known = call(step.node)
-                return None if known.args.get("inplace") else Term(known.args["input"], step.axes)
+                return Term(call(step.node).args["input"], step.axes)
             product = factors(step)
             if product is None:
                 continue

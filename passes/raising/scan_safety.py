@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.constants import storages
 from mvc.passes.graph.contexts import Contexts
-from mvc.passes.graph.fx_utils import value, written_by
-from mvc.passes.raising.index_notation import is_call
-from mvc.passes.raising.scan_match import ZEROS, Scan
+from mvc.passes.graph.fx_utils import value
+from mvc.passes.graph.memory import storages, written_by
+from mvc.passes.graph.torch_ops import filled_with
+from mvc.passes.raising.scan_match import Scan
 
 
 class Effects:
@@ -59,5 +59,5 @@ def _absorbed(results: list[fx.Node], leaves: set[fx.Node]) -> set[fx.Node]:
         if node in found or node in leaves or node.op == "placeholder" or not isinstance(value(node), Tensor):
             continue
         found.add(node)
-        pending += [] if is_call(node, *ZEROS) else node.all_input_nodes
+        pending += [] if filled_with(node) == 0 else node.all_input_nodes
     return found

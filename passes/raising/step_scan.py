@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import shape, value, written_by
+from mvc.passes.graph.fx_utils import shape, value
+from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising import modular
 from mvc.passes.raising.affine import affine, needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.fx_utils import insert, name_of, shape, value
+from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.graph.views import axis_order, einsum_letters, selection
 
 
 class Steps:
@@ -36,9 +38,10 @@ class Steps:
         if not any(source in self.stacked for source in node.all_input_nodes):
             self._repeat(node)
             return
-        rule = RULES.get(call(node).name) if call(node) else None
-        if rule is None:
-            raise Declined(f"{_name(node)} is not known over all steps")
+        known = call(node)
+        rule = (_RULES.get(known.name) or _RULES_OF_KINDS.get(known.kind)) if known else None
+        if rule is None or known.name.endswith("_"):
+            raise Declined(f"{name_of(node)} is not known over all steps")
         result = rule(self, node)
         if value(result).dtype != value(node).dtype:  # a scalar of the step weighs more as a vector
             result = self.insert("to", result, value(node).dtype)
@@ -62,19 +65,17 @@ class Steps:
         return map_arg(argument, lambda node: self.stacked.get(node) or self.constant[node])
 
     def _repeat(self, node: fx.Node) -> None:
-        if call(node) is None and _name(node) not in CONSTANTS:
-            raise Declined(f"{_name(node)} is not known to be the same in each step")
+        if call(node) is None:
+            raise Declined(f"{name_of(node)} is not known to be the same in each step")
         args, kwargs = self.plain((node.args, node.kwargs))
         self.constant[node] = self.graph.create_node(node.op, node.target, args, kwargs)
         self.constant[node].meta.update(example_value=value(node), stack_trace=node.meta.get("stack_trace"))
 
 
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
 def _elementwise(steps: Steps, node: fx.Node) -> fx.Node:
     """Broadcasting counts axes from the last one, so those that are missing go behind that of time."""
+    if call(node).args.get("memory_format") in (torch.channels_last, torch.channels_last_3d):
+        raise Declined(f"{name_of(node)} into a memory format of so many axes")
     rank = len(shape(node))
     args, kwargs = map_arg(
         (node.args, node.kwargs),
@@ -83,47 +84,55 @@ def _elementwise(steps: Steps, node: fx.Node) -> fx.Node:
     return steps.insert(node.target, *args, **kwargs)
 
 
-def _getitem(steps: Steps, node: fx.Node) -> fx.Node:
+def _selection(steps: Steps, node: fx.Node) -> fx.Node:
+    chosen = selection(node)
+    if chosen is None or call(node).args["input"] is not chosen.input:
+        raise Declined(f"{name_of(node)} of other than numbers and slices")
+    return steps.insert(operator.getitem, steps.stack(chosen.input), (slice(None), *steps.plain(chosen.index)))
+
+
+def _permutation(steps: Steps, node: fx.Node) -> fx.Node:
+    order = (0, *(axis + 1 for axis in axis_order(node)))
+    return steps.insert(torch.permute, steps.stack(call(node).args["input"]), order)
+
+
+def _along_dims(steps: Steps, node: fx.Node) -> fx.Node:
+    """A call whose argument `dim` is an axis, or a sequence of them."""
     known = call(node)
-    index = known.args["index"] if isinstance(known.args["index"], tuple) else (known.args["index"],)
-    if not all(each is None or each is Ellipsis or isinstance(each, (int, slice)) for each in index):
-        raise Declined("an index that is not made of numbers and slices")
-    return steps.insert(node.target, steps.stack(known.args["input"]), (slice(None), *index))
+    args = dict(known.args)
+    first = args["input"] if "input" in args else args["tensors"][0]
+    rank = len(shape(node if known.name in ("unsqueeze", "stack") else first))
+    dims = args.get("dim")
+    if dims is None:
+        dims = 0 if known.name in ("stack", "cat") else tuple(range(rank))
+    if dims == ():
+        raise Declined(f"{known.name} of a number")
+    args["dim"] = tuple(each % rank + 1 for each in dims) if isinstance(dims, (tuple, list)) else dims % rank + 1
+    for name in args.keys() & {"input", "tensors"}:
+        args[name] = map_arg(args[name], steps.stack)
+    return steps.insert(getattr(torch, known.name), **args)
 
 
-def _dims(*names: str) -> Callable[[Steps, fx.Node], fx.Node]:
-    """A call whose arguments of these names are axes, or sequences of them."""
-
-    def rule(steps: Steps, node: fx.Node) -> fx.Node:
-        known = call(node)
-        args = dict(known.args)
-        first = args["input"] if "input" in args else args["tensors"][0]
-        rank = len(shape(node if known.name in ("unsqueeze", "stack") else first))
-        for name in names:
-            dims = args.get(name, 0 if known.name in ("stack", "cat", "select") else tuple(range(rank)))
-            if dims == () and known.name != "permute":
-                raise Declined(f"{known.name} of a number")
-            args[name] = tuple(each % rank + 1 for each in dims) if isinstance(dims, (tuple, list)) else dims % rank + 1
-        if known.name == "permute":
-            args["dims"] = (0, *args["dims"])
-        for name in args.keys() & {"input", "tensors"}:
-            args[name] = map_arg(args[name], steps.stack)
-        return steps.insert(getattr(torch, known.name), **args)
-
-    return rule
-
-
-def _expand(steps: Steps, node: fx.Node) -> fx.Node:
-    sizes = steps.plain(call(node).args["size"])
+def _expansion(steps: Steps, node: fx.Node) -> fx.Node:
+    sizes = _sizes(steps, node, "size")
     return steps.insert("expand", steps.stack(call(node).args["input"], rank=len(sizes)), -1, *sizes)
 
 
 def _reshape(steps: Steps, node: fx.Node) -> fx.Node:
-    known = call(node)
-    source = steps.stack(known.args["input"])
+    source = steps.stack(call(node).args["input"])
     length = shape(source)[0]
     length = length if isinstance(length, int) else steps.insert("size", source, 0)
-    return steps.insert("reshape", source, length, *steps.plain(known.args.get("size", known.args.get("shape"))))
+    return steps.insert("reshape", source, length, *_sizes(steps, node, "size", "shape"))
+
+
+def _sizes(steps: Steps, node: fx.Node, *names: str) -> list[Any]:
+    """The sizes that the node is given under one of these names, or else those that it has, where they are known."""
+    given = next((each for name, each in call(node).args.items() if name in names), None)
+    if given is not None:
+        return list(steps.plain(given))
+    if not all(isinstance(size, int) for size in shape(node)):
+        raise Declined(f"{name_of(node)} to a size that is not known")
+    return list(shape(node))
 
 
 def _matmul(steps: Steps, node: fx.Node) -> fx.Node:
@@ -159,36 +168,30 @@ def _linear(steps: Steps, node: fx.Node) -> fx.Node:
 
 
 def _einsum(steps: Steps, node: fx.Node) -> fx.Node:
-    known = call(node)
-    equation = known.args["equation"].replace(" ", "")
-    operands = known.args["operands"]
-    operands = operands if isinstance(operands, (tuple, list)) else (operands,)
-    if "." in equation or "->" not in equation:
+    letters, operands = einsum_letters(call(node)), call(node).args["operands"]
+    if letters is None:
         raise Declined("an einsum that does not name all axes")
-    time = next(letter for letter in "tTsSzZyYxXwWvVuU" if letter not in equation)
-    terms, result = equation.split("->")
-    terms = [time * (each in steps.stacked) + term for each, term in zip(operands, terms.split(","), strict=True)]
+    *terms, result = letters
+    time = next(letter for letter in "tTsSzZyYxXwWvVuU" if letter not in "".join(letters))
+    terms = [time * (each in steps.stacked) + term for each, term in zip(operands, terms, strict=True)]
     return steps.insert(torch.einsum, f"{','.join(terms)}->{time}{result}", *map(steps.plain, operands))
 
 
-ELEMENTWISE = (
-    *("add", "sub", "mul", "div", "neg", "pow", "addcmul", "lerp", "where", "clamp"),
-    *("exp", "log", "sqrt", "rsqrt", "square", "abs", "sigmoid", "tanh", "relu", "gelu", "silu", "softplus"),
-    *("to", "float", "double", "half", "bfloat16", "type_as", "contiguous", "clone"),
-)
-CONSTANTS = ("ones", "full", "arange", "tensor", "new_ones", "new_full", "ones_like", "full_like")
-RULES: dict[str, Callable[[Steps, fx.Node], fx.Node]] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
-    **dict.fromkeys(("sum", "mean", "unsqueeze", "squeeze", "stack", "cat", "select"), _dims("dim")),
-    "transpose": _dims("dim0", "dim1"),
-    "permute": _dims("dims"),
-    "movedim": _dims("source", "destination"),
-    "expand": _expand,
-    **dict.fromkeys(("view", "reshape"), _reshape),
-    "getitem": _getitem,
+# By name where the axis of time changes how the call is written; else by kind. No rule: convolutions, normalisations,
+# and what reorders elements along an axis.
+_RULES: dict[str, Callable[[Steps, fx.Node], fx.Node]] = {
+    **dict.fromkeys(("unsqueeze", "squeeze", "stack", "cat"), _along_dims),
     "matmul": _matmul,
     "bmm": _bmm,
     "baddbmm": _baddbmm,
     "linear": _linear,
     "einsum": _einsum,
+}
+_RULES_OF_KINDS: dict[Kind, Callable[[Steps, fx.Node], fx.Node]] = {
+    **dict.fromkeys((Kind.POINTWISE, Kind.CAST, Kind.COPY), _elementwise),
+    Kind.REDUCTION: _along_dims,
+    Kind.PERMUTATION: _permutation,
+    Kind.RESHAPE: _reshape,
+    Kind.EXPANSION: _expansion,
+    Kind.SELECTION: _selection,
 }

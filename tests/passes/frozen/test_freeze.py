@@ -25,8 +25,8 @@ from torch.nn import functional as F
 import mvc
 from mvc.compile.compiler import check_against_eager
 from mvc.measure.device_profile import trace
+from mvc.passes.frozen.constants import constants
 from mvc.passes.frozen.freeze import Frozen, freeze, renew, split_constants, wait_for
-from mvc.passes.graph.constants import constants
 
 pytestmark = pytest.mark.versions
 

@@ -11,29 +11,30 @@ import torch
 from torch import fx
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import shape, value, written_by
+from mvc.passes.graph.fx_utils import shape, value
+from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.raising import modular
 from mvc.passes.raising.layouts import put_recurrence
 from mvc.passes.torch_private import vmap_call
 
-MOST_SOURCES = 4  # two recurrences, one of the other's states, are one region until the first is raised
+MOST_SOURCES = 4  # two recurrences, one of the other's states, are one cluster until the first is raised
 
 
 @dataclasses.dataclass(eq=False)
-class Region:
+class Cluster:
     """Nodes that move, multiply and add parts of the sources, in the graph's order."""
 
     sources: list[fx.Node]
     nodes: list[fx.Node]
 
-    def absorb(self, other: Region) -> None:
+    def absorb(self, other: Cluster) -> None:
         self.sources += other.sources
         self.nodes += other.nodes
 
 
 class States(NamedTuple):
-    """Where a region computes h_t = a_t h_{t-1} + b_t along `dim`; no state before the first step."""
+    """Where a cluster computes h_t = a_t h_{t-1} + b_t along `dim`; no state before the first step."""
 
     node: fx.Node
     a: fx.Node
@@ -42,92 +43,92 @@ class States(NamedTuple):
     reverse: bool
 
 
-def grow(graph: fx.Graph, start: Callable[[fx.Node], fx.Node | None]) -> list[Region]:
-    """The regions that begin at nodes for which `start` names the source; regions that meet are one.
+def grow(graph: fx.Graph, start: Callable[[fx.Node], fx.Node | None]) -> list[Cluster]:
+    """The clusters that begin at nodes for which `start` names the source; clusters that meet are one.
 
-    Besides the nodes that it can follow, a region takes in all that happens to its parts inside vmap.
+    Besides the nodes that it can follow, a cluster takes in all that happens to its parts inside vmap.
     """
-    regions: dict[fx.Node, Region] = {}  # by node and by source
+    clusters: dict[fx.Node, Cluster] = {}  # by node and by source
     members: set[fx.Node] = set()
     mapped: set[fx.Node] = set()
     for node in graph.nodes:
         source = start(node)
-        if source is not None and source not in regions:
-            regions[source] = Region([source], [])
+        if source is not None and source not in clusters:
+            clusters[source] = Cluster([source], [])
         inputs = [each for each in node.all_input_nodes if shape(each) is not None]
-        if not inputs or not (mapped.intersection(inputs) or _joins(node, inputs, regions, members)):
+        if not inputs or not (mapped.intersection(inputs) or _joins(node, inputs, clusters, members)):
             continue
         if vmap_call(node) == "add" or (mapped.intersection(inputs) and vmap_call(node) != "remove"):
             mapped.add(node)
-        whole = _united([regions[each] for each in inputs if each in regions], regions)
+        whole = _united([clusters[each] for each in inputs if each in clusters], clusters)
         whole.nodes.append(node)
-        regions[node] = whole
+        clusters[node] = whole
         members.add(node)
     order = {node: index for index, node in enumerate(graph.nodes)}
-    found = list(dict.fromkeys(regions.values()))
-    for region in found:
-        region.nodes.sort(key=order.__getitem__)
-        region.sources.sort(key=order.__getitem__)
+    found = list(dict.fromkeys(clusters.values()))
+    for cluster in found:
+        cluster.nodes.sort(key=order.__getitem__)
+        cluster.sources.sort(key=order.__getitem__)
     return found
 
 
-def _joins(node: fx.Node, inputs: Sequence[fx.Node], regions: dict, members: set[fx.Node]) -> bool:
-    if any(each not in regions for each in inputs):
+def _joins(node: fx.Node, inputs: Sequence[fx.Node], clusters: dict, members: set[fx.Node]) -> bool:
+    if any(each not in clusters for each in inputs):
         return False
-    if modular.is_movement(node) or vmap_call(node) in ("add", "remove"):
+    if modular.is_followed_movement(node) or vmap_call(node) in ("add", "remove"):
         return True
     return modular.is_arithmetic(node) and not members.isdisjoint(inputs)
 
 
-def _united(parts: list[Region], regions: dict[fx.Node, Region]) -> Region:
+def _united(parts: list[Cluster], clusters: dict[fx.Node, Cluster]) -> Cluster:
     parts = list(dict.fromkeys(parts))
-    whole = max(parts, key=lambda region: len(region.nodes))
+    whole = max(parts, key=lambda cluster: len(cluster.nodes))
     for part in parts:
         if part is not whole:
             whole.absorb(part)
-            regions.update(dict.fromkeys([*part.sources, *part.nodes], whole))
+            clusters.update(dict.fromkeys([*part.sources, *part.nodes], whole))
     return whole
 
 
-def find_states(region: Region, dims: Sequence[int], *, any_length: bool = True) -> States:
-    """The first node of the region that is a linear recurrence of two sources, along one of the axes.
+def find_states(cluster: Cluster, dims: Sequence[int], *, any_length: bool = True) -> States:
+    """The first node of the cluster that is a linear recurrence of two sources, along one of the axes.
 
     Args:
         any_length: accept what is one for the length of the example alone, where the length is a symbol.
 
     Raises:
-        Declined: there is none, or the region's other results are used, too.
+        Declined: there is none, or the cluster's other results are used, too.
     """
-    count = len(region.sources)
+    count = len(cluster.sources)
     if not 2 <= count <= MOST_SOURCES:
-        raise Declined(f"it combines {count} sequences; a linear recurrence has 2", region.nodes[0])
+        raise Declined(f"it combines {count} sequences; a linear recurrence has 2", cluster.nodes[0])
     failure = None
     for dim in dims:
         try:
-            states = _states_along(region, dim, any_length)
+            states = _states_along(cluster, dim, any_length)
         except Declined as declined:
             failure = failure or declined
             continue
         if states is not None:
-            _check_alone(region, states)
+            _check_alone(cluster, states)
             return states
-    raise failure or Declined("what it combines is not (a₁·a₂, a₂·b₁ + b₂)", region.nodes[0])
+    raise failure or Declined("what it combines is not (a₁·a₂, a₂·b₁ + b₂)", cluster.nodes[0])
 
 
-def _states_along(region: Region, dim: int, any_length: bool) -> States | None:
-    if not any_length and not all(isinstance(shape(source)[dim], int) for source in region.sources):
-        raise Declined("the length of the sequence is a symbol", region.nodes[0])
-    given = {source: modular.sample(value(source), whole=dim, seed=i) for i, source in enumerate(region.sources)}
-    values, failure = modular.evaluate(region.nodes, {source: each.clone() for source, each in given.items()})
+def _states_along(cluster: Cluster, dim: int, any_length: bool) -> States | None:
+    if not any_length and not all(isinstance(shape(source)[dim], int) for source in cluster.sources):
+        raise Declined("the length of the sequence is a symbol", cluster.nodes[0])
+    given = {source: modular.sample(value(source), whole=dim, seed=i) for i, source in enumerate(cluster.sources)}
+    values, failure = modular.evaluate(cluster.nodes, {source: each.clone() for source, each in given.items()})
     if any(not modular.same(values[source], given[source]) for source in given):
-        raise Declined("it writes to the sequences themselves", region.nodes[0])
-    last_write = max((i for i, node in enumerate(region.nodes) if written_by(node)), default=-1)
+        raise Declined("it writes to the sequences themselves", cluster.nodes[0])
+    last_write = max((i for i, node in enumerate(cluster.nodes) if written_by(node)), default=-1)
     roles = [
         (a, b, torch.broadcast_shapes(given[a].shape, given[b].shape))
-        for a, b in itertools.permutations(region.sources, 2)
+        for a, b in itertools.permutations(cluster.sources, 2)
         if len(shape(a)) == len(shape(b)) and given[a].shape[dim] == given[b].shape[dim]
     ]
-    for node in region.nodes[last_write + 1 :]:
+    for node in cluster.nodes[last_write + 1 :]:
         for (a, b, full), reverse in itertools.product(roles, (False, True)):
             h = values.get(node)
             if h is None or h.shape != full:
@@ -139,21 +140,21 @@ def _states_along(region: Region, dim: int, any_length: bool) -> States | None:
     return None
 
 
-def _check_alone(region: Region, states: States) -> None:
-    """Raise if something is written meanwhile, or if what the region computes is used beside the states."""
-    nodes = set(region.nodes)
-    for node in _between(region.nodes[0], states.node):
+def _check_alone(cluster: Cluster, states: States) -> None:
+    """Raise if something is written meanwhile, or if what the cluster computes is used beside the states."""
+    nodes = set(cluster.nodes)
+    for node in _between(cluster.nodes[0], states.node):
         if written_by(node) and node not in nodes:
             raise Declined("something is written to while it runs", node)
-    later = {states.node, *region.sources} - {states.a, states.b}  # and what depends on them
-    computed = _written(region)
-    for node in region.nodes:
+    later = {states.node, *cluster.sources} - {states.a, states.b}  # and what depends on them
+    computed = _written(cluster)
+    for node in cluster.nodes:
         if not later.isdisjoint(node.all_input_nodes):
             later.add(node)
         elif modular.is_arithmetic(node) or not computed.isdisjoint(node.all_input_nodes):
             computed.add(node)
     removable = {states.node}
-    for node in reversed(region.nodes):
+    for node in reversed(cluster.nodes):
         if node in later:
             continue
         if all(user in removable or isinstance(value(user), torch.SymInt) for user in node.users):
@@ -162,30 +163,30 @@ def _check_alone(region: Region, states: States) -> None:
             raise Declined("the products of its factors are used, not only the states", node)
 
 
-def _written(region: Region) -> set[fx.Node]:
-    """Nodes of the region that share memory with one that is written to."""
-    written = {target for node in region.nodes for target in written_by(node)}
-    for node in reversed(region.nodes):
-        if node in written and modular.is_movement(node):
+def _written(cluster: Cluster) -> set[fx.Node]:
+    """Nodes of the cluster that share memory with one that is written to."""
+    written = {target for node in cluster.nodes for target in written_by(node)}
+    for node in reversed(cluster.nodes):
+        if node in written and modular.is_followed_movement(node):
             written.update(node.all_input_nodes)
     return written
 
 
-def put_states(surroundings: Surroundings, region: Region, states: States) -> None:
-    """Put one op in the place of the states that the region computes.
+def put_states(surroundings: Surroundings, cluster: Cluster, states: States) -> None:
+    """Put one op in the place of the states that the cluster computes.
 
     Raises:
         Declined: the program would see it.
     """
-    computed = (node for node in region.nodes if node < states.node)
+    computed = (node for node in cluster.nodes if node < states.node)
     if (obstacle := surroundings.contexts.obstacle([states.node, *computed])) is not None:
         raise Declined(obstacle, states.node)
     put_recurrence(surroundings, *states[:4], reverse=states.reverse)
 
 
-def erase(graph: fx.Graph, region: Region) -> None:
-    """Remove what the region computed and nobody uses, with the vmap calls that then surround nothing."""
-    _erase_unused(graph, region.nodes)
+def erase(graph: fx.Graph, cluster: Cluster) -> None:
+    """Remove what the cluster computed and nobody uses, with the vmap calls that then surround nothing."""
+    _erase_unused(graph, cluster.nodes)
     entered: list[fx.Node] = []
     for node in list(graph.nodes):
         marker = vmap_call(node)
@@ -202,7 +203,7 @@ def erase(graph: fx.Graph, region: Region) -> None:
     sizes = [node for node in graph.nodes if node.op != "placeholder" and isinstance(value(node), torch.SymInt)]
     _erase_unused(graph, sizes)
     left = set(graph.nodes)
-    _erase_unused(graph, [node for node in region.nodes if node in left])
+    _erase_unused(graph, [node for node in cluster.nodes if node in left])
 
 
 def _erase_unused(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:

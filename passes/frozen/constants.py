@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from mvc.passes import torch_private
-from mvc.passes.graph.fx_utils import call_target, value, written_by
+from mvc.passes.graph.fx_utils import call_target, value
+from mvc.passes.graph.memory import storages, written_by
 
 
 def is_parameter(node: fx.Node) -> bool:
     """Whether the node is an input that Dynamo took from a module: a parameter or a buffer."""
     return node.op == "placeholder" and bool(node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type"))
-
-
-def storages(node: fx.Node) -> set[int]:
-    """What identifies the memory of the tensors that the node gives; views share it with their base."""
-    return memory(value(node))
-
-
-def memory(result: Any) -> set[int]:
-    """What identifies the memory of the tensors in a result, as long as they are alive."""
-    return {torch_private.storage_address(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
 
 
 def constants(graph: fx.Graph) -> set[fx.Node]:
