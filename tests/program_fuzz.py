@@ -27,10 +27,11 @@ from random_programs import Program, generate
 
 from mvc.compile.backend import Options, compile_graph
 from mvc.passes import pipeline
+from mvc.passes.accuracy import REWRITTEN, rounding
 from mvc.passes.observation import AsDescribed, Observation, observe
 from mvc.passes.raising.raise_loop import RaiseLoop
 from mvc.passes.raising.raise_scan import RaiseScan
-from mvc.passes.verify import ROUNDINGS, VerificationError, Verifier
+from mvc.passes.verify import VerificationError, Verifier
 
 # What can differ, the gravest first.
 KINDS = ("raises", "error", "afterwards", "requires grad", "memory", "bytes", "strides", "offset", "")
@@ -111,7 +112,7 @@ def _check(program: Program, seed: int, inductor: bool) -> Report:
     rewritten = _seen(functions, rewriting, seed)
     # A read-out that a scan absorbs is not rounded to the dtype of autocast around it.
     unrounded = RaiseScan.name in rewriting.fired and "autocast('cpu', torch.bfloat16)" in program.source
-    budget = ROUNDINGS * torch.finfo(torch.bfloat16 if unrounded else getattr(torch, program.dtype)).eps
+    budget = REWRITTEN.tolerance(rounding(torch.bfloat16 if unrounded else getattr(torch, program.dtype)))
     found = _differences(eager, rewritten, budget)
     if found or rewriting.complaint:
         stock = _seen(functions, backend, seed)
