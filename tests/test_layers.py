@@ -64,6 +64,23 @@ def test_passes_import_kernels_at_most(path):
     assert {name for name in of_file(path) if within(name, "mvc") and not within(name, *allowed)} == set()
 
 
+# What the modules of each folder of passes may import of the others: what is known of graphs stands below all passes,
+# and what is fused does not depend on how scans are raised.
+ROOMS = {"graph": (), "raising": ("graph",), "fusing": ("graph", "frozen"), "frozen": ("graph", "fusing")}
+
+
+@pytest.mark.parametrize("path", [p for p in PASSES if p.parent.name in ROOMS], ids=lambda path: path.stem)
+def test_passes_import_what_their_folder_may(path):
+    room = path.parent.name
+    others = [f"mvc.passes.{each}" for each in ROOMS if each != room and each not in ROOMS[room]]
+    assert {name for name in of_file(path) if within(name, *others)} == set()
+
+
+def test_every_folder_of_passes_has_a_rule():
+    folders = {path.parent.name for path in PASSES if path.parent != ROOT / "passes"}
+    assert folders == ROOMS.keys()
+
+
 @pytest.mark.parametrize("path", MVC + KERNELS + PASSES, ids=lambda path: path.stem)
 def test_only_the_public_function_imports_the_reference(path):
     users = {name for name in of_file(path) if within(name, "mvc.kernels.scan.reference")}

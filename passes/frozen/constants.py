@@ -25,7 +25,7 @@ def constants(graph: fx.Graph) -> set[fx.Node]:
     written = (storages(each) for node in graph.nodes for each in written_by(node))
     unstable = set().union(*outputs, *written)
     found: set[fx.Node] = set()
-    depth = 0  # of autocast regions: what is computed inside would have another dtype outside
+    depth = 0  # of autocast blocks: what is computed inside would have another dtype outside
     for node in graph.nodes:
         name = getattr(node.target, "__name__", "")
         depth += (name == "_enter_autocast") - (name == "_exit_autocast")

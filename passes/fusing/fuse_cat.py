@@ -10,7 +10,7 @@ from torch import fx
 
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.frozen.epilogues import only_user
-from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.fx_utils import between, insert, shape, value
 from mvc.passes.graph.memory import storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
@@ -84,7 +84,7 @@ def _obstacle(surroundings: Surroundings, scan: fx.Node, cat: fx.Node) -> str | 
     if (reason := surroundings.contexts.obstacle([scan, cat])) is not None:
         return reason
     read = set().union(*map(storages, scan.all_input_nodes))
-    writer = next(writers((node for node in cat.graph.nodes if scan < node < cat), read), None)
+    writer = next(writers(between(scan, cat), read), None)
     if writer is None:
         return None
     return f"{writer.name} writes to what the scan reads before its result is put beside the rest"

@@ -17,7 +17,7 @@ AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What is switched on where a node runs. Regions that change nothing leave it equal."""
+    """What is switched on where a node runs. Blocks that change nothing leave it equal."""
 
     gradients: bool
     inference: bool
@@ -47,7 +47,7 @@ class Contexts:
             if kind == "gradients":
                 gradients = node.args[0]
             elif kind == "leave":
-                entered = [region for region in entered if region is not node.args[0]]
+                entered = [block for block in entered if block is not node.args[0]]
             elif kind == "other":
                 others = (*others, node)
             else:
@@ -91,11 +91,11 @@ class Contexts:
 
 def _context(gradients: bool, entered: Sequence[fx.Node], others: tuple[fx.Node, ...]) -> Context:
     inference, autocast = torch.is_inference_mode_enabled(), _autocast_around()
-    for region in entered:
-        if torch_private.switch(region) == "inference":
-            (inference,) = region.args
+    for block in entered:
+        if torch_private.switch(block) == "inference":
+            (inference,) = block.args
             continue
-        device, dtype, enabled, _ = region.args
+        device, dtype, enabled, _ = block.args
         autocast.pop(device, None)
         if enabled:
             autocast[device] = torch.get_autocast_dtype(device) if dtype is None else dtype

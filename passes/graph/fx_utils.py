@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,14 @@ def shape(node: fx.Node) -> torch.Size | None:
     """The shape of a node that is a tensor; None for others."""
     fake = value(node)
     return fake.shape if isinstance(fake, torch.Tensor) else None
+
+
+def between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
+    """The nodes of the graph after the one and before the other."""
+    node = first.next
+    while node is not last:
+        yield node
+        node = node.next
 
 
 def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -> fx.Node:

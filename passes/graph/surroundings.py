@@ -1,7 +1,7 @@
 """What surrounds the nodes that a pass replaces: the context they run in, and who sees their memory and their strides.
 
 A program sees of a tensor more than its values: what it returns has strides and an offset, shares memory or not, is
-kept alive whole; views and `as_strided` depend on strides; a region that switches gradients or autocast changes what
+kept alive whole; views and `as_strided` depend on strides; a block that switches gradients or autocast changes what
 is inside it and nothing else. Every pass that puts nodes in the place of others asks here.
 """
 
@@ -150,9 +150,9 @@ class Surroundings:
     def _copied(self, old: fx.Node, new: fx.Node) -> fx.Node:
         """The new node with memory of its own and the old one's strides, but for gaps."""
         order = memory_order(value(old))
-        place = old if new < old else new.next
+        site = old if new < old else new.next
         insert_ = functools.partial(insert, self.graph)
-        with self.graph.inserting_before(place), self.contexts.inside(place):
+        with self.graph.inserting_before(site), self.contexts.inside(site):
             copy = new if order == sorted(order) else insert_(torch.permute, new, order)
             if dense := is_dense(value(new), order):
                 # Inductor drops a copy with the strides of its input, whose whole memory is kept alive then.
@@ -167,10 +167,10 @@ class Surroundings:
         """Detached, where gradients of the new node alone could be asked for."""
         if value(old).requires_grad or not value(new).requires_grad or torch_private.is_transformed(value(old)):
             return new
-        place = old if new < old else new.next
-        if not self.contexts.of(place).gradients:
+        site = old if new < old else new.next
+        if not self.contexts.of(site).gradients:
             return new
-        with self.graph.inserting_before(place), self.contexts.inside(place):
+        with self.graph.inserting_before(site), self.contexts.inside(site):
             return insert(self.graph, "detach", new)
 
     def _follow(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import fx
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import shape, value
+from mvc.passes.graph.fx_utils import between, shape, value
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.raising import modular
@@ -143,7 +143,7 @@ def _states_along(cluster: Cluster, dim: int, any_length: bool) -> States | None
 def _check_alone(cluster: Cluster, states: States) -> None:
     """Raise if something is written meanwhile, or if what the cluster computes is used beside the states."""
     nodes = set(cluster.nodes)
-    for node in _between(cluster.nodes[0], states.node):
+    for node in between(cluster.nodes[0], states.node):
         if written_by(node) and node not in nodes:
             raise Declined("something is written to while it runs", node)
     later = {states.node, *cluster.sources} - {states.a, states.b}  # and what depends on them
@@ -194,7 +194,7 @@ def erase(graph: fx.Graph, cluster: Cluster) -> None:
             entered.append(node)
         elif marker == "leave" and entered:
             enter = entered.pop()
-            if all(isinstance(value(each), torch.SymInt) for each in _between(enter, node)):
+            if all(isinstance(value(each), torch.SymInt) for each in between(enter, node)):
                 graph.erase_node(node)
                 graph.erase_node(enter)
     markers = [(vmap_call(node), node) for node in graph.nodes]
@@ -210,10 +210,3 @@ def _erase_unused(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
     for node in reversed(nodes):
         if not node.users:
             graph.erase_node(node)
-
-
-def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
-    node = first.next
-    while node is not last:
-        yield node
-        node = node.next

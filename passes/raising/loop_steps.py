@@ -12,7 +12,7 @@ from torch import fx
 from torch.utils._pytree import tree_flatten
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import shape
+from mvc.passes.graph.fx_utils import between, shape
 from mvc.passes.graph.memory import is_view, storages, writers
 from mvc.passes.graph.torch_ops import Kind, call
 from mvc.passes.graph.views import Part, index_parts
@@ -205,8 +205,8 @@ class RolledLoop:
         read = set().union(*map(storages, self._needed))
         if self.collector.writes and storages(self.collector.node) & read:
             return f"{self.collector.writes[0].name} writes to what its steps read"
-        between = _between({*members, *ends} if members else set())
-        others = (node for node in between if node not in members and node not in ends)
+        steps = {*members, *ends}
+        others = (node for node in between(min(steps), max(steps)) if node not in steps) if members else ()
         writer = next(writers(others, read.union(*map(storages, members))), None)
         return None if writer is None else f"{writer.name} writes in place between its steps"
 
@@ -252,15 +252,15 @@ class RolledLoop:
         firsts = [each.first for each in self.initials if isinstance(each.first, fx.Node)]
         return [*firsts, *self._constants, *(each.tensor for each in self._slices.values())]
 
-    def place(self) -> fx.Node:
+    def site(self) -> fx.Node:
         """Where all steps can be computed: at the first of them, or as soon as what they need is there."""
         first = min(node for column in self._operations for node in (column[0], column[-1]))
-        place = max(first, *(node.next for node in self._needed))
+        site = max(first, *(node.next for node in self._needed))
         users = [user for used in self.escaping.values() for node in used.values() for user in node.users]
         outside = set(users).difference(self.nodes)
-        if any(user < place for user in (*outside, *(self.collector.writes or (self.collector.node,)))):
+        if any(user < site for user in (*outside, *(self.collector.writes or (self.collector.node,)))):
             raise Declined("something is computed between its steps that they need")
-        return place
+        return site
 
 
 def _arguments(column: Column) -> Iterator[Column]:
@@ -284,17 +284,3 @@ def _arguments(column: Column) -> Iterator[Column]:
             yield argument
         elif any(each != argument[0] for each in argument):
             raise Declined(f"a step differs: {first.name} is called with {argument[0]}, then with {argument[1]}")
-
-
-def _between(members: set[fx.Node]) -> Iterator[fx.Node]:
-    """The nodes of the graph from the first to the last of the members."""
-    if not members:
-        return
-    left = len(members)
-    for node in next(iter(members)).graph.nodes:
-        if node in members:
-            left -= 1
-        if left < len(members):
-            yield node
-        if left == 0:
-            return

@@ -41,17 +41,17 @@ def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Declined
     Nothing is computed past it where nodes write in place.
     """
     in_place = any(written_by(node) for node in nodes)
-    run = _Run(dict(values), in_place=in_place)
+    interpreter = _Interpreter(dict(values), in_place=in_place)
     failure = None
     with torch_private.no_modes():
         for node in nodes:
             try:
-                run.step(node)
+                interpreter.step(node)
             except Declined as unsupported:
                 failure = failure or unsupported
                 if in_place:
                     break
-    return run.values, failure
+    return interpreter.values, failure
 
 
 def is_followed_movement(node: fx.Node) -> bool:
@@ -97,7 +97,7 @@ def _cut(size: int | torch.SymInt) -> int:
     return 3 if example_size(size) == 2 else 2
 
 
-class _Run:
+class _Interpreter:
     def __init__(self, values: Values, *, in_place: bool) -> None:
         self.values = values
         self.in_place = in_place
@@ -252,13 +252,13 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 }
 _MAY_COPY = ("contiguous", "reshape", "flatten")  # or not, depending on strides that are not known here
 # Movements of which it is written here how they are done where axes are cut. Trees and mamba.py's scan have no others.
-_MOVEMENTS: dict[str, Callable[[_Run, fx.Node, Call], Tensor]] = {
-    **dict.fromkeys((*CALLS[Kind.PERMUTATION], "unsqueeze", "squeeze", "stack", "flip"), _Run._as_written),
-    **dict.fromkeys((*CALLS[Kind.COPY], "flatten"), _Run._as_written),
-    **dict.fromkeys(("slice", "narrow", "select", "cat"), _Run._along),
-    **dict.fromkeys(CALLS[Kind.CAST], _Run._cast),
-    **dict.fromkeys(("view", "reshape", "unflatten"), _Run._view),
-    "getitem": _Run._index,
-    "pad": _Run._pad,
-    "zeros_like": _Run._zeros,
+_MOVEMENTS: dict[str, Callable[[_Interpreter, fx.Node, Call], Tensor]] = {
+    **dict.fromkeys((*CALLS[Kind.PERMUTATION], "unsqueeze", "squeeze", "stack", "flip"), _Interpreter._as_written),
+    **dict.fromkeys((*CALLS[Kind.COPY], "flatten"), _Interpreter._as_written),
+    **dict.fromkeys(("slice", "narrow", "select", "cat"), _Interpreter._along),
+    **dict.fromkeys(CALLS[Kind.CAST], _Interpreter._cast),
+    **dict.fromkeys(("view", "reshape", "unflatten"), _Interpreter._view),
+    "getitem": _Interpreter._index,
+    "pad": _Interpreter._pad,
+    "zeros_like": _Interpreter._zeros,
 }

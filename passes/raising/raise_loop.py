@@ -64,11 +64,11 @@ class RaiseLoop(Pass):
 
 def _raise(loop: RolledLoop, surroundings: Surroundings, *, always: bool) -> str | None:
     """Write the loop's recurrence and what its steps give into the graph, in the loop's place, or say why not to."""
-    collector, body, place = loop.collector, functional(loop.body()), loop.place()
-    if (obstacle := surroundings.contexts.obstacle({place, *loop.nodes, *loop.leaving})) is not None:
+    collector, body, site = loop.collector, functional(loop.body()), loop.site()
+    if (obstacle := surroundings.contexts.obstacle({site, *loop.nodes, *loop.leaving})) is not None:
         raise Declined(obstacle)
-    with surroundings.at(place) as undo:
-        new, picked = _results(place.graph, loop, body)
+    with surroundings.at(site) as undo:
+        new, picked = _results(site.graph, loop, body)
         if not always and (cost := profitability.cost(loop, [new, *picked.values()])) is not None:
             undo()
             return f"left alone: {cost}"

@@ -90,7 +90,7 @@ class _Rewrite:
         sequence = (scan.batch, (scan.time,), scan.channels)
         state = (scan.batch, scan.channels, (scan.states,))
         targets = [scan.y, *scan.last_states]
-        with self.surroundings.at(scan.place):
+        with self.surroundings.at(scan.site):
             inputs = self._inputs(sequence, state)
             op = self._without_autocast(torch.ops.mvc.selective_scan.default, *inputs)
             op.meta["stack_trace"] = self.node.meta.get("stack_trace")
@@ -106,7 +106,7 @@ class _Rewrite:
 
     def _without_autocast(self, target: Callable, *args: Any) -> fx.Node:
         device = value(self.node).device.type
-        if device not in dict(self.surroundings.contexts.of(self.scan.place).autocast):
+        if device not in dict(self.surroundings.contexts.of(self.scan.site).autocast):
             return self.insert(target, *args)
         with without_autocast(self.node.graph, device):
             return self.insert(target, *args)

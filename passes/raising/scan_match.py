@@ -74,7 +74,7 @@ class Scan:
         return {*self.batch, self.time, *self.channels}
 
     @property
-    def place(self) -> fx.Node:
+    def site(self) -> fx.Node:
         """The node ahead of which the scan runs: y or a last state, or, for inputs computed later, what reads that."""
         first = min([self.y.node, *(term.node for term in self.last_states)])
         if all(term.node < first for term in self.terms):

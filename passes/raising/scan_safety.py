@@ -26,24 +26,24 @@ class Effects:
     def check(self, node: fx.Node, scan: Scan) -> None:
         """Raise Declined where the scan, run at its place, would not compute what the graph computes."""
         leaves = {term.node for term in scan.terms}
-        late = [leaf for leaf in leaves if not leaf < scan.place]
+        late = [leaf for leaf in leaves if not leaf < scan.site]
         if late:
             raise Declined(f"the last state is read before {late[0].name} is computed")
         absorbed = _absorbed([node, scan.y.node, *(term.node for term in scan.last_states)], leaves)
-        if (obstacle := self.contexts.obstacle(absorbed | {scan.place}, but_for_autocast=True)) is not None:
+        if (obstacle := self.contexts.obstacle(absorbed | {scan.site}, but_for_autocast=True)) is not None:
             raise Declined(obstacle)
         for writer, written in self.writes:
             if writer < scan.y.node and writer not in absorbed:
-                spoiled = _spoiled(writer, written, scan.place, leaves, absorbed)
+                spoiled = _spoiled(writer, written, scan.site, leaves, absorbed)
                 if spoiled is not None:
                     raise Declined(f"{writer.name} writes to {spoiled.name}, which is read at another time by the scan")
 
 
 def _spoiled(
-    writer: fx.Node, written: set[int], place: fx.Node, leaves: set[fx.Node], absorbed: set[fx.Node]
+    writer: fx.Node, written: set[int], site: fx.Node, leaves: set[fx.Node], absorbed: set[fx.Node]
 ) -> fx.Node | None:
     """What would be read before the call that writes to it and now is read after it, or the other way round."""
-    if writer < place:
+    if writer < site:
         read = (node for node in leaves | absorbed if node < writer)
     else:
         read = (node for reader in absorbed if writer < reader for node in reader.all_input_nodes)
