@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -474,7 +475,7 @@ import torch
 from mvc.passes.frozen.freeze import freeze
 from torch._dynamo.utils import counters
 from torch._inductor.compile_fx import compile_fx
-from tests.test_freeze import Decay
+from test_freeze import Decay
 
 module, x = Decay(), torch.randn(2, 4)
 with torch.no_grad():
@@ -487,7 +488,9 @@ print(counters["inductor"]["fxgraph_cache_miss"], counters["inductor"]["fxgraph_
 
 
 def test_a_second_process_finds_the_compiled_graph(tmp_path):
+    here = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_AUTOGRAD_CACHE": "0"}
+    environment["PYTHONPATH"] = here
     counts = []
     for _ in range(2):
         command = [sys.executable, "-c", CACHED]
