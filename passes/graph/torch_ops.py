@@ -37,28 +37,18 @@ MOVEMENTS = {
     *(Kind.EXPANSION, Kind.SELECTION, Kind.ARRANGEMENT),
 }
 
-# The calls that passes look at, with the names of their parameters as in torch's documentation; "*" takes the rest,
-# "**" any other keyword. A name stands for the function, the operator and the method; a trailing underscore marks the
-# in-place form, which is of the same kind.
-CALLS: dict[Kind, dict[str, str]] = {
+# The calls that passes look at, and after them the names of their parameters as in torch's documentation; "*" takes the
+# rest, "**" any other keyword. A name stands for the function, the operator and the method; a trailing underscore marks
+# the in-place form, which is of the same kind.
+_TABLE: dict[Kind, dict[str, str]] = {
     Kind.POINTWISE: {
-        "add": "input other alpha",
-        "sub": "input other alpha",
+        "add sub": "input other alpha",
         "mul": "input other",
         "div": "input other rounding_mode",
         "pow": "input exponent",
-        "neg": "input",
-        "exp": "input",
-        "square": "input",
-        "abs": "input",
-        "log": "input",
-        "rsqrt": "input",
-        "sqrt": "input",
-        "tanh": "input",
-        "sigmoid": "input",
-        "relu": "input inplace",
+        "neg exp square abs log rsqrt sqrt tanh sigmoid": "input",
+        "relu silu": "input inplace",
         "gelu": "input approximate",
-        "silu": "input inplace",
         "softplus": "input beta threshold",
         "addcmul": "input tensor1 tensor2 value",
         "lerp": "input end weight",
@@ -69,32 +59,25 @@ CALLS: dict[Kind, dict[str, str]] = {
         "to": "input *what **",
         "type_as": "input other",
         "type": "input dtype **",
-        "float": "input **",
-        "double": "input **",
-        "half": "input **",
-        "bfloat16": "input **",
+        "float double half bfloat16": "input **",
     },
-    Kind.COPY: {"contiguous": "input memory_format", "clone": "input memory_format"},
+    Kind.COPY: {"contiguous clone": "input memory_format"},
     Kind.DETACHMENT: {"detach": "input"},
     Kind.PERMUTATION: {
         "transpose": "input dim0 dim1",
         "permute": "input *dims",
         "movedim": "input source destination",
-        "t": "input",
-        "mT": "input",
-        "numpy_T": "input",
+        "t mT numpy_T": "input",
     },
     Kind.RESHAPE: {
         "view": "input *size",
-        "view_as": "input other",
         "reshape": "input *shape",
-        "reshape_as": "input other",
+        "view_as reshape_as": "input other",
         "flatten": "input start_dim end_dim",
         "unflatten": "input dim sizes",
-        "unsqueeze": "input dim",
-        "squeeze": "input dim",
+        "unsqueeze squeeze": "input dim",
     },
-    Kind.EXPANSION: {"expand": "input *size", "expand_as": "input other", "broadcast_to": "input *size"},
+    Kind.EXPANSION: {"expand broadcast_to": "input *size", "expand_as": "input other"},
     Kind.SELECTION: {
         "getitem": "input index",
         "select": "input dim index",
@@ -105,48 +88,42 @@ CALLS: dict[Kind, dict[str, str]] = {
         "unbind": "input dim",
     },
     Kind.ARRANGEMENT: {
-        "stack": "tensors dim",
-        "cat": "tensors dim",
+        "stack cat": "tensors dim",
         "flip": "input *dims",
         "roll": "input shifts dims",
         "repeat_interleave": "input repeats dim",
         "pad": "input pad mode value",
     },
-    Kind.REDUCTION: {"sum": "input dim keepdim dtype", "mean": "input dim keepdim dtype"},
+    Kind.REDUCTION: {"sum mean": "input dim keepdim dtype"},
     Kind.PRODUCT: {
         "matmul": "input other",
         "bmm": "input mat2",
         "baddbmm": "input batch1 batch2 beta alpha",
         "einsum": "equation *operands",
         "linear": "input weight bias",
-        "conv1d": "input weight bias stride padding dilation groups",
-        "conv2d": "input weight bias stride padding dilation groups",
-        "conv3d": "input weight bias stride padding dilation groups",
+        "conv1d conv2d conv3d": "input weight bias stride padding dilation groups",
     },
     Kind.NORMALIZATION: {
         "batch_norm": "input running_mean running_var weight bias training momentum eps",
         "layer_norm": "input normalized_shape weight bias eps",
     },
     Kind.CONSTRUCTION: {
-        "zeros": "*size **",
-        "new_zeros": "input *size **",
-        "zeros_like": "input **",
-        "ones": "*size **",
-        "new_ones": "input *size **",
-        "ones_like": "input **",
+        "zeros ones empty": "*size **",
+        "new_zeros new_ones new_empty": "input *size **",
+        "zeros_like ones_like empty_like": "input **",
         "full": "size fill_value **",
         "new_full": "input size fill_value **",
         "full_like": "input fill_value **",
-        "empty": "*size **",
-        "new_empty": "input *size **",
-        "empty_like": "input **",
         "arange": "*range **",
         "tensor": "data **",
     },
     Kind.WRITE: {"setitem": "input index value", "copy": "input src non_blocking"},
 }
-_KINDS = {name: kind for kind, calls in CALLS.items() for name in calls}
-_PARAMETERS = {name: parameters.split() for calls in CALLS.values() for name, parameters in calls.items()}
+CALLS: dict[Kind, tuple[str, ...]] = {kind: tuple(" ".join(rows).split()) for kind, rows in _TABLE.items()}
+_KINDS = {name: kind for kind, names in CALLS.items() for name in names}
+_PARAMETERS = {
+    name: parameters.split() for rows in _TABLE.values() for names, parameters in rows.items() for name in names.split()
+}
 
 # Other names of the same calls: operators, aliases, and what torch's C functions are called.
 _ALIASES = {
@@ -159,6 +136,7 @@ _ALIASES = {
     "swapaxes": "transpose",
     "swapdims": "transpose",
     "moveaxis": "movedim",
+    "clip": "clamp",
     "concat": "cat",
     "concatenate": "cat",
     "iadd": "add_",

@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import insert, name_of, shape, value
-from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.graph.torch_ops import MOVEMENTS, Kind, call
 from mvc.passes.graph.views import axis_order, einsum_letters, selection
 
 
@@ -40,6 +40,8 @@ class Steps:
             return
         known = call(node)
         rule = (_RULES.get(known.name) or _RULES_OF_KINDS.get(known.kind)) if known else None
+        if known is not None and known.kind in MOVEMENTS and known.args.get("input") in self.constant:
+            raise Declined(f"{name_of(node)} of what is the same in each step")
         if rule is None or known.name.endswith("_"):
             raise Declined(f"{name_of(node)} is not known over all steps")
         result = rule(self, node)

@@ -119,6 +119,24 @@ def plain(h: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return a * h + b
 
 
+def moved(h: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    a = torch.cat([a.narrow(0, -2, 2), a[:2]]).unflatten(0, (2, 2)).swapaxes(axis0=0, axis1=1).flatten()
+    b = (
+        b.view(2, 2).t().mT.reshape(1, 4, 1).squeeze((0, 2))
+        + b[1:2].expand_as(a)
+        + b.select(0, -1)
+        + torch.sum(b, axis=0)
+    )
+    return (
+        a.view_as(b) * h
+        + torch.moveaxis(b[None, None], (0, 1), (1, 2)).broadcast_to(4, 1, 1).sum((-1, -2))
+        + b.clip(max=1)
+    )
+
+
+WEIGHTS = torch.linspace(0.5, 2, D, dtype=torch.float64)
+
+
 def unevenly_split(a: Tensor, b: Tensor) -> Tensor:
     h, states = torch.zeros_like(a[0]), []
     for one, other in zip(torch.cat([a, a]).split([T, 1, 1, 1, 1])[1:], b.split(1), strict=True):
@@ -169,6 +187,8 @@ LOOPS = {
         loop(plain, lambda s, a, b: torch.stack([each[None].mT for each in s])),
         True,
     ),
+    "every movement in the step": (loop(moved, lambda states, a, b: torch.stack(states)), True),
+    "a dtype of another's": (loop(lambda h, a, b: WEIGHTS.type_as(a) * h + b, lambda s, a, b: torch.stack(s)), False),
     "a new tensor in a buffer": (filled_buffer, False),
     "a stack in a buffer": (loop(plain, stacked_into_a_buffer), False),
     "rounded to whole numbers": (
