@@ -99,7 +99,7 @@ def build(
     frozen: bool = False,
     inference: bool = False,
 ) -> list[Pass]:
-    """The named passes in the order of `PASSES`, with passes of the caller's own ahead of the lowering.
+    """The named passes in the order of `PASSES`, with passes of the caller's own before the lowering.
 
     Args:
         impl: what scans are lowered to.
@@ -108,14 +108,14 @@ def build(
     """
     options = {"impl": impl, "frozen": frozen}
     order, lowering = list(PASSES), list(PASSES).index(LowerScan.name)
-    ahead, behind = [], []
+    before, after = [], []
     for name, each in PASSES.items():
         if name not in names or (each.needs_frozen and not frozen) or (each.inference_only and not inference):
             continue
         fields = {field.name for field in dataclasses.fields(each)}
         built = each(**{key: value for key, value in options.items() if key in fields})
-        (ahead if order.index(name) < lowering else behind).append(built)
-    return [*ahead, *own, *behind]
+        (before if order.index(name) < lowering else after).append(built)
+    return [*before, *own, *after]
 
 
 def digest(passes: Sequence[Pass]) -> str:

@@ -79,7 +79,7 @@ class EffectRecorder(TorchDispatchMode):
 
 
 def switch(node: fx.Node) -> str | None:
-    """What kind of call the node is, if it switches something on or off for those behind it.
+    """What kind of call the node is, if it switches something on or off for those after it.
 
     "gradients", "inference" and "autocast", which are left by "leave" of the node that entered them; "other" for calls
     that neither take nor give anything to compute with.

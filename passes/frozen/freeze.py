@@ -1,4 +1,4 @@
-"""Inference with frozen weights: what depends on parameters alone is computed once, ahead of the compiled graph.
+"""Inference with frozen weights: what depends on parameters alone is computed once, before the compiled graph.
 
 Inductor's own `freezing` makes constants of the parameters, and graphs with constants are not cached. Here they stay
 inputs:
@@ -10,7 +10,7 @@ inputs:
                                                 def main(x, packed, exp):
                                                     return packed_linear(x, packed) * exp
 
-CUDA graphs read static inputs where they lay when the graph was recorded, and copy all others ahead of each replay. So
+CUDA graphs read static inputs where they lay when the graph was recorded, and copy all others before each replay. So
 constants are declared static, as parameters are, and computed again into the memory that they have.
 """
 
@@ -112,7 +112,7 @@ def _ahead_of(nodes: list[fx.Node]) -> set[fx.Node]:
 
 
 def _constants_graph(graph: fx.Graph, taken: list[fx.Node], ahead: set[fx.Node]) -> fx.Graph:
-    """What computes the nodes `taken`; behind the parameters its inputs are the values that they had before."""
+    """What computes the nodes `taken`; after the parameters its inputs are the values that they had before."""
     before = fx.Graph()
     copies = _copy(before, [node for node in graph.find_nodes(op="placeholder") if node in ahead])
     old = {node: before.placeholder(f"old_{node.name}", default_value=None) for node in taken}
@@ -175,7 +175,7 @@ class Frozen:
     constants of its own, which are freed with the first of them.
 
     Calls may run in several threads and CUDA streams, as long as nobody changes a weight while one runs. Whoever
-    captures calls in a CUDA graph of their own makes one after each change of a weight, ahead of the capture.
+    captures calls in a CUDA graph of their own makes one after each change of a weight, before the capture.
     """
 
     def __init__(self, main: Callable[..., Any], split: Split) -> None:

@@ -1,4 +1,4 @@
-"""Folds BatchNorm of inference into the convolution ahead of it.
+"""Folds BatchNorm of inference into the convolution before it.
 
 y = conv2d(x, weight, bias)                      scale = rsqrt(var + eps) * gamma
 z = batch_norm(y, mean, var, gamma, beta)   ->   z = conv2d(x, weight * scale, (bias - mean) * scale + beta)

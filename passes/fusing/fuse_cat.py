@@ -18,7 +18,7 @@ from mvc.passes.graph.torch_ops import call
 
 @dataclasses.dataclass(frozen=True)
 class FuseCat(Pass):
-    """Replaces a Triton scan and the concatenation behind it by a scan in place.
+    """Replaces a Triton scan and the concatenation after it by a scan in place.
 
     Before::
 

@@ -132,7 +132,7 @@ def _is_movement(node: fx.Node) -> bool:
 
 
 def _chain(node: fx.Node) -> list[fx.Node]:
-    """What the node moves, through all the movements ahead of it: the first is none, the last is the node."""
+    """What the node moves, through all the movements before it: the first is none, the last is the node."""
     chain = [node]
     while _is_movement(chain[0]) and len(chain) <= LONGEST:
         chain.insert(0, call(chain[0]).args["input"])

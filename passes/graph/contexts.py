@@ -22,7 +22,7 @@ class Context:
     gradients: bool
     inference: bool
     autocast: frozenset[tuple[str, torch.dtype]]  # the devices for which it is on
-    others: tuple[fx.Node, ...] = ()  # calls ahead that switch something else
+    others: tuple[fx.Node, ...] = ()  # calls before that switch something else
 
     def difference(self, other: Context) -> str:
         """A sentence on what is switched between the two."""
@@ -40,7 +40,7 @@ class Contexts:
     def __init__(self, graph: fx.Graph) -> None:
         self._switches = [node for node in graph.nodes if torch_private.switch(node)]
         self._first = _context(torch.is_grad_enabled(), [], ())
-        self._behind: list[Context] = []
+        self._after: list[Context] = []
         gradients, entered, others = torch.is_grad_enabled(), [], ()
         for node in self._switches:
             kind = torch_private.switch(node)
@@ -52,11 +52,11 @@ class Contexts:
                 others = (*others, node)
             else:
                 entered = [*entered, node]
-            self._behind.append(_context(gradients, entered, others))
+            self._after.append(_context(gradients, entered, others))
 
     def of(self, node: fx.Node) -> Context:
-        behind = bisect.bisect_left(self._switches, node)  # nodes are ordered as they stand in the graph
-        return self._behind[behind - 1] if behind else self._first
+        after = bisect.bisect_left(self._switches, node)  # nodes are ordered as they stand in the graph
+        return self._after[after - 1] if after else self._first
 
     def obstacle(self, nodes: Iterable[fx.Node], *, but_for_autocast: bool = False) -> str | None:
         """Why the nodes cannot be computed at one place; None where they all run in one context.

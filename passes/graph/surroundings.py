@@ -35,7 +35,7 @@ from mvc.passes.graph.memory import (
 )
 from mvc.passes.torch_private import surely_at_most, surely_equal
 
-MOST_FOLLOWED = 2048  # nodes behind a change of strides; to copy is cheaper than to follow more
+MOST_FOLLOWED = 2048  # nodes after a change of strides; to copy is cheaper than to follow more
 
 
 class Surroundings:

@@ -28,7 +28,7 @@ ONE = Affine(0, 1)  # the number
 
 
 def affine(graph: fx.Graph, state: fx.Node, result: fx.Node) -> Affine:
-    """What the result is of the state; new nodes are inserted behind those that they are made of.
+    """What the result is of the state; new nodes are inserted after those that they are made of.
 
     Raises:
         Declined: it is something else.

@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 def put_recurrence(
     surroundings: Surroundings, old: fx.Node, a: fx.Node, b: fx.Node, dim: int, *, reverse: bool
 ) -> None:
-    """Replace `old`, the states h_t = a_t h_{t-1} + b_t along `dim`, by one op ahead of it.
+    """Replace `old`, the states h_t = a_t h_{t-1} + b_t along `dim`, by one op before it.
 
     Raises:
         Declined: the program would see it.

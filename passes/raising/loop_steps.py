@@ -102,7 +102,7 @@ def _only_place(parts: Sequence[Part] | None) -> Part | None:
 
 
 class Initial(NamedTuple):
-    """The state ahead of the first step, a node or a number, and a node like the states ahead of the others."""
+    """The state before the first step, a node or a number, and a node like the states before the others."""
 
     first: fx.Node | float
     like: fx.Node
@@ -112,8 +112,8 @@ class RolledLoop:
     """The step that all outputs of a collector repeat.
 
     Attributes:
-        carries: for the state ahead of each step, the column of the states behind it.
-        initials: the states ahead of the first step.
+        carries: for the state before each step, the column of the states after it.
+        initials: the states before the first step.
         backwards: whether the steps run against the order in which they are collected.
         descending: whether every slice goes down as that order goes up.
         sequences, additional: what differs from step to step, and what does not.
@@ -190,7 +190,7 @@ class RolledLoop:
         self._operations[column] = None
 
     def _carry_of(self, column: Column) -> Column | None:
-        """The column of the states behind each step, where this is that of the states ahead of it."""
+        """The column of the states after each step, where this is that of the states before it."""
         for backwards in (False, True):
             later = self._open.get(column[-2] if backwards else column[1])
             ahead, behind = (column[:-1], later and later[1:]) if backwards else (column[1:], later and later[:-1])

@@ -105,11 +105,11 @@ def _sequence(graph: fx.Graph, sequence: Slices, *, descending: bool) -> fx.Node
 
 
 def _initial(graph: fx.Graph, loop: RolledLoop, initial: Initial, sequences: list[fx.Node]) -> fx.Node:
-    """The state ahead of the first step, a tensor where the program has a number."""
+    """The state before the first step, a tensor where the program has a number."""
     if isinstance(initial.first, fx.Node):
         return initial.first
     if not sequences or not all(isinstance(size, int) for size in shape(initial.like)):
-        raise Declined("the state ahead of the first step is a number, and its later size is not known")
+        raise Declined("the state before the first step is a number, and its later size is not known")
     fake = value(initial.like)
     return insert(graph, "new_full", sequences[0], tuple(fake.shape), initial.first, dtype=fake.dtype)
 

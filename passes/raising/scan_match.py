@@ -75,7 +75,7 @@ class Scan:
 
     @property
     def site(self) -> fx.Node:
-        """The node ahead of which the scan runs: y or a last state, or, for inputs computed later, what reads that."""
+        """The node before which the scan runs: y or a last state, or, for inputs computed later, what reads that."""
         first = min([self.y.node, *(term.node for term in self.last_states)])
         if all(term.node < first for term in self.terms):
             return first

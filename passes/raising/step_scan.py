@@ -115,7 +115,7 @@ class StepScan:
                 self.steps.compute(node)
 
     def _before(self, carry: fx.Node) -> fx.Node:
-        """The states ahead of each step."""
+        """The states before each step."""
         states = self.steps.stacked[self.next[carry]]
         start = self.steps.insert("unsqueeze", self.carries[carry], 0)
         kept = self.steps.insert(operator.getitem, states, slice(1, None) if self.reverse else slice(None, -1))

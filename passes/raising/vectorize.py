@@ -50,14 +50,14 @@ class Steps:
         self.stacked[node] = result
 
     def stack(self, node: fx.Node, *, rank: int | None = None) -> fx.Node:
-        """The node's values over all steps, or once for all, with as many axes behind that of time as asked for."""
+        """The node's values over all steps, or once for all, with as many axes after that of time as asked for."""
         result = self.stacked.get(node)
         if result is None:
             result = self.insert("unsqueeze", self.constant[node], 0)
         return result if rank is None else self.widen(result, rank)
 
     def widen(self, node: fx.Node, rank: int) -> fx.Node:
-        """A stacked value with axes of size 1 behind that of time, up to `rank` besides it."""
+        """A stacked value with axes of size 1 after that of time, up to `rank` besides it."""
         for _ in range(rank + 1 - len(shape(node))):
             node = self.insert("unsqueeze", node, 1)
         return node
@@ -75,7 +75,7 @@ class Steps:
 
 
 def _elementwise(steps: Steps, node: fx.Node) -> fx.Node:
-    """Broadcasting counts axes from the last one, so those that are missing go behind that of time."""
+    """Broadcasting counts axes from the last one, so those that are missing go after that of time."""
     if call(node).args.get("memory_format") in (torch.channels_last, torch.channels_last_3d):
         raise Declined(f"{name_of(node)} into a memory format of so many axes")
     rank = len(shape(node))

@@ -44,8 +44,9 @@ def normed(convolution: nn.Module, norm: nn.Module) -> nn.Sequential:
         (normed(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, eps=1e-2)), (2, 3, 7, 5)),
         (normed(nn.Conv2d(4, 4, 3, groups=4, padding="same"), nn.BatchNorm2d(4, affine=False)), (2, 4, 7, 5)),
         (normed(nn.Conv1d(3, 4, 3, dilation=2), nn.BatchNorm1d(4)), (2, 3, 9)),
+        (normed(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4)), (1, 2, 4, 5, 3)),
     ],
-    ids=["bias", "no-bias", "depthwise-no-affine", "conv1d"],
+    ids=["bias", "no-bias", "depthwise-no-affine", "conv1d", "conv3d"],
 )
 def test_result_and_gradients_stay(module, shape):
     x = torch.randn(shape, requires_grad=True)
