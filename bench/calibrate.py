@@ -30,10 +30,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mvc import cli, files
 from mvc.measure import families
-from mvc.offline.codegen import Request
 from mvc.offline.estimate import CALIBRATION, Efficiency, family, seconds
 from mvc.offline.generate import generate
-from mvc.offline.manifest import Launch
+from mvc.offline.manifest import Launch, Request
 from mvc.offline.targets import find
 from mvc.table import tabulate
 

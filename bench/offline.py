@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.checkout import commit
 from mvc import cli, files
 from mvc.offline import budget, estimate
-from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
+from mvc.offline.manifest import Request
 from mvc.offline.targets import TARGETS, find
 from mvc.table import tabulate
 

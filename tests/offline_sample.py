@@ -6,8 +6,7 @@ And what several tests generate code for.
 import dataclasses
 
 from mvc import create_model
-from mvc.offline.codegen import Request
-from mvc.offline.manifest import Kernel, Launch, Manifest
+from mvc.offline.manifest import Kernel, Launch, Manifest, Request
 
 INFERENCE = Request("tiny", 2, 64, 64, "float16", frozen=True)
 
@@ -35,17 +34,7 @@ KERNEL = Kernel("forward_norm_0-0", warps=4, stages=1, registers=32, spills=0, s
 
 
 def sample(**changes):
-    model = {
-        "variant": "T",
-        "batch": 128,
-        "height": 224,
-        "width": 224,
-        "dtype": "float16",
-        "training": False,
-        "passes": "all",
-        "frozen": True,
-        "builder": "mvc:create_model",
-    }
+    model = Request("T", 128, 224, 224, "float16", frozen=True)
     manifest = Manifest(
         target="sm_90",
         device="stand-in",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from unittest import mock
 
 from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+from mvc.patches import replaced
 
 
 def tuning_within(alone: Callable[[], contextlib.AbstractContextManager[None]]) -> contextlib.AbstractContextManager:
@@ -17,4 +18,4 @@ def tuning_within(alone: Callable[[], contextlib.AbstractContextManager[None]]) 
         with alone():
             return benchmark(self, *args, **kwargs)
 
-    return mock.patch.object(CachingAutotuner, "benchmark_all_configs", benchmark_alone)
+    return replaced(CachingAutotuner, "benchmark_all_configs", benchmark_alone)

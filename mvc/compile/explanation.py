@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +13,10 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from mvc.arguments import require
-from mvc.compile import torch_private
+from mvc.compile import inductor_code
 from mvc.compile.backend import GraphReport, Options, compile_graph
+from mvc.compile.inductor_code import Generated, is_library, launches, paired
 from mvc.table import tabulate
-
-# A line of Inductor's wrapper that runs a kernel: generated, from a library, or a registered op.
-LAUNCH = re.compile(
-    r"^\s+(?:[\w, ]+ = )?(\w+(?=\.run\()|cpp_\w+|extern_kernels\.\w+|torch\.ops\.[\w.]+|aten\.[\w.]+)(?:\.run)?\(", re.M
-)
 
 
 @dataclasses.dataclass
@@ -114,13 +108,13 @@ class Recorder:
     def generated_code(self) -> Iterator[None]:
         """Count the launches of all code that Inductor generates within; the backward's comes when it first runs."""
 
-        def count(code: str, steps: list[torch_private.Step] | None) -> None:
+        def count(code: Generated) -> None:
             explanation = self.explanation
-            explanation.launches.update(_launches(code))
-            if steps is not None:
-                explanation.bytes_moved = (explanation.bytes_moved or 0) + sum(step.bytes for step in steps)
+            explanation.launches.update(launches(code.wrapper))
+            if code.steps is not None:
+                explanation.bytes_moved = (explanation.bytes_moved or 0) + sum(step.bytes for step in code.steps)
 
-        with torch_private.generated_code(count):
+        with inductor_code.generated_code(count):
             yield
 
 
@@ -134,50 +128,21 @@ def kernel_bytes() -> Iterator[dict[str, int | None]]:
     """
     kernels: dict[str, int | None] = {}
 
-    def collect(code: str, steps: list[torch_private.Step] | None) -> None:
-        launches = _launches(code)
-        shares = _steps_of(launches, steps or []) or [[] for _ in launches]
-        for name, share in zip(launches, shares, strict=True):
-            if _is_library(name):
+    def collect(code: Generated) -> None:
+        names = launches(code.wrapper)
+        try:
+            pairs = paired(names, code.steps or [])
+        except ValueError:
+            pairs = [(name, None) for name in names]
+        for name, step in pairs:
+            if is_library(name):
                 continue
             known = kernels.get(name, 0)  # forward and backward may each have a kernel of that name
-            if not share or known is None or any(step.kind == "given" for step in share):
-                kernels[name] = None
-            else:
-                kernels[name] = known + sum(step.bytes for step in share)
+            unknown = step is None or known is None or step.kind == "given"
+            kernels[name] = None if unknown else known + step.bytes
 
-    with torch_private.generated_code(collect):
+    with inductor_code.generated_code(collect):
         yield kernels
-
-
-def _launches(code: str) -> list[str]:
-    return LAUNCH.findall(code.partition("def call(")[2])
-
-
-def _is_library(name: str) -> bool:
-    return "." in name
-
-
-def _steps_of(launches: Sequence[str], steps: Sequence[torch_private.Step]) -> list[list[torch_private.Step]] | None:
-    """The steps that each launch runs, or None where the two do not go together.
-
-    Both are in one order. Between two calls of libraries there is a launch for each step, or one of C++ for all.
-    """
-    runs = [list(group) for _, group in itertools.groupby(launches, _is_library)]
-    schedule = [list(group) for _, group in itertools.groupby(steps, lambda step: step.kind == "library")]
-    if len(runs) != len(schedule):
-        return None
-    found: list[list[torch_private.Step]] = []
-    for names, group in zip(runs, schedule, strict=True):
-        if _is_library(names[0]) != (group[0].kind == "library"):
-            return None
-        if len(names) == 1 and names[0].startswith("cpp_"):
-            found.append(group)
-        elif len(names) == len(group):
-            found += [[step] for step in group]
-        else:
-            return None
-    return found
 
 
 def explain(

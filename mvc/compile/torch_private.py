@@ -11,16 +11,17 @@ import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_origin
-from unittest import mock
+from typing import Any, get_origin
 
 import torch
 from torch import fx
 
+from mvc.patches import replaced
+
 # Tests run on the first, on 2.14 and on the last; where these differ, the code takes every form.
 TESTED_VERSIONS = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
-_patching = threading.RLock()
+patching = threading.RLock()  # of whoever patches torch
 _select_conv_backend = torch._C._select_conv_backend
 
 Backend = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
@@ -133,51 +134,6 @@ def backend_of(compiled: Any) -> tuple[Any, Mapping[str, Any]] | None:
     return getattr(backend, "compiler_fn", backend), getattr(backend, "kwargs", {})
 
 
-class Step(NamedTuple):
-    """One node of Inductor's schedule that runs something.
-
-    Attributes:
-        kind: "generated" for kernels that Inductor writes, "given" for Triton kernels that the graph holds.
-        bytes: that it reads and writes, by Inductor's count.
-    """
-
-    kind: Literal["generated", "given", "library"]
-    bytes: int
-
-
-@contextlib.contextmanager
-def generated_code(observe: Callable[[str, list[Step] | None], None]) -> Iterator[None]:
-    """Call `observe` with the source of each wrapper that Inductor writes or takes from its cache within the block, and
-    the steps that it runs, in order, None for cached code. One thread at a time: torch is patched meanwhile."""
-    from torch._inductor.graph import GraphLowering
-    from torch._inductor.virtualized import V
-
-    outer = GraphLowering.save_output_code
-
-    def save(code: str) -> None:
-        graph = V.graph
-        observe(code, list(_steps(graph)) if isinstance(graph, GraphLowering) else None)
-        if outer is not None:
-            outer(code)
-
-    with _patching, mock.patch.object(GraphLowering, "save_output_code", save):
-        yield
-
-
-def _steps(graph: Any) -> Iterator[Step]:
-    from torch._inductor import ir
-    from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
-
-    for node in graph.scheduler.nodes:
-        if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, ir.MultiOutput):
-            continue  # runs nothing: an element of what another step gave
-        if isinstance(node.node, ir.UserDefinedTritonKernel):
-            kind = "given"
-        else:
-            kind = "library" if isinstance(node, ExternKernelSchedulerNode) else "generated"
-        yield Step(kind, node.get_read_write_buffers_sizes())
-
-
 @contextlib.contextmanager
 def fewer_shape_guards() -> Iterator[None]:
     """Trace dynamic shapes without two guards that would make further graphs for the same code.
@@ -197,8 +153,8 @@ def fewer_shape_guards() -> Iterator[None]:
         with guards:
             return _select_conv_backend(input, weight, **options)
 
-    patched = mock.patch.object(torch._C, "_select_conv_backend", select_unguarded)
-    with _patching, _config.patch(use_duck_shape=False), patched:
+    patched = replaced(torch._C, "_select_conv_backend", select_unguarded)
+    with patching, _config.patch(use_duck_shape=False), patched:
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -13,7 +14,7 @@ from filelock import FileLock
 from mvc import files
 from mvc.errors import UserError
 from mvc.offline import targets
-from mvc.offline.manifest import Launch, Manifest
+from mvc.offline.manifest import Launch, Manifest, Request
 
 FORMAT = "mvc.budget/1"
 Entry = dict[str, Any]  # what `measured` gives
@@ -23,18 +24,14 @@ COUNTED = (*MOVED, "kernels", "largest registers", "spills")
 LINE = re.compile(r"(\w\.py):\d+:")
 
 
-def key(model: dict[str, Any]) -> str:
-    """What an entry is called: "T, inference, batch 128, 224 x 224, float16, passes all, frozen".
-
-    Args:
-        model: `Manifest.model`.
-    """
-    work = "training step" if model["training"] else "inference"
-    size = f"batch {model['batch']}, {model['height']} x {model['width']}"
-    passes = model["passes"] if isinstance(model["passes"], str) else " ".join(model["passes"])
-    frozen = ", frozen" if model["frozen"] else ""
-    builder = "" if model["builder"] == "mvc:create_model" else f", by {model['builder']}"
-    return f"{model['variant']}, {work}, {size}, {model['dtype']}, passes {passes}{frozen}{builder}"
+def key(model: Request) -> str:
+    """What an entry is called: "T, inference, batch 128, 224 x 224, float16, passes all, frozen"."""
+    work = "training step" if model.training else "inference"
+    size = f"batch {model.batch}, {model.height} x {model.width}"
+    passes = model.passes if isinstance(model.passes, str) else " ".join(model.passes)
+    frozen = ", frozen" if model.frozen else ""
+    builder = "" if model.builder == "mvc:create_model" else f", by {model.builder}"
+    return f"{model.variant}, {work}, {size}, {model.dtype}, passes {passes}{frozen}{builder}"
 
 
 def measured(manifest: Manifest) -> Entry:
@@ -43,7 +40,7 @@ def measured(manifest: Manifest) -> Entry:
     for launch in manifest.launches:
         moved[f"{launch.kind} bytes"] += launch.bytes_moved
     return {
-        "model": manifest.model,
+        "model": dataclasses.asdict(manifest.model),
         "versions": {name: manifest.versions[name] for name in ENFORCED},
         "launches": dict(sorted(Counter(map(_described, manifest.launches)).items())),
         **moved,
@@ -60,11 +57,10 @@ def _described(launch: Launch) -> str:
     return f"{launch.phase} {launch.kind} {name} from {source}"
 
 
-def find(folder: Path, target: str, model: dict[str, Any]) -> Entry:
+def find(folder: Path, target: str, model: Request) -> Entry:
     """
     Args:
         target: name of one.
-        model: `Manifest.model`.
 
     Raises:
         UserError: no budget for this model and the target's architecture, or one that does not say just what is

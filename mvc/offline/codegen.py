@@ -21,11 +21,11 @@ import torch
 from torch import fx, nn
 
 from mvc.compile.backend import Options, compile_graph
-from mvc.compile.explanation import LAUNCH
+from mvc.compile.inductor_code import LAUNCH, paired
 from mvc.kernels.scan import rules
 from mvc.offline import child, torch_private
-from mvc.offline.manifest import Launch
-from mvc.offline.torch_private import Code, NotRun, Step
+from mvc.offline.manifest import Launch, Request
+from mvc.offline.torch_private import Code, NotRun, Work
 from mvc.passes.frozen.freeze import Split
 
 PHASES = ("forward", "backward")
@@ -33,30 +33,6 @@ LIBRARIES = (Path(rules.__file__).parents[1], Path(torch.__file__).parent)  # wh
 # A reduction that a kernel left in parts.
 FINISHED = re.compile(r"\s+\w+ = \w+\[[^\]]*\]\.view\(.*?\)\.(?P<op>\w+)\(dim=0\)\.view\(\[.*?\]\)(?P<cast>\.to\()?")
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is generated.
-
-    Attributes:
-        variant: of MambaVision, or what else `builder` knows.
-        batch, height, width, dtype: of the images, channels_last.
-        training: forward and backward.
-        passes: of the backend "mvc": "all", "none", which is Inductor alone, or their names.
-        frozen: of inference; what is computed once is not in the code.
-        builder: "module:function" that makes the model, called as `mvc.create_model` is.
-    """
-
-    variant: str
-    batch: int
-    height: int
-    width: int
-    dtype: str
-    training: bool = False
-    passes: str | Sequence[str] = "all"
-    frozen: bool = False
-    builder: str = "mvc:create_model"
 
 
 class Generated(NamedTuple):
@@ -164,15 +140,12 @@ def _fake_tensors(model: nn.Module, fakes: contextlib.AbstractContextManager) ->
 
 
 def launches_of(code: Code, phase: str) -> list[Launch]:
-    """The wrapper's launches, each with the step of the schedule that it belongs to: both are in one order.
+    """The wrapper's launches, each with what the schedule says that it does.
 
     Raises:
-        RuntimeError: they are not.
+        ValueError: the two do not go together.
     """
-    names = list(_launched(code.wrapper))
-    if len(names) != len(code.steps):
-        raise RuntimeError(f"the {phase} wrapper has {len(names)} launches for {len(code.steps)} steps of the schedule")
-    return [_launch(name, step, phase) for name, step in zip(names, code.steps, strict=True)]
+    return [_launch(work, phase) for _, work in paired(list(_launched(code.wrapper)), code.work)]
 
 
 def _launched(wrapper: str) -> Iterator[str]:
@@ -185,22 +158,20 @@ def _launched(wrapper: str) -> Iterator[str]:
                 yield "Tensor.to"
 
 
-def _launch(name: str, step: Step, phase: str) -> Launch:
-    if name != step.name:
-        raise RuntimeError(f"the {phase} wrapper launches {name} where the schedule has {step.name}")
-    origins = step.origins[::-1]  # what gives the result first
+def _launch(work: Work, phase: str) -> Launch:
+    origins = work.origins[::-1]  # what gives the result first
     return Launch(
-        kind=step.kind,
-        name=name,
-        kernels=() if step.kind == "extern" else (name,),
+        kind=work.kind,
+        name=work.name,
+        kernels=() if work.kind == "extern" else (work.name,),
         phase=phase,
         source=tuple(dict.fromkeys(filter(None, map(_source, origins)))),
         ops=tuple(dict.fromkeys(str(node.target) for node in origins if node.op == "call_function")),
-        reads=step.reads,
-        writes=step.writes,
-        flops=_scan_flops(step.sizes) if step.kind == "scan" else step.flops,
-        groups=step.groups,
-        steps=step.steps,
+        reads=work.reads,
+        writes=work.writes,
+        flops=_scan_flops(work.sizes) if work.kind == "scan" else work.flops,
+        groups=work.groups,
+        steps=work.steps,
     )
 
 

@@ -14,9 +14,8 @@ from mvc.compile.backend import Options
 from mvc.errors import UserError
 from mvc.model.config import get_config
 from mvc.offline import budget, report
-from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
-from mvc.offline.manifest import Manifest
+from mvc.offline.manifest import Manifest, Request
 from mvc.offline.replay import replay
 from mvc.offline.targets import TARGETS, find
 from mvc.passes.accuracy import Check
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
     if args.check_budget and args.update_budget:
         raise UserError("--update-budget overwrites what --check-budget compares with; leave one of them out")
     target, request = find(args.target), _request(args)
-    allowed = budget.find(args.check_budget, target.name, dataclasses.asdict(request)) if args.check_budget else None
+    allowed = budget.find(args.check_budget, target.name, request) if args.check_budget else None
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
     folder = args.output or Path(f"{args.variant}-{args.target}")

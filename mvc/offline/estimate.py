@@ -94,7 +94,7 @@ class Floor(NamedTuple):
 
 def costs(manifest: Manifest) -> list[Cost]:
     """Of every launch, in order."""
-    target, dtype, efficiencies = find(manifest.target), manifest.model["dtype"], calibration().efficiencies
+    target, dtype, efficiencies = find(manifest.target), manifest.model.dtype, calibration().efficiencies
     return [
         Cost(
             launch,
@@ -133,7 +133,7 @@ def family(launch: Launch) -> str:
 def basis(manifest: Manifest) -> str:
     """What the estimates rest on, and their error, in a phrase that belongs beside each of them."""
     known, model = calibration(), manifest.model
-    fitted = find(manifest.target).card == known.card and model["dtype"] == known.dtype and not model["training"]
+    fitted = find(manifest.target).card == known.card and model.dtype == known.dtype and not model.training
     errors = ", ".join(
         f"{abs(error):.0%} too {'long' if error > 0 else 'short'} for {name}" for name, error in known.errors.items()
     )

@@ -17,8 +17,7 @@ from filelock import FileLock
 from mvc import __version__
 from mvc.errors import UserError
 from mvc.offline import child, device
-from mvc.offline.codegen import Request
-from mvc.offline.manifest import FORMAT, Kernel, Launch, Manifest
+from mvc.offline.manifest import FORMAT, Kernel, Launch, Manifest, Request
 from mvc.offline.targets import Target
 
 TIMEOUT = 1200.0  # seconds of each process
@@ -123,7 +122,7 @@ def _generated(request: Request, target: Target, folder: Path, *, kernels: bool,
     return Manifest(
         target=target.name,
         device=device.present(target) or "stand-in",
-        model=dataclasses.asdict(request),
+        model=request,
         versions={"torch": torch.__version__, "triton": triton.__version__, "mvc": __version__},
         launches=tuple(_with_binaries(each, binaries) for each in facts["launches"]),
         kernels=binaries,

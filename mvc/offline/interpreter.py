@@ -14,12 +14,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+
+from mvc.patches import replaced
 
 WIDEST = 1 << 16  # elements of a block: the interpreter runs a block as one numpy operation
 
@@ -43,13 +44,13 @@ def on_cpu() -> Iterator[None]:
 
     guards = torch._C._dynamo.guards
     patches = (
-        mock.patch.object(torch.cuda, "_DeviceGuard", return_value=contextlib.nullcontext()),
-        mock.patch.object(torch.cuda, "set_device"),
-        mock.patch.object(torch._C, "_cuda_getCurrentRawStream", return_value=0, create=True),
-        mock.patch.object(guards, "_empty_strided_cuda", guards._empty_strided_cpu),
-        mock.patch.object(triton_heuristics.CachingAutotuner, "run", _run),
-        mock.patch.object(triton_heuristics.DebugAutotuner, "run", _run),
-        mock.patch.object(ScanOps, "generic_scan", _scan),
+        replaced(torch.cuda, "_DeviceGuard", lambda device: contextlib.nullcontext()),
+        replaced(torch.cuda, "set_device", lambda device: None),
+        replaced(torch._C, "_cuda_getCurrentRawStream", lambda device: 0),
+        replaced(guards, "_empty_strided_cuda", guards._empty_strided_cpu),
+        replaced(triton_heuristics.CachingAutotuner, "run", _run),
+        replaced(triton_heuristics.DebugAutotuner, "run", _run),
+        replaced(ScanOps, "generic_scan", _scan),
         triton_helpers.skip_gpu_driver_setup(),
         _libdevice(),
         _attention_on_cpu(),
@@ -114,9 +115,9 @@ def _libdevice() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, function in LIBDEVICE.items():
             if hasattr(libdevice, name):
-                stack.enter_context(mock.patch.object(libdevice, name, _of_triton_tensors(function)))
+                stack.enter_context(replaced(libdevice, name, _of_triton_tensors(function)))
         for name in ("isnan", "isinf", "signbit"):
-            stack.enter_context(mock.patch.object(libdevice, name, _of_triton_tensors(getattr(torch, name), bool)))
+            stack.enter_context(replaced(libdevice, name, _of_triton_tensors(getattr(torch, name), bool)))
         yield
 
 

@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mvc.errors import UserError
 
 FORMAT = "mvc.offline/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is generated.
+
+    Attributes:
+        variant: of MambaVision, or what else `builder` knows.
+        batch, height, width, dtype: of the images, channels_last.
+        training: forward and backward.
+        passes: of the backend "mvc": "all", "none", which is Inductor alone, or their names.
+        frozen: of inference; what is computed once is not in the code.
+        builder: "module:function" that makes the model, called as `mvc.create_model` is.
+    """
+
+    variant: str
+    batch: int
+    height: int
+    width: int
+    dtype: str
+    training: bool = False
+    passes: str | Sequence[str] = "all"
+    frozen: bool = False
+    builder: str = "mvc:create_model"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.passes, str):
+            object.__setattr__(self, "passes", tuple(self.passes))  # JSON has lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +120,7 @@ class Manifest:
     Attributes:
         target: a name in `mvc.offline.targets`.
         device: the GPU of the machine that generated it, or "stand-in".
-        model: the fields of `mvc.offline.codegen.Request`, as JSON holds them.
+        model: what was asked for.
         versions: of torch, triton and mvc.
         interfaces: for each phase, what the wrapper takes: "inputs", names in the graphs.
         inputs: of the forward, in order: the names of the model's tensors and arguments, and "constant 0" and so on.
@@ -99,16 +128,12 @@ class Manifest:
 
     target: str
     device: str
-    model: dict[str, Any]
+    model: Request
     versions: dict[str, str]
     launches: tuple[Launch, ...]
     kernels: dict[str, Kernel]
     interfaces: dict[str, dict[str, list[str]]]
     inputs: list[str]
-
-    def __post_init__(self) -> None:
-        lists = {key: list(value) for key, value in self.model.items() if isinstance(value, tuple)}
-        object.__setattr__(self, "model", {**self.model, **lists})
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}
@@ -125,6 +150,7 @@ class Manifest:
             facts = json.loads(path.read_text(encoding="utf-8"))
             if facts.pop("format") != FORMAT:
                 raise KeyError("format")
+            facts["model"] = Request(**facts["model"])
             facts["launches"] = tuple(_launch(each) for each in facts["launches"])
             facts["kernels"] = {name: Kernel(**each) for name, each in facts["kernels"].items()}
             return cls(**facts)

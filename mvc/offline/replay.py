@@ -65,10 +65,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _replayed(folder: Path) -> Check:
-    from mvc.offline.codegen import Request, build
+    from mvc.offline.codegen import build
 
     manifest = Manifest.read(folder)
-    request = Request(**manifest.model)
+    request = manifest.model
     dtype = getattr(torch, request.dtype)
     torch.manual_seed(0)
     model = build(request, "cpu")
@@ -144,7 +144,7 @@ def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cot
     with interpreter.on_cpu(), torch.no_grad():
         arguments = [tensors[name] for name in names]
         outputs = _module(folder / "forward.py").call(list(arguments))
-        if not manifest.model["training"]:
+        if not manifest.model.training:
             return {"scores": outputs[0]}
         # What the forward keeps comes last, as the backward takes it first; a buffer has a name of its own in each.
         kept = len(manifest.interfaces["backward"]["inputs"]) - 1

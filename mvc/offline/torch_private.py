@@ -10,9 +10,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
+
+from mvc.compile.inductor_code import Generated, Step, computed, generated_code
+from mvc.measure import flops
+from mvc.patches import replaced
 
 # Library calls whose FLOPs have to be known.
 PRODUCT = re.compile(r"convolution|attention|m[mv]\b|dot\b")
@@ -24,8 +27,8 @@ class NotRun(RuntimeError):
     """What generated code raises in the place of running."""
 
 
-class Step(NamedTuple):
-    """One node of Inductor's schedule that runs on the device.
+class Work(NamedTuple):
+    """What one launch does on the device.
 
     Attributes:
         kind: "triton" for generated kernels, "scan" for kernels that the model brings, "extern" for library calls.
@@ -50,10 +53,10 @@ class Step(NamedTuple):
 
 
 class Code(NamedTuple):
-    """One graph's wrapper, the steps that it runs, in order, and the names of what it takes."""
+    """One graph's wrapper, what it does launch by launch, in order, and the names of what it takes."""
 
     wrapper: str
-    steps: list[Step]
+    work: list[Work]
     inputs: list[str]
 
 
@@ -96,112 +99,67 @@ def captured_code() -> Iterator[list[Code]]:
             raise NotRun
 
     def compile_to_module(graph: GraphLowering) -> type[Module]:
-        with _kernels() as kernels:
-            wrapper, _ = graph.codegen()
-        codes.append(Code(wrapper.value, list(_steps(graph, kernels)), list(graph.graph_input_names)))
+        wrapper, _ = graph.codegen()
+        GraphLowering.save_output_code(wrapper.value)
         return Module
 
-    patched = mock.patch.object(GraphLowering, "compile_to_module", compile_to_module)
+    def collect(code: Generated) -> None:
+        buffers = _Buffers(code.graph)
+        work = [each for step in code.steps for each in _work(step, buffers)]
+        codes.append(Code(code.wrapper, work, list(code.graph.graph_input_names)))
+
     # The backward is wanted too, though nothing calls it.
-    with patched, functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True):
+    wanted = functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
+    with generated_code(collect), replaced(GraphLowering, "compile_to_module", compile_to_module), wanted:
         yield codes
 
 
-class _Kernels(NamedTuple):
-    """What a wrapper launches.
-
-    Attributes:
-        names: of kernels, by the names of the schedule's nodes that they compute.
-        parts: of the reductions that a kernel leaves to be finished, by the nodes' names too: the op that does it, the
-            buffer that it then fills, and the bytes of the parts.
-    """
-
-    names: dict[str, str]
-    parts: dict[str, tuple[tuple[str, str, int], ...]]
-
-
-@contextlib.contextmanager
-def _kernels() -> Iterator[_Kernels]:
-    """Filled while a wrapper is written."""
-    from torch._inductor.codegen.triton import TritonScheduling
-    from torch._inductor.ir import UserDefinedTritonKernel
-
-    found = _Kernels({}, {})
-    define_kernel = TritonScheduling.define_kernel
-    codegen_comment = UserDefinedTritonKernel.codegen_comment
-
-    def define(scheduling: Any, source: str, schedule: Any, kernel: Any) -> str:
-        name = define_kernel(scheduling, source, schedule, kernel)
-        nodes = [each.get_name() for each in schedule if hasattr(each, "get_name")]  # not its markers
-        found.names.update(dict.fromkeys(nodes, name))
-        if kernel.mix_order_reduction:
-            parts = tuple(_parts(kernel))
-            found.parts.update(dict.fromkeys(nodes, parts))
-        return name
-
-    def comment(node: Any, wrapper: Any, kernel_name: str) -> None:
-        found.names[node.get_operation_name()] = kernel_name
-        codegen_comment(node, wrapper, kernel_name)
-
-    generated = mock.patch.object(TritonScheduling, "define_kernel", define)
-    with generated, mock.patch.object(UserDefinedTritonKernel, "codegen_comment", comment):
-        yield found
+def _work(step: Step, buffers: _Buffers) -> Iterator[Work]:
+    """Of a step of the schedule: one launch, or where a kernel reduces rows and columns at once also the library calls
+    that finish its reductions."""
+    if step.kind == "given":
+        (node,) = step.nodes
+        yield _scan(node.node, step.name, buffers)
+    elif step.kind == "library":
+        (node,) = step.nodes
+        yield _call(node.node, *buffers.accessed(step.nodes), buffers)
+    elif step.kernel.mix_order_reduction:
+        yield from _reduced_by_parts(step, buffers)
+    else:
+        yield Work("triton", step.name, _origins(buffers.computed(step)), *buffers.accessed(step.nodes))
 
 
-def _parts(kernel: Any) -> Iterator[tuple[str, str, int]]:
-    """Of a kernel that reduces rows and columns at once: of the columns it leaves a part for each of its blocks."""
+def _reduced_by_parts(step: Step, buffers: _Buffers) -> Iterator[Work]:
+    """Such a kernel leaves, of each column that it reduces, a part for each of its blocks."""
+    kernel = step.kernel
+    nodes = buffers.computed(step)
+    origins = _origins(nodes)
+    reads, writes = buffers.accessed(nodes)
     blocks = -(-int(kernel.numels["x"]) // kernel.rsplit_size)
+    size = 4 * blocks * int(kernel.numels["r0_"])  # float32
+    finishing: list[Work] = []
     for partial in kernel.saved_partial_accumulate:
         op = {"min": "amin", "max": "amax"}.get(partial.reduction_type, partial.reduction_type)
-        yield f"Tensor.{op}", partial.buffer_name, 4 * blocks * int(kernel.numels["r0_"])  # float32
+        writes.pop(partial.buffer_name, None)
+        writes[f"parts of {partial.buffer_name}"] = size
+        finishing += _finishing(f"Tensor.{op}", partial.buffer_name, size, buffers, origins)
+    yield Work("triton", step.name, origins, reads, writes)
+    yield from finishing
 
 
-def _steps(graph: Any, kernels: _Kernels) -> Iterator[Step]:
-    """The schedule without what runs nothing: allocations, concatenations in place, elements of what a call gave, and
-    sums of parts for which there is another way."""
-    from torch._inductor.ir import MultiOutput, UserDefinedTritonKernel
-    from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
-
-    buffers = _Buffers(graph)
-    for node in graph.scheduler.nodes:
-        if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, MultiOutput):
-            continue
-        if isinstance(node.node, UserDefinedTritonKernel):
-            yield _scan(node.node, kernels.names[node.get_name()], buffers)
-        elif isinstance(node, ExternKernelSchedulerNode):
-            yield _call(node.node, *buffers.accessed([node]), buffers)
-        else:
-            yield from _generated(node, kernels, buffers, graph.scheduler.removed_ops)
+def _origins(nodes: Iterable[Any]) -> list[Any]:
+    return sorted({origin for each in nodes for origin in each.node.get_origins()})
 
 
-def _generated(node: Any, kernels: _Kernels, buffers: _Buffers, removed: Any) -> Iterator[Step]:
-    """The kernels of a node of the schedule: one but where rows and columns are reduced at once, which may take another
-    for what follows; behind each the library calls that finish its reductions."""
-    by_kernel: dict[str, list[Any]] = {}
-    for each in node.get_nodes():
-        if each.get_name() not in removed:
-            by_kernel.setdefault(kernels.names[each.get_name()], []).append(each)
-    for name, nodes in by_kernel.items():
-        origins = sorted({origin for each in nodes for origin in each.node.get_origins()})
-        parts = kernels.parts.get(nodes[0].get_name(), ())
-        reads, writes = buffers.accessed(nodes if parts or len(by_kernel) > 1 else [node])
-        finishing = []
-        for op, buffer, size in parts:
-            writes.pop(buffer, None)
-            writes[f"parts of {buffer}"] = size
-            finishing += _finishing(op, buffer, size, buffers.size(buffer), buffers.elements(buffer), origins)
-        yield Step("triton", name, origins, reads, writes)
-        yield from finishing
-
-
-def _finishing(op: str, buffer: str, parts: int, size: int, elements: int, origins: list[Any]) -> Iterator[Step]:
+def _finishing(op: str, buffer: str, parts: int, buffers: _Buffers, origins: list[Any]) -> Iterator[Work]:
     """The library calls that make a buffer of its parts in float32; a cast is a launch of its own."""
-    if size == 4 * elements:
-        yield Step("extern", op, origins, {f"parts of {buffer}": parts}, {buffer: size})
+    size, whole = buffers.size(buffer), 4 * buffers.elements(buffer)
+    if size == whole:
+        yield Work("extern", op, origins, {f"parts of {buffer}": parts}, {buffer: size})
         return
-    whole = f"{buffer} in float32"
-    yield Step("extern", op, origins, {f"parts of {buffer}": parts}, {whole: 4 * elements})
-    yield Step("extern", "Tensor.to", origins, {whole: 4 * elements}, {buffer: size})
+    uncast = f"{buffer} in float32"
+    yield Work("extern", op, origins, {f"parts of {buffer}": parts}, {uncast: whole})
+    yield Work("extern", "Tensor.to", origins, {uncast: whole}, {buffer: size})
 
 
 class _Buffers:
@@ -237,6 +195,10 @@ class _Buffers:
         elements = [self._elements.get(name, {name: size}) for name, size in writes.items()]
         return self._counted(reads.items()), self._counted(each for some in elements for each in some.items())
 
+    def computed(self, step: Step) -> list[Any]:
+        """What the nodes of a step compute, one by one."""
+        return [each for node in step.nodes for each in computed(node, self._graph)]
+
     def size(self, name: str) -> int:
         return _bytes(self._graph.get_buffer(name))
 
@@ -262,7 +224,7 @@ class _Buffers:
         return totals
 
 
-def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _Buffers) -> Step:
+def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _Buffers) -> Work:
     """A library call. Of an input that is a view of a larger buffer it reads what the view shows."""
     from torch.utils._pytree import tree_leaves
 
@@ -271,10 +233,10 @@ def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _
     reads = {name: min(size, seen.get(name, size)) for name, size in reads.items()}
     origin, name = _origin(kernel), kernel.get_kernel_name()
     origins = sorted(kernel.get_origins()) if origin is None else [origin]
-    return Step("extern", name, origins, reads, writes, _flops(origin, name), int(kernel.kwargs.get("groups", 1)))
+    return Work("extern", name, origins, reads, writes, _flops(origin, name), int(kernel.kwargs.get("groups", 1)))
 
 
-def _scan(kernel: Any, name: str, buffers: _Buffers) -> Step:
+def _scan(kernel: Any, name: str, buffers: _Buffers) -> Work:
     """A kernel that the model brings; which of its tensors it reads and writes is what Inductor found in its code."""
     tensors = {argument: each for argument, each in kernel.kwargs.items() if _is_tensor(each)}
     found = kernel.arg_accesses.read_writes
@@ -287,7 +249,7 @@ def _scan(kernel: Any, name: str, buffers: _Buffers) -> Step:
     origins = [each for each in kernel.get_origins() if str(each.target) == "triton_kernel_wrapper_mutation"]
     sizes = {argument: tuple(map(int, each.get_size())) for argument, each in tensors.items()}
     steps = min((int(kernel.kwargs[each]) for each in STEPS if each in kernel.kwargs), default=0)
-    return Step("scan", name, origins, reads, writes, sizes=sizes, steps=steps)
+    return Work("scan", name, origins, reads, writes, sizes=sizes, steps=steps)
 
 
 def _origin(kernel: Any) -> Any:
@@ -308,12 +270,10 @@ def _flops(origin: Any, name: str) -> int:
     Raises:
         RuntimeError: torch cannot count what is a convolution, a matrix product or attention.
     """
-    from torch._inductor.fx_utils import count_flops_fx
-
-    flops = 0 if origin is None else int(count_flops_fx(origin) or 0)
-    if not flops and PRODUCT.search(name):
+    counted = 0 if origin is None else flops.of_node(origin)
+    if not counted and PRODUCT.search(name):
         raise RuntimeError(f"the FLOPs of {name}, which came from {origin}, cannot be counted")
-    return flops
+    return counted
 
 
 def _is_tensor(node: Any) -> bool:

@@ -1,6 +1,5 @@
 """What a call's time goes to: names, work and shares, on a graph whose work is known."""
 
-import contextlib
 import json
 import math
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
 from mvc.compile.explanation import kernel_bytes
-from mvc.compile.torch_private import Step
 from mvc.errors import UserError
 from mvc.measure import flops, operators
 from mvc.measure.operators import Operator, Operators
@@ -179,38 +177,6 @@ def test_kernels_of_a_backward_have_their_bytes(profiled):
     generated = {row.name: row.bytes for row in rows if row.name.startswith("cpp_fused")}
     assert len(generated) == 2, "one of the forward and one of the backward"
     assert all(moved >= 2 * x.nbytes for moved in generated.values())
-
-
-ADD, PRODUCT, GIVEN = Step("generated", 8), Step("library", 100), Step("given", 50)
-
-
-@pytest.mark.parametrize(
-    ("graphs", "expected"),
-    [
-        ([("cpp_a extern_kernels.mm cpp_b", [ADD, PRODUCT, ADD])], {"cpp_a": 8, "cpp_b": 8}),
-        ([("cpp_a extern_kernels.mm", [ADD, ADD, ADD, PRODUCT])], {"cpp_a": 24}),
-        ([("triton_a.run triton_b.run triton_a.run", [ADD] * 3)], {"triton_a": 16, "triton_b": 8}),
-        ([("triton_a.run scan.run", [ADD, GIVEN])], {"triton_a": 8, "scan": None}),
-        ([("cpp_a", [ADD]), ("cpp_a", [ADD])], {"cpp_a": 16}),
-        ([("cpp_a cpp_b", [ADD] * 2), ("cpp_a", None)], {"cpp_a": None, "cpp_b": 8}),
-        ([("cpp_a", None), ("cpp_a", [ADD])], {"cpp_a": None}),
-        ([("triton_a.run", [ADD] * 2)], {"triton_a": None}),
-        ([("cpp_a cpp_b", [ADD] * 3)], {"cpp_a": None, "cpp_b": None}),
-        ([("cpp_a extern_kernels.mm", [PRODUCT, ADD])], {"cpp_a": None}),
-        ([("cpp_a aten.sort extern_kernels.mm", [ADD, PRODUCT])], {"cpp_a": None}),
-        ([("cpp_a extern_kernels.mm cpp_b", [ADD, PRODUCT])], {"cpp_a": None, "cpp_b": None}),
-    ],
-)
-def test_launches_take_the_bytes_of_their_steps_or_none(graphs, expected, monkeypatch):
-    @contextlib.contextmanager
-    def generated_code(observe):
-        for launches, steps in graphs:
-            observe("\n".join(["def call(self, args):", *(f"    {name}(buf0)" for name in launches.split())]), steps)
-        yield
-
-    monkeypatch.setattr("mvc.compile.torch_private.generated_code", generated_code)
-    with kernel_bytes() as kernels:
-        assert kernels == expected
 
 
 def test_a_kernel_that_no_operator_launched_has_a_row_of_its_own():

@@ -10,8 +10,8 @@ from places import ROOT
 
 from mvc.errors import UserError
 from mvc.offline import budget, device
-from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
+from mvc.offline.manifest import Request
 from mvc.offline.targets import TARGETS, find
 
 COMMITTED = ROOT / "bench" / "budgets"
@@ -95,8 +95,7 @@ def test_other_versions_are_reported():
 
 def test_updating_keeps_the_other_models(tmp_path):
     budget.update(sample(), tmp_path)
-    model = {**sample().model, "variant": "S"}
-    path = budget.update(sample(model=model), tmp_path)
+    path = budget.update(sample(model=published("S")), tmp_path)
     assert list(json.loads(path.read_text())["models"]) == [NAME.replace("T,", "S,", 1), NAME]
 
 
@@ -115,13 +114,13 @@ def test_a_model_without_a_budget_is_one_sentence(tmp_path):
         entry(tmp_path, sample())
     budget.update(sample(), tmp_path)
     with pytest.raises(UserError, match=r"no budget for 'S, .*--update-budget"):
-        entry(tmp_path, sample(model={**sample().model, "variant": "S"}))
+        entry(tmp_path, sample(model=published("S")))
 
 
 @pytest.mark.parametrize("variant", ["T", "S"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_committed_budgets_hold_the_published_sizes(target, variant):
-    assert budget.find(COMMITTED, target, dataclasses.asdict(published(variant)))["spills"] == 0
+    assert budget.find(COMMITTED, target, published(variant))["spills"] == 0
 
 
 def test_the_cards_differ_in_registers_and_attention_alone():
@@ -137,9 +136,8 @@ def test_the_cards_differ_in_registers_and_attention_alone():
 @pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not()))
 @pytest.mark.parametrize(("target", "variant"), [*((card, "T") for card in CARDS), ("sm_90", "S")])
 def test_the_committed_budgets_are_kept(target, variant, tmp_path):
-    model = dataclasses.asdict(published(variant))
-    allowed = budget.find(COMMITTED, target, model)
-    manifest = generate(Request(**model), find(target), tmp_path)
+    allowed = budget.find(COMMITTED, target, published(variant))
+    manifest = generate(published(variant), find(target), tmp_path)
     if (reason := budget.other_versions(manifest, allowed)) is not None:
         pytest.skip(reason)
     assert budget.compare(manifest, allowed) == []

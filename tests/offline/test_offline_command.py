@@ -24,7 +24,7 @@ def run(tmp_path, monkeypatch):
     def generate(request, target, folder, **options):
         folder.mkdir(parents=True, exist_ok=True)
         made["calls"].append((request, target.name, folder, options))
-        return dataclasses.replace(made["manifest"], model=dataclasses.asdict(request))
+        return dataclasses.replace(made["manifest"], model=request)
 
     monkeypatch.setattr(command, "generate", generate)
     monkeypatch.setattr(command, "replay", lambda folder: [made["replay"]])

@@ -113,7 +113,9 @@ def test_only_what_was_fitted_is_called_fitted():
     for target in TARGETS.keys() - {"h200"}:
         assert "extrapolated from float16 inference on an NVIDIA H200" in estimate.basis(sample(target=target))
     for changes in ({"dtype": "bfloat16"}, {"training": True}):
-        assert "extrapolated from" in estimate.basis(dataclasses.replace(made, model={**model, **changes}))
+        assert "extrapolated from" in estimate.basis(
+            dataclasses.replace(made, model=dataclasses.replace(model, **changes))
+        )
 
 
 def test_the_error_stands_beside_the_estimate():

@@ -11,8 +11,7 @@ from offline_sample import sample
 
 from mvc.errors import UserError
 from mvc.offline import device
-from mvc.offline.codegen import Request
-from mvc.offline.manifest import Manifest
+from mvc.offline.manifest import Manifest, Request
 from mvc.offline.targets import find
 
 module = importlib.import_module("mvc.offline.generate")

@@ -10,8 +10,8 @@ from places import ROOT
 
 from mvc.errors import UserError
 from mvc.offline import device
-from mvc.offline.codegen import Request
 from mvc.offline.generate import generate
+from mvc.offline.manifest import Request
 from mvc.offline.replay import _limits, replay
 from mvc.offline.targets import find
 
