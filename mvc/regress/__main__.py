@@ -1,4 +1,4 @@
-"""python -m mvc.regress: record latencies, compare two versions, find change points, and test the gate itself."""
+"""python -m mvc.regress: record latencies, compare two versions, and test the gate itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mvc.cli import exit_status, positive, write_json
 from mvc.errors import UserError
 from mvc.measure.environment import environment
 from mvc.progress import Progress
-from mvc.regress import cases, compare, history, selftest, store, summary
+from mvc.regress import cases, compare, selftest, store, summary
 from mvc.regress.worker import CaseFailed
 
 EXAMPLES = """examples:
@@ -30,7 +30,6 @@ EXAMPLES = """examples:
   python -m mvc.regress compare before.json after.json
   python -m mvc.regress record --baselines bench/baselines
   python -m mvc.regress compare bench/baselines after.json       against the newest recording of this kind of device
-  python -m mvc.regress history bench/baselines
   python -m mvc.regress selftest --only scan
   python -m mvc.regress selftest --device cuda --only scan-language --comparisons 1 --slowdown 0.05
 
@@ -85,9 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--json", metavar="FILE", help="also write it as JSON; - prints JSON instead of the table")
     comparing.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     comparing.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
-
-    points = command(_history, "change points over the recordings in a folder, found by Apache Otava")
-    points.add_argument("folder", type=Path, metavar="DIR", help="with recordings, as record --baselines writes them")
 
     testing = command(_selftest, "compare the installed mvc with itself: false alarms, and what can be detected here")
     _add_choice_of_cases(testing)
@@ -176,18 +172,6 @@ def _compared(args: argparse.Namespace) -> compare.Comparison:
     thresholds = cases.load(args.cases, device=device).thresholds
     pair = (store.only(store.read(base), args.only), store.only(ours, args.only))
     return compare.recordings(*pair, thresholds, names=(str(base), args.head))
-
-
-def _history(args: argparse.Namespace) -> int:
-    recordings, unusable = history.read(args.folder)
-    for each in unusable:
-        print(f"left out: {each}", file=sys.stderr)
-    points = history.change_points(recordings)
-    for device in dict.fromkeys(point.device for point in points):
-        print(device)
-        print("\n".join(f"  {point}" for point in points if point.device == device))
-    print(f"{len(points)} change points in {len(recordings)} recordings")
-    return 0
 
 
 def _selftest(args: argparse.Namespace) -> int:

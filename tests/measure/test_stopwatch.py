@@ -1,4 +1,4 @@
-"""How one call is timed: the order of what happens around it, on a device that is stood for."""
+"""How one call is timed: what the seconds hold and what they leave out, on a device that is stood for."""
 
 import itertools
 
@@ -13,65 +13,88 @@ from mvc.measure.device_profile import Event
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 
-@pytest.fixture
-def happened(monkeypatch):
-    """What the fake device was told, in order."""
-    happened = []
+class Device:
+    """A GPU that is stood for: what is launched runs later, one after the other, and the host goes on at once.
 
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
+    Attributes:
+        now: the host's clock, seconds.
+        done: when all that was launched has run.
+    """
 
-        def record(self):
-            happened.append("record")
+    def __init__(self):
+        self.now = self.done = 100.0
 
-        def synchronize(self):
-            happened.append("event.synchronize")
+    def launch(self, seconds, *, host=0.0):
+        """Work of the device, for which the host takes a while."""
+        self.now += host
+        self.done = max(self.now, self.done) + seconds
 
-        def elapsed_time(self, end):
-            return 2.5  # milliseconds
+    def synchronize(self, device=None):
+        self.now = max(self.now, self.done)
 
-    class Buffer:
-        def zero_(self):
-            happened.append("flush")
-
-    def empty(size, dtype, device):
-        assert size * dtype.itemsize == 2 * 50 * 2**20
-        return Buffer()
-
-    monkeypatch.setattr("torch.cuda.Event", Event)
-    monkeypatch.setattr("torch.cuda.synchronize", lambda device: happened.append("synchronize"))
-    properties = type("Properties", (), {"L2_cache_size": 50 * 2**20})
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
-    monkeypatch.setattr("torch.empty", empty)
-    return happened
+    def event(self, enable_timing):
+        assert enable_timing
+        return Recorded(self)
 
 
-def test_wall_time_waits_for_the_device_on_both_sides(happened):
-    watch = stopwatch.stopwatch("wall", CUDA)
-    assert watch.seconds(watch.bind(happened.append, ["run"])) > 0
-    assert happened == ["synchronize", "run", "synchronize"]
+class Recorded:
+    """An event in the device's stream."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def record(self):
+        self.time = max(self.device.now, self.device.done)
+
+    def synchronize(self):
+        self.device.now = max(self.device.now, self.time)
+
+    def elapsed_time(self, end):
+        assert self.device.now >= end.time, "the end is waited for before it is asked"
+        return (end.time - self.time) * 1e3  # milliseconds
 
 
-def test_events_enclose_the_call(happened):
-    watch = stopwatch.stopwatch("events", CUDA)
-    assert watch.seconds(watch.bind(happened.append, ["run"])) == 0.0025
-    assert happened == ["synchronize", "record", "run", "record", "event.synchronize"]
+HOST, KERNEL = 1.0, 2.0  # seconds of a call
 
 
 @pytest.fixture
-def captures(happened, monkeypatch):
-    """Stands for captures; a callable with an `obstacle` has none."""
+def gpu(monkeypatch):
+    gpu = Device()
+    gpu.launch(50.0)  # of whatever was called before
+    monkeypatch.setattr("torch.cuda.Event", gpu.event)
+    monkeypatch.setattr("torch.cuda.synchronize", gpu.synchronize)
+    monkeypatch.setattr("time.perf_counter", lambda: gpu.now)
+    return gpu
+
+
+@pytest.mark.parametrize("clock", ["wall", "events"])
+def test_a_call_takes_its_launches_and_its_work_and_nothing_of_what_ran_before(gpu, clock):
+    watch = stopwatch.stopwatch(clock, CUDA)
+    call = watch.bind(lambda seconds: gpu.launch(seconds, host=HOST), [KERNEL])
+    assert watch.seconds(call) == pytest.approx(HOST + KERNEL)
+    gpu.launch(7.0)
+    assert watch.seconds(call) == pytest.approx(HOST + KERNEL)
+
+
+@pytest.fixture
+def captures(gpu, monkeypatch):
+    """Stands for captures, of which it returns the arguments; a callable with an `obstacle` has none.
+
+    A replay is work of the device alone; the first one also brings the graph there.
+    """
+    seen = []
 
     def capture(run, arguments, device, *, pool):
         if hasattr(run, "obstacle"):
             raise NotCapturable(run.obstacle)
-        happened.append(f"capture {run.__name__} {arguments} in {pool}")
-        return lambda: happened.append(f"replay {run.__name__} {arguments}")
+        seen.append((run, *arguments, pool))
+        uploads = iter([30.0])
+        return lambda: gpu.launch(next(uploads, 0.0) + arguments[0])
 
     monkeypatch.setattr(stopwatch, "capture", capture)
     pools = itertools.count(1)
     monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: f"pool {next(pools)}")
+    return seen
 
 
 def scan(*arguments):
@@ -89,18 +112,14 @@ def tree(*arguments):
 tree.obstacle = "replays CUDA graphs itself"
 
 
-def test_each_input_has_a_graph_of_its_own_captured_once(happened, captures):
-    watch, first, second = stopwatch.stopwatch("graph", CUDA), ["x"], ["y"]
-    assert watch.seconds(watch.bind(scan, first)) == 0.0025
-    around = ["synchronize", "record"], ["record", "event.synchronize"]
-    replay = "replay scan ['x']"
-    assert happened == ["capture scan ['x'] in pool 1", replay, *around[0], replay, *around[1]]
-    happened.clear()
-    watch.seconds(watch.bind(scan, second))
-    assert happened[0] == "capture scan ['y'] in pool 1", "graphs share their memory"
-    happened.clear()
-    watch.seconds(watch.bind(scan, first))
-    assert happened == [*around[0], replay, *around[1]]
+def test_a_replay_is_timed_without_launches_and_without_its_first_run(gpu, captures):
+    watch, short, long = stopwatch.stopwatch("graph", CUDA), [KERNEL], [3 * KERNEL]
+    for _ in range(2):
+        assert watch.seconds(watch.bind(scan, short)) == pytest.approx(KERNEL)
+        assert watch.seconds(watch.bind(scan, long)) == pytest.approx(3 * KERNEL), "each input has a graph of its own"
+    assert captures == [(scan, KERNEL, "pool 1"), (scan, 3 * KERNEL, "pool 1")], (
+        "captured once; they share their memory"
+    )
 
 
 def test_kernels_are_summed_whatever_the_gaps(monkeypatch):
@@ -114,10 +133,10 @@ def test_kernels_are_summed_whatever_the_gaps(monkeypatch):
     assert called == ["run"]
 
 
-def test_all_that_are_compared_have_one_clock(captures, happened):
-    graphs, inputs = stopwatch.stopwatch("graph", CUDA), [["x"], ["y"]]
+def test_all_that_are_compared_have_one_clock(captures):
+    graphs, inputs = stopwatch.stopwatch("graph", CUDA), [[1.0], [2.0]]
     assert stopwatch.for_all(graphs, {"scan": scan, "model": model}, inputs, required=False) == (graphs, None)
-    assert len([each for each in happened if each.startswith("capture")]) == 4, "none is left to be captured later"
+    assert len(captures) == 4, "none is left to be captured later"
     runs = {"scan": scan, "compiled": tree, "model": model}
     watch, reason = stopwatch.for_all(graphs, runs, inputs, required=False)
     assert (watch.name, watch.device, reason) == ("kernels", CUDA, "compiled replays CUDA graphs itself")
@@ -127,9 +146,21 @@ def test_all_that_are_compared_have_one_clock(captures, happened):
     assert stopwatch.for_all(wall, runs, inputs, required=True) == (wall, None)
 
 
-def test_the_cache_is_overwritten_with_twice_its_size(happened):
-    stopwatch.CacheFlush(CUDA)()
-    assert happened == ["flush"]
+def test_the_cache_is_overwritten_with_twice_its_size(monkeypatch):
+    made, empty = [], torch.empty
+
+    def on_cpu(*size, device, **options):
+        made.append(empty(*size, **options).fill_(1))
+        return made[0]
+
+    monkeypatch.setattr("torch.empty", on_cpu)
+    properties = type("Properties", (), {"L2_cache_size": 64})
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
+    flush = stopwatch.CacheFlush(CUDA)
+    assert made[0].nbytes == 128
+    assert made[0].all()
+    flush()
+    assert not made[0].any()
 
 
 def test_the_default_is_what_the_device_has():

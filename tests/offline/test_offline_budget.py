@@ -11,7 +11,7 @@ from places import ROOT
 from mvc.errors import UserError
 from mvc.offline import budget, device
 from mvc.offline.generate import generate
-from mvc.offline.manifest import Request
+from mvc.offline.manifest import Manifest, Request
 from mvc.offline.targets import TARGETS, find
 
 COMMITTED = ROOT / "bench" / "budgets"
@@ -132,12 +132,33 @@ def test_the_cards_differ_in_registers_and_attention_alone():
     assert first["models"]
 
 
+needs_device = pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not()))
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not()))
+@needs_device
 @pytest.mark.parametrize(("target", "variant"), [*((card, "T") for card in CARDS), ("sm_90", "S")])
-def test_the_committed_budgets_are_kept(target, variant, tmp_path):
+def test_the_committed_budgets_are_kept(target, variant, generated):
     allowed = budget.find(COMMITTED, target, published(variant))
-    manifest = generate(published(variant), find(target), tmp_path)
+    manifest = Manifest.read(generated(published(variant), target))
     if (reason := budget.other_versions(manifest, allowed)) is not None:
         pytest.skip(reason)
     assert budget.compare(manifest, allowed) == []
+
+
+@pytest.mark.slow
+@needs_device
+def test_launches_and_bytes_are_within_their_share_of_stock(generated, tmp_path, monkeypatch):
+    """Of stock Inductor's on the published arithmetic, which has as many launches on each card."""
+    monkeypatch.chdir(ROOT)  # where the processes find the builder
+    request = Request("T", 128, 224, 224, "float16", passes="none", builder="bench.published:create_model")
+    stock = budget.measured(generate(request, find("sm_90"), tmp_path / "stock", kernels=False))
+    ours = budget.measured(Manifest.read(generated(published("T"), "sm_90")))
+    launches, own = (
+        [sum(facts["launches"].values()) for facts in (ours, stock)],
+        [facts["triton bytes"] + facts["scan bytes"] for facts in (ours, stock)],
+    )
+    assert launches[0] <= 0.74 * launches[1]
+    assert own[0] <= 0.92 * own[1]
+    assert ours["extern bytes"] <= stock["extern bytes"]
+    assert ours["spills"] == 0

@@ -330,7 +330,6 @@ def test_selftest_counts_false_alarms(run, monkeypatch):
         (["compare", "HEAD", "HEAD", "--only", "X"], "--only has 'X'; the cases are"),
         (["compare", "HEAD", "HEAD", "--cases", "no-such.toml"], "--cases no-such.toml cannot be read"),
         (["compare", "HEAD", "HEAD", "--rounds", "4"], "5 <= least <= most"),
-        (["history", "no-such-folder"], "no-such-folder is no folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
