@@ -165,22 +165,18 @@ def _in_layout(op: torch._ops.OpOverload, compute: Callable[..., tuple[Tensor, .
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor]:
-    return ((_weights(query, key, **options) @ value.float()).to(query.dtype),)
+    return (_attention(query.float(), key.float(), value.float(), **options).to(query.dtype),)
 
 
 def _attend_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, ...]:
-    weights = _weights(query, key, **options)
-    q, k, v, grad = (each.float() for each in (query, key, value, grad_out))
-    grad_weights = grad @ v.mT
-    grad_products = weights * (grad_weights - (grad_weights * weights).sum(-1, keepdim=True))
-    scale = options.get("scale") or q.shape[-1] ** -0.5
-    return grad_products @ k * scale, grad_products.mT @ q * scale, weights.mT @ grad
+    attend = functools.partial(_attention, **options)
+    return torch.func.vjp(attend, query.float(), key.float(), value.float())[1](grad_out.float())
 
 
-def _weights(query: Tensor, key: Tensor, **options: Any) -> Tensor:
-    """softmax(QKᵀ/√d) in float32; a bias, dropout and causality are not replayed."""
+def _attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """softmax(QKᵀ/√d)V; a bias, dropout and causality are not replayed."""
     unknown = [name for name in ("attn_bias", "dropout_p", "is_causal") if options.get(name)]
     if unknown:
         raise NotImplementedError(f"attention with {unknown[0]} is not replayed")
     scale = options.get("scale") or query.shape[-1] ** -0.5
-    return torch.softmax(query.float() @ key.float().mT * scale, dim=-1)
+    return torch.softmax(query @ key.mT * scale, dim=-1) @ value

@@ -100,13 +100,14 @@ H200 = dataclasses.replace(
     bandwidth=4.8e12,
     source="NVIDIA H200 data sheet; the processor is the H100's, whose sources hold for the rest",
 )
-B200 = dataclasses.replace(
-    H100,
+B200 = Target(
     name="sm_100",
     card="NVIDIA B200",
     capability=(10, 0),
     sms=148,
     clock=1.965e9,
+    shared_sm=228 * 2**10,
+    shared_block=227 * 2**10,
     l2=126 * 2**20,
     memory=180 * 2**30,
     bandwidth=7.7e12,
