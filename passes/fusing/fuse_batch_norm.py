@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.nn import functional as F
 
 from mvc.passes.base import NearMiss, Outcome, Pass
@@ -21,42 +21,6 @@ from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
 
 CONVOLUTIONS = {"conv1d": F.conv1d, "conv2d": F.conv2d, "conv3d": F.conv3d}
-
-
-def fold_batch_norm(
-    weight: Tensor,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that does what convolution and BatchNorm did, in the weight's dtype and
-    memory order. Computed in float32, for float64 in float64."""
-    parameters = (bias, running_mean, running_var, gamma, beta)
-    return _fold(_apply, weight.dtype, weight.dim(), weight, *parameters, eps)
-
-
-def _apply(target: Callable | str, x: Tensor, *args: Any) -> Tensor:
-    return getattr(x, target)(*args) if isinstance(target, str) else target(x, *args)
-
-
-def _fold(apply: Callable, dtype: torch.dtype, rank: int, weight, bias, mean, var, gamma, beta, eps: float):
-    """`fold_batch_norm` on whatever `apply` computes with: tensors, or nodes of a graph."""
-    wide = torch.promote_types(dtype, torch.float32)
-    weight, bias, mean, var, gamma, beta = (
-        None if x is None else apply("to", x, wide) for x in (weight, bias, mean, var, gamma, beta)
-    )
-    scale = apply(torch.rsqrt, apply(torch.add, var, eps))
-    if gamma is not None:
-        scale = apply(torch.mul, scale, gamma)
-    shift = apply(torch.neg, mean) if bias is None else apply(torch.sub, bias, mean)
-    shift = apply(torch.mul, shift, scale)
-    if beta is not None:
-        shift = apply(torch.add, shift, beta)
-    weight = apply(torch.mul, weight, apply("view", scale, (-1,) + (1,) * (rank - 1)))
-    return apply("to", weight, dtype), apply("to", shift, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +81,25 @@ def _obstacle(convolution: fx.Node, node: fx.Node, norm: dict[str, Any]) -> str 
 
 def _fused(graph: fx.Graph, function: Callable, conv: dict[str, Any], norm: dict[str, Any]) -> fx.Node:
     """The convolution with BatchNorm in its weight and bias, at the graph's insertion point."""
-    weight = conv["weight"]
-    statistics = (norm["running_mean"], norm["running_var"], norm.get("weight"), norm.get("bias"))
-    apply = functools.partial(insert, graph)
-    rest = (weight, conv.get("bias"), *statistics, norm.get("eps", 1e-5))
-    conv["weight"], conv["bias"] = _fold(apply, value(weight).dtype, len(shape(weight)), *rest)
+    conv["weight"], conv["bias"] = _fold(graph, conv["weight"], conv.get("bias"), norm)
     return insert(graph, function, conv.pop("input"), **conv)
+
+
+def _fold(graph: fx.Graph, weight: fx.Node, bias: fx.Node | None, norm: dict[str, Any]) -> tuple[fx.Node, fx.Node]:
+    """Weight and bias of the convolution that does what convolution and BatchNorm did, in the weight's dtype and memory
+    order. They are computed in float32, for float64 in float64; torch.nn.utils.fuse_conv_bn_weights, which returns
+    parameters and not nodes, computes halves in halves."""
+    add = functools.partial(insert, graph)
+    dtype, rank = value(weight).dtype, len(shape(weight))
+    wide = torch.promote_types(dtype, torch.float32)
+    tensors = (weight, bias, norm["running_mean"], norm["running_var"], norm.get("weight"), norm.get("bias"))
+    weight, bias, mean, var, gamma, beta = (None if x is None else add("to", x, wide) for x in tensors)
+    scale = add(torch.rsqrt, add(torch.add, var, norm.get("eps", 1e-5)))
+    if gamma is not None:
+        scale = add(torch.mul, scale, gamma)
+    shift = add(torch.neg, mean) if bias is None else add(torch.sub, bias, mean)
+    shift = add(torch.mul, shift, scale)
+    if beta is not None:
+        shift = add(torch.add, shift, beta)
+    weight = add(torch.mul, weight, add("view", scale, (-1,) + (1,) * (rank - 1)))
+    return add("to", weight, dtype), add("to", shift, dtype)
