@@ -166,7 +166,7 @@ def run_parts(session: Session, parts: Sequence[Part]) -> None:
         share = 1.0 if session.quick else part.weight / sum(each.weight for each in parts[index:])
         until = time.monotonic() + share * session.left
         session.say(f"{part.name}: {share * session.left:.0f} s at most")
-        with nvml.watch(session.device) as watch:
+        with nvml.Watch(session.device) as watch:
             try:
                 part.run(session, until)
             except Exception as error:

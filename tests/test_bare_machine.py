@@ -26,7 +26,7 @@ with torch.no_grad():
 assert len(measured.timings["compiled"].seconds) == 2
 
 torch.cuda.device_count = lambda: 1  # a GPU is stood for
-with nvml.watch(torch.device("cuda")) as watch:
+with nvml.Watch(torch.device("cuda")) as watch:
     pass
 print(*watch.notes)
 assert nvml.identify(torch.device("cuda")) == nvml.UNKNOWN

@@ -82,7 +82,7 @@ def environment(device: torch.device) -> Environment:
         compiler=torch_private.cpp_compiler(),
         platform=f"{platform.system()} {platform.machine()}",
         device=f"{device.type}: {name}",
-        gpu_bus_id=nvml.bus_id_of(device) if cuda else None,
+        gpu_bus_id=nvml.bus_id(device) if cuda else None,
         cuda_devices=torch.cuda.device_count() if cuda else None,
         driver=gpu.driver,
         sm_clock_mhz=gpu.sm_clock,

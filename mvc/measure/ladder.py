@@ -231,7 +231,7 @@ def _energy(run: Callable[[], object], seconds: float, x: Tensor) -> float | Non
     if x.device.type != "cuda":
         return None
     calls = max(3, math.ceil(ENERGY_SECONDS / seconds))
-    with nvml.watch(x.device) as watch:
+    with nvml.Watch(x.device) as watch:
         for _ in range(calls):
             run()
         synchronize(x.device)

@@ -75,7 +75,7 @@ class Sample(NamedTuple):
 
 
 class Watch:
-    """Samples a GPU for as long as the block lasts.
+    """Samples a torch device for as long as the block lasts; on a CPU it sees nothing and says nothing.
 
     Attributes:
         samples: at least one before and one after, none without NVML.
@@ -99,9 +99,7 @@ class Watch:
     def __enter__(self) -> Watch:
         if self._device.type == "cuda":
             if (visible := torch.cuda.device_count()) > 1:
-                self.notes.append(
-                    f"of {visible} GPUs that torch sees, the one at {bus_id_of(self._device)} was measured"
-                )
+                self.notes.append(f"of {visible} GPUs that torch sees, the one at {bus_id(self._device)} was measured")
             try:
                 self._gpu = self._cleanup.enter_context(_open(self._device))
             except Unavailable as error:
@@ -135,20 +133,14 @@ class Watch:
             self.notes.extend(self._gpu.notes.values())
 
 
-def watch(device: torch.device) -> Watch:
-    """A `Watch` of a torch device; on a CPU it sees nothing and says nothing."""
-    return Watch(device)
-
-
 class _Gpu:
     """One device of NVML's; what it refuses is noted, and not asked for again."""
 
     def __init__(self, pynvml: ModuleType, handle: Any, *, slice_of: bool) -> None:
         self.pynvml, self.handle = pynvml, handle
-        self.notes: dict[str, str] = {}
+        slice_note = "the device is a MIG slice: clocks, temperature, power and energy are the whole GPU's"
+        self.notes: dict[str, str] = {"MIG": slice_note} if slice_of else {}
         self._reasons = "nvmlDeviceGetCurrentClocksEventReasons"
-        if slice_of:
-            self.notes["MIG"] = "the device is a MIG slice: clocks, temperature, power and energy are the whole GPU's"
 
     def sample(self) -> Sample:
         power = self._read("power", "nvmlDeviceGetPowerUsage")
@@ -214,7 +206,7 @@ def _open(device: torch.device) -> Iterator[_Gpu]:
     try:
         pynvml.nvmlInit()
         try:
-            yield _find(pynvml, uuid, bus_id_of(device))
+            yield _find(pynvml, uuid, bus_id(device))
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
@@ -246,15 +238,10 @@ def _in_slices(pynvml: ModuleType, handle: Any) -> bool:
     return mode == pynvml.NVML_DEVICE_MIG_ENABLE
 
 
-def bus_id_of(device: torch.device) -> str:
-    """Where on the bus a CUDA device is; of a MIG slice, its GPU."""
+def bus_id(device: torch.device) -> str:
+    """Where on the bus a CUDA device is, as NVML writes it, "00000000:17:00.0"; of a MIG slice, where its GPU is."""
     properties = torch.cuda.get_device_properties(device)
-    return bus_id(properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id)
-
-
-def bus_id(domain: int, bus: int, device: int) -> str:
-    """As NVML writes it: "00000000:17:00.0"."""
-    return f"{domain:08X}:{bus:02X}:{device:02X}.0"
+    return f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
 
 
 def identify(device: torch.device) -> Identity:

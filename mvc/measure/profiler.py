@@ -143,7 +143,7 @@ def measure(
     taken: list[dict[tuple[str, Clock], float]] = []
     spans: list[tuple[float, float]] = []
     arguments = itertools.cycle(inputs)
-    with nvml.watch(device) as watch:
+    with nvml.Watch(device) as watch:
         for _ in range(rounds):
             generator.shuffle(order)
             start, seconds = time.perf_counter(), {}

@@ -150,7 +150,7 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
         with progress.step(f"recording {case.name}"), fresh_sides(("installed", None)) as sides:
             try:
                 for _ in range(RUNS):
-                    with Worker(case, *sides()).wait_until_ready() as worker, nvml.watch(device) as watch:
+                    with Worker(case, *sides()).wait_until_ready() as worker, nvml.Watch(device) as watch:
                         if shared_clocks([worker]) != (clocks := clocks or shared_clocks([worker])):
                             raise CaseFailed("its two processes have different clocks")
                         rounds = Rounds(in_turns([worker], clocks, seed=0), watch)

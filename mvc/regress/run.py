@@ -199,7 +199,7 @@ def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thre
         workers = [stack.enter_context(Worker(case, side)) for case, side in zip(cases, sides, strict=True)]
         for worker in workers:  # one after the other: two that compile or warm up at once measure each other
             worker.wait_until_ready()
-        watch = stack.enter_context(nvml.watch(torch.device(cases[0].device)))
+        watch = stack.enter_context(nvml.Watch(torch.device(cases[0].device)))
         clocks = shared_clocks(workers)
         rounds = Rounds(in_turns(workers, clocks, seed=seed), watch)
         sampled = {name: sample(rounds, name, clock, thresholds) for name, clock in clocks.items()}

@@ -22,7 +22,7 @@ def sample(time, *, clock=1980, reasons=(), power=300.0):
 def seen(monkeypatch, **answers):
     """A watch over an empty block."""
     fake = FakeNvml(**answers).install(monkeypatch)
-    with nvml.watch(CUDA) as watch:
+    with nvml.Watch(CUDA) as watch:
         pass
     assert fake.calls.count("nvmlInit") == fake.calls.count("nvmlShutdown") + isinstance(
         answers.get("nvmlInit"), Exception
@@ -32,7 +32,7 @@ def seen(monkeypatch, **answers):
 
 def test_a_cpu_is_not_watched(monkeypatch):
     fake = FakeNvml().install(monkeypatch)
-    with nvml.watch(CPU) as watch:
+    with nvml.Watch(CPU) as watch:
         pass
     assert (watch.samples, watch.notes, fake.calls) == ([], [], [])
 
@@ -56,7 +56,7 @@ def test_it_samples_while_the_block_lasts(monkeypatch):
         return 41
 
     FakeNvml(nvmlDeviceGetTemperature=temperature).install(monkeypatch)
-    with nvml.watch(CUDA) as watch:
+    with nvml.Watch(CUDA) as watch:
         assert enough.wait(30)
     assert len(watch.samples) >= 6
 
@@ -157,7 +157,7 @@ def test_a_mig_slice_is_read_from_its_gpu_and_said(monkeypatch):
         return "slice"
 
     fake = FakeNvml(nvmlDeviceGetHandleByUUID=by_uuid).install(monkeypatch)
-    with nvml.watch(CUDA) as watch:
+    with nvml.Watch(CUDA) as watch:
         assert watch._gpu.handle == "parent of slice"
     assert "the whole GPU's" in watch.notes[0]
     assert fake.calls[-1] == "nvmlShutdown"
@@ -179,7 +179,7 @@ def test_a_whole_gpu_is_no_slice(answer, monkeypatch):
 def test_of_several_gpus_the_measured_one_is_named(more, monkeypatch):
     fake = FakeNvml(**more).install(monkeypatch)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    with nvml.watch(CUDA) as watch:
+    with nvml.Watch(CUDA) as watch:
         pass
     assert fake.calls
     assert watch.notes[0] == "of 4 GPUs that torch sees, the one at 00000000:17:00.0 was measured"
@@ -188,15 +188,16 @@ def test_of_several_gpus_the_measured_one_is_named(more, monkeypatch):
 
 def test_an_exception_in_the_block_ends_the_sampling(monkeypatch):
     fake = FakeNvml().install(monkeypatch)
-    watch = nvml.watch(CUDA)
+    watch = nvml.Watch(CUDA)
     with pytest.raises(KeyError), watch:
         raise KeyError
     assert not watch._thread.is_alive()
     assert fake.calls[-1] == "nvmlShutdown"
 
 
-def test_bus_id_is_as_nvml_writes_it():
-    assert nvml.bus_id(0, 0x17, 0) == "00000000:17:00.0"
+def test_bus_id_is_as_nvml_writes_it(monkeypatch):
+    FakeNvml().install(monkeypatch)
+    assert nvml.bus_id(CUDA) == "00000000:17:00.0"
 
 
 @pytest.mark.parametrize("reason", sorted(nvml.THROTTLING))
@@ -267,7 +268,7 @@ def test_reasons_are_nvmls():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_real_one_answers():
-    with nvml.watch(CUDA) as watch:
+    with nvml.Watch(CUDA) as watch:
         torch.zeros(2**20, device="cuda").sum().item()
     assert watch.samples[0].sm_clock > 0
     assert nvml.identify(CUDA).driver

@@ -76,7 +76,7 @@ def test_a_gpu_that_stays_throttled_is_not_comparable(run, monkeypatch):
 
 def test_a_clock_that_rises_later_shows_that_earlier_rounds_were_slow(monkeypatch):
     taken = iter([[2.0]] * 45 + [[1.0]] * 50)
-    rounds = Rounds(taken.__next__, nvml.watch(torch.device("cpu")))
+    rounds = Rounds(taken.__next__, nvml.Watch(torch.device("cpu")))
     slow = lambda spans, samples: ["clock" if len(spans) > 45 and i < 45 else None for i in range(len(spans))]  # noqa: E731
     monkeypatch.setattr("mvc.measure.nvml.discards", slow)
     assert rounds.up_to(45) == [[2.0]] * 45

@@ -69,7 +69,7 @@ def measurements(noise, slowdown: float, draw: np.random.Generator) -> Measure:
 
 
 def run(noise, slowdown: float, draw: np.random.Generator, thresholds: Thresholds) -> decide.Finding:
-    rounds = Rounds(measurements(noise, slowdown, draw), nvml.watch(torch.device("cpu")))
+    rounds = Rounds(measurements(noise, slowdown, draw), nvml.Watch(torch.device("cpu")))
     return sample(rounds, "time", "wall", thresholds)[-1]
 
 

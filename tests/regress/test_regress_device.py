@@ -24,10 +24,10 @@ def run(tmp_path, monkeypatch, capsys):
     for name in ("base", "head"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "pyproject.toml").write_text('[project]\ndependencies = ["torch"]\n')
-    unwatched = nvml.watch(torch.device("cpu"))
+    unwatched = nvml.Watch(torch.device("cpu"))
     monkeypatch.setattr(compare, "sources", lambda name: compare.contextlib.nullcontext(tmp_path / name))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(nvml, "watch", lambda device: unwatched)
+    monkeypatch.setattr(nvml, "Watch", lambda device: unwatched)
     on_cuda = dataclasses.replace(ENVIRONMENT, device="cuda: stood for")
     for module in ("mvc.regress.compare", "mvc.regress.__main__"):
         monkeypatch.setattr(f"{module}.environment", lambda device: on_cuda)
