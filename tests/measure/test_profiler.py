@@ -166,7 +166,8 @@ def test_by_default_a_gpu_replays_graphs_or_sums_the_kernels_of_all(waits, monke
     monkeypatch.setattr(stopwatch, "trace", lambda call, *, device: call() and [Event("k", 0.0, 1.9)])
     monkeypatch.setattr(stopwatch.DeviceEvents, "seconds", lambda self, call: call())
     monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 1))
-    monkeypatch.setattr("mvc.measure.nvml.Watch", lambda device: nvml.Watch(CPU))
+    unwatched = nvml.Watch(CPU)
+    monkeypatch.setattr(nvml, "Watch", lambda device: unwatched)
     measured = profiler.measure(runs, rounds=3, device=torch.device("cuda"), inputs=[("x",), ("y",)])
     expected = ("kernels", "b waits for the device", 1.9) if waits else ("graph", None, 2.0)
     assert (measured.clock, measured.clock_reason, measured.timings["a"].median) == expected
