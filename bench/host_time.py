@@ -25,7 +25,7 @@ import torch
 from mvc import cli
 from mvc.cli import positive, write_json
 from mvc.kernels.scan import selective_scan
-from mvc.kernels.scan.rules import op
+from mvc.kernels.schemas import op
 from mvc.measure.environment import environment
 from mvc.offline import device as standin
 from mvc.offline.targets import TARGETS

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.on_gpu.scan_job import Shape
 from mvc import cli, files
 from mvc.kernels.scan import triton_plan
-from mvc.kernels.scan.rules import TENSORS
 from mvc.kernels.scan.triton_launch import Launch, Meta, Plan
+from mvc.kernels.schemas import TENSORS
 from mvc.offline import machine_code, torch_private
 from mvc.offline.machine_code import Code
 from mvc.offline.targets import TARGETS, find

@@ -23,7 +23,9 @@ import torch
 
 from mvc.kernels import cache
 from mvc.kernels.recurrence import ops as recurrence_ops
+from mvc.kernels.scan import fast_path
 from mvc.kernels.scan.rules import register_fakes, register_rules
+from mvc.kernels.schemas import op
 
 OP = "selective_scan_cpu"
 SOURCES = Path(__file__).parent / "csrc"
@@ -71,6 +73,7 @@ def _load_once() -> None:
         torch.ops.load_library(library_path())
     register_fakes(OP)
     register_rules(OP)
+    fast_path.register(OP, op(OP), op(OP, backward=True))
     recurrence_ops.register_fake("linear_recurrence_cpu")
     recurrence_ops.register_rules("linear_recurrence_cpu")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 
 from mvc.errors import UserError
-from mvc.kernels.scan.checks import check_tensors
+from mvc.kernels.checks import check_tensors
 
 _PRINTED = (bool, int, float, complex, str, bytes, tuple, list, set, dict, torch.dtype, torch.device, type(None))
 _short = reprlib.Repr()

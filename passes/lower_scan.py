@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import fx
 
-from mvc.kernels.recurrence import api as recurrence, ops as recurrence_ops
-from mvc.kernels.scan import api as scan, chunked, ops
-from mvc.kernels.scan.rules import op
+from mvc.kernels import implementations
+from mvc.kernels.recurrence import linear_recurrence, ops as recurrence_ops
+from mvc.kernels.scan import chunked, ops, selective_scan
+from mvc.kernels.schemas import ScanInputs, op
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import value
 
-Implementation = Literal["triton", "cpp", "chunked", "reference"]
-
-
-SUFFIXES = {"cpp": "_cpu", "triton": "_triton", "chunked": "_chunked"}
+PORTABLE = ("selective_scan", "linear_recurrence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +33,22 @@ class LowerScan(Pass):
         mvc.selective_scan_cpu(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, True, False)
         mvc.linear_recurrence_cpu(a, b, initial, 1, False)
 
-    By default Triton runs CUDA graphs and C++ CPU graphs; float64, other devices and machines that lack triton or a C++
-    compiler get the chunked forms, which `decompositions` turns into torch's own operations.
+    By default it is the fastest one, as `mvc.kernels.implementations` has it. The chunked ops become torch's own
+    operations by `decompositions`.
 
     Attributes:
         impl: forces one implementation. Where it cannot run, the portable op stays and a near miss says why.
     """
 
     name: ClassVar[str] = "lower_scan"
-    impl: Implementation | None = None
+    impl: implementations.Name | None = None
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
         for node in _portable_calls(graph):
-            tensor = value(node)[0] if isinstance(value(node), (tuple, list)) else value(node)
-            impl = self.impl or suited(tensor)
-            if (obstacle := _obstacle(impl, tensor)) is not None:
+            result = value(node)[0] if isinstance(value(node), (tuple, list)) else value(node)
+            impl = self.impl or implementations.fastest(result.device, result.dtype)
+            if (obstacle := implementations.obstacle(impl, result.device, result.dtype)) is not None:
                 outcome.near_misses.append(NearMiss.at(node, obstacle))
                 continue
             node.target = target(node.target, impl)
@@ -59,56 +57,31 @@ class LowerScan(Pass):
 
 
 def _portable_calls(graph: fx.Graph) -> list[fx.Node]:
-    packets = (torch.ops.mvc.selective_scan, torch.ops.mvc.linear_recurrence)
+    packets = [getattr(torch.ops.mvc, name) for name in PORTABLE]
     targets = [each for packet in packets for each in (packet, packet.default)]
     return [node for each in targets for node in graph.find_nodes(op="call_function", target=each)]
 
 
-def suited(result: torch.Tensor) -> Implementation:
-    """The implementation that suits a scan with this result."""
-    for impl in ("cpp", "triton"):
-        if _obstacle(impl, result) is None:
-            return impl
-    return "chunked"
-
-
-def target(portable: Callable, impl: Implementation) -> Callable:
+def target(portable: Callable, impl: str) -> Callable:
     """What a graph calls to run the portable op on the implementation."""
     name = str(getattr(portable, "overloadpacket", portable)).removeprefix("mvc.")
-    if impl == "reference":
-        return {"selective_scan": reference_scan, "linear_recurrence": reference_recurrence}[name]
-    return getattr(torch.ops.mvc, name + SUFFIXES[impl]).default
+    lowered = implementations.op_name(name, impl)
+    return IN_TORCH.get(lowered) or op(lowered)
 
 
-def reference_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse):
+def reference_scan(*inputs: torch.Tensor | bool | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The sequential scan, which the compiler unrolls: for short lengths, and to compare with."""
-    return scan.selective_scan(
-        u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state, reset=reset,
-        delta_softplus=delta_softplus, reverse=reverse, return_last_state=True, impl="reference",
-    )  # fmt: skip
+    given = ScanInputs(*inputs)._asdict()
+    return selective_scan(**given, return_last_state=True, impl="reference")
 
 
 def reference_recurrence(a, b, initial, dim, reverse):
     """The sequential recurrence, which the compiler unrolls."""
-    return recurrence.linear_recurrence(a, b, initial, dim=dim, reverse=reverse, impl="reference")
+    return linear_recurrence(a, b, initial, dim=dim, reverse=reverse, impl="reference")
 
 
-def _obstacle(impl: Implementation, result: torch.Tensor) -> str | None:
-    """Why the implementation cannot give this result, or None."""
-    if impl in ("chunked", "reference"):
-        return None
-    if result.dtype == torch.float64:
-        return f"impl {impl!r} takes no float64"
-    if impl == "cpp":
-        from mvc.kernels import cpu_scan
-
-        if result.device.type != "cpu":
-            return f"impl 'cpp' needs CPU tensors; these are on {result.device.type}"
-        return None if cpu_scan.available() else "impl 'cpp' could not be built"
-    if result.device.type != "cuda":
-        return f"impl 'triton' needs CUDA tensors; these are on {result.device.type}"
-    available = ops.triton_available() and recurrence_ops.triton_available()
-    return None if available else "impl 'triton' needs the package triton"
+# What stands for the ops of the implementation that has none.
+IN_TORCH = {"selective_scan_reference": reference_scan, "linear_recurrence_reference": reference_recurrence}
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
@@ -117,9 +90,15 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     For `torch.export.ExportedProgram.run_decompositions`, where a format knows no custom ops, and for Inductor.
     """
     table: dict[torch._ops.OpOverload, Callable] = {}
-    for name in ("selective_scan", "selective_scan_chunked"):
-        table[op(name)] = chunked.selective_scan
-        table[op(name, backward=True)] = ops.run_chunked_backward
-    for name in ("linear_recurrence", "linear_recurrence_chunked"):
-        table[op(name)] = recurrence_ops.in_torch
+    for impl in (None, "chunked"):
+        scan, recurrence = (implementations.op_name(name, impl) for name in PORTABLE)
+        table[op(scan)] = chunked.selective_scan
+        table[op(scan, backward=True)] = ops.run_chunked_backward
+        table[op(recurrence)] = recurrence_ops.in_torch
     return table
+
+
+def holds_chunked(graph: fx.Graph) -> bool:
+    """Whether the graph holds an op that stays slow without `decompositions`."""
+    targets = [op(implementations.op_name(name, "chunked")) for name in PORTABLE]
+    return any(node.target in targets for node in graph.nodes)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
+from mvc.kernels import implementations
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.frozen.prepack_convolution import PrepackConvolution
 from mvc.passes.frozen.prepack_linear import PrepackLinear
@@ -19,7 +20,7 @@ from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_movement import FuseMovement
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
-from mvc.passes.lower_scan import Implementation, LowerScan
+from mvc.passes.lower_scan import LowerScan
 from mvc.passes.raising.raise_higher_order import RaiseHigherOrder
 from mvc.passes.raising.raise_loop import RaiseLoop
 from mvc.passes.raising.raise_pscan import RaisePscan
@@ -95,7 +96,7 @@ def build(
     names: Sequence[str],
     own: Sequence[Pass] = (),
     *,
-    impl: Implementation | None = None,
+    impl: implementations.Name | None = None,
     frozen: bool = False,
     inference: bool = False,
 ) -> list[Pass]:

@@ -24,6 +24,9 @@ constexpr auto kInputs =
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, Tensor? reset, bool delta_softplus, bool reverse";
 
+// Of sequences and weights; states and A are float32 alone.
+bool is_taken(at::ScalarType type) { return type == at::kFloat || type == at::kHalf || type == at::kBFloat16; }
+
 // Forward-mode AD goes through torch's own operations: an op that is called as such would lose a tangent.
 void refuse_tangents(const char* op, std::initializer_list<std::optional<Tensor>> tensors) {
   for (Optional t : tensors)
@@ -113,8 +116,8 @@ struct Arguments {
   Tensor sequence(const char* name, const Tensor& t, at::IntArrayRef shape) {
     check(name, t, shape);
     const auto type = t.scalar_type();
-    TORCH_CHECK_TYPE(type == at::kFloat || type == at::kHalf || type == at::kBFloat16, name,
-                     " must be float32, float16 or bfloat16, got ", type, "; the chunked scan takes float64");
+    TORCH_CHECK_TYPE(is_taken(type), name, " must be float32, float16 or bfloat16, got ", type,
+                     "; the chunked scan takes float64");
     if (type != dtype) dtype = at::kFloat;  // mixed: all of them go through float32
     return t;
   }
@@ -130,8 +133,8 @@ struct Arguments {
 
   static Tensor parameter(const char* name, const Tensor& t, at::IntArrayRef shape, bool any_dtype) {
     check(name, t, shape);
-    TORCH_CHECK_TYPE(any_dtype ? t.is_floating_point() : t.scalar_type() == at::kFloat, name, " must be ",
-                     any_dtype ? "a real floating-point tensor" : "float32", ", got ", t.scalar_type());
+    TORCH_CHECK_TYPE(any_dtype ? is_taken(t.scalar_type()) : t.scalar_type() == at::kFloat, name, " must be float32",
+                     any_dtype ? ", float16 or bfloat16" : "", ", got ", t.scalar_type());
     return t.to(at::kFloat).contiguous();
   }
 
@@ -231,8 +234,8 @@ Tensor linear_recurrence(const Tensor& a, const Tensor& b, Optional initial, int
   auto result = dtype;
   auto check = [&](const char* name, const Tensor& t) {
     const auto type = t.scalar_type();
-    TORCH_CHECK_TYPE(type == at::kFloat || type == at::kHalf || type == at::kBFloat16, name,
-                     " must be float32, float16 or bfloat16, got ", type, "; the chunked recurrence takes float64");
+    TORCH_CHECK_TYPE(is_taken(type), name, " must be float32, float16 or bfloat16, got ", type,
+                     "; the chunked recurrence takes float64");
     TORCH_CHECK_VALUE(t.device().is_cpu(), name, " must be on the CPU, got ", t.device());
     if (type != dtype) dtype = at::kFloat;
     result = c10::promoteTypes(result, type);

@@ -6,21 +6,13 @@ no selective scan.
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
 from torch import Tensor
 
-from mvc.kernels.recurrence import ops
-from mvc.kernels.scan.checks import check_flags, check_tensors
-
-OPS = {
-    None: "linear_recurrence",
-    "chunked": "linear_recurrence_chunked",
-    "cpp": "linear_recurrence_cpu",
-    "triton": "linear_recurrence_triton",
-}
-IMPLEMENTATIONS = ("reference", "chunked", "cpp", "triton")
+from mvc.kernels import implementations
+from mvc.kernels.checks import check_flags, check_tensors
+from mvc.kernels.recurrence import ops, reference
+from mvc.kernels.recurrence.checks import check, check_kinds, result_dtype
+from mvc.kernels.torch_private import untraced
 
 
 def linear_recurrence(
@@ -30,7 +22,7 @@ def linear_recurrence(
     *,
     dim: int,
     reverse: bool = False,
-    impl: Literal["reference", "chunked", "cpp", "triton"] | None = None,
+    impl: implementations.Name | None = None,
 ) -> Tensor:
     """All states of h_t = a_t h_{t-1} + b_t along `dim`, elementwise over the other axes.
 
@@ -69,49 +61,11 @@ def linear_recurrence(
     if not -rank <= dim < rank:
         raise ValueError(f"dim is {dim}; it must be an axis of a and b broadcast, from {-rank} to {rank - 1}")
     dim %= rank
-    ops.check_kinds(a, b, initial, dim)
-    _check_impl(impl, a, ops.result_dtype(a, b, initial))
+    if untraced() or impl == "reference":
+        check(a, b, initial, dim)
+    else:  # to compare sizes that are unknown while tracing would make guards of them
+        check_kinds(a, b, initial, dim)
+    implementations.check(impl, a.device, result_dtype(a, b, initial), "an input")
     if impl == "reference":
-        return _step_by_step(a, b, initial, dim, reverse)
-    return ops.call(OPS[impl], a, b, initial, dim, reverse)
-
-
-def _step_by_step(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    """The oracle: differentiable by autograd, in float64 for float64 inputs, otherwise in float32."""
-    ops.check(a, b, initial, dim)
-    dtype = ops.result_dtype(a, b, initial)
-    sums = torch.promote_types(dtype, torch.float32)
-    a, b = (t.to(sums) for t in torch.broadcast_tensors(a, b))
-    steps = list(zip(a.unbind(dim), b.unbind(dim), strict=True))
-    state = b.new_zeros((*b.shape[:dim], *b.shape[dim + 1 :])) if initial is None else initial.to(sums)
-    states = []
-    for factor, addend in reversed(steps) if reverse else steps:
-        state = factor * state + addend
-        states.append(state)
-    if reverse:
-        states.reverse()
-    return torch.stack(states, dim).to(dtype) if states else (a * b).to(dtype)
-
-
-def _check_impl(impl: str | None, a: Tensor, dtype: torch.dtype) -> None:
-    if impl is not None and not (isinstance(impl, str) and impl in IMPLEMENTATIONS):
-        raise ValueError(f"impl is {impl!r}; it must be None or one of {', '.join(map(repr, IMPLEMENTATIONS))}")
-    if impl in ("cpp", "triton"):
-        if dtype == torch.float64:
-            raise TypeError(f"an input is torch.float64, which impl={impl!r} does not take; use 'chunked'")
-        if not _loaded(impl):
-            raise ValueError(f"impl={impl!r} is not available here; leave it out, or use 'chunked'")
-    if impl == "cpp" and a.device.type not in ("cpu", "meta"):
-        raise ValueError(f"impl='cpp' runs on a CPU, a is on {a.device}; leave impl out for the best for a device")
-    if impl == "triton" and a.device.type == "cpu":
-        raise ValueError("impl='triton' runs on a GPU, a is on cpu; leave impl out for the best for a device")
-
-
-@torch.compiler.assume_constant_result
-def _loaded(impl: str) -> bool:
-    """Whether the implementation's op is there; builds or imports it when first asked."""
-    if impl == "triton":
-        return ops.triton_available()
-    from mvc.kernels import cpu_scan
-
-    return cpu_scan.available()
+        return reference.linear_recurrence(a, b, initial, dim, reverse)
+    return ops.call(implementations.op_name("linear_recurrence", impl), a, b, initial, dim, reverse)

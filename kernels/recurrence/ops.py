@@ -1,26 +1,25 @@
-"""Registers `torch.ops.mvc.linear_recurrence`: schema, which implementation runs, and what every implementation shares.
+"""Registers `torch.ops.mvc.linear_recurrence` and `linear_recurrence_chunked`, and what every implementation shares.
 
-`mvc::linear_recurrence` runs on what is best for the device. `linear_recurrence_chunked`, `linear_recurrence_cpu` and
-`linear_recurrence_triton` are the same op with one implementation each; loading `cpu_scan` and `triton_recurrence`
-defines the last two. `mvc.kernels.recurrence.linear_recurrence` is the function for people.
+`mvc::linear_recurrence` is the portable op: it runs on the fastest implementation for its tensors. `mvc.kernels
+.recurrence.linear_recurrence` is the function for people.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mvc.kernels.scan import chunked
-from mvc.kernels.scan.ops import TAGS
-from mvc.kernels.scan.rules import op, refuse_tangents
+from mvc.kernels import implementations
+from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.recurrence import chunked
+from mvc.kernels.recurrence.checks import check, result_dtype
+from mvc.kernels.schemas import RecurrenceInputs, define, op
 from mvc.kernels.torch_private import forward_mode, under_functorch
-
-SCHEMA = "(Tensor a, Tensor b, Tensor? initial, int dim, bool reverse) -> Tensor"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def call(name: str, a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
@@ -32,47 +31,8 @@ def call(name: str, a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reve
     return op(name)(a, b, initial, dim, reverse)
 
 
-def result_dtype(a: Tensor, b: Tensor, initial: Tensor | None) -> torch.dtype:
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return dtype if initial is None else torch.promote_types(dtype, initial.dtype)
-
-
-def check_kinds(a: Tensor, b: Tensor, initial: Tensor | None, dim: int) -> None:
-    """Raise TypeError for a dtype and ValueError for a device, rank or `dim` that cannot be used; asks for no size."""
-    for name, tensor in {"a": a, "b": b, "initial": initial}.items():
-        if tensor is None:
-            continue
-        if tensor.dtype not in DTYPES:
-            hint = "; complex states are not supported: use the real form" if tensor.is_complex() else ""
-            raise TypeError(f"{name} must be {' or '.join(map(str, DTYPES))}, got {tensor.dtype}{hint}")
-        if tensor.device != a.device:
-            raise ValueError(f"{name} must be on a's device {a.device}, got {tensor.device}")
-    rank = max(a.dim(), b.dim())
-    if not 0 <= dim < rank:
-        raise ValueError(f"dim is {dim}; it must be an axis of a and b broadcast, from 0 to {rank - 1}")
-    if initial is not None and initial.dim() >= rank:
-        raise ValueError(f"initial has {initial.dim()} axes; a and b broadcast have {rank - 1} without dim")
-
-
-def check(a: Tensor, b: Tensor, initial: Tensor | None, dim: int) -> None:
-    """Besides `check_kinds`, raise ValueError for shapes that do not fit together."""
-    check_kinds(a, b, initial, dim)
-    try:
-        shape = torch.broadcast_shapes(a.shape, b.shape)
-    except RuntimeError as error:
-        seen = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise ValueError(f"a and b must broadcast against each other, got shapes {seen}") from error
-    lanes = (*shape[:dim], *shape[dim + 1 :])
-    if initial is None:
-        return
-    missing = len(lanes) - initial.dim()
-    if any(size not in (1, lane) for size, lane in zip(initial.shape, lanes[missing:], strict=True)):
-        seen = tuple(initial.shape)
-        raise ValueError(f"initial must broadcast to {lanes}, the shape of a and b without dim; got shape {seen}")
-
-
 def _run_chunked(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    refuse_tangents("linear_recurrence", a, b, initial)
+    refuse_tangents("linear_recurrence_chunked", a, b, initial)
     return in_torch(a, b, initial, dim, reverse)
 
 
@@ -91,30 +51,9 @@ def in_torch(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bo
     return states.movedim(0, dim).to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _fastest(a: Tensor, dtype: torch.dtype) -> str:
-    """Name of the op with the implementation that suits a and the result's dtype; loads it."""
-    if dtype == torch.float64:
-        return "linear_recurrence_chunked"
-    if a.is_cpu:
-        from mvc.kernels import cpu_scan
-
-        return "linear_recurrence_cpu" if cpu_scan.available() else "linear_recurrence_chunked"
-    return "linear_recurrence_triton" if triton_available() else "linear_recurrence_chunked"
-
-
-@functools.cache
-def triton_available() -> bool:
-    """Whether `mvc::linear_recurrence_triton` could be registered; registers it."""
-    try:
-        from mvc.kernels.recurrence import triton_ops as triton_recurrence  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def _run_fastest(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    check(a, b, initial, dim)
-    return op(_fastest(a, result_dtype(a, b, initial)))(a, b, initial, dim, reverse)
+    name = implementations.fastest(a.device, result_dtype(a, b, initial))
+    return op(implementations.op_name("linear_recurrence", name))(a, b, initial, dim, reverse)
 
 
 def _fake(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
@@ -218,13 +157,13 @@ def register_rules(name: str) -> None:
     register_flop_formula(op(name).overloadpacket)(_flops)
 
 
-def _define(name: str) -> None:
-    torch.library.define(f"mvc::{name}", SCHEMA, tags=TAGS)
-    torch.library.impl(f"mvc::{name}", "default", _run_chunked)
+def _define(name: str, function: Callable[..., Tensor]) -> None:
+    """Define the op `mvc::{name}`, which runs the function on any device, with all its rules."""
+    define(name, RecurrenceInputs, results=1)
+    torch.library.impl(f"mvc::{name}", "default", function)
     register_fake(name)
     register_rules(name)
 
 
-_define("linear_recurrence")
-torch.library.impl("mvc::linear_recurrence", ("cpu", "cuda"), _run_fastest)
-_define("linear_recurrence_chunked")
+_define("linear_recurrence", _run_fastest)
+_define("linear_recurrence_chunked", _run_chunked)

@@ -1,6 +1,6 @@
 """The linear recurrence on NVIDIA GPUs: how its Triton kernel is launched, and `mvc::linear_recurrence_triton`.
 
-Importing this module imports triton and registers the op, whose schema torch infers from the annotations. Where few
+Importing this module imports triton and registers the op. Where few
 lanes would leave a GPU idle, the length is cut in chunks that run side by side, as the scan's is.
 """
 
@@ -13,10 +13,12 @@ import triton
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from mvc.kernels.recurrence.ops import register_rules, result_dtype
+from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.recurrence.checks import check, result_dtype
+from mvc.kernels.recurrence.ops import register_rules
 from mvc.kernels.recurrence.triton_kernel import recurrence_kernel
-from mvc.kernels.scan.rules import refuse_tangents
 from mvc.kernels.scan.triton_chunks import COMBINE, combine_kernel
+from mvc.kernels.torch_private import is_plain
 
 LANE_AXES = 4  # axes besides the recurrence's that the kernel walks over by strides; more are merged
 READ_AT_ONCE = 16  # bytes, by a thread
@@ -103,6 +105,8 @@ def _is_wide(tensor: Tensor, wide: int, along: bool) -> bool:
 @triton_op("mvc::linear_recurrence_triton", mutates_args={})
 def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
     refuse_tangents("linear_recurrence_triton", a, b, initial)
+    if is_plain(a):  # the sizes of tensors without values may be unknown: comparing them would make guards of them
+        check(a, b, initial, dim)
     dtype = result_dtype(a, b, initial)
     if dtype == torch.float64:
         raise TypeError("the Triton recurrence takes no float64; use impl='chunked'")

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mvc.kernels import torch_private
-from mvc.kernels.scan import eager, ops, reference
-from mvc.kernels.scan.checks import check_flags, check_inputs, check_tensors
+from mvc.kernels import eager, implementations, torch_private
+from mvc.kernels.checks import check_flags, check_tensors
+from mvc.kernels.eager import Tensors
+from mvc.kernels.scan import fast_path, ops, reference  # noqa: F401  ops registers them
+from mvc.kernels.scan.checks import check_dense, check_inputs
 from mvc.kernels.scan.rules import lowered_by_autocast, selective_scan as call_op
-
-IMPLEMENTATIONS = ("reference", "chunked", "cpp", "triton")
-OPS = {
-    None: "selective_scan",
-    "chunked": "selective_scan_chunked",
-    "cpp": "selective_scan_cpu",
-    "triton": "selective_scan_triton",
-}
+from mvc.kernels.schemas import TENSORS
 
 
 def selective_scan(
@@ -38,7 +31,7 @@ def selective_scan(
     return_last_state: bool = False,
     reverse: bool = False,
     reset: Tensor | None = None,
-    impl: Literal["reference", "chunked", "cpp", "triton"] | None = None,
+    impl: implementations.Name | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba's selective scan (arXiv 2312.00752, algorithm 2) over (batch, length, dim) tensors of any strides.
 
@@ -85,41 +78,40 @@ def selective_scan(
         try:
             key = eager.signature(tensors, impl, *flags)
         except RuntimeError:  # a nested tensor has no strides: asking each one would take a call longer
-            _check(impl, *tensors)
+            _check(impl, tensors)
             raise
         prepared = eager.find(key)
         if prepared is None:
-            _check(impl, *tensors)
-            name = ops.fastest(u) if impl is None else OPS.get(impl)
-            if name in eager.PREPARED and u.device.type in eager.DEVICES:
-                prepared = eager.prepare(key, name, tensors, *flags)
+            _check(impl, tensors)
+            name = implementations.op_name("selective_scan", impl or implementations.fastest(u.device, u.dtype))
+            prepared = fast_path.prepare(key, name, tensors, *flags)
         if prepared is not None:
-            y, last_state = eager.selective_scan(prepared, tensors)
+            y, last_state = fast_path.selective_scan(prepared, tensors)
             return (y, last_state) if return_last_state else y
     else:
         check_flags(delta_softplus=delta_softplus, reverse=reverse, return_last_state=return_last_state)
-        _check(impl, *tensors)
+        _check(impl, tensors)
     if impl == "reference":
         y, last_state = _reference(tensors, flags)
     else:
-        y, last_state = call_op(OPS[impl], *eager.grouped(tensors), *flags)
+        name = implementations.op_name("selective_scan", impl)
+        y, last_state = call_op(name, *fast_path.grouped(tensors), *flags)
     return (y, last_state) if return_last_state else y
 
 
-def _reference(tensors: Sequence[Tensor | None], flags: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
-    u, delta, A, B, C, D, z, delta_bias, initial_state, reset = eager.grouped(tensors)
+def _reference(tensors: Tensors, flags: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+    u, delta, A, B, C, D, z, *others = fast_path.grouped(tensors)
     u, delta, B, C, z = lowered_by_autocast(u, delta, B, C, z)
-    options = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
-    return reference.selective_scan(u, delta, A, B, C, **options, delta_softplus=flags[0], reverse=flags[1])
+    given = dict(zip(TENSORS, (u, delta, A, B, C, D, z, *others), strict=True))
+    return reference.selective_scan(**given, delta_softplus=flags[0], reverse=flags[1])
 
 
-def _check(impl: str | None, u, delta, A, B, C, D, z, delta_bias, initial_state, reset) -> None:
+def _check(impl: str | None, tensors: Tensors) -> None:
     """The errors of `selective_scan`, those of its flags apart."""
-    required = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
-    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
-    check_tensors(required, optional)
-    check_inputs(**required, **optional)
-    _check_impl(impl, u)
+    check_dense(tensors)
+    check_inputs(tensors)
+    u = tensors[0]
+    implementations.check(impl, u.device, u.dtype, "u")
 
 
 def reset_from_cu_seqlens(cu_seqlens: Tensor, length: int, *, reverse: bool = False) -> Tensor:
@@ -169,27 +161,3 @@ def _check_offsets(cu_seqlens: Tensor, length: int) -> None:
     for index, (start, end) in enumerate(itertools.pairwise(offsets)):
         if end < start:
             raise ValueError(f"cu_seqlens must not fall, got {start} and then {end} at index {index + 1}")
-
-
-def _check_impl(impl: str | None, u: Tensor) -> None:
-    if impl is not None and not (isinstance(impl, str) and impl in IMPLEMENTATIONS):
-        raise ValueError(f"impl is {impl!r}; it must be None or one of {', '.join(map(repr, IMPLEMENTATIONS))}")
-    if impl in ("cpp", "triton"):
-        if u.dtype == torch.float64:
-            raise TypeError(f"u is torch.float64, which impl={impl!r} does not take; use 'chunked' or 'reference'")
-        if not _loaded(impl):
-            raise ValueError(f"impl={impl!r} is not available here; leave it out, or use 'chunked'")
-    if impl == "cpp" and u.device.type not in ("cpu", "meta"):
-        raise ValueError(f"impl='cpp' runs on a CPU, u is on {u.device}; leave impl out for the best for a device")
-    if impl == "triton" and u.device.type == "cpu":
-        raise ValueError("impl='triton' runs on a GPU, u is on cpu; leave impl out for the best for a device")
-
-
-@torch.compiler.assume_constant_result
-def _loaded(impl: str) -> bool:
-    """Whether the implementation's op is there; builds or imports it when first asked."""
-    if impl == "triton":
-        return ops.triton_available()
-    from mvc.kernels import cpu_scan
-
-    return cpu_scan.available()

@@ -2,65 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mvc.kernels.checks import check_tensors
+from mvc.kernels.schemas import TENSORS
+
 SEQUENCE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 STATE_DTYPES = (torch.float32,)
-DTYPES = (*SEQUENCE_DTYPES, torch.float64)
 MAX_STATES = 256
 
 
-def check_tensors(required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:
-    """Raise TypeError for an argument that is no tensor, or none whose elements lie in memory at its strides."""
-    for name, value in required.items():
-        _check_dense(name, value)
-    for name, value in optional.items():
-        if value is not None:
-            _check_dense(name, value)
+def check_dense(tensors: Sequence[Tensor | None]) -> None:
+    """Raise TypeError for a tensor that is missing, is none, or is not dense."""
+    given = dict(zip(TENSORS, tensors, strict=True))
+    required = {name: given.pop(name) for name in ("u", "delta", "A", "B", "C")}
+    check_tensors(required, given)
 
 
-def _check_dense(name: str, value: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.is_nested:
-        raise TypeError(f"{name} must be a dense tensor, got a nested one; pad it, or pack its sequences")
-    if isinstance(value, torch.masked.MaskedTensor):
-        raise TypeError(f"{name} must be a dense tensor, got a masked one; pass {name}.to_tensor(0) or the like")
-    if value.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}; pass {name}.to_dense()")
-
-
-def check_flags(**flags: bool) -> None:
-    """Raise TypeError for a flag that is neither True nor False: any text is true, "no" too."""
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def check_inputs(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-) -> None:
+def check_inputs(tensors: Sequence[Tensor | None]) -> None:
     """Raise TypeError for a dtype and ValueError for a shape or device that the scan cannot use."""
-    present = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z}
-    present |= {"delta_bias": delta_bias, "initial_state": initial_state, "reset": reset}
-    present = {name: tensor for name, tensor in present.items() if tensor is not None}
+    present = {name: tensor for name, tensor in zip(TENSORS, tensors, strict=True) if tensor is not None}
+    u = present["u"]
     _check_shapes(present)
     for name, tensor in present.items():
         check_dtype(name, tensor.dtype, u.dtype)
         if tensor.device != u.device:
             raise ValueError(f"{name} must be on u's device {u.device}, got {tensor.device}")
+
+
+def check_op(tensors: Sequence[Tensor | None]) -> None:
+    """`check_inputs` for an op, whose B and C have an axis of groups or are constant."""
+    check_inputs(tensors)
+    for name, weights in zip("BC", tensors[3:5], strict=True):
+        if weights.dim() == 3:
+            raise ValueError(f"{name} needs an axis of groups in the op: pass {name}.unsqueeze(2)")
+
+
+def check_backward(grad_y: Tensor, grad_last_state: Tensor, tensors: Sequence[Tensor | None]) -> None:
+    """`check_op` for a backward op, which also takes the gradients of its op's results."""
+    check_op(tensors)
+    u, _, A, *_ = tensors
+    shapes = {"grad_y": (grad_y, u.shape), "grad_last_state": (grad_last_state, (u.shape[0], *A.shape))}
+    for name, (gradient, shape) in shapes.items():
+        if gradient.shape != shape:
+            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(gradient.shape)}")
 
 
 def _check_shapes(present: dict[str, Tensor]) -> None:
@@ -118,37 +106,3 @@ def check_states(states: int) -> None:
     """Raise ValueError for an N that the scan cannot use."""
     if not 1 <= states <= MAX_STATES:
         raise ValueError(f"A has {states} states (its last axis); N must be from 1 to {MAX_STATES}")
-
-
-def check_layouts(
-    layouts: Mapping[str, tuple[str, ...]], required: dict[str, Tensor], optional: dict[str, Tensor | None]
-) -> dict[str, int]:
-    """The size of each axis by its name, which must be the same in all tensors.
-
-    Args:
-        layouts: the axes of each tensor by name, "batch, dim, length"; where there are several layouts, the number of
-            axes tells them apart.
-
-    Raises:
-        TypeError: an argument that is no dense tensor, or not of real floating point.
-        ValueError: a device other than that of the first, a shape that has no layout, or that differs from another's.
-    """
-    sizes = {"1": 1}
-    check_tensors(required, optional)
-    present = required | {name: tensor for name, tensor in optional.items() if tensor is not None}
-    first, device = next((name, tensor.device) for name, tensor in present.items())
-    for name, tensor in present.items():
-        if tensor.is_complex():
-            raise TypeError(f"{name} is {tensor.dtype}; complex states are not supported: use the real form")
-        if tensor.dtype not in DTYPES:
-            raise TypeError(f"{name} must be {' or '.join(map(str, DTYPES))}, got {tensor.dtype}")
-        if tensor.device != device:
-            raise ValueError(f"{name} must be on {first}'s device {device}, got {tensor.device}")
-        axes = {len(layout.split(", ")): layout.split(", ") for layout in layouts[name]}.get(tensor.dim())
-        if axes is None or any(sizes.get(axis, size) != size for axis, size in zip(axes, tensor.shape, strict=True)):
-            wanted = " or ".join(f"({layout})" if ", " in layout else f"({layout},)" for layout in layouts[name])
-            known = ", ".join(f"{axis} {size}" for axis, size in sizes.items() if axis in wanted and axis != "1")
-            beside = f" with {known}" if known else ""
-            raise ValueError(f"{name} must be {wanted}{beside}, got shape {tuple(tensor.shape)}")
-        sizes |= dict(zip(axes, tensor.shape, strict=True))
-    return sizes

@@ -1,9 +1,7 @@
 """The selective scan in linear time from torch's own operations, for any device; forward and backward.
 
-Two levels: the steps of a chunk run in order, all chunks at once, each from a zero state; then the carries run from
-chunk to chunk; then all chunks run again, each from what it receives. Only decays exp(ΔA) are ever multiplied: no
-positive sum is exponentiated, so nothing overflows however fast a state decays. A reset selects: the state before it is
-not multiplied by zero but left out, NaN or infinite as it may be.
+The recurrence is that of `mvc.kernels.recurrence.chunked`. Only decays exp(ΔA) are ever multiplied: no positive sum is
+exponentiated, so nothing overflows however fast a state decays.
 
 Internally a tensor of states is (batch, length, groups, N, width) with width = dim / groups: the channels, the longest
 axis, are contiguous, and every broadcast runs along them.
@@ -12,48 +10,42 @@ axis, are contiguous, and every broadcast runs along them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# A step of the recurrence should touch this many states, or the cost of starting an operation dominates.
-STATES_PER_STEP = {"cpu": 2**13, "cuda": 2**20}
+from mvc.kernels.recurrence.chunked import cleared, limit, linear_recurrence, order
+from mvc.kernels.schemas import ScanInputs
+
 # So many states are held at once: on a CPU what its caches hold, elsewhere what memory can spare.
 STATES_PER_PIECE = {"cpu": 2**19, "cuda": 2**28}
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    """y and the last state of `mvc.kernels.scan.selective_scan`; B and C are (batch, length, groups, N) or (dim, N).
+def selective_scan(*inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    """y and the last state of `mvc.kernels.scan.selective_scan`, from the fields of `ScanInputs`.
 
     Runs piece by piece along the length, so that the states of a piece stay in the cache.
     """
-    states_per_step = u.shape[0] * A.numel()
-    steps = max(1, _limit(STATES_PER_PIECE, u.device) // max(1, states_per_step))
-    if reset is not None:
-        reset = reset.unsqueeze(2)
-    order = _order(reverse)
-    pieces = list(zip(*(_pieces(t, steps, u.shape[1]) for t in (u, delta, B, C, z, reset)), strict=True))
-    outputs, state = [], initial_state
-    for piece in pieces[order]:
-        y, state = _scan_piece(*piece, A, D, delta_bias, state, delta_softplus, reverse)
+    given = _given(inputs)
+    u, states_per_step = given.u, given.u.shape[0] * given.A.numel()
+    steps = max(1, limit(STATES_PER_PIECE, u.device) // max(1, states_per_step))
+    run_order = order(given.reverse)
+    along = (u, given.delta, given.B, given.C, given.z, given.reset)
+    pieces = list(zip(*(_pieces(t, steps, u.shape[1]) for t in along), strict=True))
+    outputs, state = [], given.initial_state
+    for u, delta, B, C, z, reset in pieces[run_order]:
+        piece = given._replace(u=u, delta=delta, B=B, C=C, z=z, reset=reset, initial_state=state)
+        y, state = _scan_piece(piece)
         outputs.append(y)
-    return torch.cat(outputs[order], dim=1).contiguous(), state
+    return torch.cat(outputs[run_order], dim=1).contiguous(), state
+
+
+def _given(inputs: tuple[Tensor | bool | None, ...]) -> ScanInputs:
+    """The inputs by name; `reset` is (batch, length, 1), as what has two axes has no length."""
+    given = ScanInputs(*inputs)
+    return given if given.reset is None else given._replace(reset=given.reset.unsqueeze(2))
 
 
 def _pieces(tensor: Tensor | None, steps: int, length: int) -> tuple[Tensor | None, ...]:
@@ -63,69 +55,44 @@ def _pieces(tensor: Tensor | None, steps: int, length: int) -> tuple[Tensor | No
     return tensor.split(steps, dim=1)
 
 
-def _scan_piece(
-    u: Tensor,
-    delta: Tensor,
-    B: Tensor,
-    C: Tensor,
-    z: Tensor | None,
-    reset: Tensor | None,
-    A: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, reset, delta_softplus)
-    states = _states(terms, _decay(terms), reverse)
-    y = _ungated(terms, states, D)
-    if z is not None:
-        y = y * F.silu(z.to(y.dtype))
-    return y.to(u.dtype), _join_channels(states[:, 0 if reverse else -1] if u.shape[1] else terms.initial)
+def _scan_piece(given: ScanInputs) -> tuple[Tensor, Tensor]:
+    terms = _terms(given)
+    states = _states(terms, _decay(terms), given.reverse)
+    y = _ungated(terms, states, given.D)
+    if given.z is not None:
+        y = y * F.silu(given.z.to(y.dtype))
+    last = _join_channels(states[:, 0 if given.reverse else -1] if given.u.shape[1] else terms.initial)
+    return y.to(given.u.dtype), last
 
 
 def selective_scan_backward(
-    grad_y: Tensor,
-    grad_last_state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
+    grad_y: Tensor, grad_last_state: Tensor, *inputs: Tensor | bool | None
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state, in their dtypes; None for an absent input.
+    """Gradients of the fields of `ScanInputs` up to initial_state, in their dtypes; None for an absent input.
 
     The states are computed again rather than kept. Their gradient g_t = C_t ∂y_t + Ā_{t+1} g_{t+1} is the same
     recurrence run from the other end.
     """
-    if reset is not None:
-        reset = reset.unsqueeze(2)
-    terms = _terms(u, delta, A, B, C, delta_bias, initial_state, reset, delta_softplus)
+    given = _given(inputs)
+    u, D, reverse = given.u, given.D, given.reverse
+    terms = _terms(given)
     decay = _decay(terms)
     states = _states(terms, decay, reverse)
-    grad_y, grad_z = _grad_gate(grad_y.to(decay.dtype), z, lambda: _ungated(terms, states, D))
+    grad_y, grad_z = _grad_gate(grad_y.to(decay.dtype), given.z, lambda: _ungated(terms, states, D))
     grad_out = grad_y.unflatten(2, terms.u.shape[2:])
     grad_last = _split_channels(grad_last_state.to(decay.dtype), terms.u.shape[2:])
     grad_states = _grad_states(terms, decay, grad_out, grad_last, reverse)
 
     grad_drive = _read_out(terms.B, grad_states)  # of Δu
-    grad_B = _grad_weights(grad_states, terms.delta * terms.u, B)
-    grad_C = _grad_weights(states, grad_out, C)
-    before = _cleared(_shifted(states, terms.initial, reverse), terms.reset)  # h_{t-1}
+    grad_B = _grad_weights(grad_states, terms.delta * terms.u, given.B)
+    grad_C = _grad_weights(states, grad_out, given.C)
+    before = cleared(_shifted(states, terms.initial, reverse), terms.reset)  # h_{t-1}
     carried = grad_states * decay  # Ā_t g_t: of h_{t-1}
     grad_delta_A = carried * before
     grad_initial = grad_last
     if u.shape[1]:
         first = slice(-1, None) if reverse else slice(1)
-        grad_initial = _cleared(carried[:, first], None if reset is None else terms.reset[:, first]).squeeze(1)
+        grad_initial = cleared(carried[:, first], None if terms.reset is None else terms.reset[:, first]).squeeze(1)
     grad_initial = _join_channels(grad_initial)
 
     grad_u = grad_drive * terms.delta
@@ -134,7 +101,7 @@ def selective_scan_backward(
     grad_u, grad_delta = grad_u.flatten(2), grad_delta.flatten(2)
     if D is not None:
         grad_u = torch.addcmul(grad_u, grad_y, D.to(grad_y.dtype))
-    if delta_softplus:
+    if given.delta_softplus:
         # The slope of softplus, with the linear branch above 20 that the forward takes.
         raw = terms.raw_delta
         grad_delta = grad_delta * torch.where(raw > 20, 1.0, torch.sigmoid(raw))
@@ -144,106 +111,15 @@ def selective_scan_backward(
 
     return (
         like(grad_u, u),
-        like(grad_delta, delta),
-        like(_join_channels(grad_A.unsqueeze(0)).squeeze(0), A),
-        like(grad_B, B),
-        like(grad_C, C),
+        like(grad_delta, given.delta),
+        like(_join_channels(grad_A.unsqueeze(0)).squeeze(0), given.A),
+        like(grad_B, given.B),
+        like(grad_C, given.C),
         like((grad_y * u.to(grad_y.dtype)).sum((0, 1)), D),
-        like(grad_z, z),
-        like(grad_delta.sum((0, 1)), delta_bias),
-        like(grad_initial, initial_state),
+        like(grad_z, given.z),
+        like(grad_delta.sum((0, 1)), given.delta_bias),
+        like(grad_initial, given.initial_state),
     )
-
-
-def linear_recurrence(
-    decay: Tensor, drive: Tensor, initial: Tensor, *, reset: Tensor | None = None, reverse: bool = False
-) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t for every t; `reverse` runs from the end.
-
-    Args:
-        decay, drive: (batch, length, ...). initial: (batch, ...), the state before the first step.
-        reset: (batch, length, 1, ...), bool, where h_{t-1} is taken for zero.
-
-    Returns:
-        h: (batch, length, ...).
-    """
-    length = decay.shape[1]
-    if drive.numel() == 0:
-        return drive
-    order = _order(reverse)
-    steps = _steps_per_chunk(length, initial.numel(), decay.device)
-    if steps >= length:
-        return torch.stack([*_run_steps(decay, drive, initial, reset, reverse)][order], dim=1)
-
-    # Steps that fill the last chunk pass the state on: decay 1, drive 0.
-    decay, drive = (_in_chunks(t, steps, fill) for t, fill in ((decay, 1.0), (drive, 0.0)))
-    if reset is not None:
-        reset = _in_chunks(reset, steps, False)
-    ends = _last(_run_steps(decay, drive, torch.zeros_like(drive[:, 0]), reset, reverse))
-    received = _run_chunks(_whole_decay(decay), ends, initial, None if reset is None else reset.any(1), reverse)
-    states = [*_run_steps(decay, drive, received, reset, reverse)]
-    return torch.stack(states[order], dim=2).flatten(1, 2)[:, :length]
-
-
-def _order(reverse: bool) -> slice:
-    return slice(None, None, -1 if reverse else 1)
-
-
-def _in_chunks(values: Tensor, steps: int, fill: float | bool) -> Tensor:
-    """(batch, length, ...) -> (batch, steps, chunks, ...)."""
-    missing = (0, 0) * (values.dim() - 2) + (0, -values.shape[1] % steps)
-    return F.pad(values, missing, value=fill).unflatten(1, (-1, steps)).transpose(1, 2)
-
-
-def _run_steps(decay: Tensor, drive: Tensor, state: Tensor, reset: Tensor | None, reverse: bool) -> Iterator[Tensor]:
-    """The recurrence over axis 1: the state after each step, in the order in which they run."""
-    order = _order(reverse)
-    resets = (None,) * decay.shape[1] if reset is None else reset.unbind(1)[order]
-    for factor, step, cleared in zip(decay.unbind(1)[order], drive.unbind(1)[order], resets, strict=True):
-        state = torch.addcmul(step, factor, _cleared(state, cleared))
-        yield state
-
-
-def _last(states: Iterable[Tensor]) -> Tensor:
-    for state in states:  # noqa: B007  what is not last is freed at once
-        pass
-    return state
-
-
-def _whole_decay(decay: Tensor) -> Tensor:
-    """The decay over each chunk, (batch, steps, chunks, ...) -> (batch, chunks, ...).
-
-    Zero only where a step's is, however small: an infinite state decays for ever and stays infinite.
-    """
-    product = decay.prod(1)
-    smallest = torch.full_like(product, torch.finfo(product.dtype).tiny).copysign(product)
-    return torch.where((product == 0) & (decay.abs().amin(1) > 0), smallest, product)
-
-
-def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, resets: Tensor | None, reverse: bool) -> Tensor:
-    """What each chunk receives from the one before it, given the decay over a chunk, its own end, and if it resets."""
-    order = _order(reverse)
-    unbounded = ~decay.isfinite()
-    resets = (None,) * decay.shape[1] if resets is None else resets.unbind(1)[order]
-    state, received = initial, []
-    steps = (t.unbind(1)[order] for t in (decay, ends, unbounded))
-    for factor, end, overflows, cleared in zip(*steps, resets, strict=True):
-        received.append(state)
-        alone = overflows & (state == 0)  # the chunk has run from zero: its end is right, whatever the product
-        if cleared is not None:
-            alone = alone | cleared
-        state = torch.where(alone, end, torch.addcmul(end, factor, state))
-    return torch.stack(received[order], dim=1)
-
-
-def _limit(limits: dict[str, int], device: torch.device) -> int:
-    return limits.get(device.type, limits["cuda"])
-
-
-def _steps_per_chunk(length: int, states: int, device: torch.device) -> int:
-    """All steps in one chunk where a single step is work enough; otherwise chunks, at most as many as their steps."""
-    chunks = min(_limit(STATES_PER_STEP, device) / states, math.sqrt(length))
-    return length if chunks < 2 else math.ceil(length / chunks)
 
 
 class _Terms(NamedTuple):
@@ -259,37 +135,28 @@ class _Terms(NamedTuple):
     reset: Tensor | None  # (batch, length, 1, 1, 1)
 
 
-def _terms(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-) -> _Terms:
+def _terms(given: ScanInputs) -> _Terms:
+    u, weights = given.u, (given.B, given.C)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     batch, _, dim = u.shape
-    groups = next((t.shape[2] for t in (B, C) if t.dim() == 4), 1)
+    groups = next((t.shape[2] for t in weights if t.dim() == 4), 1)
     split = (groups, dim // groups)
-    raw_delta = delta.to(dtype)
-    if delta_bias is not None:
-        raw_delta = raw_delta + delta_bias.to(dtype)
-    delta = F.softplus(raw_delta) if delta_softplus else raw_delta
-    if initial_state is None:
-        initial = u.new_zeros((batch, groups, A.shape[1], dim // groups), dtype=dtype)
+    raw_delta = given.delta.to(dtype)
+    if given.delta_bias is not None:
+        raw_delta = raw_delta + given.delta_bias.to(dtype)
+    delta = F.softplus(raw_delta) if given.delta_softplus else raw_delta
+    if given.initial_state is None:
+        initial = u.new_zeros((batch, groups, given.A.shape[1], dim // groups), dtype=dtype)
     else:
-        initial = _split_channels(initial_state.to(dtype), split)
+        initial = _split_channels(given.initial_state.to(dtype), split)
     return _Terms(
         u.to(dtype).unflatten(2, split),
         raw_delta,
         delta.unflatten(2, split),
-        _per_group(A.to(dtype), split),
-        *(_per_group(t.to(dtype), split) if t.dim() == 2 else t.to(dtype).unsqueeze(-1) for t in (B, C)),
+        _per_group(given.A.to(dtype), split),
+        *(_per_group(t.to(dtype), split) if t.dim() == 2 else t.to(dtype).unsqueeze(-1) for t in weights),
         initial,
-        None if reset is None else reset[..., None, None],
+        None if given.reset is None else given.reset[..., None, None],
     )
 
 
@@ -313,12 +180,8 @@ def _grad_states(terms: _Terms, decay: Tensor, grad_out: Tensor, grad_last: Tens
         reset_after = _shifted(terms.reset, after_last, not reverse)
     drive = terms.C * grad_out.unsqueeze(-2)
     # What a reset cuts off is left out with its decay, which may be infinite.
-    decay_after = _cleared(decay_after, reset_after)
+    decay_after = cleared(decay_after, reset_after)
     return linear_recurrence(decay_after, drive, grad_last, reset=reset_after, reverse=not reverse)
-
-
-def _cleared(values: Tensor, reset: Tensor | None) -> Tensor:
-    return values if reset is None else values.masked_fill(reset, 0.0)
 
 
 def _shifted(values: Tensor, first: Tensor, reverse: bool) -> Tensor:

@@ -5,8 +5,6 @@ Runs in float64 for float64 inputs, otherwise in float32; differentiable by auto
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,12 +24,11 @@ def selective_scan(
     reset: Tensor | None = None,
     delta_softplus: bool = False,
     reverse: bool = False,
-    discretization: Literal["simplified", "zoh"] = "simplified",
 ) -> tuple[Tensor, Tensor]:
     """h_t = Ā_t h_{t-1} + B̄_t u_t and y_t = C_t·h_t + D u_t, then y_t SiLU(z_t) (Mamba, arXiv 2312.00752, eq. 2).
 
-    "simplified" takes Ā = exp(ΔA), B̄ = ΔB, as Mamba's code and the published MambaVision weights do; "zoh" is the
-    zero-order hold of the papers, B̄ = (ΔA)⁻¹(exp(ΔA) − I)ΔB, for an A without zeros.
+    Ā = exp(ΔA) and B̄ = ΔB, as Mamba's code and the published MambaVision weights have them, in place of the papers'
+    zero-order hold.
 
     Args:
         u, delta, z: (batch, length, dim). A: (dim, N). D, delta_bias: (dim,). initial_state: (batch, dim, N).
@@ -60,11 +57,9 @@ def selective_scan(
     deltas, Bs, Cs, us = (tensor.unbind(1) for tensor in (delta, B, C, inputs))
     for t in reversed(range(length)) if reverse else range(length):
         step = deltas[t].unsqueeze(-1)
-        delta_A = step * A
         if reset is not None:
             state = torch.where(reset[:, t, None, None], 0.0, state)
-        B_bar = (step if discretization == "simplified" else _zero_order_hold(delta_A, A)) * Bs[t]
-        state = torch.exp(delta_A) * state + B_bar * us[t].unsqueeze(-1)
+        state = torch.exp(step * A) * state + step * Bs[t] * us[t].unsqueeze(-1)
         outputs.append((state * Cs[t]).sum(-1))
     if reverse:
         outputs.reverse()
@@ -76,34 +71,8 @@ def selective_scan(
     return y.to(u.dtype), state
 
 
-def lti_convolution(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """The scan with constant step, B and C, as the convolution y = u * K, K = (CB̄, CĀB̄, …, CĀ^(T-1)B̄).
-
-    Mamba (arXiv 2312.00752), eq. 3, with the simplified discretisation.
-
-    Args:
-        u: (batch, length, dim). delta: (dim,). A: (dim, N). B, C: (N,).
-
-    Returns:
-        y: (batch, length, dim).
-    """
-    length = u.shape[1]
-    steps = torch.arange(length, dtype=u.dtype, device=u.device)
-    delta_A = delta[:, None] * A
-    powers = torch.exp(steps[:, None, None] * delta_A)  # Āᵗ: (length, dim, N)
-    kernel = (C * powers * delta[:, None] * B).sum(-1)  # (length, dim)
-    padded = F.pad(u.transpose(1, 2), (length - 1, 0))
-    y = F.conv1d(padded, kernel.flip(0).t().unsqueeze(1), groups=u.shape[2])
-    return y.transpose(1, 2)
-
-
 def _per_channel(weights: Tensor, u: Tensor) -> Tensor:
     """(batch, length, groups, N) or (dim, N) -> (batch, length, dim, N)."""
     if weights.dim() == 2:
         return weights.expand(*u.shape[:2], *weights.shape)
     return weights.repeat_interleave(u.shape[2] // weights.shape[2], dim=2)
-
-
-def _zero_order_hold(delta_A: Tensor, A: Tensor) -> Tensor:
-    """(ΔA)⁻¹(exp(ΔA) − I)Δ for diagonal A, none of it zero."""
-    return torch.expm1(delta_A) / A

@@ -4,52 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from mvc.kernels.scan import chunked
-from mvc.kernels.scan.checks import check_inputs
+from mvc.kernels.schemas import DIFFERENTIABLE, GRADIENTS, ScanInputs, define, op
 from mvc.kernels.torch_private import below_autograd, forward_mode, under_functorch
 
-TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "reset")
-DIFFERENTIABLE = TENSORS[:-1]
-
-TANGENT = (
-    "torch.ops.mvc.{name} was given a forward-mode tangent, which an op cannot pass on; call "
-    "mvc.selective_scan or mvc.linear_recurrence, inside the dual level, in its place"
-)
-
 Inputs = tuple["Tensor | bool | None", ...]
-
-
-def op(name: str, *, backward: bool = False) -> torch._ops.OpOverload:
-    return getattr(torch.ops.mvc, f"{name}_backward" if backward else name).default
-
-
-def refuse_tangents(name: str, *inputs: Tensor | bool | int | None) -> None:
-    """Raise NotImplementedError where an op that was called as such is given a tangent, which it would lose."""
-    if not forward_mode():
-        return
-    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in inputs):
-        raise NotImplementedError(TANGENT.format(name=name))
-
-
-def check(*tensors: Tensor | None) -> None:
-    check_inputs(*tensors)
-    for name, weights in zip("BC", tensors[3:5], strict=True):
-        if weights.dim() == 3:
-            raise ValueError(f"{name} needs an axis of groups in the op: pass {name}.unsqueeze(2)")
-
-
-def check_backward(grad_y: Tensor, grad_last_state: Tensor, u: Tensor, delta: Tensor, A: Tensor, *others) -> None:
-    check(u, delta, A, *others)
-    shapes = {"grad_y": (grad_y, u.shape), "grad_last_state": (grad_last_state, (u.shape[0], *A.shape))}
-    for name, (gradient, shape) in shapes.items():
-        if gradient.shape != shape:
-            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(gradient.shape)}")
 
 
 def _fake(u: Tensor, delta: Tensor, A: Tensor, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
@@ -132,6 +97,16 @@ def flops(u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
 def flops_backward(grad_y_shape, grad_last_state_shape, u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
     """19: five for the states again; two each for g, for the gradients of B, C, Δu, Δ and A; and two more products."""
     return 19 * u_shape[0] * u_shape[1] * A_shape[0] * A_shape[1]
+
+
+def define_scan(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+    """Define the op `mvc::{name}` and its backward, which run these functions on any device, with all their rules."""
+    define(name, ScanInputs, results=2)
+    define(f"{name}_backward", ScanInputs, *GRADIENTS, results=len(DIFFERENTIABLE))
+    torch.library.impl(f"mvc::{name}", "default", forward)
+    torch.library.impl(f"mvc::{name}_backward", "default", backward)
+    register_fakes(name)
+    register_rules(name)
 
 
 def register_fakes(name: str) -> None:

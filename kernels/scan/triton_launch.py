@@ -111,7 +111,7 @@ class _Bound(NamedTuple):
 class Repeated:
     """A plan for tensors of one signature on one device: the first call compiles, further ones only fill in addresses.
 
-    Signature: as `mvc.kernels.scan.eager.signature` has it.
+    Signature: as `mvc.kernels.eager.signature` has it.
     """
 
     def __init__(self, plan: Plan, device: torch.device) -> None:

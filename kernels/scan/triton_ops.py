@@ -1,7 +1,6 @@
 """The selective scan on NVIDIA GPUs: `mvc::selective_scan_triton`, its backward, and its form that writes in place.
 
-Importing this module imports triton and registers the ops, whose schemas torch infers from the annotations (torch 2.11
-takes no others). `PreparedScan` is the same for eager calls.
+Importing this module imports triton and registers the ops. `PreparedScan` is the same for eager calls.
 """
 
 from __future__ import annotations
@@ -12,10 +11,15 @@ import torch
 from torch import Tensor
 from torch.library import triton_op
 
-from mvc.kernels.scan.eager import signature
-from mvc.kernels.scan.rules import DIFFERENTIABLE, TENSORS, refuse_tangents, register_kept_rules, register_rules
+from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.eager import signature
+from mvc.kernels.scan import fast_path
+from mvc.kernels.scan.checks import check_backward, check_op
+from mvc.kernels.scan.rules import register_kept_rules, register_rules
 from mvc.kernels.scan.triton_launch import Repeated, metas_of, run
 from mvc.kernels.scan.triton_plan import plan_backward, plan_forward, plan_states, sum_axes
+from mvc.kernels.schemas import DIFFERENTIABLE, GRADIENTS, TENSORS, Gradients, ScanInputs, signed
+from mvc.kernels.torch_private import is_plain
 
 Given = dict[str, "Tensor | None"]
 
@@ -25,9 +29,6 @@ DENSE = ("A", "D", "delta_bias", "initial_state", "grad_last_state")  # read as 
 def _given(tensors: Sequence[Tensor | None], **others: Tensor) -> Given:
     """By name, as the kernels take them."""
     given = {**dict(zip(TENSORS, tensors, strict=True)), **others}
-    refuse_tangents("selective_scan_triton", *given.values())
-    if given["u"].dtype == torch.float64:
-        raise TypeError("the Triton scan takes no float64; use impl='chunked'")
     for name in DENSE:
         if given.get(name) is not None:
             given[name] = given[name].contiguous()
@@ -36,49 +37,43 @@ def _given(tensors: Sequence[Tensor | None], **others: Tensor) -> Given:
     return given
 
 
+def _check(inputs: ScanInputs, *gradients: Tensor) -> None:
+    """What an op that is called as such must check. Tensors without values are left alone: comparing their sizes, which
+    may be unknown, would make guards of them."""
+    *tensors, _, _ = inputs
+    refuse_tangents("selective_scan_triton", *gradients, *tensors)
+    if inputs.u.dtype == torch.float64:
+        raise TypeError("the Triton scan takes no float64; use impl='chunked'")
+    if not is_plain(inputs.u):
+        return
+    if gradients:
+        check_backward(*gradients, tensors)
+    else:
+        check_op(tensors)
+
+
 @triton_op("mvc::selective_scan_triton", mutates_args={})
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    given = _given((u, delta, A, B, C, D, z, delta_bias, initial_state, reset))
-    if u.numel() == 0:
-        return _without_steps(given)
-    made = run(plan_forward(metas_of(given), softplus=delta_softplus, reverse=reverse), given, like=u)
-    return made["y"], made["last_state"]
+@signed(ScanInputs)
+def selective_scan(*inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    y, last_state, _ = _forward(ScanInputs(*inputs), keep=False)
+    return y, last_state
 
 
 @triton_op("mvc::selective_scan_triton_training", mutates_args={})
-def selective_scan_training(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+@signed(ScanInputs)
+def selective_scan_training(*inputs: Tensor | bool | None) -> tuple[Tensor, Tensor, Tensor]:
     """Also the states, (tiles, batch, dim, N), that `selective_scan_triton_gradients` starts from."""
-    given = _given((u, delta, A, B, C, D, z, delta_bias, initial_state, reset))
+    return _forward(ScanInputs(*inputs), keep=True)
+
+
+def _forward(inputs: ScanInputs, *, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    _check(inputs)
+    *tensors, softplus, reverse = inputs
+    given, u = _given(tensors), inputs.u
     if u.numel() == 0:
         return *_without_steps(given), u.new_empty(0, dtype=torch.float32)
-    made = run(plan_forward(metas_of(given), softplus=delta_softplus, reverse=reverse, keep=True), given, like=u)
-    return made["y"], made["last_state"], made["states"]
+    made = run(plan_forward(metas_of(given), softplus=softplus, reverse=reverse, keep=keep), given, like=u)
+    return made["y"], made["last_state"], made.get("states")
 
 
 def _without_steps(given: Given) -> tuple[Tensor, Tensor]:
@@ -90,90 +85,56 @@ def _without_steps(given: Given) -> tuple[Tensor, Tensor]:
 
 
 @triton_op("mvc::selective_scan_triton_cat", mutates_args={})
-def selective_scan_cat(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
+@signed(ScanInputs, u="x")
+def selective_scan_cat(x: Tensor, *others: Tensor | bool | None) -> Tensor:
     """x (batch, length, channels) with the scan's y in place of its first dim channels, u; for inference.
 
     Compiled, the copy of x goes where nothing uses x later, and y is written over u.
     """
-    u = x[..., : A.shape[0]]
-    given = _given((u, delta, A, B, C, D, z, delta_bias, initial_state, reset))
+    u = x[..., : others[1].shape[0]]  # of A
+    inputs = ScanInputs(u, *others)
+    _check(inputs)
+    *tensors, softplus, reverse = inputs
+    given = _given(tensors)
     result = x.clone(memory_format=torch.contiguous_format)
     if u.numel() > 0:
         given["y"] = result
-        run(plan_forward(metas_of(given), softplus=delta_softplus, reverse=reverse), given, like=u)
+        run(plan_forward(metas_of(given), softplus=softplus, reverse=reverse), given, like=u)
     return result
 
 
 @triton_op("mvc::selective_scan_triton_gradients", mutates_args={})
+@signed(ScanInputs, *GRADIENTS, "states")
 def selective_scan_gradients(
-    grad_y: Tensor,
-    grad_last_state: Tensor,
-    states: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_y: Tensor, grad_last_state: Tensor, states: Tensor, *inputs: Tensor | bool | None
+) -> Gradients:
     """An empty tensor for each input that is absent."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
-    return _all_gradients(tensors, (delta_softplus, reverse), grad_y, grad_last_state, states)
+    _check(ScanInputs(*inputs), grad_y, grad_last_state)
+    return _all_gradients(inputs, grad_y, grad_last_state, states)
 
 
 @triton_op("mvc::selective_scan_triton_backward", mutates_args={})
-def selective_scan_backward(
-    grad_y: Tensor,
-    grad_last_state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@signed(ScanInputs, *GRADIENTS)
+def selective_scan_backward(grad_y: Tensor, grad_last_state: Tensor, *inputs: Tensor | bool | None) -> Gradients:
     """The same for who has kept no states."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
-    given = _given(tensors)
+    _check(ScanInputs(*inputs), grad_y, grad_last_state)
+    *tensors, softplus, reverse = inputs
+    given, u = _given(tensors), inputs[0]
     states = u.new_empty(0, dtype=torch.float32)
     if u.numel() > 0:
-        states = run(plan_states(metas_of(given), softplus=delta_softplus, reverse=reverse), given, like=u)["states"]
-    return _all_gradients(tensors, (delta_softplus, reverse), grad_y, grad_last_state, states)
+        states = run(plan_states(metas_of(given), softplus=softplus, reverse=reverse), given, like=u)["states"]
+    return _all_gradients(inputs, grad_y, grad_last_state, states)
 
 
 def _all_gradients(
-    tensors: Sequence[Tensor | None], flags: tuple[bool, bool], grad_y: Tensor, grad_last_state: Tensor, states: Tensor
+    inputs: Sequence[Tensor | bool | None], grad_y: Tensor, grad_last_state: Tensor, states: Tensor
 ) -> tuple[Tensor, ...]:
+    *tensors, softplus, reverse = inputs
     given = _given(tensors, grad_y=grad_y, grad_last_state=grad_last_state, states=states)
     if given["u"].numel() == 0:
         gradients = _gradients_without_steps(given)
     else:
-        plan = plan_backward(metas_of(given), softplus=flags[0], reverse=flags[1])
+        plan = plan_backward(metas_of(given), softplus=softplus, reverse=reverse)
         gradients = _gradients(run(plan, given, like=grad_y))
     return tuple(grad_y.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
@@ -207,7 +168,7 @@ def _gradients_without_steps(given: Given) -> list[Tensor | None]:
 
 
 class PreparedScan:
-    """The scan and its backward for eager calls on tensors of one signature, as `eager` prepares them."""
+    """The scan and its backward for eager calls on tensors of one signature, as `fast_path` prepares them."""
 
     name = "selective_scan_triton"
 
@@ -254,5 +215,6 @@ class PreparedScan:
         return _gradients(self._plans[key].by_name(given, like=given["u"]))
 
 
+fast_path.register_prepared("selective_scan_triton", PreparedScan)
 register_rules("selective_scan_triton")
 register_kept_rules("selective_scan_triton")

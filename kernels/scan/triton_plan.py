@@ -2,7 +2,7 @@
 
 Many sequences run each in one piece; where few channels of few sequences would leave a GPU idle, the length is cut into
 chunks that run side by side. Plans depend on shapes alone, so that results are the same in every run. Tensors go by
-the names of `rules.TENSORS`; the gradient of one is `grad_` and its name.
+the names of `schemas.TENSORS`; the gradient of one is `grad_` and its name.
 """
 
 from __future__ import annotations

@@ -2,27 +2,26 @@
 
 The op is one Triton launch on a GPU, and torch's own operations on any other device and for float64. Traced, it becomes
 either, so that Inductor sees the kernel, or fuses the operations with what is around them. It passes no gradients on.
-`selective_state_update` is the same for callers that have checked nothing, with a short way for eager calls.
+`selective_state_update` is the same for callers that have checked nothing, with a fast path for eager calls.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 from collections.abc import Callable
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from mvc.kernels import torch_private
-from mvc.kernels.scan import eager
-from mvc.kernels.scan.checks import check_dtype, check_flags, check_layouts, check_states
+from mvc.kernels import eager, implementations, torch_private
+from mvc.kernels.checks import check_flags, check_layouts
+from mvc.kernels.scan.checks import check_dtype, check_states
+from mvc.kernels.schemas import StepInputs, signed
 
-NAMES = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+NAMES = StepInputs._fields[:-1]
 LAYOUTS = {
     "state": ("batch, dim, N",),
     "A": ("dim, N",),
@@ -34,19 +33,10 @@ WITH_HEADS = {name: tuple(axes.replace("dim", "heads, dim") for axes in layouts)
 EITHER = {"state": LAYOUTS["state"] + WITH_HEADS["state"]}
 
 
-def check(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-) -> None:
+def check(tensors: eager.Tensors) -> None:
     """Raise TypeError for what is no tensor or of a wrong dtype, ValueError for a shape, device, N or state that does
     not fit."""
+    state, x, dt, A, B, C, D, z, dt_bias = tensors
     required = {"state": state, "A": A, "x": x, "dt": dt, "B": B, "C": C}
     optional = {"D": D, "z": z, "dt_bias": dt_bias}
     with_heads = isinstance(state, Tensor) and state.dim() == 4
@@ -65,19 +55,9 @@ def check(
         raise ValueError("state is expanded, its elements share memory, and it is written to; pass state.clone()")
 
 
-def in_torch(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-) -> Tensor:
+def in_torch(*inputs: Tensor | bool | None) -> Tensor:
     """The step in torch's own operations, none of which autocast rounds: in float64 for a float64 x, or float32."""
+    state, x, dt, A, B, C, D, z, dt_bias, dt_softplus = inputs
     dtype = torch.promote_types(x.dtype, torch.float32)
     u, step, B, C = (t.to(dtype) for t in (x, dt, B, C))
     B, C = (_by_channel(t, x) for t in (B, C))
@@ -113,37 +93,19 @@ def _by_channel(weights: Tensor, x: Tensor) -> Tensor:
     return weights.unsqueeze(2) if x.dim() == 3 else weights
 
 
-@functools.cache
-def triton_step() -> ModuleType | None:
-    """The module of the Triton kernel; None where triton cannot be imported."""
-    try:
-        from mvc.kernels.state_update import triton_kernel as triton_step
-    except ImportError:
-        return None
-    return triton_step
-
-
 def _runs_triton(state: Tensor, x: Tensor) -> bool:
-    return x.is_cuda and x.dtype != torch.float64 and state.numel() > 0 and triton_step() is not None
+    return state.numel() > 0 and implementations.obstacle("triton", x.device, x.dtype) is None
 
 
-def _step(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-) -> Tensor:
-    tensors = (state, x, dt, A, B, C, D, z, dt_bias)
-    check(*tensors)
-    if _runs_triton(state, x):
-        return triton_step().launch(dict(zip(NAMES, tensors, strict=True)), softplus=dt_softplus)
-    return in_torch(*tensors, dt_softplus)
+@signed(StepInputs)
+def _step(*inputs: Tensor | bool | None) -> Tensor:
+    *tensors, softplus = inputs
+    check(tensors)
+    if _runs_triton(*tensors[:2]):
+        from mvc.kernels.state_update import triton_kernel
+
+        return triton_kernel.launch(dict(zip(NAMES, tensors, strict=True)), softplus=softplus)
+    return in_torch(*inputs)
 
 
 def _flops(state_shape, *args, **kwargs) -> int:
@@ -167,22 +129,24 @@ def selective_state_update(tensors: eager.Tensors, dt_softplus: bool) -> Tensor:
     """
     check_flags(dt_softplus=dt_softplus)
     if not eager.applies(tensors):
-        check(*tensors)
+        check(tensors)
         run = in_torch if _transformed() else torch.ops.mvc.selective_state_update.default
         return run(*tensors, dt_softplus)
     try:
         key = eager.signature(tensors, "selective_state_update", dt_softplus)
     except RuntimeError:  # a nested tensor has no strides
-        check(*tensors)
+        check(tensors)
         raise
     prepared = eager.find(key)
     if prepared is None:
-        check(*tensors)
+        check(tensors)
         prepared = eager.keep(key, _prepare(tensors, dt_softplus))
     return prepared(tensors)
 
 
 def _prepare(tensors: eager.Tensors, softplus: bool) -> Callable[[eager.Tensors], Tensor]:
     if _runs_triton(*tensors[:2]):
-        return triton_step().PreparedStep(tensors, softplus)
+        from mvc.kernels.state_update.triton_kernel import PreparedStep
+
+        return PreparedStep(tensors, softplus)
     return lambda given: in_torch(*given, softplus)

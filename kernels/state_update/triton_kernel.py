@@ -163,7 +163,7 @@ def launch(given: Mapping[str, Tensor | None], *, softplus: bool) -> Tensor:
 
 
 class PreparedStep:
-    """The same for eager calls on tensors of one signature, as `mvc.kernels.scan.eager` has it."""
+    """The same for eager calls on tensors of one signature, as `mvc.kernels.eager` has it."""
 
     def __init__(self, tensors: Sequence[Tensor | None], softplus: bool) -> None:
         metas = metas_of(dict(zip(AXES, tensors, strict=True)))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvc.kernels.checks import check_flags, check_layouts
 from mvc.kernels.scan import selective_scan
-from mvc.kernels.scan.checks import check_flags, check_layouts
 from mvc.kernels.scan.rules import autocast_is_on
 from mvc.kernels.state_update import api as state_update
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from mvc import cli, files
 from mvc.cli import DTYPES, exit_status, positive, write_json
 from mvc.compile import torch_private
-from mvc.compile.backend import IMPLEMENTATIONS, MODES
+from mvc.compile.backend import MODES
 from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step
 from mvc.compile.explanation import kernel_bytes
 from mvc.compile.report import ModelFacts, Results
 from mvc.errors import UserError
+from mvc.kernels.implementations import TABLE
 from mvc.measure import flops, operators, plot
 from mvc.measure.environment import environment
 from mvc.measure.ladder import RUNGS, Rung, build, compile_options, measure
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="all (default), none, or names with commas between them",
     )
-    add("--impl", choices=IMPLEMENTATIONS[1:], help="what the scans run on (default what suits the device)")
+    add("--impl", choices=[*TABLE], help="what the scans run on (default what suits the device)")
     add("--regions", action="store_true", help="compile each kind of block once: compiles faster, runs slower")
     add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
     add("--verify", action="store_true", help="compare the graph before and after each pass on the input")

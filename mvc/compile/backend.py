@@ -23,20 +23,20 @@ from torch import fx
 from mvc.arguments import require, require_choice, require_flag, shown
 from mvc.compile import torch_private
 from mvc.errors import UserError
+from mvc.kernels import implementations
 from mvc.kernels.torch_private import forward_mode
 from mvc.passes import pipeline
 from mvc.passes.base import Pass
 from mvc.passes.dump import GraphDump
 from mvc.passes.frozen.freeze import Frozen, freeze
 from mvc.passes.graph.fx_utils import op_counts
-from mvc.passes.lower_scan import decompositions
+from mvc.passes.lower_scan import decompositions, holds_chunked
 from mvc.passes.pipeline import PASSES, PassRecord
 from mvc.passes.verify import Verifier
 
 log = logging.getLogger("mvc")
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-IMPLEMENTATIONS = (None, "triton", "cpp", "chunked", "reference")
 
 _frozen: weakref.WeakKeyDictionary[Frozen, Options] = weakref.WeakKeyDictionary()
 _frozen_lock = threading.Lock()
@@ -66,7 +66,7 @@ class Options:
     """
 
     passes: Literal["all", "none"] | Sequence[str | Pass] = "all"
-    impl: Literal["triton", "cpp", "chunked", "reference"] | None = None
+    impl: implementations.Name | None = None
     verify: bool = False
     frozen: bool = False
     strict: bool = False
@@ -92,8 +92,8 @@ class Options:
 
     def __post_init__(self) -> None:
         require_choice("mode", self.mode, MODES)
-        fits = self.impl is None or (isinstance(self.impl, str) and self.impl in IMPLEMENTATIONS)
-        require(fits, "impl", self.impl, f"one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+        fits = self.impl is None or (isinstance(self.impl, str) and self.impl in implementations.TABLE)
+        require(fits, "impl", self.impl, f"one of {', '.join(map(repr, (None, *implementations.TABLE)))}")
         for name in ("verify", "frozen", "strict"):
             require_flag(name, getattr(self, name))
         self._check_dump()
@@ -200,11 +200,10 @@ def compile_graph(
         _log(record)
     report = GraphReport(before, op_counts(graph_module.graph), records)
     patches = {**torch_private.mode_options(options.mode), **options.inductor}
-    chunked = {"mvc.selective_scan_chunked", "mvc.linear_recurrence_chunked"} & report.after.keys()
     generate = functools.partial(
         torch_private.inductor,
         options=patches,
-        decompositions=decompositions() if chunked else None,
+        decompositions=decompositions if holds_chunked(graph_module.graph) else None,
         cache_tag=pipeline.digest(passes),
     )
     if not (options.frozen and inference):

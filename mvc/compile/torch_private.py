@@ -24,6 +24,7 @@ TESTED_VERSIONS = ("2.11", "2.12", "2.13", "2.14", "2.15")
 patching = threading.RLock()  # of whoever patches torch
 _select_conv_backend = torch._C._select_conv_backend
 
+Decompositions = Mapping[torch._ops.OpOverload, Callable]
 Backend = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
 
 
@@ -88,27 +89,41 @@ def guard_forward_mode() -> None:
         context.guards_context.dynamo_guards.add(Guard(GlobalStateSource(), GuardBuilder.DUAL_LEVEL))
 
 
+class _NamedDecompositions(dict[torch._ops.OpOverload, Callable]):
+    """Inductor's decompositions and those that `make()` returns. Pickled by the name of `make`: Inductor caches no code
+    where it cannot pickle what it compiles with, as the functions in its own table."""
+
+    def __init__(self, make: Callable[[], Decompositions]) -> None:
+        from torch._inductor.decomposition import select_decomp_table
+
+        super().__init__({**select_decomp_table(), **make()})
+        self._make = make
+
+    def __reduce__(self) -> tuple[Callable, tuple[Callable]]:
+        return type(self), (self._make,)
+
+
 def inductor(
     graph_module: fx.GraphModule,
     inputs: Sequence[Any],
     options: Mapping[str, Any],
     *,
-    decompositions: Mapping[torch._ops.OpOverload, Callable] | None = None,
+    decompositions: Callable[[], Decompositions] | None = None,
     cache_tag: str = "",
 ) -> Callable[..., Any]:
     """What Inductor makes of one graph of Dynamo's.
 
     Args:
         options: of Inductor's configuration, for this graph alone.
-        decompositions: of ops that Inductor shall see as torch's own, beside the usual ones.
+        decompositions: makes those of ops that Inductor shall see as torch's own, beside the usual ones; a function of
+            a module, by whose name it becomes part of the key of cached code.
         cache_tag: becomes part of the key of every cache of compiled code.
     """
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-    from torch._inductor.decomposition import select_decomp_table
 
     # Read inside: the options decide which of the usual ones apply.
     with torch._inductor.config.patch(dict(options)):
-        table = {**select_decomp_table(), **decompositions} if decompositions else None
+        table = _NamedDecompositions(decompositions) if decompositions else None
     tag = "/".join(filter(None, (torch.compiler.config.cache_key_tag, cache_tag)))
     tagged = functools.partial(torch.compiler.config.patch, cache_key_tag=tag)  # torch 2.11 enters none twice at a time
     with tagged():  # the inner function as well: a backward is compiled later

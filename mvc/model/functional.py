@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from mvc.arguments import require, require_flag, require_whole
 from mvc.errors import UserError
+from mvc.kernels.checks import check_tensors
 from mvc.kernels.scan import selective_scan
-from mvc.kernels.scan.checks import check_tensors
 from mvc.model.config import MIN_IMAGE_SIZE, MambaVisionConfig
 from mvc.model.parameters import tensor_specs
 

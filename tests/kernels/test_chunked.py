@@ -21,6 +21,7 @@ from scan_cases import (
 )
 from torch import Tensor
 
+from mvc.kernels.recurrence import chunked as recurrence
 from mvc.kernels.scan import chunked
 
 LENGTHS = (0, 1, 2, 7, 63, 196, 300)
@@ -47,7 +48,7 @@ OPTION_CASES = [
 @pytest.fixture(params=["one-chunk", "chunks", "pieces"])
 def chunking(request, monkeypatch):
     """Every scan in one chunk, or (from length 4 on) in as many as are allowed, or in pieces of few steps each."""
-    monkeypatch.setitem(chunked.STATES_PER_STEP, "cpu", 0 if request.param == "one-chunk" else 2**40)
+    monkeypatch.setitem(recurrence.STATES_PER_STEP, "cpu", 0 if request.param == "one-chunk" else 2**40)
     if request.param == "pieces":
         monkeypatch.setitem(chunked.STATES_PER_PIECE, "cpu", 1000)
     return request.param
@@ -131,8 +132,8 @@ def test_linear_recurrence_for_every_chunk_length(length, reverse, monkeypatch):
     for t in reversed(range(length)) if reverse else range(length):
         expected[:, t] = state = decay[:, t] * state + drive[:, t]
     for steps in range(1, length + 2):
-        monkeypatch.setattr(chunked, "_steps_per_chunk", lambda *_, steps=steps: steps)
-        actual = chunked.linear_recurrence(decay, drive.clone(), initial, reverse=reverse)
+        monkeypatch.setattr(recurrence, "_steps_per_chunk", lambda *_, steps=steps: steps)
+        actual = recurrence.linear_recurrence(decay, drive.clone(), initial, reverse=reverse)
         assert torch.equal(actual, expected), f"{steps} steps per chunk"
 
 
@@ -140,12 +141,12 @@ def test_linear_recurrence_for_every_chunk_length(length, reverse, monkeypatch):
 @pytest.mark.parametrize("states", [1, 100, 10**7])
 def test_steps_per_chunk(length, states):
     """Chunks hold every step; there are never more of them than steps in one."""
-    steps = chunked._steps_per_chunk(length, states, torch.device("cpu"))
+    steps = recurrence._steps_per_chunk(length, states, torch.device("cpu"))
     chunks = -(-length // steps) if length else 1
     assert chunks <= max(steps, 1)
-    if states > chunked.STATES_PER_STEP["cpu"]:
+    if states > recurrence.STATES_PER_STEP["cpu"]:
         assert steps == length
-    elsewhere, cuda = (chunked._steps_per_chunk(length, states, torch.device(name)) for name in ("xpu", "cuda"))
+    elsewhere, cuda = (recurrence._steps_per_chunk(length, states, torch.device(name)) for name in ("xpu", "cuda"))
     assert elsewhere == cuda
 
 

@@ -19,7 +19,7 @@ from scan_cases import (
 
 from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
-from mvc.kernels.scan.rules import op
+from mvc.kernels.schemas import op
 
 if not cpu_scan.available():
     pytest.skip("the C++ scan cannot be built or loaded here", allow_module_level=True)

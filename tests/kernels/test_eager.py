@@ -16,7 +16,8 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from mvc.kernels.scan import api as scan, eager, selective_scan
+from mvc.kernels import eager
+from mvc.kernels.scan import api as scan, selective_scan
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 CASES = (
@@ -69,7 +70,7 @@ def test_same_bits_as_through_the_op(case, dtype):
 def test_arguments_of_one_signature_are_checked_once(monkeypatch):
     require_cpp()
     checked = []
-    monkeypatch.setattr(scan, "check_inputs", lambda **tensors: checked.append(tensors))
+    monkeypatch.setattr(scan, "check_inputs", checked.append)
     inputs = make_inputs(Case())
     turned = inputs | {"u": inputs["u"].mT.contiguous().mT}
     for _ in range(3):
@@ -261,8 +262,8 @@ def fakes(monkeypatch) -> dict[str, FakeKernel]:
 @pytest.mark.parametrize("case", PLANNED.values(), ids=PLANNED)
 def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(case, turned, fakes):
     from mvc.kernels.scan import triton_plan
-    from mvc.kernels.scan.rules import TENSORS
     from mvc.kernels.scan.triton_launch import Meta, Repeated
+    from mvc.kernels.schemas import TENSORS
 
     def given(seed: int) -> dict[str, Tensor | None]:
         inputs = make_inputs(case, seed=seed)
@@ -297,8 +298,8 @@ def test_a_repeated_launch_has_the_arguments_of_the_first_with_new_addresses(cas
 @pytest.mark.parametrize("change", ["strides", "alignment"])
 def test_a_backward_on_tensors_that_lie_otherwise_is_launched_anew(name, change, fakes):
     """Gradients lie anywhere, and hooks may have moved what autograd saved."""
-    from mvc.kernels.scan.rules import TENSORS
     from mvc.kernels.scan.triton_ops import PreparedScan
+    from mvc.kernels.schemas import TENSORS
 
     inputs = make_inputs(Case(options=()))
     given = {"grad_y": torch.ones(2, 7, 6), "grad_last_state": torch.ones(2, 6, 8), "states": torch.ones(2, 2, 6, 8)}

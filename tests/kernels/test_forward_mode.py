@@ -13,7 +13,7 @@ from torch.func import jacfwd, jacrev, jvp
 
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.scan import selective_scan
-from mvc.kernels.scan.rules import op
+from mvc.kernels.schemas import op
 
 IMPLEMENTATIONS = (None, "chunked", "cpp")
 CASES = [

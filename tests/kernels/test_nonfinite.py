@@ -29,10 +29,10 @@ from scan_cases import (
 from torch import Tensor
 
 from mvc.kernels import cpu_scan
-from mvc.kernels.recurrence import linear_recurrence
+from mvc.kernels.implementations import triton_available
+from mvc.kernels.recurrence import chunked as recurrence_chunked, linear_recurrence
 from mvc.kernels.scan import chunked, selective_scan
-from mvc.kernels.scan.ops import triton_available
-from mvc.kernels.scan.rules import op
+from mvc.kernels.schemas import op
 
 VALUES = (math.nan, math.inf, -math.inf)
 WHERE = ("early", "reset", "late")  # in the first of three packed sequences, where the second starts, in the third
@@ -65,7 +65,7 @@ def setting(request, monkeypatch):
     setting = SETTINGS[request.param]
     if setting.impl == "cpp" and not cpu_scan.available():
         pytest.skip("the C++ scan cannot be built or loaded here")
-    monkeypatch.setitem(chunked.STATES_PER_STEP, "cpu", 2**40 if setting.chunked or setting.pieces else 0)
+    monkeypatch.setitem(recurrence_chunked.STATES_PER_STEP, "cpu", 2**40 if setting.chunked or setting.pieces else 0)
     monkeypatch.setitem(chunked.STATES_PER_PIECE, "cpu", 200 if setting.pieces else 2**40)
     before = torch.get_num_threads()
     torch.set_num_threads(setting.threads)
@@ -197,13 +197,11 @@ def interpreted_cases() -> dict[str, Callable[[], None]]:
         assert_same_kinds(run(triton_scan, inputs), run(reference, inputs), "decays that underflow")
 
     def recurrence(name, value, reverse):
-        assert ops_of_recurrence.triton_available()
+        assert triton_available()
         a, b, initial = RECURRENCES[name](value)
         wanted = linear_recurrence(a, b, initial, dim=0, reverse=reverse, impl="reference")
         actual = op("linear_recurrence_triton")(a, b, initial, 0, reverse)
         assert torch.equal(kinds(actual), kinds(wanted))
-
-    from mvc.kernels.recurrence import ops as ops_of_recurrence
 
     # The gradient of a last state passes the steps by which a tile is longer than the rest of a sequence: there a NaN
     # in A reaches what the reference leaves finite, the gradients of the last step. 16 steps are whole tiles.

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvc.compat.mamba_ssm import selective_state_update
-from mvc.kernels.scan import eager
+from mvc.kernels import eager
 from mvc.kernels.state_update.api import NAMES
 
 

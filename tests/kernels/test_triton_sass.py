@@ -14,7 +14,7 @@ from opcodes import compiled
 from scan_cases import Case, make_inputs, op_arguments
 from torch import Tensor
 
-from mvc.kernels.scan.rules import op
+from mvc.kernels.schemas import op
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)

@@ -32,9 +32,9 @@ from scan_cases import (
 )
 from torch import Tensor
 
+from mvc.kernels.implementations import triton_available
 from mvc.kernels.scan.checks import SEQUENCE_DTYPES
-from mvc.kernels.scan.ops import triton_available
-from mvc.kernels.scan.rules import op
+from mvc.kernels.schemas import op
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 

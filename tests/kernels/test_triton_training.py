@@ -27,9 +27,9 @@ from scan_cases import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mvc.kernels.implementations import triton_available
 from mvc.kernels.scan import rules
-from mvc.kernels.scan.ops import triton_available
-from mvc.kernels.scan.rules import op
+from mvc.kernels.schemas import op
 
 NAME = "selective_scan_triton"
 CASE = Case(batch=1, length=7, dim=3, states=2)

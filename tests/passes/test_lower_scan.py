@@ -6,9 +6,8 @@ from scan_cases import Case, make_inputs, tensors_of
 from toy_passes import capture
 
 from mvc import selective_scan
-from mvc.kernels import cpu_scan
+from mvc.kernels import cpu_scan, implementations
 from mvc.kernels.recurrence import linear_recurrence
-from mvc.kernels.scan import ops
 from mvc.passes.graph.fx_utils import insert, op_counts
 from mvc.passes.lower_scan import LowerScan, decompositions
 
@@ -50,7 +49,10 @@ def test_lowered_scan_computes_the_same(impl):
 
 @pytest.mark.parametrize(
     ("impl", "dtype", "reason"),
-    [("triton", torch.float32, "these are on cpu"), ("cpp", torch.float64, "takes no float64")],
+    [
+        ("triton", torch.float32, "impl='triton' runs on cuda, the result is on cpu"),
+        ("cpp", torch.float64, "torch.float64, which impl='cpp' does not take"),
+    ],
     ids=["triton-on-cpu", "cpp-float64"],
 )
 def test_impossible_choice_leaves_the_portable_op(impl, dtype, reason):
@@ -73,7 +75,7 @@ def test_chunked_where_nothing_else_runs(why, monkeypatch):
 
 def test_cuda_graph_gets_triton():
     """Shapes and device alone decide, so fake CUDA tensors show it."""
-    if not ops.triton_available():
+    if not implementations.triton_available():
         pytest.skip("triton is not installed")
     graph = torch.fx.Graph()
     nodes = []

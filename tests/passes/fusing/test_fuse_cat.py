@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import fx
 
+from mvc.kernels.implementations import triton_available
 from mvc.kernels.scan import selective_scan
-from mvc.kernels.scan.ops import triton_available
 from mvc.passes import pipeline
 from mvc.passes.fusing.fuse_cat import FuseCat
 from mvc.passes.graph.fx_utils import op_counts, shape

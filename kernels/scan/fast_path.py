@@ -1,26 +1,16 @@
-"""The scan called eagerly on plain tensors, without the detours that transforms, modes and tracing need.
-
-On small inputs those take longer than the scan: Python under the dispatcher, an autograd formula in Python whether
-there are gradients or not, the checks twice, a Triton launch bound anew. Here all that depends on the signature of the
-arguments alone, the checks among it, is done at the first call with that signature.
-"""
+"""Eager calls of the scan on plain tensors: the fast paths of its ops, without what `mvc.kernels.eager` names."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from mvc.kernels import torch_private
+from mvc.kernels import eager, torch_private
+from mvc.kernels.eager import Tensors
 from mvc.kernels.scan import rules
-
-Tensors = Sequence["Tensor | None"]
-PREPARED = ("selective_scan_cpu", "selective_scan_triton")  # the ops that have a short way
-DEVICES = ("cpu", "cuda")  # where they are what suits the device; on others the op decides
-ALIGNMENT = 16  # bytes; Triton compiles a kernel anew for a pointer that is aligned to so many
-MOST = 1024  # signatures that are kept; texts of every length have one each
 
 
 class Prepared(Protocol):
@@ -39,45 +29,27 @@ class Prepared(Protocol):
     ) -> list[Tensor | None]: ...
 
 
-_prepared: dict[tuple, Any] = {}  # a `Prepared`, or what another op of these keeps for itself
+Prepare = Callable[[Tensors, bool, bool], Prepared]
+
+_paths: dict[str, Prepare] = {}
 
 
-def applies(tensors: Tensors) -> bool:
-    """Whether these are plain tensors, and nobody watches or transforms what is done with them."""
-    if not torch_private.plain_eager():
-        return False
-    return all(t is None or torch_private.is_plain(t) for t in tensors)
+def register(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+    """Let eager calls of the op `mvc::{name}` run these functions, which take its arguments and its backward's."""
+    register_prepared(name, lambda tensors, *flags: _Direct(name, forward, backward, flags))
 
 
-def signature(tensors: Tensors, *options: Hashable) -> tuple:
-    """What decides how the scan runs: tensors of one signature differ in values and addresses alone."""
-    layouts = [t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % ALIGNMENT) for t in tensors]
-    return (*options, *layouts)
+def register_prepared(name: str, prepare: Prepare) -> None:
+    """Let eager calls of the op `mvc::{name}` run what `prepare(tensors, softplus, reverse)` returns."""
+    _paths[name] = prepare
 
 
-def find(key: tuple) -> Any:
-    """What was prepared for arguments of that signature; None where nothing was."""
-    return _prepared.get(key)
-
-
-def prepare(key: tuple, name: str, tensors: Tensors, softplus: bool, reverse: bool) -> Prepared:
-    """Prepare the op `name`, one of `PREPARED`, for arguments of that signature, which have been checked."""
-    if name == "selective_scan_cpu":
-        prepared = _Dispatched(name, softplus, reverse)
-    else:
-        from mvc.kernels.scan.triton_ops import PreparedScan
-
-        with torch.no_grad():
-            prepared = PreparedScan(grouped(tensors), softplus, reverse)
-    return keep(key, prepared)
-
-
-def keep(key: tuple, prepared: Any) -> Any:
-    """Keep what was prepared for arguments of that signature, and give it back."""
-    if len(_prepared) >= MOST:
-        _prepared.clear()
-    _prepared[key] = prepared
-    return prepared
+def prepare(key: tuple, name: str, tensors: Tensors, softplus: bool, reverse: bool) -> Prepared | None:
+    """Prepare the op `mvc::{name}` for arguments of a signature, which have been checked; None without a fast path."""
+    if name not in _paths or tensors[0].is_meta:
+        return None
+    with torch.no_grad():
+        return eager.keep(key, _paths[name](grouped(tensors), softplus, reverse))
 
 
 def selective_scan(prepared: Prepared, tensors: Tensors) -> tuple[Tensor, Tensor]:
@@ -98,12 +70,14 @@ def grouped(tensors: Tensors) -> list[Tensor | None]:
     return tensors
 
 
-class _Dispatched:
-    """An op of C++, called below its autograd formula, which is in Python."""
+class _Direct:
+    """Functions that are called below the autograd formula of an op, which is in Python."""
 
-    def __init__(self, name: str, softplus: bool, reverse: bool) -> None:
-        self.name, self.flags = name, (softplus, reverse)
-        self._forward, self._backward = rules.op(name), rules.op(name, backward=True)
+    def __init__(
+        self, name: str, forward: Callable[..., Any], backward: Callable[..., Any], flags: tuple[bool, bool]
+    ) -> None:
+        self.name, self.flags = name, flags
+        self._forward, self._backward = forward, backward
 
     def forward(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
         with torch_private.below_autograd():
@@ -138,7 +112,7 @@ class _Scan(torch.autograd.Function):
             grad_y = u.new_zeros(u.shape)
         if grad_last_state is None:
             grad_last_state = A.new_zeros((u.shape[0], *A.shape))
-        if applies((grad_y, grad_last_state, *tensors)) and not torch.is_grad_enabled():
+        if eager.applies((grad_y, grad_last_state, *tensors)) and not torch.is_grad_enabled():
             gradients = prepared.backward(grad_y, grad_last_state, tensors, kept)
         else:  # who watches sees the op, which refuses a second derivative
             inputs = (grad_y, grad_last_state, *tensors, *prepared.flags)
