@@ -78,8 +78,8 @@ def obstacle(name: str, device: torch.device, dtype: torch.dtype, argument: str 
     """
     implementation = TABLE[name]
     if dtype in implementation.refused:
-        others = " or ".join(repr(each) for each in reversed(TABLE) if dtype not in TABLE[each].refused)
-        return f"{argument} is {dtype}, which impl={name!r} does not take; use {others}"
+        others = [each for each in reversed(TABLE) if TABLE[each].runs_on(device) and dtype not in TABLE[each].refused]
+        return f"{argument} is {dtype}, which impl={name!r} does not take; use {' or '.join(map(repr, others))}"
     if device.type != "meta" and not implementation.runs_on(device):
         devices = " or ".join(implementation.devices)
         return f"impl={name!r} runs on {devices}, {argument} is on {device}; leave impl out for the best for a device"

@@ -33,7 +33,7 @@ def test_inductor_compiles_a_graph_within_its_options_and_decompositions():
 
     def backend(graph_module, inputs):
         return torch_private.inductor(
-            graph_module, inputs, {"fx_graph_cache": False}, decompositions=table, cache_tag="test"
+            graph_module, inputs, {"fx_graph_cache": False}, decompositions=lambda: table, cache_tag="test"
         )
 
     x = torch.linspace(0, 1, 7)

@@ -157,7 +157,7 @@ def register_rules(name: str) -> None:
     register_flop_formula(op(name).overloadpacket)(_flops)
 
 
-def _define(name: str, function: Callable[..., Tensor]) -> None:
+def define_recurrence(name: str, function: Callable[..., Tensor]) -> None:
     """Define the op `mvc::{name}`, which runs the function on any device, with all its rules."""
     define(name, RecurrenceInputs, results=1)
     torch.library.impl(f"mvc::{name}", "default", function)
@@ -165,5 +165,5 @@ def _define(name: str, function: Callable[..., Tensor]) -> None:
     register_rules(name)
 
 
-_define("linear_recurrence", _run_fastest)
-_define("linear_recurrence_chunked", _run_chunked)
+define_recurrence("linear_recurrence", _run_fastest)
+define_recurrence("linear_recurrence_chunked", _run_chunked)

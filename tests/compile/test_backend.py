@@ -68,6 +68,46 @@ def test_second_process_takes_the_code_from_the_cache(tmp_path):
         assert seen.strip() == hits_and_misses, options
 
 
+CACHED_SCAN = """
+import json, sys, torch
+from torch._dynamo.utils import counters
+from mvc import linear_recurrence, selective_scan
+
+class Scan(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.A = torch.nn.Parameter(torch.linspace(0, 1, 16).view(4, 4))
+    def forward(self, u):
+        y = selective_scan(u, u, -self.A.exp(), u, u, delta_softplus=True)
+        return linear_recurrence(y.sigmoid(), y, dim=1)
+
+frozen = json.loads(sys.argv[1])
+model, u = Scan(), torch.linspace(-1, 1, 48).view(1, 12, 4)
+with torch.set_grad_enabled(not frozen):
+    y = torch.compile(model, backend="mvc", options={"impl": "chunked", "frozen": frozen})(u)
+    torch.testing.assert_close(y, model(u))
+if not frozen:
+    y.sum().backward()
+found = {f"{where}.{what}": counters[where][what] for where, what in (
+    ("inductor", "fxgraph_cache_hit"), ("inductor", "fxgraph_cache_miss"), ("inductor", "fxgraph_cache_bypass"),
+    ("aot_autograd", "autograd_cache_hit"), ("aot_autograd", "autograd_cache_miss"),
+)}
+print(json.dumps([count for count in found.values()]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True], ids=["training", "frozen"])
+def test_second_process_takes_the_code_of_a_chunked_scan_from_the_cache(frozen, tmp_path):
+    first, second = (
+        json.loads(run_python(CACHED_SCAN, json.dumps(frozen), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))) for _ in range(2)
+    )
+    graphs = 2  # a forward and a backward, or what is computed of parameters and the rest
+    traced = 2 if frozen else 1
+    assert first == [0, graphs, 0, 0, traced]
+    assert second == [graphs, 0, 0, traced, 0]
+
+
 def test_inference_and_training_compute_the_same():
     tensors = {n: t.requires_grad_(t.is_floating_point()) for n, t in tensors_of(make_inputs(Case())).items()}
 

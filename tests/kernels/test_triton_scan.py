@@ -16,6 +16,7 @@ from scan_cases import (
     ALL_OPTIONS,
     DIFFERENTIABLE,
     FORMS,
+    TENSORS,
     Case,
     Inputs,
     Tiles,
@@ -103,6 +104,21 @@ RUNS = {
 def triton_scan(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
     assert triton_available()  # registers the op
     return op("selective_scan_triton")(*op_arguments(inputs))
+
+
+@pytest.mark.parametrize("name", [name for name in TENSORS if name != "u"])
+def test_nonsense_is_refused_by_the_bare_ops(name):
+    """Before anything is launched."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    assert triton_available()
+    inputs = make_inputs(Case())
+    wrong = op_arguments(inputs | {name: inputs[name].new_zeros((*inputs[name].shape, 1))})
+    grads, states = (torch.zeros(2, 7, 6), torch.zeros(2, 6, 8)), torch.zeros(1, 2, 6, 8)
+    calls = {"": wrong, "_training": wrong, "_cat": wrong}
+    calls |= {"_backward": (*grads, *wrong), "_gradients": (*grads, states, *wrong)}
+    for suffix, arguments in calls.items():
+        with pytest.raises(ValueError, match=rf"^{name} must "):
+            op(f"selective_scan_triton{suffix}")(*arguments)
 
 
 def assert_in_place_is_the_same(inputs: Inputs) -> None:
