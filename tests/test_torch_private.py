@@ -252,7 +252,7 @@ def test_the_backend_of_a_callable_is_found():
 
 
 VECTOR_ISA = """
-from mvc import torch_private
+from mvc.compile import torch_private
 checks = torch_private.begin_vector_isa_checks()
 checks.join(timeout=120)
 assert not checks.is_alive()

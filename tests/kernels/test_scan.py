@@ -364,7 +364,7 @@ def test_unknown_impl(impl):
 def test_unavailable_impl(impl, monkeypatch):
     missing = dataclasses.replace(TABLE[impl], available=lambda: False)
     monkeypatch.setitem(TABLE, impl, missing)
-    inputs = map_tensors(lambda tensor: tensor.to("meta"), make_inputs(Case()))  # which need no device
+    inputs = map_tensors(lambda t: t.to("meta"), make_inputs(Case(options=())))  # which need no device
     with pytest.raises(ValueError, match=rf"^impl='{impl}' is not available here; leave it out, or use 'chunked'"):
         selective_scan(**inputs, impl=impl)
 
