@@ -23,6 +23,8 @@ from mvc.kernels.scan import chunked, ops, rules
 from mvc.passes.graph.fx_utils import op_counts
 from mvc.passes.lower_scan import LowerScan
 
+pytestmark = pytest.mark.versions
+
 CPU = torch.device("cpu")
 REFUSED = "u is torch.bfloat16, which impl='other' does not take; use 'cpp' or 'chunked' or 'reference'"
 ran: list[str] = []
