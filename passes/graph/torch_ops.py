@@ -153,7 +153,6 @@ _KEYWORDS = {
 # Where torch's functions of these names are. Others of the same names are other functions: `torch.masked.sum`, an op of
 # the user's called mul, `torch.batch_norm`, whose parameters come in another order.
 _MODULES = {"torch", "torch.functional", "torch.nn.functional", "torch._C._nn", "torch._ops.aten", "_operator"}
-_ELSEWHERE = {"batch_norm": "torch.nn.functional"}
 
 
 class Call(NamedTuple):
@@ -173,21 +172,19 @@ def call(node: object) -> Call | None:
     if name is None:
         return None
     base = name.removesuffix("_")
-    bound: dict[str, Any] = {}
-    takes_any = False
-    for index, parameter in enumerate(_PARAMETERS[base]):
-        if parameter == "**":
-            takes_any = True
-        elif parameter.startswith("*"):
+    parameters, bound = _PARAMETERS[base], {}
+    for index, parameter in enumerate(parameters):
+        if parameter.startswith("*"):
             rest = node.args[index:]
             if rest:
                 bound[parameter[1:]] = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
-        elif index < len(node.args):
+            break
+        if index < len(node.args):
             bound[parameter] = node.args[index]
-    known = {parameter.removeprefix("*") for parameter in _PARAMETERS[base]}
     for keyword, argument in node.kwargs.items():
-        parameter = keyword if keyword in known else _KEYWORDS.get(keyword, keyword)
-        if parameter == "out" or not (takes_any or parameter in known):
+        known = keyword in parameters or f"*{keyword}" in parameters
+        parameter = keyword if known else _KEYWORDS.get(keyword, keyword)
+        if parameter == "out" or not ("**" in parameters or known or parameter in parameters):
             return None
         bound[parameter] = argument
     if bound.pop("inplace", False):
@@ -209,12 +206,9 @@ def _name(node: fx.Node) -> str | None:
     else:
         return None
     name = _ALIASES.get(name, name)
-    base = name.removesuffix("_")
-    if base not in _KINDS or (
-        node.op == "call_function" and _ELSEWHERE.get(base, target.__module__) != target.__module__
-    ):
+    if name == "batch_norm" and getattr(target, "__module__", None) != "torch.nn.functional":
         return None
-    return name
+    return name if name.removesuffix("_") in _KINDS else None
 
 
 def filled_with(node: object) -> Any:
