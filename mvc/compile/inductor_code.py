@@ -99,8 +99,8 @@ def generated_code(observe: Callable[[Generated], None]) -> Iterator[None]:
 
         return define
 
-    def comment(node: Any, wrapper: Any, kernel_name: str) -> None:
-        launched.setdefault(V.graph, {})[node.get_operation_name()] = _Launch("given", kernel_name)
+    def comment(node: Any, wrapper: Any, kernel_name: str | None = None) -> None:
+        launched.setdefault(V.graph, {})[node.get_operation_name()] = _Launch("given", kernel_name or "")
         codegen_comment(node, wrapper, kernel_name)
 
     def save(wrapper: str) -> None:
@@ -135,7 +135,7 @@ def _steps(graph: Any, launched: dict[str, _Launch]) -> Iterator[Step]:
 
 
 def _scheduled(graph: Any, launched: dict[str, _Launch]) -> Iterator[tuple[_Launch, Any]]:
-    """The nodes of the schedule, each with its launch, without those that run nothing: allocations, concatenations in
+    """The nodes of the schedule, each with its launch, but for those that run nothing: allocations, concatenations in
     place, elements of what a call returned. A node that several kernels compute is taken apart."""
     from torch._inductor.ir import MultiOutput, UserDefinedTritonKernel
     from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
@@ -145,18 +145,14 @@ def _scheduled(graph: Any, launched: dict[str, _Launch]) -> Iterator[tuple[_Laun
         if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, MultiOutput):
             continue
         if isinstance(node.node, UserDefinedTritonKernel):
-            yield launched[node.get_name()], node
+            yield launched.get(node.get_name(), unknown), node
         elif isinstance(node, ExternKernelSchedulerNode):
             yield _Launch("library", node.node.get_kernel_name() or ""), node
         else:
             parts: dict[_Launch, list[Any]] = {}
-            for each in computed(node, graph):
-                parts.setdefault(launched.get(each.get_name(), unknown), []).append(each)
-            for launch, some in parts.items():
+            for each in node.get_nodes():
+                if each.get_name() in launched:  # and was not removed meanwhile
+                    parts.setdefault(launched[each.get_name()], []).append(each)
+            for launch, some in (parts or {unknown: []}).items():
                 for each in some if len(parts) > 1 else [node]:
                     yield launch, each
-
-
-def computed(node: Any, graph: Any) -> list[Any]:
-    """What a node of the schedule holds and still computes."""
-    return [each for each in node.get_nodes() if each.get_name() not in graph.scheduler.removed_ops]

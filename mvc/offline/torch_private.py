@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mvc.compile.inductor_code import Generated, Step, computed, generated_code
+from mvc.compile.inductor_code import Generated, Step, generated_code
 from mvc.measure import flops
 from mvc.patches import replaced
 
@@ -197,7 +197,9 @@ class _Buffers:
 
     def computed(self, step: Step) -> list[Any]:
         """What the nodes of a step compute, one by one."""
-        return [each for node in step.nodes for each in computed(node, self._graph)]
+        removed = self._graph.scheduler.removed_ops
+        nodes = (each for node in step.nodes for each in node.get_nodes())
+        return [each for each in nodes if each.get_name() not in removed]
 
     def size(self, name: str) -> int:
         return _bytes(self._graph.get_buffer(name))
