@@ -1,4 +1,4 @@
-"""MambaVision in functional style, compiled by torch.compile in one graph and held against eager.
+"""MambaVision in functional style, compiled by torch.compile in one graph and compared with eager.
 
 Public names are loaded on first use: importing mvc imports neither torch's compiler nor triton.
 """

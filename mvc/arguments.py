@@ -1,4 +1,4 @@
-"""What a caller gave, held against what is wanted, and the sentences that say so."""
+"""What a caller passed, compared with what is wanted, and the sentences that say so."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Options:
 
     Attributes:
         passes: "all", "none", or the passes to run: names in `mvc.passes.pipeline.PASSES`, in any order, and `Pass`
-            objects of your own, which run ahead of the lowering in the order given.
+            objects of your own, which run before the lowering in the order given.
         impl: what scans run on: "triton", "cpp", "chunked" or "reference"; None takes what suits the device.
         verify: run the graph before and after each pass on the example inputs and raise when outputs, gradients or
             inputs written to differ by more than the dtype's budget, or when an output has another shape, dtype,
@@ -147,7 +147,7 @@ class GraphReport:
     """What the backend did with one graph of Dynamo's.
 
     Attributes:
-        before, after: how often the graph calls each op, ahead of the passes and behind them.
+        before, after: how often the graph calls each op before and after the passes.
         passes: one record for each pass and graph, in order.
     """
 

@@ -38,7 +38,7 @@ class Explanation:
 
     def _graph_lines(self) -> Iterator[str]:
         for number, report in enumerate(self.graphs):
-            nodes = f"{report.before.total()} calls before the passes, {report.after.total()} behind them"
+            nodes = f"{report.before.total()} calls before the passes, {report.after.total()} after them"
             yield f"graph {number}: {nodes}"
             rows = [
                 [

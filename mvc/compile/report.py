@@ -76,7 +76,7 @@ FIELDS = {
     "compile.seconds": "first call with empty caches: capture, compilation and one run",
     "compile.graphs": "graphs captured in the whole run",
     "compile.recompiles": "graphs beyond the first",
-    "compile.scans": "selective scans in the first graph, behind the passes",
+    "compile.scans": "selective scans in the first graph, after the passes",
     "check.tensor": "scores; in training the parameter whose gradient is nearest to its tolerance or furthest beyond",
     "check.error": "of compiled against the oracle there, relative L2; null if not finite",
     "check.eager_error": "of eager against the oracle there; null if not finite",

@@ -32,7 +32,7 @@ def ladder(rows: Mapping[str, Row], path: Path, *, batch: int, label: str, title
     Args:
         rows: by the rung's name.
         batch: images in a batch.
-        label: of the axis, behind "images/s".
+        label: of the axis, after "images/s".
     """
     from matplotlib.figure import Figure
 

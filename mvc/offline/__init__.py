@@ -1,1 +1,1 @@
-"""GPU code without a GPU: generated, compiled, checked and held against a budget on any machine."""
+"""GPU code without a GPU: generated, compiled, checked and compared with a budget on any machine."""

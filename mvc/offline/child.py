@@ -1,4 +1,4 @@
-"""Processes of which nothing is left behind: a session of their own, ended whole, and one line on what went wrong."""
+"""Processes that leave nothing behind: a session of their own, ended whole, and one line on what went wrong."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _generated(launch: Launch) -> bool:
 
 
 def _least_launches(launches: Sequence[Launch]) -> int:
-    """The calls of one phase, and kernels as late as possible: one ahead of a call that takes from generated code what
+    """The calls of one phase, and kernels as late as possible: one before a call that takes from generated code what
     depends on a call since the last kernel, and one at the end for what is not taken by a call."""
     depends = {}  # of buffers that generated code wrote last: the number of calls when it could be computed
     given = {}  # of buffers that a call wrote last: the number of calls then

@@ -44,7 +44,7 @@ PIPE = {opcode: pipe for pipe, opcodes in PIPES.items() for opcode in opcodes.sp
 
 
 class Event(NamedTuple):
-    """An instruction that waits for or sets a scoreboard, or takes a unit that is scarce, and the plain ones behind it.
+    """An instruction that waits for or sets a scoreboard, or takes a unit that is scarce, and the plain ones after it.
 
     Attributes:
         kind: "plain"; "special"; "shared 4", "shared 8", "shared 16" (bytes a lane); "shuffle"; "barrier"; of global
@@ -53,7 +53,7 @@ class Event(NamedTuple):
         waits: the scoreboards to wait for, a bit for each.
         sets: the scoreboard of the result, or `NONE`.
         cycles: from its issue to the end of the last one's stall.
-        instructions: that one and those behind it.
+        instructions: that one and those after it.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class Code(NamedTuple):
         registers: of a thread.
         shared: bytes of a program.
         local: bytes of a thread that do not fit into registers.
-        stretches: in order, up to the end of the program; code that lies behind it is left out.
+        stretches: in order, up to the end of the program; code that lies after it is left out.
     """
 
     registers: int

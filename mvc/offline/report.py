@@ -114,7 +114,7 @@ def _costliest(costs: Sequence[Cost], markdown: bool) -> str:
 
 
 def _origin(launch: Launch) -> str:
-    """The line that the launch's result came from behind its caller's, each as far as a table has room for it."""
+    """The line that the launch's result came from, after its caller's, each as far as a table has room for it."""
     lines = next(iter(launch.source), "").split(" > ")
     return " > ".join(line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…" for line in lines)
 

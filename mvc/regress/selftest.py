@@ -1,4 +1,4 @@
-"""The gate held against known truth: a version against itself, and against itself with work inserted."""
+"""The gate compared with known truth: a version against itself, and against itself with work inserted."""
 
 from __future__ import annotations
 

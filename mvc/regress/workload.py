@@ -133,7 +133,7 @@ def warm(run, *, window=5, tolerance=0.05, limit=20.0):
 def slowed(run, seconds, share, *, trials=3, trial_seconds=1.0):
     """The same with extra work: as many elementwise products as make it slower by that share, here and now.
 
-    What a product takes behind a short case is not what it takes alone: there a first guess is mended by timing both,
+    What a product takes after a short case is not what it takes alone: there a first guess is mended by timing both,
     call by call in turns.
     """
     import torch
@@ -226,7 +226,7 @@ def capture(run, calls):
 
 
 def replayed(graph, count):
-    """Seconds of so many replays, behind one more that keeps the device busy while the host hands them over."""
+    """Seconds of so many replays, after one more that keeps the device busy while the host hands them over."""
     import torch
 
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]

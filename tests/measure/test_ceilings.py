@@ -1,4 +1,4 @@
-"""Work and rates that a model is held against."""
+"""Work and rates that a model is compared with."""
 
 import pytest
 import torch
