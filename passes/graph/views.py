@@ -116,6 +116,8 @@ def _piece(pieces: object, index: object) -> Selection | None:
     item: int | slice = index % len(value(pieces))
     if known.name != "unbind":
         sizes = [piece.shape[dim] for piece in value(pieces)]
+        if not all(isinstance(size, int) for size in sizes):
+            return None
         start = sum(sizes[:item])
         item = slice(start, start + sizes[item])
     return Selection(source, _along(dim, item, len(shape(source))))

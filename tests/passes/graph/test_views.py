@@ -62,6 +62,23 @@ def test_every_selection_is_an_index(name):
     assert torch.equal(x[chosen.index], SELECTIONS[name](x))
 
 
+def test_pieces_of_unknown_sizes_are_no_index():
+    graphs = []
+
+    def backend(module, _):
+        graphs.append(module.graph)
+        return module.forward
+
+    x = torch.rand(6, 4)
+    torch._dynamo.mark_dynamic(x, 0)
+    torch.compiler.reset()
+    torch.compile(lambda x: [2 * x.chunk(2)[1], 2 * x.chunk(2, 1)[1]], backend=backend, fullgraph=True)(x)
+    (graph,) = graphs
+    first, second = (node.args[1] for node in graph.nodes if call(node) is not None and call(node).name == "mul")
+    assert selection(first) is None
+    assert selection(second).index == (slice(None), slice(2, 4))
+
+
 ORDERS = {
     "transpose": lambda x: x.transpose(-1, 0),
     "swapaxes": lambda x: torch.swapaxes(x, axis0=1, axis1=2),
