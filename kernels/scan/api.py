@@ -13,7 +13,6 @@ from mvc.kernels.eager import Tensors
 from mvc.kernels.scan import fast_path, ops, reference  # noqa: F401  ops registers them
 from mvc.kernels.scan.checks import check_dense, check_inputs
 from mvc.kernels.scan.rules import lowered_by_autocast, selective_scan as call_op
-from mvc.kernels.schemas import TENSORS
 
 
 def selective_scan(
@@ -102,8 +101,7 @@ def selective_scan(
 def _reference(tensors: Tensors, flags: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
     u, delta, A, B, C, D, z, *others = fast_path.grouped(tensors)
     u, delta, B, C, z = lowered_by_autocast(u, delta, B, C, z)
-    given = dict(zip(TENSORS, (u, delta, A, B, C, D, z, *others), strict=True))
-    return reference.selective_scan(**given, delta_softplus=flags[0], reverse=flags[1])
+    return reference.selective_scan(u, delta, A, B, C, D, z, *others, *flags)
 
 
 def _check(impl: str | None, tensors: Tensors) -> None:

@@ -6,14 +6,18 @@ import math
 
 import pytest
 import torch
-from scan_cases import DIFFERENTIABLE, FORMS, Case, Inputs, make_inputs, map_tensors, tensors_of
+from scan_cases import DIFFERENTIABLE, FORMS, Case, Inputs, make_inputs, map_tensors, op_arguments, tensors_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from mvc.kernels.scan.reference import selective_scan
+from mvc.kernels.scan import reference
 
 # A float64 sum of some ten terms of the tests' sizes (up to 1e2) may differ in its last bits.
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def selective_scan(**inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    return reference.selective_scan(*op_arguments({"delta_softplus": False, "reverse": False} | inputs))
 
 
 def held(inputs: Inputs) -> Inputs:

@@ -178,9 +178,13 @@ def plain_mixer(params: dict[str, Tensor], name: str, x: Tensor, form: str) -> T
         -torch.exp(p["A_log"]),
         B.unsqueeze(2),
         C.unsqueeze(2),
-        D=p["D"],
-        delta_bias=p["dt_proj.bias"],
-        delta_softplus=True,
+        p["D"],
+        None,  # z
+        p["dt_proj.bias"],
+        None,  # initial_state
+        None,  # reset
+        True,
+        False,
     )
     if form == "concat":
         y = torch.cat((y, branch(halves[1], p["conv1d_z.weight"])), dim=-1)
