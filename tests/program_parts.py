@@ -74,12 +74,15 @@ ACCESS = {
     "narrow": "{s}.narrow({dim}, {t}, 1).squeeze({dim})",
     "split": "{s}.split(1, {dim})[{t}].squeeze({dim})",
     "movedim": "{s}.movedim({dim}, 0)[{t}]",
+    "uneven split": "torch.cat([{s}, {s}], {dim}).split([T] + [1] * T, {dim})[1 + {t}].squeeze({dim})",
+    "chunk": "{s}.chunk(T, {dim})[{t}].squeeze({dim})",
 }
 UPDATES = (
     "{a} * {h} + {b}", "{h} * {a} + {b}", "{b} + {a} * {h}", "torch.addcmul({b}, {a}, {h})", "{h}.mul({a}).add({b})",
     "torch.lerp({b}, {h}, {a})", "{a} * {h} - {b}", "0.5 * {h} + {b}", "({a} * {h}).add_({b})", "{h} * {a}",
     "torch.exp(-{a}) * {h} + {b}", "torch.sigmoid({a}) * {h} + {b} * {c}", "{a} * ({h} + {b})", "{h} + {b}",
     "(1 - {a}) * {h} + {a} * {b}", "torch.add(torch.mul({h}, {a}), {b})", "{h} - {a} * ({h} - {b})",
+    "({a} * {h} + {b}).to(torch.int64).to(dtype)", "torch.div({a} * {h} + {b}, 2, rounding_mode='floor')",
     "{a} * {h}.detach() + {b}", "torch.tanh({a} * {h} + {b})", "{h}.mul_({a}).add_({b})",
 )  # fmt: skip
 READ_OUTS: Mapping[str, Callable[[list], list]] = {
@@ -116,11 +119,15 @@ CONTEXTS = (
 )  # fmt: skip
 PREPARATIONS = (
     "{b} = torch.sigmoid({b}) * {b}", "{b} = {b} @ w", "{a} = {a}.abs()", "{b} = {b} + 0.25 * {h}", "{h} = 0.5 * {h}",
+    "{b} = buffer.type_as({b}) * {b}", "{b} = {b}[None].moveaxis(0, 1).flatten(0, 1) + buffer.expand_as({b})",
+    "{b} = {b}.narrow(-1, -1, 1).expand_as({b}) + {b}.clip(max=0.5).sum(axis=-1, keepdims=True)",
 )  # fmt: skip
 STEP_EXTRAS = (
     "{b} = magnitude({b}) * {b}", "{b} = F.dropout({b}, 0.25)", "{b} = {b} + torch.rand_like({b})",
     "{b} = {b} * torch.bernoulli({a})", "{b} = {b}.detach()", "buffer.add_({b})", "{b}.mul_(0.5)", "buffer.copy_({h})",
     "{a}[..., 0] = 0.5", "buffer.mul_(0.5)", "torch._dynamo.graph_break()", "{h} = {h}.detach()", "{b} = {b}.sin()",
+    "F.hardtanh({b}, -0.5, 0.5, True)", "torch.mul({b}, 0.5, out=buffer)",
+    "torch.batch_norm(w, None, None, buffer.view(-1)[:w.shape[1]], w.detach()[0].clone(), True, 0.1, 1e-5, False)",
 )  # fmt: skip
 DECORATORS = ("", "@torch.compiler.nested_compile_region", "@torch.no_grad()", "@torch.inference_mode()")
 BEHIND = (
@@ -166,6 +173,13 @@ COLLECTORS = {
     "insert": ("", "out.insert(0, {output})", "y = torch.stack(out, {place})"),
     "out": ("", "out.append({output})", "y = torch.stack(out, {place}, out=torch.empty(0, dtype={dtype}))"),
     "one twice": ("", "out.append({output})", "y = torch.stack([*out, out[0]], {place})"),
+    "axis": ("", "out.append({output})", "y = torch.stack(out, axis={place})"),
+    "full": ("y = torch.full({full}, 2.0, dtype={dtype})", "y[{colons}{step}] = {output}", ""),
+    "into a tensor": (
+        "y = torch.zeros({full}, dtype={dtype})",
+        "out.append({output})",
+        "torch.stack(out, {place}, out=y)",
+    ),
     "wide cat": ("", "out.append({output})", "y = torch.cat(out)"),
 }
 STATES_READ_OUTS = {
