@@ -83,7 +83,7 @@ class Observation:
 
 
 class AsDescribed(fx.Interpreter):
-    """Runs a graph so that what torch's scans give has the strides of their example values, as in compiled code.
+    """Runs a graph so that what torch's scans return has the strides of their example values, as in compiled code.
 
     Run eagerly, these operators lay their results out otherwise than torch says that they do.
     """

@@ -82,7 +82,7 @@ def switch(node: fx.Node) -> str | None:
     """What kind of call the node is, if it switches something on or off for those after it.
 
     "gradients", "inference" and "autocast", which are left by "leave" of the node that entered them; "other" for calls
-    that neither take nor give anything to compute with.
+    that neither accept nor return anything to compute with.
     """
     if node.op != "call_function":
         return None

@@ -44,7 +44,7 @@ def _is_call_of(node: fx.Node, found: set[fx.Node]) -> bool:
 
 
 def _is_repeatable(node: fx.Node) -> bool:
-    """Whether the call gives the same tensors each time, of sizes that are known, and writes to none."""
+    """Whether the call returns the same tensors each time, of sizes that are known, and writes to none."""
     recorder = torch_private.EffectRecorder()
     fakes = map_arg((node.args, node.kwargs), value)
     try:

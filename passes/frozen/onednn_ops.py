@@ -1,6 +1,6 @@
 """Products of oneDNN with weights in its own layout, as ops that a graph can hold.
 
-`mvc::pack_linear` and `mvc::pack_convolution` give an opaque tensor, whose fake is a plain one of the same shape;
+`mvc::pack_linear` and `mvc::pack_convolution` return an opaque tensor, whose fake is a plain one of the same shape;
 `mvc::packed_linear` and `mvc::packed_convolution` take it, and an activation to apply to each result. For inference:
 they have no derivatives.
 """

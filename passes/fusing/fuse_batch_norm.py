@@ -73,7 +73,7 @@ def _obstacle(convolution: fx.Node, node: fx.Node, norm: dict[str, Any]) -> str 
     if len(convolution.users) > 1:
         return f"the convolution's output has {len(convolution.users)} users"
     if value(convolution).dtype != value(node).dtype:
-        return f"the convolution gives {value(convolution).dtype}, BatchNorm {value(node).dtype}"
+        return f"the convolution returns {value(convolution).dtype}, BatchNorm {value(node).dtype}"
     if len(shape(convolution)) != len(shape(call(convolution).args["weight"])):
         return "the convolution's input has no batch axis, so that BatchNorm's channels are not the convolution's"
     return None

@@ -78,7 +78,7 @@ class Contexts:
 
     @contextlib.contextmanager
     def inside(self, node: fx.Node) -> Iterator[None]:
-        """Example values that are computed in this block are what the node's context gives."""
+        """Example values are computed in this block as in the node's context."""
         context = self.of(node)
         with contextlib.ExitStack() as stack:
             if context != self._first:

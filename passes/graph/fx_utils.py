@@ -76,7 +76,7 @@ def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -
 
 
 def call_target(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What the node's function or method gives for these arguments."""
+    """What the node's function or method returns for these arguments."""
     if node.op == "call_method":
         return getattr(args[0], node.target)(*args[1:], **kwargs)
     return node.target(*args, **kwargs)

@@ -15,7 +15,7 @@ from mvc.passes.graph import torch_ops
 from mvc.passes.graph.fx_utils import name_of, value
 from mvc.passes.torch_private import example_size, storage_address, surely_equal
 
-# Where functions and methods say by their names or arguments that they write.
+# Modules whose functions say by their names or arguments that they write.
 _SPEAKING = ("torch", "math", "builtins", "_operator")
 # Those that write to an argument without saying so.
 _WRITERS = {"batch_norm", "native_batch_norm", "instance_norm", "embedding", "embedding_bag", "backward"} | {
@@ -37,7 +37,7 @@ def memory(result: Any) -> set[int]:
 
 
 def storages(node: fx.Node) -> set[int]:
-    """What identifies the memory of the tensors that the node gives; views share it with their base."""
+    """What identifies the memory of the tensors that the node returns; views share it with their base."""
     return memory(value(node))
 
 

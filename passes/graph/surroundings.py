@@ -211,7 +211,7 @@ class Surroundings:
             return call_target(node, args, kwargs)
 
     def _recomputed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-        """What the call gives for inputs of other strides."""
+        """What the call returns for inputs of other strides."""
         recorder = torch_private.EffectRecorder()
         try:
             with recorder:

@@ -63,7 +63,7 @@ class RaiseLoop(Pass):
 
 
 def _raise(loop: RolledLoop, surroundings: Surroundings, *, always: bool) -> str | None:
-    """Write the loop's recurrence and what its steps give into the graph, in the loop's place, or say why not to."""
+    """Put the loop's recurrence, and what its steps compute from it, in the loop's place, or say why not to."""
     collector, body, site = loop.collector, functional(loop.body()), loop.site()
     if (obstacle := surroundings.contexts.obstacle({site, *loop.nodes, *loop.leaving})) is not None:
         raise Declined(obstacle)
