@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from mvc.regress.worker import CaseFailed
+from mvc.regress.worker import CaseFailed, Facts
 
 
 class FakeWorker:
@@ -30,13 +30,16 @@ class FakeWorker:
         self.case, self.side = case, side
         self.draw = np.random.default_rng(next(self.serial))
         source = f"{side.tree or '/installed'}/mvc/__init__.py"
-        self.facts = {"exact": self.exact.get(side.name, {}), "peak_bytes": 10**9, "source": source, "seconds": 0.01}
-        self.facts["clocks"] = ["wall"]
-        if case.device == "cuda":
-            self.facts["clocks"] = self.clocks.get(side.name, ["graph", "kernels"])
-            self.facts["no_graph"] = None if "graph" in self.facts["clocks"] else "it synchronizes"
-        if side.name in self.compile_seconds:
-            self.facts["compile_seconds"] = self.compile_seconds[side.name]
+        clocks = self.clocks.get(side.name, ["graph", "kernels"]) if case.device == "cuda" else ["wall"]
+        self.facts = Facts(
+            exact=self.exact.get(side.name, {}),
+            source=source,
+            seconds=0.01,
+            clocks=clocks,
+            no_graph=None if clocks[0] in ("graph", "wall") else "it synchronizes",
+            compile_seconds=self.compile_seconds.get(side.name),
+            peak_bytes=10**9,
+        )
 
     def wait_until_ready(self):
         if self.side.name in self.broken:
@@ -44,7 +47,7 @@ class FakeWorker:
         return self
 
     def time(self, calls, clock):
-        assert clock in (*self.facts["clocks"], "wall")
+        assert clock in (*self.facts.clocks, "wall")
         seconds, noise = 0.01 * self.slowness.get(self.side.name, 1.0) * (1 + self.case.slowdown), self.noise
         if clock == "wall" and self.case.device == "cuda":
             seconds, noise = 0.01 * self.host * self.host_slowness.get(self.side.name, 1.0), self.call_noise

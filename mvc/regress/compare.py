@@ -157,10 +157,10 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
                         taken = [turn for (turn,) in rounds.up_to(suite.thresholds.rounds[1])]
                         runs.append({name: [turn[name] for turn in taken] for name in clocks})
                     gpu = dataclasses.asdict(nvml.summary(watch)) if device.type == "cuda" else None
-                    facts.append({**worker.facts, "discarded": rounds.discarded, "gpu": gpu})
+                    facts.append(dataclasses.replace(worker.facts, discarded=rounds.discarded, gpu=gpu))
             except CaseFailed as error:
                 obstacles.append(f"{case.name}: {error}")
                 continue
         recorded[case.name] = RecordedCase(case, clocks, runs, facts)
-        package = Path(facts[0]["source"]).parent
+        package = Path(facts[0].source).parent
     return Recording(machine, store.commit(package), recorded), obstacles

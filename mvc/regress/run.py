@@ -7,7 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ from mvc.measure.paired import Ratio, paired_ratio
 from mvc.measure.profiler import HOST_LIMIT
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
-from mvc.regress.worker import CaseFailed, Side, Worker
+from mvc.regress.worker import CaseFailed, Facts, Side, Worker
 
 MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
 TURN_SECONDS = 0.02  # about so long is each turn of a case
@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
     times: dict[str, Times]
     findings: dict[str, Finding]
-    facts: tuple[dict[str, Any], dict[str, Any]]
+    facts: tuple[Facts, Facts]
     discarded: int = 0
 
 
@@ -114,7 +114,7 @@ class CaseResult(NamedTuple):
 
 def shared_clocks(workers: Sequence[Worker]) -> dict[str, str]:
     """What the times of all are measured by: the best clock that each of them has, and on CUDA the call's beside it."""
-    known = [worker.facts["clocks"] for worker in workers]
+    known = [worker.facts.clocks for worker in workers]
     shared = next(clock for clock in known[0] if all(clock in clocks for clocks in known))
     return {"time": shared} if shared == "wall" else {"time": shared, "call time": "wall"}
 
@@ -126,7 +126,7 @@ def in_turns(workers: Sequence[Worker], clocks: Mapping[str, str], *, seed: int)
     """
     generator = random.Random(seed)
     order = list(range(len(workers)))
-    calls = max(1, round(TURN_SECONDS / min(worker.facts["seconds"] for worker in workers)))
+    calls = max(1, round(TURN_SECONDS / min(worker.facts.seconds for worker in workers)))
 
     def measure() -> Round:
         generator.shuffle(order)
@@ -210,7 +210,7 @@ def recorded_run(
     base: Mapping[str, list[float]],
     head: Mapping[str, list[float]],
     clocks: Mapping[str, str],
-    facts: tuple[dict[str, Any], dict[str, Any]],
+    facts: tuple[Facts, Facts],
     thresholds: Thresholds,
 ) -> Run:
     """A run of each of two recordings, whose rounds were not taken in turns."""
@@ -224,14 +224,15 @@ def recorded_run(
 
 def _run(
     sampled: Mapping[str, tuple[Times, Finding]],
-    facts: tuple[dict[str, Any], dict[str, Any]],
+    facts: tuple[Facts, Facts],
     thresholds: Thresholds,
     discarded: int = 0,
 ) -> Run:
     findings = {name: found for name, (_, found) in sampled.items()}
     for name, key in SINGLE.items():
-        if all(key in each for each in facts):
-            findings[name] = single_finding(facts[1][key] / facts[0][key], thresholds.effects[name])
+        base, head = (getattr(each, key) for each in facts)
+        if base is not None and head is not None:
+            findings[name] = single_finding(head / base, thresholds.effects[name])
     return Run({name: times for name, (times, _) in sampled.items()}, findings, facts, discarded)
 
 
@@ -245,7 +246,7 @@ def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
     for side in sides:
         with Worker(case, side, timed=False) as worker:
             facts.append(worker.wait_until_ready().facts)
-        if not facts[-1]["exact"]:
+        if not facts[-1].exact:
             raise CaseFailed(f"{side.name}: has no numbers that do not vary")
     return Run({}, {}, (facts[0], facts[1]))
 
@@ -275,7 +276,7 @@ def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], 
         raise CaseFailed(f"its runs were timed by different clocks, {' and '.join(clocks)}")
     metrics = [metric for metric in runs[0].findings if all(metric in run.findings for run in runs)]
     verdicts = {metric: together([run.findings[metric] for run in runs]) for metric in metrics}
-    return CaseResult(case, runs, verdicts, exact_differences(*(facts["exact"] for facts in runs[0].facts)))
+    return CaseResult(case, runs, verdicts, exact_differences(*(facts.exact for facts in runs[0].facts)))
 
 
 def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[Difference]:

@@ -18,6 +18,7 @@ from mvc import files
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
 from mvc.regress.cases import Case
+from mvc.regress.worker import Facts
 
 FORMAT = "mvc.regress/2"
 FORMAT_OF_CALLS = "mvc.regress/1"  # which still is read: every time was a call's
@@ -54,7 +55,7 @@ class RecordedCase(NamedTuple):
     case: Case
     clocks: dict[str, str]
     runs: list[dict[str, list[float]]]
-    facts: list[dict[str, Any]]
+    facts: list[Facts]
 
 
 def commit(folder: Path | None) -> dict[str, Any]:
@@ -159,7 +160,12 @@ def _benchmark(name: str, recorded: RecordedCase) -> dict[str, Any]:
         "fullname": f"mvc.regress::{name}",
         "params": None,
         "param": None,
-        "extra_info": {**recorded._asdict(), "case": recorded.case.as_dict()},
+        "extra_info": {
+            "case": recorded.case.as_dict(),
+            "clocks": recorded.clocks,
+            "runs": recorded.runs,
+            "facts": [each.as_dict() for each in recorded.facts],
+        },
         "options": {
             "disable_gc": False,
             "timer": recorded.clocks["time"],
@@ -241,9 +247,9 @@ def _recorded(extra: dict[str, Any]) -> RecordedCase:
         raise ValueError("clocks")
     if not all(each and all(0 < seconds < math.inf for seconds in each) for each in times):
         raise ValueError("times")
-    facts = [{**each, "exact": dict(each["exact"])} for each in extra["facts"]]
-    singles = [each[key] for each in facts for key in ("compile_seconds", "peak_bytes") if key in each]
-    exact = [number for each in facts for number in each["exact"].values()]
+    facts = [Facts.from_json(each) for each in extra["facts"]]
+    singles = [number for each in facts for number in (each.compile_seconds, each.peak_bytes) if number is not None]
+    exact = [number for each in facts for number in each.exact.values()]
     if len(facts) != len(runs) or not all(number > 0 for number in singles) or not {*map(type, exact)} <= {int}:
         raise ValueError("facts")
     return RecordedCase(Case(**extra["case"]), clocks, runs, facts)

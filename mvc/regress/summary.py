@@ -98,7 +98,7 @@ def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
     if result.host_limited:
         base, head = result.call_over_device
         lines.append(f"limited by the host: a call takes {base:.2f} (base) and {head:.2f} (head) times its device time")
-    reasons = dict.fromkeys(facts.get("no_graph") for run in result.runs for facts in run.facts)
+    reasons = dict.fromkeys(facts.no_graph for run in result.runs for facts in run.facts)
     lines += [f"no CUDA graph of it is timed: {reason}" for reason in reasons if reason]
     for metric, verdict in result.verdicts.items():
         if metric in SINGLE:
@@ -128,7 +128,9 @@ def _remedy(runs: list[Run], metric: str, comparison: Comparison) -> str:
 
 def _single_ratios(runs: list[Run], metric: str) -> str:
     key = SINGLE[metric]
-    return " and ".join(f"{head[key] / base[key]:.2f} times" for base, head in (run.facts for run in runs))
+    return " and ".join(
+        f"{getattr(head, key) / getattr(base, key):.2f} times" for base, head in (run.facts for run in runs)
+    )
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
@@ -172,8 +174,8 @@ def _run_as_dict(run: Run) -> dict[str, Any]:
         },
         "findings": run.findings,
         "discarded": run.discarded,
-        "base_facts": base,
-        "head_facts": head,
+        "base_facts": base.as_dict(),
+        "head_facts": head.as_dict(),
     }
 
 

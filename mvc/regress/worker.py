@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,14 +37,49 @@ class CaseFailed(UserError):
     """A version that cannot run a case, and why."""
 
 
+@dataclasses.dataclass
+class Facts:
+    """What the process of a case says of it, and what was seen while it was recorded; None where it is not known.
+
+    Attributes:
+        exact: numbers that do not vary from run to run, by name.
+        source: of the mvc that runs.
+        seconds: of one call.
+        clocks: of `mvc.regress.workload` for the case's time, the best first.
+        no_graph: why CUDA graphs are none of them.
+        discarded: rounds that were measured anew.
+        gpu: what NVML said meanwhile, as JSON has it.
+    """
+
+    exact: dict[str, int]
+    source: str | None = None
+    seconds: float | None = None
+    clocks: list[str] | None = None
+    no_graph: str | None = None
+    compile_seconds: float | None = None
+    peak_bytes: int | None = None
+    discarded: int | None = None
+    gpu: dict[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Facts:
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: fact for name, fact in facts.items() if name in known})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: what is known."""
+        return {name: fact for name, fact in dataclasses.asdict(self).items() if fact is not None}
+
+
 class Worker:
     """A process that imports torch, and when it is waited for builds a case, warms it up if it is to be timed, and then
     times it when it is told to.
 
     Attributes:
-        facts: "source" of the mvc that runs, "seconds" of one call, "clocks" for its time, the best first, "no_graph"
-            (why CUDA graphs are none of them), "peak_bytes", "compile_seconds", "exact" numbers.
+        facts: what it said when it was ready.
     """
+
+    facts: Facts
 
     def __init__(self, case: Case, side: Side, *, timed: bool = True) -> None:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(side.caches)}
@@ -62,7 +99,6 @@ class Worker:
             env=environment,
             text=True,
         )
-        self.facts: dict[str, Any] = {}
 
     def wait_until_ready(self) -> Worker:
         self._send(self._case)
@@ -70,8 +106,8 @@ class Worker:
         if "error" in answer:
             self.close()
             raise CaseFailed(f"{self._side.name}: {answer['error']}")
-        self.facts = answer["ready"]
-        source, tree = Path(self.facts["source"]).resolve(), self._side.tree
+        self.facts = Facts.from_json(answer["ready"])
+        source, tree = Path(self.facts.source).resolve(), self._side.tree
         if tree is not None and not source.is_relative_to(tree.resolve()):
             self.close()
             raise CaseFailed(f"{self._side.name}: imports mvc from {source.parent}; {tree} holds none at its top")

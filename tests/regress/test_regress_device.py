@@ -134,7 +134,7 @@ def test_runs_by_different_clocks_are_not_comparable(run, monkeypatch):
     def start(case, side):
         started.append(side)
         made = worker(case, side)
-        made.facts["clocks"] = ["graph", "kernels"] if len(started) <= 2 else ["kernels"]
+        made.facts.clocks = ["graph", "kernels"] if len(started) <= 2 else ["kernels"]
         return made
 
     monkeypatch.setattr("mvc.regress.run.Worker", start)

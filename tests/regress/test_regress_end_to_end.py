@@ -41,9 +41,9 @@ def side(tmp_path):
 def test_a_process_times_its_case(case, side):
     with Worker(case, side).wait_until_ready() as worker:
         assert worker.time(calls=2, clock="wall") > 0
-        assert worker.facts["clocks"] == ["wall"]
-        assert worker.facts["peak_bytes"] > 2**20
-        assert worker.facts["exact"] == {}
+        assert worker.facts.clocks == ["wall"]
+        assert worker.facts.peak_bytes > 2**20
+        assert worker.facts.exact == {}
 
 
 def test_every_default_case_can_be_built():
@@ -63,7 +63,7 @@ def test_memory_is_that_of_the_process(side):
     """Not of the one that started it, which has torch and test cases in memory too."""
     ours = np.ones(2**27)  # a GiB
     with Worker(Case("scan", kind="scan", batch=1, dim=8, length=16), side).wait_until_ready() as worker:
-        assert worker.facts["peak_bytes"] < ours.nbytes
+        assert worker.facts.peak_bytes < ours.nbytes
 
 
 def test_sources_that_hold_no_mvc_are_not_compared(tmp_path):
@@ -75,7 +75,7 @@ def test_sources_that_hold_no_mvc_are_not_compared(tmp_path):
 @pytest.mark.slow
 def test_a_compiled_model_has_exact_numbers(side):
     with Worker(Case("tiny", variant="tiny", size=64), side, timed=False).wait_until_ready() as worker:
-        exact, compile_seconds = worker.facts["exact"], worker.facts["compile_seconds"]
+        exact, compile_seconds = worker.facts.exact, worker.facts.compile_seconds
     assert exact["graphs"] == 1
     assert exact["scans"] == exact["matches of lower_scan"] > 0
     assert exact["launches"] > 0
@@ -85,8 +85,8 @@ def test_a_compiled_model_has_exact_numbers(side):
 @pytest.mark.slow
 def test_what_is_chosen_by_its_time_is_not_exact(side):
     with Worker(Case("tiny", variant="tiny", size=64, frozen=True), side, timed=False).wait_until_ready() as worker:
-        assert worker.facts["exact"]["graphs"] == 1
-        assert not [name for name in worker.facts["exact"] if "prepack" in name or name == "launches"]
+        assert worker.facts.exact["graphs"] == 1
+        assert not [name for name in worker.facts.exact if "prepack" in name or name == "launches"]
 
 
 def test_extra_work_is_the_share_asked_for(monkeypatch):

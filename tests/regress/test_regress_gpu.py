@@ -33,7 +33,7 @@ TINY = {"variant": "tiny", "size": 64, "frozen": True, "device": "cuda"}
 )
 def test_clocks_agree(case, clocks, tmp_path):
     with Worker(case, Side("this", ROOT, tmp_path)).wait_until_ready() as worker:
-        assert worker.facts["clocks"] == clocks, worker.facts["no_graph"]
+        assert worker.facts.clocks == clocks, worker.facts.no_graph
         seconds = {clock: worker.time(calls=50, clock=clock) for clock in (*clocks, "wall")}
     assert 0 < seconds["kernels"] < seconds["wall"], seconds
     if "graph" in clocks:  # which has what lies between kernels too

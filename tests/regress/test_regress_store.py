@@ -16,6 +16,7 @@ from mvc.measure.environment import Environment
 from mvc.regress import store
 from mvc.regress.cases import Case
 from mvc.regress.store import RecordedCase, Recording
+from mvc.regress.worker import Facts
 
 FACTS = dict.fromkeys(store.COMPARABLE) | {
     "date": "2026-01-02T03:04:05+00:00",
@@ -32,7 +33,7 @@ COMMIT = {"id": "0123456789abcdef", "time": "2026-01-02T03:00:00+00:00", "dirty"
 
 def recording(seconds: float = 0.01) -> Recording:
     case = Case("scan", kind="scan")
-    facts = {"exact": {}, "seconds": seconds, "peak_bytes": 10**9}
+    facts = Facts(exact={}, seconds=seconds, peak_bytes=10**9)
     runs = [{"time": [seconds * factor for factor in (1.0, 1.1, 0.9, 1.0, 5.0)]} for _ in range(2)]
     return Recording(ENVIRONMENT, COMMIT, {"scan": RecordedCase(case, {"time": "wall"}, runs, [facts, facts])})
 
