@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from mvc.arguments import require
 from mvc.compile import inductor_code
 from mvc.compile.backend import GraphReport, Options, compile_graph
-from mvc.compile.inductor_code import Generated, is_library, launches, paired
+from mvc.compile.inductor_code import GraphCode, is_library, launches, paired
 from mvc.table import tabulate
 
 
@@ -108,7 +108,7 @@ class Recorder:
     def generated_code(self) -> Iterator[None]:
         """Count the launches of all code that Inductor generates within; the backward's comes when it first runs."""
 
-        def count(code: Generated) -> None:
+        def count(code: GraphCode) -> None:
             explanation = self.explanation
             explanation.launches.update(launches(code.wrapper))
             if code.steps is not None:
@@ -128,7 +128,7 @@ def kernel_bytes() -> Iterator[dict[str, int | None]]:
     """
     kernels: dict[str, int | None] = {}
 
-    def collect(code: Generated) -> None:
+    def collect(code: GraphCode) -> None:
         names = launches(code.wrapper)
         try:
             pairs = paired(names, code.steps or [])

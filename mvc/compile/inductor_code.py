@@ -39,7 +39,7 @@ class Step(NamedTuple):
     kernel: Any = None
 
 
-class Generated(NamedTuple):
+class GraphCode(NamedTuple):
     """The code of one graph.
 
     Attributes:
@@ -78,7 +78,7 @@ def paired(names: Sequence[str], steps: Sequence[Any]) -> list[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def generated_code(observe: Callable[[Generated], None]) -> Iterator[None]:
+def generated_code(observe: Callable[[GraphCode], None]) -> Iterator[None]:
     """Call `observe` with all code that Inductor writes or takes from its cache within the block, graph by graph. One
     thread at a time: torch is patched meanwhile."""
     from torch._inductor.codegen.cpp import CppScheduling
@@ -106,7 +106,7 @@ def generated_code(observe: Callable[[Generated], None]) -> Iterator[None]:
     def save(wrapper: str) -> None:
         graph = V.graph if isinstance(V.graph, GraphLowering) else None
         steps = None if graph is None else list(_steps(graph, launched.pop(graph, {})))
-        observe(Generated(wrapper, steps, graph))
+        observe(GraphCode(wrapper, steps, graph))
         if save_output_code is not None:
             save_output_code(wrapper)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mvc.compile.inductor_code import Generated, Step, generated_code
+from mvc.compile.inductor_code import GraphCode, Step, generated_code
 from mvc.measure import flops
 from mvc.patches import replaced
 
@@ -103,7 +103,7 @@ def captured_code() -> Iterator[list[Code]]:
         GraphLowering.save_output_code(wrapper.value)
         return Module
 
-    def collect(code: Generated) -> None:
+    def collect(code: GraphCode) -> None:
         buffers = _Buffers(code.graph)
         work = [each for step in code.steps for each in _work(step, buffers)]
         codes.append(Code(code.wrapper, work, list(code.graph.graph_input_names)))

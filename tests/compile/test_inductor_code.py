@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mvc.compile.explanation import kernel_bytes
-from mvc.compile.inductor_code import Generated, Step, generated_code, launches, paired
+from mvc.compile.inductor_code import GraphCode, Step, generated_code, launches, paired
 
 pytestmark = pytest.mark.versions
 
@@ -121,7 +121,7 @@ def test_launches_take_the_bytes_of_their_steps_or_none(graphs, expected, monkey
     def generated_code(observe):
         for names, found in graphs:
             lines = ["def call(self, args):", *(f"    {name}(buf0)" for name in names.split())]
-            observe(Generated("\n".join(lines), found, None))
+            observe(GraphCode("\n".join(lines), found, None))
         yield
 
     monkeypatch.setattr("mvc.compile.inductor_code.generated_code", generated_code)

@@ -8,10 +8,6 @@ from mvc.measure import ceilings, flops
 from mvc.measure.profiler import Timing
 
 
-def test_flops_of_a_matrix_product():
-    assert flops.count(lambda: torch.randn(3, 5) @ torch.randn(5, 7)) == 2 * 3 * 5 * 7
-
-
 def test_ceilings_count_their_own_work():
     model = create_model("tiny", device="meta")
     meta = torch.device("meta")
