@@ -1,8 +1,11 @@
-"""The cards that code can be generated for, as their makers specify them."""
+"""The cards that code can be generated for, as their makers specify them in `targets.json`."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 from mvc.errors import UserError
 
@@ -64,57 +67,26 @@ REGISTERS_SM = 65536
 WARPS_SM = 64
 PROGRAMS_SM = 32
 
-A100 = Target(
-    name="sm_80",
-    card="NVIDIA A100-SXM4-80GB",
-    capability=(8, 0),
-    sms=108,
-    clock=1.41e9,
-    shared_sm=164 * 2**10,
-    shared_block=163 * 2**10,
-    l2=40 * 2**20,
-    memory=80 * 2**30,
-    bandwidth=2.039e12,
-    matrix_flops={"float16": 312e12, "bfloat16": 312e12, "float32": 19.5e12},
-    source="NVIDIA A100 data sheet (June 2021); CUDA C++ programming guide, technical specifications",
-)
-H100 = Target(
-    name="sm_90",
-    card="NVIDIA H100 80GB HBM3",
-    capability=(9, 0),
-    sms=132,
-    clock=1.98e9,
-    shared_sm=228 * 2**10,
-    shared_block=227 * 2**10,
-    l2=50 * 2**20,
-    memory=80 * 2**30,
-    bandwidth=3.35e12,
-    matrix_flops={"float16": 989.4e12, "bfloat16": 989.4e12, "float32": 66.9e12},
-    source="NVIDIA H100 architecture white paper (SXM5); CUDA C++ programming guide, technical specifications",
-)
-H200 = dataclasses.replace(
-    H100,
-    name="h200",
-    card="NVIDIA H200",
-    memory=141 * 2**30,
-    bandwidth=4.8e12,
-    source="NVIDIA H200 data sheet; the processor is the H100's, whose sources hold for the rest",
-)
-B200 = Target(
-    name="sm_100",
-    card="NVIDIA B200",
-    capability=(10, 0),
-    sms=148,
-    clock=1.965e9,
-    shared_sm=228 * 2**10,
-    shared_block=227 * 2**10,
-    l2=126 * 2**20,
-    memory=180 * 2**30,
-    bandwidth=7.7e12,
-    matrix_flops={"float16": 2.25e15, "bfloat16": 2.25e15, "float32": 75e12},
-    source="NVIDIA DGX B200 data sheet, an eighth of the system; CUDA C++ programming guide",
-)
-TARGETS = {target.name: target for target in (A100, H100, H200, B200)}
+def _target(name: str, facts: dict[str, Any]) -> Target:
+    shared = facts["shared memory KiB"] * 2**10
+    return Target(
+        name=name,
+        card=facts["card"],
+        capability=tuple(facts["capability"]),
+        sms=facts["multiprocessors"],
+        clock=facts["clock MHz"] * 1e6,
+        shared_sm=shared,
+        shared_block=shared - 2**10,  # the rest is the system's
+        l2=facts["L2 MiB"] * 2**20,
+        memory=facts["memory GiB"] * 2**30,
+        bandwidth=facts["memory GB/s"] * 1e9,
+        matrix_flops={dtype: rate * 1e9 for dtype, rate in facts["dense GFLOP/s"].items()},
+        source=facts["source"],
+    )
+
+
+_CARDS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+TARGETS = {name: _target(name, facts) for name, facts in _CARDS.items()}
 
 
 def find(name: str) -> Target:

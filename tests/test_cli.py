@@ -1,0 +1,52 @@
+"""What the commands share: exit statuses, types of arguments, numbers for JSON."""
+
+import argparse
+import math
+
+import pytest
+
+from mvc import cli
+from mvc.errors import UserError
+
+
+def raising(error):
+    def run():
+        raise error
+
+    return run
+
+
+def test_exit_statuses(capsys):
+    assert cli.exit_status(lambda: 3) == 3
+    assert cli.exit_status(raising(UserError("n is 0; use 1"))) == 2
+    assert cli.exit_status(raising(UserError("n is 0; use 1")), unusable=64) == 64
+    assert cli.exit_status(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err.splitlines() == ["error: n is 0; use 1"] * 2 + ["interrupted"]
+    with pytest.raises(ZeroDivisionError):
+        cli.exit_status(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (cli.positive, "1", 1),
+        (cli.positive, "0", "'0' is not a whole number of at least 1"),
+        (cli.positive, "-3", "not a whole number"),
+        (cli.positive, str(2**63), "more than 2^63 - 1"),
+        (cli.seed, "0", 0),
+        (cli.seed, str(2**63), "not a whole number from 0 to 2^63 - 1"),
+        (cli.name, "a", "a"),
+        (cli.name, "", "the name is empty"),
+    ],
+)
+def test_arguments_are_checked(kind, text, value):
+    if isinstance(value, str) and text != value:
+        with pytest.raises(argparse.ArgumentTypeError) as refused:
+            kind(text)
+        assert value in str(refused.value)
+    else:
+        assert kind(text) == value
+
+
+def test_json_has_no_number_that_is_not_finite():
+    assert [cli.finite(each) for each in (1.5, math.nan, math.inf)] == [1.5, None, None]
