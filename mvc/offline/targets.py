@@ -67,6 +67,7 @@ REGISTERS_SM = 65536
 WARPS_SM = 64
 PROGRAMS_SM = 32
 
+
 def _target(name: str, facts: dict[str, Any]) -> Target:
     shared = facts["shared memory KiB"] * 2**10
     return Target(
