@@ -27,7 +27,7 @@ class Slices:
 
     def whole(self, graph: fx.Graph) -> fx.Node:
         """All slices in the order of their indices, time first."""
-        full = all(each == slice(None) for each in self.template if each is not Ellipsis)
+        full = all(each == slice(None) for each in self.template)
         whole = self.tensor if full else insert(graph, operator.getitem, self.tensor, self.template)
         whole = move(graph, whole, self.dim, 0)
         return insert(graph, torch.unsqueeze, whole, self.dim + 1) if self.keeps_axis else whole
