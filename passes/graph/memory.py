@@ -76,7 +76,7 @@ def writers(nodes: Iterable[fx.Node], to: set[int]) -> Iterator[fx.Node]:
 
 
 def _written_by_known(known: torch_ops.Call) -> list[object]:
-    if known.kind is torch_ops.Kind.WRITE or known.name.endswith("_"):
+    if known.kind is torch_ops.Kind.WRITE:
         return [known.args.get("input")]
     if known.name == "batch_norm" and known.args.get("training"):
         return [known.args.get("running_mean"), known.args.get("running_var")]

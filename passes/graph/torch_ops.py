@@ -28,7 +28,7 @@ class Kind(enum.Enum):
     PRODUCT = "sums of products: matrices, einsum, convolutions"
     NORMALIZATION = "normalised by statistics"
     CONSTRUCTION = "a new tensor whose elements no tensor decides"
-    WRITE = "elements put into a tensor"
+    WRITE = "elements put into a tensor, as by every call that works in place"
 
 
 # What leaves every element as it is and puts it in another place, dtype or memory.
@@ -39,7 +39,7 @@ MOVEMENTS = {
 
 # The calls that passes look at, and after them the names of their parameters as in torch's documentation; "*" takes the
 # rest, "**" any other keyword. A name stands for the function, the operator and the method; a trailing underscore marks
-# the in-place form, which is of the same kind.
+# the in-place form, which is a WRITE.
 _TABLE: dict[Kind, dict[str, str]] = {
     Kind.POINTWISE: {
         "add sub": "input other alpha",
@@ -189,7 +189,7 @@ def call(node: object) -> Call | None:
         bound[parameter] = argument
     if bound.pop("inplace", False):
         name = f"{base}_"
-    return Call(name, _KINDS[base], bound)
+    return Call(name, Kind.WRITE if name.endswith("_") else _KINDS[base], bound)
 
 
 def _name(node: fx.Node) -> str | None:
@@ -227,6 +227,5 @@ def is_call(node: object, *names: str) -> bool:
 
 
 def is_kind(node: object, *kinds: Kind) -> bool:
-    """Whether the node is a call of one of the kinds that writes to none of its arguments."""
     known = call(node)
-    return known is not None and known.kind in kinds and not known.name.endswith("_")
+    return known is not None and known.kind in kinds

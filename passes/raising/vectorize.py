@@ -42,7 +42,7 @@ class Steps:
         rule = (_RULES.get(known.name) or _RULES_OF_KINDS.get(known.kind)) if known else None
         if known is not None and known.kind in MOVEMENTS and known.args.get("input") in self.constant:
             raise Declined(f"{name_of(node)} of what is the same in each step")
-        if rule is None or known.name.endswith("_"):
+        if rule is None:
             raise Declined(f"{name_of(node)} is not known over all steps")
         result = rule(self, node)
         if value(result).dtype != value(node).dtype:  # a scalar of the step weighs more as a vector

@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy_passes import capture
 
+from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import Kind, call
 from mvc.passes.graph.views import Piece, axis_order, index_parts, is_cast, is_exact_cast, regrouped, selection, view_of
 
@@ -114,6 +115,14 @@ VIEWS = {
 def test_axes_come_from_those_of_the_input(name):
     function, sources = VIEWS[name]
     assert view_of(last_call(function, *SIZES)).sources == sources
+
+
+@pytest.mark.parametrize("method", ["transpose_", "unsqueeze_", "squeeze_"])
+def test_a_tensor_that_is_moved_in_place_is_no_view(method):
+    node = last_call(lambda x: getattr(x.clone(), method)(*((0, 1) if method == "transpose_" else (2,))), *SIZES)
+    assert call(node).kind is Kind.WRITE
+    assert view_of(node) is None
+    assert written_by(node) == [node.args[0]]
 
 
 def test_what_joins_or_splits_axes_is_no_view_of_axes():
