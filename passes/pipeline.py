@@ -15,11 +15,13 @@ from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.frozen.prepack_convolution import PrepackConvolution
 from mvc.passes.frozen.prepack_linear import PrepackLinear
 from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
+from mvc.passes.fusing.fuse_bias import FuseBias
 from mvc.passes.fusing.fuse_cat import FuseCat
 from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_movement import FuseMovement
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
+from mvc.passes.lower_gelu import LowerGelu
 from mvc.passes.lower_scan import LowerScan
 from mvc.passes.raising.raise_higher_order import RaiseHigherOrder
 from mvc.passes.raising.raise_loop import RaiseLoop
@@ -29,7 +31,7 @@ from mvc.passes.raising.raise_tree import RaiseTree
 from mvc.passes.torch_private import copy_graph
 
 # In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, they are given to
-# an implementation, and what only that one can do is fused.
+# an implementation, and what only that one can do is fused. What libraries do in one call is taken apart last.
 PASSES: dict[str, type[Pass]] = {
     each.name: each
     for each in (
@@ -45,6 +47,8 @@ PASSES: dict[str, type[Pass]] = {
         PrepackLinear,
         LowerScan,
         FuseCat,
+        FuseBias,
+        LowerGelu,
     )
 }
 

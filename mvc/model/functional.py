@@ -41,7 +41,7 @@ class Features(NamedTuple):
 
 
 def _checked(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """`compute`, its arguments looked at before it and, where it fails in eager, `params` beside `config` behind it."""
+    """`compute`, its arguments checked before it runs and, where it fails, `params` compared with `config`."""
 
     @functools.wraps(compute)
     def run(params: Params, x: Tensor, config: MambaVisionConfig, *, training: bool = False) -> Any:
@@ -49,12 +49,10 @@ def _checked(compute: Callable[..., Any]) -> Callable[..., Any]:
         require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
         require_flag("training", training)
         check_images(params, x, config)
-        if torch.compiler.is_compiling():
-            return compute(params, x, config, training=training)
         try:
             return compute(params, x, config, training=training)
-        except (KeyError, RuntimeError, TypeError) as error:
-            _check_params(params, config, error)
+        except (KeyError, RuntimeError, TypeError):
+            _check_params(params, config)
             raise
 
     return run
@@ -117,33 +115,20 @@ def check_images(params: Params, x: Tensor, config: MambaVisionConfig, *, name: 
         raise TypeError(f"{name} must have the parameters' dtype {weight.dtype}, got {x.dtype}; convert one of them")
 
 
-def _check_params(params: Params, config: MambaVisionConfig, error: Exception) -> None:
-    """Raise UserError from `error` where `params` has not all tensors of `config`, each of its shape."""
+def _check_params(params: Params, config: MambaVisionConfig) -> None:
+    """Raise UserError where `params` has not all tensors of `config`, each of its shape."""
     for name, spec in tensor_specs(config).items():
         wanted = f"a tensor of shape {spec.shape} with the config {config.name!r}"
         if not isinstance(params.get(name), Tensor):
             seen = f"is a {type(params[name]).__name__}" if name in params else "is missing"
-            raise UserError(f"params[{name!r}] {seen}; it must be {wanted}") from error
+            raise UserError(f"params[{name!r}] {seen}; it must be {wanted}")
         if params[name].shape != spec.shape:
             seen = f"has shape {tuple(params[name].shape)}"
-            raise UserError(f"params[{name!r}] {seen}; it must be {wanted}") from error
+            raise UserError(f"params[{name!r}] {seen}; it must be {wanted}")
 
 
-def linear(params: Params, name: str, x: Tensor, *, bias_apart: bool = False) -> Tensor:
-    """x W^T + b. With `bias_apart`, for where a pointwise operation follows, compiled code adds b in that operation
-    (`addmm` on a CPU first writes b over the whole output)."""
-    weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
-    if bias_apart and bias is not None and torch.compiler.is_compiling():
-        return F.linear(x, weight) + bias
-    return F.linear(x, weight, bias)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU's tanh form. Compiled, it is written as x·σ(2√(2/π)(x + 0.044715x³)), the same function: on a CPU Inductor's
-    vectorised tanh takes three times as long as its exponential."""
-    if torch.compiler.is_compiling():
-        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
-    return F.gelu(x, approximate="tanh")
+def linear(params: Params, name: str, x: Tensor) -> Tensor:
+    return F.linear(x, params[f"{name}.weight"], params.get(f"{name}.bias"))
 
 
 def layer_norm(params: Params, name: str, x: Tensor) -> Tensor:
@@ -200,7 +185,7 @@ def conv_block(
 ) -> Tensor:
     """ẑ = GELU(BN(Conv3x3(z))), z = BN(Conv3x3(ẑ)) + z, with GELU's tanh form (paper, eq. 3)."""
     y = F.conv2d(x, params[f"{name}.conv1.weight"], params[f"{name}.conv1.bias"], padding=1)
-    y = gelu_tanh(batch_norm(params, f"{name}.norm1", y, EPS, training))
+    y = F.gelu(batch_norm(params, f"{name}.norm1", y, EPS, training), approximate="tanh")
     y = F.conv2d(y, params[f"{name}.conv2.weight"], params[f"{name}.conv2.bias"], padding=1)
     y = batch_norm(params, f"{name}.norm2", y, EPS, training)
     return x + drop_path(y, drop_path_rate, training)
@@ -288,8 +273,8 @@ def layer_scale(params: Params, name: str, x: Tensor) -> Tensor:
 
 
 def mlp(params: Params, name: str, x: Tensor, config: MambaVisionConfig, training: bool) -> Tensor:
-    x = F.gelu(linear(params, f"{name}.fc1", x, bias_apart=True))
-    x = linear(params, f"{name}.fc2", F.dropout(x, config.drop_rate, training), bias_apart=True)
+    x = F.gelu(linear(params, f"{name}.fc1", x))
+    x = linear(params, f"{name}.fc2", F.dropout(x, config.drop_rate, training))
     return F.dropout(x, config.drop_rate, training)
 
 
@@ -300,7 +285,7 @@ def attention(
     qkv = linear(params, f"{name}.qkv", x).unflatten(-1, (3, num_heads, -1))  # (batch, length, 3, heads, d)
     q, k, v = qkv.transpose(1, 3).unbind(2)
     x = F.scaled_dot_product_attention(q, k, v, dropout_p=config.attn_drop_rate if training else 0.0)
-    x = linear(params, f"{name}.proj", x.transpose(1, 2).flatten(2), bias_apart=True)
+    x = linear(params, f"{name}.proj", x.transpose(1, 2).flatten(2))
     return F.dropout(x, config.drop_rate, training)
 
 
@@ -339,15 +324,10 @@ def wide(x: Tensor) -> Tensor:
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, *, causal: bool) -> Tensor:
-    """Each channel of x (batch, length, channels) with its own taps, weight (channels, 1, taps), zeros beyond the ends.
-
-    Shifted multiply-adds: no transposition to a (batch, channels, length) layout, and Inductor fuses what follows.
-    """
+    """Each channel of x (batch, length, channels) by taps of its own: weight (channels, 1, taps); zeros beyond both ends."""
     length, taps = x.shape[1], weight.shape[-1]
-    before = taps - 1 if causal else (taps - 1) // 2
-    x = F.pad(x, (0, 0, before, taps - 1 - before))
-    shifted = (x[:, tap : tap + length] * weight[:, 0, tap] for tap in range(taps))
-    return sum(shifted, start=next(shifted))
+    y = F.conv1d(x.transpose(1, 2), weight, padding=taps - 1 if causal else "same", groups=x.shape[2])
+    return y[..., :length].transpose(1, 2)
 
 
 REGIONS = {block: torch.compiler.nested_compile_region(block) for block in (conv_block, token_block)}

@@ -14,10 +14,9 @@ from mvc.passes import torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.frozen import onednn_ops
 from mvc.passes.frozen.constants import constants
-from mvc.passes.frozen.epilogues import Epilogue, epilogue_of
 from mvc.passes.frozen.library_choice import Runs, fastest
 from mvc.passes.frozen.onednn_ops import ACTIVATIONS
-from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.fx_utils import insert, only_user, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
 
@@ -34,7 +33,6 @@ class Product(NamedTuple):
         dense: the input as oneDNN's call gets it: Inductor lets whatever computes it write it so.
         pack, options: the op that packs the weight, and its further arguments.
         run, window: the op that takes the packed weight, and its arguments between bias and activation.
-        columns: size of the last axis along which a bias is added after the call; None where it is part of the call.
     """
 
     key: str
@@ -46,7 +44,6 @@ class Product(NamedTuple):
     options: tuple[Any, ...]
     run: torch._ops.OpOverload
     window: tuple[Any, ...]
-    columns: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +77,17 @@ class Prepack(Pass):
             reason = _obstacle(node, known.args, found) or self.obstacle(known.args)
             if reason is None:
                 product = self.product(known.args)
-                epilogue = epilogue_of(node, known.args.get("bias"), product.columns)
-                reason = surroundings.contexts.obstacle([node, epilogue.last])
+                activation, last = _activation_of(node)
+                reason = surroundings.contexts.obstacle([node, last])
             if reason is None:
-                choice = self.force or _choose(product, known.args["weight"], epilogue)
+                choice = self.force or _choose(product, known.args, activation)
                 reason = "measured: torch's own call is as fast" if choice == "torch" else None
             if reason is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
-            _rewrite(surroundings, product, known.args, epilogue, packed, fused=choice == "fused")
+            if choice == "packed":
+                activation, last = "none", node
+            _rewrite(surroundings, product, known.args, activation, last, packed)
             outcome.matches += 1
         if outcome.matches:
             torch_private.register_onednn_lowerings()
@@ -106,11 +105,22 @@ def _obstacle(node: fx.Node, arguments: dict[str, Any], found: set[fx.Node]) -> 
     return None
 
 
-def _choose(product: Product, weight: fx.Node, epilogue: Epilogue) -> Choice:
-    weight, bias = value(weight), epilogue.bias is not None
+def _activation_of(node: fx.Node) -> tuple[str, fx.Node]:
+    """The activation that is all that uses the node, and its call; "none" and the node itself where there is none."""
+    user = only_user(node)
+    known = call(user) if user is not None else None
+    if known is None or known.args.get("input") is not node:
+        return "none", node
+    tanh = known.args.get("approximate") == "tanh"
+    name = known.name.removesuffix("_") + "_tanh" * tanh
+    return (name, user) if name in ACTIVATIONS else ("none", node)
+
+
+def _choose(product: Product, arguments: dict[str, Any], activation: str) -> Choice:
+    weight, bias = value(arguments["weight"]), arguments.get("bias") is not None
     layouts = f"input={product.sizes} {product.strides} weight={tuple(weight.shape)} {weight.stride()}"
-    key = f"{product.key} {weight.dtype} {layouts} bias={bias} activation={epilogue.activation}"
-    return fastest(key, lambda: _runs(product, weight, epilogue.activation, has_bias=bias))
+    key = f"{product.key} {weight.dtype} {layouts} bias={bias} activation={activation}"
+    return fastest(key, lambda: _runs(product, weight, activation, has_bias=bias))
 
 
 def _runs(product: Product, weight: Tensor, activation: str, *, has_bias: bool) -> Runs:
@@ -137,20 +147,18 @@ def _rewrite(
     surroundings: Surroundings,
     product: Product,
     arguments: dict[str, Any],
-    epilogue: Epilogue,
+    activation: str,
+    last: fx.Node,
     packed: dict[Any, fx.Node],
-    *,
-    fused: bool,
 ) -> None:
-    last = epilogue.last if fused else epilogue.biased
-    weight = arguments["weight"]
+    weight, bias = arguments["weight"], arguments.get("bias")
     key = weight, repr(product.options)
     graph = last.graph
     with surroundings.at(last):
         if key not in packed:
             packed[key] = insert(graph, product.pack, weight, *product.options)
-        attributes = ACTIVATIONS[epilogue.activation if fused else "none"]
-        y = insert(graph, product.run, arguments["input"], packed[key], epilogue.bias, *product.window, *attributes)
+        attributes = ACTIVATIONS[activation]
+        y = insert(graph, product.run, arguments["input"], packed[key], bias, *product.window, *attributes)
         y.meta["stack_trace"] = last.meta.get("stack_trace")
         surroundings.replace({last: y})
 

@@ -60,7 +60,6 @@ class PrepackConvolution(Prepack):
             options=(*window, list(sizes)),
             run=torch.ops.mvc.packed_convolution.default,
             window=tuple(window),
-            columns=None,
         )
 
 

@@ -1,7 +1,7 @@
 """Linear layers with constant weights as oneDNN's product with a weight in its own layout, where that is faster.
 
-y = linear(x, weight)                packed = pack_linear(weight, rows)        # computed once, see freeze.py
-z = gelu(y + bias)              ->   z = packed_linear(x, packed, bias, "gelu", "none")
+y = linear(x, weight, bias)          packed = pack_linear(weight, rows)        # computed once, see freeze.py
+z = gelu(y)                     ->   z = packed_linear(x, packed, bias, "gelu", "none")
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mvc.passes.graph.fx_utils import shape
 
 @dataclasses.dataclass(frozen=True)
 class PrepackLinear(Prepack):
-    """`linear`, a bias added after it and an activation."""
+    """`linear` and an activation."""
 
     name: ClassVar[str] = "prepack_linear"
     function: ClassVar[str] = "linear"
@@ -43,5 +43,4 @@ class PrepackLinear(Prepack):
             options=(math.prod(sizes[:-1]),),
             run=torch.ops.mvc.packed_linear.default,
             window=(),
-            columns=shape(arguments["weight"])[0],
         )

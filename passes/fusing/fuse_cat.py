@@ -9,8 +9,7 @@ import torch
 from torch import fx
 
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.frozen.epilogues import only_user
-from mvc.passes.graph.fx_utils import between, insert, shape, value
+from mvc.passes.graph.fx_utils import between, insert, only_user, shape, value
 from mvc.passes.graph.memory import storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call

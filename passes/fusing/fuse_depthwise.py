@@ -65,7 +65,7 @@ def _is_depthwise(node: fx.Node, args: dict[str, Any]) -> bool:
 def _obstacle(node: fx.Node, args: dict[str, Any]) -> str | None:
     """Why the depthwise convolution should stay one; None if it need not."""
     x, taps = value(args["input"]), shape(args["weight"])[-1]
-    if value(node).requires_grad:
+    if value(node).requires_grad and not (value(node).device.type == "cuda" and _is_channels_last(args["input"])):
         return "gradients are needed, which the library computes faster"
     if value(node).device.type == "cpu" and value(node).dtype.itemsize == 2 and x.stride(-1) == 1:
         return f"{value(node).dtype} with the length innermost, for which the library is faster on a CPU"

@@ -60,6 +60,11 @@ def between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
         node = node.next
 
 
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The node's user where it has one; None where it has none or several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
 def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -> fx.Node:
     """A call at the graph's insertion point, its example value computed from those of its arguments.
 
