@@ -324,7 +324,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, *, causal: bool) -> Tensor:
-    """Each channel of x (batch, length, channels) by taps of its own: weight (channels, 1, taps); zeros beyond both ends."""
+    """Each channel of x (batch, length, channels) convolved by weight (channels, 1, taps), zeros beyond both ends."""
     length, taps = x.shape[1], weight.shape[-1]
     y = F.conv1d(x.transpose(1, 2), weight, padding=taps - 1 if causal else "same", groups=x.shape[2])
     return y[..., :length].transpose(1, 2)

@@ -1,16 +1,20 @@
-"""Adds a linear layer's bias in the loop that computes what follows the layer, on a CPU.
+"""Adds a linear layer's bias in the loop that computes what follows the layer.
 
 Before::                                            After::
 
     y = gelu(linear(x, weight, bias))                   y = gelu(linear(x, weight) + bias)
 
-On a CPU the library's product with a bias writes the bias over the whole output, then reads it again. Inductor has a
-loop for what follows in any case. On a GPU the library adds the bias while it writes the product.
+On a CPU the library's product with a bias writes the bias over the whole output first, and then reads it again; a loop
+of Inductor's that reads the product anyway adds it for nothing. On a GPU it is the library that adds it for nothing,
+while it writes the product, and a kernel of Inductor's that reads nothing but the product is slower by the addition.
+Where other tensors are added, it pays there too: of a chain of residual sums Inductor stores one as soon as it reads
+so many tensors, the bias among them, and the kernels that follow read that instead of all that it was added up from.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -39,8 +43,6 @@ class FuseBias(Pass):
             linear = call(node)
             if linear is None or linear.name != "linear" or linear.args.get("bias") is None:
                 continue
-            if value(node).device.type != "cpu":
-                continue
             if (reason := _obstacle(node, linear.args["input"])) is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
@@ -59,22 +61,24 @@ def _obstacle(node: fx.Node, x: fx.Node) -> str | None:
     """Why the bias should stay in the product; None if it need not."""
     if len(shape(x)) < 3:
         return "its input is a matrix, and Inductor would put the bias back into the product"
-    user = _apart(node)
-    return None if user is None else f"{user.name} uses it, with whose loop an addition would not fuse"
+    on_cpu = value(node).device.type == "cpu"
+    for name, user in _readers(node):
+        if not _is_pointwise(name) and name not in COPIES:
+            return f"{user.name} uses it, with whose loop an addition would not fuse"
+        if not on_cpu and len(user.all_input_nodes) < 2:
+            return f"{user.name} reads nothing else, and the library of a GPU adds the bias for nothing"
+    return None
 
 
-def _apart(node: fx.Node) -> fx.Node | None:
-    """A user of the node, or of a view of it, that is no loop of Inductor's; None where all are."""
+def _readers(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:
+    """The users of the node, through views and dropout, and what they call."""
     for user in node.users:
         name = name_of(user) or str(getattr(user.target, "__name__", user.target))
-        if _is_pointwise(name):
-            continue
-        if name == "dropout" or not storages(user).isdisjoint(storages(node)):
-            if (apart := _apart(user)) is not None:
-                return apart
-        elif name not in COPIES:
-            return user
-    return None
+        is_view = not storages(user).isdisjoint(storages(node)) and not _is_pointwise(name)
+        if is_view or name == "dropout":
+            yield from _readers(user)
+        else:
+            yield name, user
 
 
 def _is_pointwise(name: str) -> bool:

@@ -3,16 +3,15 @@
 Before::                                            After::
 
     y = conv1d(x, w, b, padding=1, groups=C)            p = pad(x, (1, 1))
-                                                        taps = stack([w[:, 0, 0], w[:, 0, 1], w[:, 0, 2]])
-                                                        y = p[..., :-2] * taps[0, :, None]
-                                                          + p[..., 1:-1] * taps[1, :, None]
-                                                          + p[..., 2:] * taps[2, :, None] + b[:, None]
+                                                        y = p[..., :-2] * w[:, 0, 0, None]
+                                                          + p[..., 1:-1] * w[:, 0, 1, None]
+                                                          + p[..., 2:] * w[:, 0, 2, None] + b[:, None]
 
 The same is done along (batch, length, channels) where memory has that order, as behind a projection, and nothing that
 follows depends on strides: then neither input nor result is transposed. The activation behind it and a causal form's
 cut `[..., :length]` become part of the same loop; a library call needs its input copied to (batch, channels, length)
 and a pass over memory for each of the others.
-The taps are stacked since on a CPU Inductor otherwise gathers each vector of them, at every step of the length.
+On a CPU the taps are stacked: Inductor would gather each vector of them from the weight, at every step of the length.
 """
 
 from __future__ import annotations
@@ -92,7 +91,8 @@ def _padding(padding: Any, taps: int) -> tuple[int, int]:
 def _rewrite(surroundings: Surroundings, node: fx.Node, args: dict[str, Any]) -> None:
     graph, weight, bias = node.graph, args["weight"], args.get("bias")
     taps, dtype = shape(weight)[-1], value(node).dtype
-    wide = torch.promote_types(dtype, torch.float32)  # the sum is rounded once, as the convolution's
+    # The sum is rounded once, as the convolution's; but what a backward keeps would be twice as large.
+    wide = dtype if value(node).requires_grad else torch.promote_types(dtype, torch.float32)
     channels_last = _is_channels_last(args["input"]) and not surroundings.strides_matter(node, _transposed(value(node)))
     after = () if channels_last else (None,)  # what brings the axis of channels to its place
     rest = (slice(None),) if channels_last else ()
@@ -110,11 +110,14 @@ def _rewrite(surroundings: Surroundings, node: fx.Node, args: dict[str, Any]) ->
         x, weight = widened(x), widened(weight)
         padding = (*((0, 0) if channels_last else ()), *_padding(args.get("padding", 0), taps))
         x = insert(graph, F.pad, x, padding) if any(padding) else x
-        rows = insert(graph, torch.stack, [part(weight, slice(None), 0, tap) for tap in range(taps)])
+        rows = [part(weight, slice(None), 0, tap) for tap in range(taps)]
+        if value(node).device.type == "cpu":
+            stacked = insert(graph, torch.stack, rows)
+            rows = [part(stacked, tap) for tap in range(taps)]
         y = None
         for tap in range(taps):
             shifted = part(x, ..., slice(tap, tap + 1 - taps or None), *rest) if taps > 1 else x
-            product = insert(graph, torch.mul, shifted, part(rows, tap, slice(None), *after))
+            product = insert(graph, torch.mul, shifted, part(rows[tap], slice(None), *after))
             y = product if y is None else insert(graph, torch.add, y, product)
         if bias is not None:
             y = insert(graph, torch.add, y, part(widened(bias), slice(None), *after))
