@@ -64,9 +64,9 @@ def _obstacle(node: fx.Node, x: fx.Node) -> str | None:
     on_cpu = value(node).device.type == "cpu"
     for name, user in _readers(node):
         if not _is_pointwise(name) and name not in COPIES:
-            return f"{user.name} uses it, with whose loop an addition would not fuse"
+            return f"{name} uses it, with which an addition does not fuse"
         if not on_cpu and len(user.all_input_nodes) < 2:
-            return f"{user.name} reads nothing else, and the library of a GPU adds the bias for nothing"
+            return f"{name} reads nothing else, and the library of a GPU adds the bias for nothing"
     return None
 
 

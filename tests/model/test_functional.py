@@ -265,18 +265,3 @@ def test_dropout_is_active_in_training_alone(rate):
 
     assert torch.equal(run(False), run(False, CONFIG))
     assert not torch.allclose(run(True), run(False))
-
-
-@pytest.mark.parametrize("function", ["gelu_tanh", "linear"])
-def test_form_for_compiled_code_is_the_same_function(function, monkeypatch):
-    x = torch.linspace(-9, 9, 401, dtype=torch.float64)
-    params = {"fc.weight": random_input(5, 401), "fc.bias": random_input(5)}
-
-    def run() -> Tensor:
-        if function == "linear":
-            return functional.linear(params, "fc", x, bias_apart=True)
-        return functional.gelu_tanh(x)
-
-    eager = run()
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert_equal(function, run(), eager)
