@@ -102,7 +102,7 @@ def product(x, weight, bias):
 
 def heads(x, weight, bias):
     q, k, v = F.linear(x, weight, bias).unflatten(-1, (2, 4)).transpose(1, 2), x[:, None, :, :4], x[:, None, :, :4]
-    return F.scaled_dot_product_attention(q, k.expand_as(q), v.expand_as(q))
+    return F.scaled_dot_product_attention(q, k.expand(2, 2, 4, 4), v.expand(2, 2, 4, 4))
 
 
 def part(x, weight, bias):
