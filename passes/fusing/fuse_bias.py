@@ -22,12 +22,12 @@ from torch import fx
 from torch.nn import functional as F
 
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.graph.constants import storages
-from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.fx_utils import insert, name_of, shape, value
+from mvc.passes.graph.memory import is_view
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import call, name_of
+from mvc.passes.graph.torch_ops import Kind, call
 
-COPIES = ("contiguous", "reshape", "flatten", "roll")  # loops of Inductor's, where they are no views
+LIBRARIES = (Kind.PRODUCT, Kind.WRITE)  # all other calls that passes know are loops of Inductor's, or views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,26 +62,19 @@ def _obstacle(node: fx.Node, x: fx.Node) -> str | None:
     if len(shape(x)) < 3:
         return "its input is a matrix, and Inductor would put the bias back into the product"
     on_cpu = value(node).device.type == "cpu"
-    for name, user in _readers(node):
-        if not _is_pointwise(name) and name not in COPIES:
-            return f"{name} uses it, with which an addition does not fuse"
+    for user in _readers(node):
+        known = call(user)
+        if known is None or known.kind in LIBRARIES:
+            return f"{name_of(user)} uses it, with which an addition does not fuse"
         if not on_cpu and len(user.all_input_nodes) < 2:
-            return f"{name} reads nothing else, and the library of a GPU adds the bias for nothing"
+            return f"{known.name} reads nothing else, and the library of a GPU adds the bias for nothing"
     return None
 
 
-def _readers(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:
-    """The users of the node, through views and dropout, and what they call."""
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    """What uses the node, through views and dropout."""
     for user in node.users:
-        name = name_of(user) or str(getattr(user.target, "__name__", user.target))
-        is_view = not storages(user).isdisjoint(storages(node)) and not _is_pointwise(name)
-        if is_view or name == "dropout":
+        if user.op != "output" and (is_view(user) or name_of(user) == "dropout"):
             yield from _readers(user)
         else:
-            yield name, user
-
-
-def _is_pointwise(name: str) -> bool:
-    """Whether torch says so of its operator of that name."""
-    packet = getattr(torch.ops.aten, name, None)
-    return packet is not None and any(torch.Tag.pointwise in getattr(packet, each).tags for each in packet.overloads())
+            yield user

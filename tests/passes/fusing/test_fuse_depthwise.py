@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from toy_passes import CheckExamples, capture
 
@@ -198,6 +199,22 @@ def test_gradients_are_the_librarys():
     assert "gradients" in run(plain, *leaves)[0].near_misses[0].reason
     with torch.no_grad():
         assert run(plain, *leaves)[0].matches == 1
+
+
+def test_a_gpu_s_gradients_are_so_only_with_the_length_innermost():
+    """A library would transpose the input, the result and both of their gradients."""
+
+    def function(x, weight):
+        return F.conv1d(x.transpose(1, 2), weight, padding=1, groups=4)
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, weight = (torch.empty(size, device="cuda", requires_grad=True) for size in ((2, 9, 4), (4, 1, 3)))
+        innermost, _ = capture(plain, x.detach().mT.contiguous(), weight)
+        outermost, _ = capture(function, x, weight)
+    (miss,) = FuseDepthwise()(innermost.graph).near_misses
+    assert "gradients" in miss.reason
+    assert FuseDepthwise()(outermost.graph).matches == 1
+    assert op_counts(outermost.graph)["stack"] == 0, "a kernel of its own, on a GPU"
 
 
 def test_length_innermost_in_16_bits_is_left_alone():
