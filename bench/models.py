@@ -13,6 +13,7 @@ HOWS: dict[str, dict[str, Any]] = {
 PEERS = {  # timm's names
     "Swin-T": "swin_tiny_patch4_window7_224",
     "ConvNeXt-T": "convnext_tiny",
+    "ViT-S": "vit_small_patch16_224",
     "MambaOut-T": "mambaout_tiny",
     "CAFormer-S18": "caformer_s18",
     "ResNet-50": "resnet50",

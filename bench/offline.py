@@ -34,13 +34,15 @@ VARIANTS, DTYPES, BATCH, SIDE = ("T", "S"), ("float16", "bfloat16"), 128, 224
 CARDS = [target.name for target in TARGETS.values() if target.name == target.architecture]  # one of each architecture
 COMPARED = ("sm_80", "sm_90")  # with stock; the others are generated for their registers and spills
 PUBLISHED, FUSING = "bench.published:create_model", ("fuse_depthwise", "fuse_movement")
+UNFROZEN = (*FUSING, "lower_scan", "fuse_bias", "lower_gelu")
 # From stock to ours: what is added, and what is asked for. For the first variant, dtype and compared target.
 STEPS = (
     ("published arithmetic, Inductor alone", {"passes": "none", "builder": PUBLISHED}),
     ("its mixers through fuse_depthwise, fuse_movement", {"passes": FUSING, "builder": PUBLISHED}),
-    ("the model and the scan of mvc", {"passes": ("lower_scan",)}),
-    ("what parameters alone decide, computed once", {"passes": ("lower_scan",), "frozen": True}),
-    ("fuse_batch_norm", {"passes": ("lower_scan", "fuse_batch_norm"), "frozen": True}),
+    ("the model and the scan of mvc", {"passes": (*FUSING, "lower_scan")}),
+    ("fuse_bias, lower_gelu", {"passes": UNFROZEN}),
+    ("what parameters alone decide, computed once", {"passes": UNFROZEN, "frozen": True}),
+    ("fuse_batch_norm", {"passes": (*UNFROZEN, "fuse_batch_norm"), "frozen": True}),
     ("fuse_cat: all passes", {"frozen": True}),
 )
 

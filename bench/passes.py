@@ -1,6 +1,7 @@
 """Measure what the passes are worth: raising, fusing with frozen weights, and what they cost in compile time.
 
 python bench/passes.py fuse --variants S T B --batches 1 16 --dtypes float32 bfloat16 --repeats 15
+python bench/passes.py fuse --variants ConvNeXt-T Swin-T ViT-S MambaOut-T    # timm's
 python bench/passes.py each --dtypes float32 bfloat16     # every fusing pass left out in turn
 python bench/passes.py raise --stock          # MambaVision-T with the published loop; stock takes many minutes
 python bench/passes.py loop                   # a 2,048-step loop of two layers
@@ -26,6 +27,7 @@ from typing import Any
 
 import short_loops
 import torch
+from models import PEERS
 from peers import mamba_ssm_reference
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,7 +50,7 @@ OURS: dict[str, dict[str, Any]] = {
     "mvc": {"backend": "mvc"},
     "mvc, frozen": {"backend": "mvc", "options": {"frozen": True}},
 }
-FUSING = [name for name in pipeline.PASSES if name.startswith(("fuse", "prepack"))]
+FUSING = [name for name in pipeline.PASSES if not name.startswith("raise") and name != "lower_scan"]
 STARTS = {
     "inductor": {"backend": "inductor", "regions": False},
     "mvc": {"backend": "mvc", "regions": False},
@@ -63,7 +65,7 @@ def main() -> int:
     fuse = studies.add_parser("fuse", help="compiled inference, stock and ours, interleaved")
     each = studies.add_parser("each", help="compiled inference, frozen: all passes against all but one")
     for study in (fuse, each):
-        study.add_argument("--variants", nargs="+", default=["S"], metavar="V")
+        study.add_argument("--variants", nargs="+", default=["S"], metavar="V", help=f"of ours, or {', '.join(PEERS)}")
         study.add_argument("--batches", nargs="+", type=positive, default=[16])
         study.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
         study.add_argument("--repeats", type=positive, default=15, metavar="N", help="interleaved rounds")
@@ -99,6 +101,15 @@ def images(batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(batch, 3, 224, 224, dtype=dtype).contiguous(memory_format=torch.channels_last)
 
 
+def build(variant: str, dtype: torch.dtype) -> nn.Module:
+    """A variant of MambaVision or, if timm is installed, one of its models."""
+    if variant not in PEERS:
+        return create_model(variant, dtype=dtype).eval()
+    import timm
+
+    return timm.create_model(PEERS[variant]).eval().to(dtype=dtype, memory_format=torch.channels_last)
+
+
 def compiled(model: nn.Module, x: Tensor, how: dict[str, Any]) -> Callable[[], Tensor]:
     torch.compiler.reset()
     run = torch.compile(model, fullgraph=True, **how)
@@ -125,12 +136,12 @@ def compare(
     """Compile every model in every way, time them interleaved, and print each one's time over the base's."""
     for variant, dtype, batch in itertools.product(args.variants, args.dtypes, args.batches):
         torch.manual_seed(0)
-        model, x = create_model(variant, dtype=DTYPES[dtype]).eval(), images(batch, DTYPES[dtype])
+        model, x = build(variant, DTYPES[dtype]), images(batch, DTYPES[dtype])
         runs = {name: compiled(model, x, how) for name, how in hows.items()}
         timings = profiler.measure(runs, rounds=args.repeats, device=x.device).timings
         against = base(timings)
         table = [[name, f"{timing.median * 1e3:.1f}", timing.ratio_to(against)] for name, timing in timings.items()]
-        print(f"MambaVision-{variant}, {dtype}, batch {batch}, {args.repeats} interleaved rounds")
+        print(f"{variant}, {dtype}, batch {batch}, {args.repeats} interleaved rounds")
         name = next(name for name, timing in timings.items() if timing is against)
         print(tabulate(table, headers=["", "ms", f"time over {name}'s (90 % interval)"]), flush=True)
 
