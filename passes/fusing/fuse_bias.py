@@ -51,7 +51,7 @@ class FuseBias(Pass):
                 bias, dtype = linear.args["bias"], value(node).dtype
                 bias = bias if value(bias).dtype == dtype else insert(graph, "to", bias, dtype)  # under autocast
                 y = insert(graph, torch.add, product, bias)
-                y.meta["stack_trace"] = node.meta.get("stack_trace")
+                product.meta["stack_trace"] = y.meta["stack_trace"] = node.meta.get("stack_trace")
                 surroundings.replace({node: y})
             outcome.matches += 1
         return outcome
