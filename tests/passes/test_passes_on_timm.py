@@ -56,7 +56,7 @@ def test_passes_match_and_results_are_unchanged(name):
         eager, oracle = model(x), model.double()(x.double())
         actual = torch.compile(model.float(), backend=backend, fullgraph=True)(x)
     fired = {name: count for name, count in matches.items() if count}
-    assert not [name for name in fired if name.startswith(("raise", "lower"))]
+    assert not [name for name in fired if name.startswith("raise") or name == "lower_scan"]
     expected = {name: count for name, count in MODELS[name].items() if onednn or not name.startswith("prepack")}
     assert {name: min(matches[name], count) for name, count in expected.items()} == expected, fired
     error, own_error = ((y.double() - oracle).norm() / oracle.norm() for y in (actual, eager))
