@@ -52,6 +52,9 @@ ALONE = (
     (OURS, ("lower_scan",)),
     (OURS, ("lower_scan", "fuse_batch_norm")),
     (OURS, ("lower_scan", "fuse_cat")),
+    (OURS, ("lower_scan", "fuse_depthwise")),
+    (OURS, ("lower_scan", "fuse_bias")),
+    (OURS, ("lower_scan", "lower_gelu")),
     (PUBLISHED, ("lower_scan", "fuse_depthwise")),
     (PUBLISHED, ("lower_scan", "fuse_movement")),
 )
