@@ -23,7 +23,7 @@ from mvc.passes.graph.torch_ops import call
 Choice = Literal["torch", "packed", "fused"]
 
 
-class Product(NamedTuple):
+class LibraryCall(NamedTuple):
     """One call of torch's, and how oneDNN is called for it.
 
     Attributes:
@@ -64,7 +64,7 @@ class Prepack(Pass):
         """Why a call with these arguments cannot be oneDNN's; None if it can."""
 
     @abc.abstractmethod
-    def product(self, arguments: dict[str, Any]) -> Product: ...
+    def product(self, arguments: dict[str, Any]) -> LibraryCall: ...
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
@@ -116,14 +116,14 @@ def _activation_of(node: fx.Node) -> tuple[str, fx.Node]:
     return (name, user) if name in ACTIVATIONS else ("none", node)
 
 
-def _choose(product: Product, arguments: dict[str, Any], activation: str) -> Choice:
+def _choose(product: LibraryCall, arguments: dict[str, Any], activation: str) -> Choice:
     weight, bias = value(arguments["weight"]), arguments.get("bias") is not None
     layouts = f"input={product.sizes} {product.strides} weight={tuple(weight.shape)} {weight.stride()}"
     key = f"{product.key} {weight.dtype} {layouts} bias={bias} activation={activation}"
     return fastest(key, lambda: _runs(product, weight, activation, has_bias=bias))
 
 
-def _runs(product: Product, weight: Tensor, activation: str, *, has_bias: bool) -> Runs:
+def _runs(product: LibraryCall, weight: Tensor, activation: str, *, has_bias: bool) -> Runs:
     """The forms on random numbers in place of the fakes."""
     generator, dtype = torch.Generator(), weight.dtype
     x = torch.empty_strided(product.sizes, product.strides, dtype=dtype, device="cpu").normal_(generator=generator)
@@ -145,7 +145,7 @@ def _runs(product: Product, weight: Tensor, activation: str, *, has_bias: bool) 
 
 def _rewrite(
     surroundings: Surroundings,
-    product: Product,
+    product: LibraryCall,
     arguments: dict[str, Any],
     activation: str,
     last: fx.Node,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mvc.passes.frozen.prepack import Prepack, Product, example_layout
+from mvc.passes.frozen.prepack import LibraryCall, Prepack, example_layout
 from mvc.passes.graph.fx_utils import value
 
 
@@ -43,14 +43,14 @@ class PrepackConvolution(Prepack):
             return f"its padding is {arguments['padding']!r}"
         return None
 
-    def product(self, arguments: dict[str, Any]) -> Product:
+    def product(self, arguments: dict[str, Any]) -> LibraryCall:
         sizes, strides = example_layout(arguments["input"])
         window = _window(arguments)
 
         def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return F.conv2d(x, weight, bias, window.stride, window.padding, window.dilation, window.groups)
 
-        return Product(
+        return LibraryCall(
             key=f"convolution {window}",
             sizes=sizes,
             strides=strides,

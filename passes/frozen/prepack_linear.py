@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mvc.passes.frozen.prepack import Prepack, Product, example_layout
+from mvc.passes.frozen.prepack import LibraryCall, Prepack, example_layout
 from mvc.passes.graph.fx_utils import shape
 
 
@@ -31,9 +31,9 @@ class PrepackLinear(Prepack):
             return f"shapes {tuple(x)} and {tuple(weight)} are not those of a matrix product"
         return None
 
-    def product(self, arguments: dict[str, Any]) -> Product:
+    def product(self, arguments: dict[str, Any]) -> LibraryCall:
         sizes, strides = example_layout(arguments["input"])
-        return Product(
+        return LibraryCall(
             key="linear",
             sizes=sizes,
             strides=strides,

@@ -27,7 +27,7 @@ from mvc.passes.graph.memory import is_view
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Kind, call
 
-LIBRARIES = (Kind.PRODUCT, Kind.WRITE)  # all other calls that passes know are loops of Inductor's, or views
+COPIES = ("setitem", "copy_")  # all calls that passes know but these and products are loops of Inductor's, or views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _obstacle(node: fx.Node, x: fx.Node) -> str | None:
     on_cpu = value(node).device.type == "cpu"
     for user in _readers(node):
         known = call(user)
-        if known is None or known.kind in LIBRARIES:
+        if known is None or known.kind is Kind.PRODUCT or known.name in COPIES:
             return f"{name_of(user)} uses it, with which an addition does not fuse"
         if not on_cpu and len(user.all_input_nodes) < 2:
             return f"{known.name} reads nothing else, and the library of a GPU adds the bias for nothing"
