@@ -34,7 +34,7 @@ def check(a: Tensor, b: Tensor, initial: Tensor | None, dim: int) -> None:
     """Besides `check_kinds`, raise ValueError for shapes that do not fit together."""
     check_kinds(a, b, initial, dim)
     try:
-        shape = torch.broadcast_shapes(a.shape, b.shape)
+        shape = a.shape if a.shape == b.shape else torch.broadcast_shapes(a.shape, b.shape)  # which is slow
     except RuntimeError as error:
         seen = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ValueError(f"a and b must broadcast against each other, got shapes {seen}") from error
