@@ -29,10 +29,10 @@ from mvc.passes import torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.torch_ops import Kind, call, is_kind
+from mvc.passes.graph.views import selection
 
 MAX_TAPS = 4
-ACTIVATIONS = ("silu", "gelu", "relu", "sigmoid", "tanh", "softplus")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +131,8 @@ def _rewrite(surroundings: Surroundings, node: fx.Node, args: dict[str, Any]) ->
 
 
 def _replace_transposed(surroundings: Surroundings, old: fx.Node, new: fx.Node) -> None:
-    """Replace `old` by `new`, which is it transposed, activations and cuts behind it included: Inductor writes what a
-    pointwise operation gives in the order of its axes."""
+    """Replace `old` by `new`, which is it transposed, with the activations and cuts that follow: Inductor writes the
+    result of a pointwise operation in the order of its axes."""
     for user in list(old.users):
         moved = _on_transposed(user, old, new)
         if moved is not None:
@@ -143,17 +143,13 @@ def _replace_transposed(surroundings: Surroundings, old: fx.Node, new: fx.Node) 
 
 def _on_transposed(user: fx.Node, old: fx.Node, new: fx.Node) -> fx.Node | None:
     """The same activation of the transposed tensor, or cut of its length; None for any other user."""
-    known = call(user)
-    if known is None:
-        return None
-    index = known.args.get("index")
-    whole = ((...,), (slice(None),) * (len(shape(old)) - 1))
+    cut = selection(user)
     with user.graph.inserting_before(user):
-        if known.name in ACTIVATIONS and user.all_input_nodes == [old] and not known.args.get("inplace"):
+        if is_kind(user, Kind.POINTWISE) and user.all_input_nodes == [old]:
             args, kwargs = map_arg((user.args, user.kwargs), lambda _: new)
             return insert(user.graph, user.target, *args, **kwargs)
-        if isinstance(index, tuple) and index[:-1] in whole and isinstance(index[-1], slice):
-            return insert(user.graph, operator.getitem, new, (..., index[-1], slice(None)))
+        if cut is not None and isinstance(cut.index[-1], slice) and all(item == slice(None) for item in cut.index[:-1]):
+            return insert(user.graph, operator.getitem, new, (..., cut.index[-1], slice(None)))
     return None
 
 

@@ -158,6 +158,17 @@ def test_strides_that_are_seen_stay():
     torch.testing.assert_close(y, function(*inputs))
 
 
+def test_what_is_written_to_a_cut_stays_written():
+    def function(x, weight):
+        y = F.conv1d(x.transpose(1, 2), weight, padding="same", groups=3)
+        y[..., :2] = 7
+        return F.hardtanh(y.narrow(-1, 1, 4).exp().transpose(1, 2), 0, 5)
+
+    inputs = torch.randn(2, 6, 3), torch.randn(3, 1, 3)
+    assert run(function, *inputs)[0].matches == 1
+    torch.testing.assert_close(compiled(function)(*inputs), function(*inputs))
+
+
 def test_one_loop_takes_in_what_surrounds_it():
     def branch(x, weight):
         return causal(x.transpose(1, 2), weight).transpose(1, 2) * 2
