@@ -1,4 +1,4 @@
-"""What a caller passed, compared with what is wanted, and the sentences that say so."""
+"""Checks of a caller's arguments, and the sentences in which their errors say what is wanted."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _short.maxstring = _short.maxother = 200
 
 
 def require(holds: bool, name: str, value: object, wanted: str) -> None:
-    """Raise UserError unless `holds`, which says whether the argument `name` is what is `wanted`."""
+    """Raise UserError unless `holds`. The message says what the argument `name` is and that it must be `wanted`."""
     if not holds:
         raise UserError(f"{name} is {shown(value)}; it must be {wanted}")
 
 
 def shown(value: object) -> str:
-    """The value where people can read it, and its type where they cannot."""
+    """The value itself where people can read it, otherwise its type."""
     return _short.repr(value) if isinstance(value, _PRINTED) else f"a {type(value).__name__}"
 
 
 def is_whole(value: object, least: int, most: int | None = None) -> bool:
-    """Whether it is an int, and not a bool, of at least `least` and at most `most`."""
+    """Whether `value` is an int, and not a bool, of at least `least` and at most `most`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return whole and value >= least and (most is None or value <= most)
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite int or float, and not a bool."""
+    """Whether `value` is a finite int or float, and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -51,7 +51,7 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def require_tensor(name: str, value: object) -> None:
-    """Raise UserError for what is no dense tensor."""
+    """Raise UserError for a value that is not a dense tensor."""
     try:
         check_tensors({name: value}, {})
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""The one exception class that means "what the caller gave cannot be used"."""
+"""The one exception class for input that cannot be used."""
 
 
 class UserError(ValueError):

@@ -16,10 +16,10 @@ def require_folder(path: Path, option: str) -> None:
     """Refuse at once a file that could not be written after long work.
 
     Args:
-        option: that named the file, for the message.
+        option: the command's option that named the file, for the message.
 
     Raises:
-        UserError: its folder is not there, or cannot be written to.
+        UserError: the file's folder does not exist or cannot be written to.
     """
     folder = path.absolute().parent
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -34,10 +34,10 @@ def require_folder(path: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
-    """Another name beside `path`, ending in `suffix`, for a file that takes `path`'s place at the end of the block; a
-    pipe or a device is itself written to."""
+    """Yield a path beside `path`, ending in `suffix`, whose file replaces that of `path` when the block ends. A pipe or
+    a device is written to directly."""
     if path.exists() and not path.is_file():
-        yield path  # of a folder, whoever writes will hear
+        yield path  # for a folder, the caller's write fails
         return
     with _partial(path, suffix) as partial:
         yield partial
@@ -45,13 +45,13 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a text; what was there goes once the new one is whole."""
+    """Write a text to a file; an existing file stays until the new one is whole."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def add(path: Path, text: str) -> Path:
-    """Write a new file; where the name is taken, NAME-2, NAME-3 and so on. Of several writers none loses its text.
+    """Write a new file, called NAME-2, NAME-3 and so on where the name is taken. No writer overwrites another's file.
 
     Returns:
         the file that was written.

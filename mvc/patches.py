@@ -1,4 +1,4 @@
-"""Attributes of others that have another value for a while, and the environment that processes are started in."""
+"""Temporary values for attributes of other modules and for the variables that name the caches of compiled code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ABSENT = object()
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Within the block an attribute of a module or class has another value, for all threads."""
-    before = vars(owner).get(name, _ABSENT)  # of a class its own, as it is stored there: a static method, for one
+    before = vars(owner).get(name, _ABSENT)  # a class's own attribute as stored: getattr would unwrap a static method
     setattr(owner, name, value)
     try:
         yield

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class Progress:
-    """Lines on standard error about what is being done; a long step says every ten seconds that it lives."""
+    """Lines on standard error about the current step; a long step reports every ten seconds that it still runs."""
 
     INTERVAL = 10.0
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 _NUMBER = re.compile(r"[-+]?[\d.]|$")
-WITHOUT = "(the package tabulate is not installed: columns are set apart by tabulators)"
+WITHOUT = "(the package tabulate is not installed: columns are separated by tabs)"
 
 
 def tabulate(rows: Iterable[Sequence[object]], headers: Sequence[str] = (), *, markdown: bool = False) -> str:
-    """Columns in line, by the package tabulate; those whose cells all begin with a number, or are empty, to the right.
+    """Align columns with the package tabulate; to the right those whose cells all are empty or begin with a number.
 
-    A bare machine with a GPU may not have that package: there the same cells come unaligned, and a line says why.
+    A bare machine with a GPU may lack that package: the same cells are then not aligned, and a line says why.
 
     Args:
         rows: cells, shown by `str`; all rows have as many.

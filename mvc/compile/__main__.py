@@ -53,7 +53,7 @@ interrupted"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     parser = _parser()
     args = parser.parse_args(arguments)
     return exit_status(lambda: _run(args, parser.get_default))
@@ -91,16 +91,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="all (default), none, or names with commas between them",
     )
-    add("--impl", choices=[*TABLE], help="what the scans run on (default what suits the device)")
+    add("--impl", choices=[*TABLE], help="what the scans run on (default the fastest on the device)")
     add("--regions", action="store_true", help="compile each kind of block once: compiles faster, runs slower")
-    add("--frozen", action="store_true", help="inference: compute what depends on parameters alone once")
+    add("--frozen", action="store_true", help="inference: compute once what depends on parameters alone")
     add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
     add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
     add("--dump", type=cli.name, metavar="DIR", help="write the readable graph before and after each pass that fired")
     add("--batch", type=positive, default=8, metavar="N", help="images in a batch (default 8)")
     add("--size", type=_size, metavar="HxW", help="image size, one number or HxW (default the variant's)")
-    add("--dtype", choices=DTYPES, default="float32", help="of parameters and input (default float32)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
+    add("--dtype", choices=DTYPES, default="float32", help="dtype of parameters and input (default float32)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto uses a GPU where there is one")
     add("--weights", type=cli.name, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
     add("--image", type=cli.name, metavar="PHOTO", help="run on this photograph and print its top five classes")
     add("--mode", choices=MODES, default="default", help="Inductor's mode")
@@ -111,10 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--clock", choices=MEANINGS, help="how a call is timed (default the device's time on CUDA, wall elsewhere)")
     add("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each call")
     add("--ladder", nargs="*", metavar="RUNG", help=f"also measure {', '.join(RUNGS)} (default {' '.join(LADDER)})")
-    add("--operators", action="store_true", help="also print what the compiled model's time goes to")
+    add("--operators", action="store_true", help="also print where the compiled model's time goes")
     add("--trace", type=cli.name, metavar="FILE", help="write a Chrome trace of three calls of the compiled model")
     add("--plot", type=cli.name, metavar="FILE", help="draw what was measured, .png or .svg (needs matplotlib)")
-    add("--seed", type=cli.seed, default=0, metavar="N", help="of random weights and input (default 0)")
+    add("--seed", type=cli.seed, default=0, metavar="N", help="seed of random weights and input (default 0)")
     add(
         "--json", type=cli.name, metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table"
     )
@@ -138,7 +138,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> Results:
-    """Do what the command was asked for."""
+    """Build, compile, check and measure the model as the arguments say."""
     progress = Progress(quiet=args.quiet)
     device = _device(args.device)
     if args.image and args.train:
@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> Results:
 
 
 def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.device) -> None:
-    """What would fail only after long work."""
+    """Refuse options that would otherwise fail only after long work."""
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
     if args.trace:
@@ -212,7 +212,7 @@ def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Those of the backend "mvc" that were asked for."""
+    """The options of the backend "mvc" that were asked for."""
     asked = {"passes": args.passes, "impl": args.impl, "frozen": args.frozen, "verify": args.verify, "dump": args.dump}
     usual = {"passes": "all", "impl": None, "frozen": False, "verify": False, "dump": None}
     return {key: value for key, value in asked.items() if value != usual[key]}
@@ -235,7 +235,7 @@ def _build(args: argparse.Namespace, device: torch.device) -> MambaVision:
 
 
 def _inputs(args: argparse.Namespace, model: MambaVision, device: torch.device) -> list[Tensor]:
-    """(batch, channels, height, width) each, channels_last: the photograph in every place, or noise."""
+    """Inputs of shape (batch, channels, height, width), channels_last: the photograph repeated, or noise."""
     size = args.size or (model.config.image_size,) * 2
     if args.image:
         photo = preprocess(load_image(args.image), model.config, size=size).expand(args.batch, -1, -1, -1)
@@ -280,7 +280,7 @@ def _draw(results: Results, path: Path) -> None:
 
 
 def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate: float) -> operators.Operators:
-    """Of the model compiled once more, with names for generated CPU kernels, which cost a little time."""
+    """Profile the model, compiled once more with names for generated CPU kernels, which cost a little time."""
     options = _options(args)
     if args.backend != "eager":
         options["fx_graph_cache"] = False  # cached code does not tell what it moves
@@ -297,7 +297,7 @@ def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate:
 
 @contextlib.contextmanager
 def _as_user_errors() -> Iterator[None]:
-    """Turn what the machine lacks into one sentence with its remedy."""
+    """Turn errors about what the machine lacks into one sentence with its remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -44,22 +44,22 @@ _frozen_lock = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `torch.compile(..., backend="mvc", options={...})` takes, beside Inductor's own options.
+    """The options that `torch.compile(..., backend="mvc", options={...})` accepts, besides Inductor's own.
 
     Attributes:
         passes: "all", "none", or the passes to run: names in `mvc.passes.pipeline.PASSES`, in any order, and `Pass`
             objects of your own, which run before the lowering in the order given.
-        impl: what scans run on: "triton", "cpp", "chunked" or "reference"; None takes what suits the device.
-        verify: run the graph before and after each pass on the example inputs and raise when outputs, gradients or
-            inputs written to differ by more than the dtype's budget, or when an output has another shape, dtype,
-            layout in memory, more memory, or shares memory with others than before.
-        frozen: inference alone: compute what depends on parameters once. A parameter changed in place, or by
+        impl: what scans run on: "triton", "cpp", "chunked" or "reference"; None chooses the fastest on the device.
+        verify: run the graph before and after each pass on the example inputs, and raise when outputs, gradients or
+            inputs written to differ by more than the dtype's budget, or when an output's shape, dtype or memory layout
+            changes, or when an output uses more memory or shares memory with other tensors than before.
+        frozen: for inference: compute once what depends on parameters alone. A parameter changed in place, or by
             `load_state_dict`, takes effect at the next call; one written to through `parameter.data` takes effect
             after `mvc.refresh`.
-        strict: raise what a pass raises, where otherwise the pass is skipped with a warning.
+        strict: raise the error of a pass that fails; otherwise the pass is skipped with a warning.
         dump: folder for the readable graph before and after each pass that fired.
-        mode: Inductor's mode; torch.compile takes none beside `options`.
-        inductor: options of `torch._inductor.config`, which any other key of `options` becomes.
+        mode: Inductor's mode, here because torch.compile accepts no `mode` together with `options`.
+        inductor: options of `torch._inductor.config`: all other keys of `options`.
 
     Raises:
         UserError: an unknown option, or a value that cannot be used.
@@ -119,7 +119,7 @@ class Options:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UserError(f"options has {key!r}, which neither mvc nor Inductor knows{hint}")
         if not torch_private.inductor_option_fits(key, value):
-            raise UserError(f"options has {key!r} {shown(value)}, which is not of the type that Inductor takes there")
+            raise UserError(f"options has {key!r} {shown(value)}, which is not of the type that Inductor expects there")
 
     def build_passes(self, *, inference: bool) -> list[Pass]:
         """The passes to run, in order.
@@ -144,7 +144,7 @@ class Options:
 
 @dataclasses.dataclass
 class GraphReport:
-    """What the backend did with one graph of Dynamo's.
+    """What the backend did with one of Dynamo's graphs.
 
     Attributes:
         before, after: how often the graph calls each op before and after the passes.
@@ -174,12 +174,12 @@ def mvc(
 def compile_graph(
     graph_module: fx.GraphModule, example_inputs: Sequence[Any], options: Options
 ) -> tuple[Callable[..., Any], GraphReport]:
-    """Run the passes over one graph of Dynamo's and hand it to Inductor.
+    """Run the passes over one of Dynamo's graphs and compile it with Inductor.
 
-    In forward-mode AD the graph runs as it is: the code that Inductor generates passes no tangent on.
+    In forward-mode AD the graph runs as it is, since the code that Inductor generates loses tangents.
 
     Returns:
-        the compiled function, which takes the graph's inputs, and what the passes did.
+        the compiled function, which accepts the graph's inputs, and what the passes did.
     """
     torch_private.warn_if_untested()
     if any(isinstance(each, torch.Tensor) and each.device.type == "cpu" for each in example_inputs):
@@ -218,14 +218,14 @@ def compile_graph(
 def refresh(compiled: Callable[..., Any]) -> None:
     """Tell a frozen callable that its weights were written to in a way that torch does not count.
 
-    That is a write through `parameter.data`, as some moving averages, clippings and target networks do it, or by code
-    outside of torch. All other changes are noticed without this. What the graphs computed from the weights is computed
-    again at their next call, into the memory that it has, so that CUDA graphs stay valid.
+    Such writes go through `parameter.data`, as some moving averages, clippings and target networks do, or come from
+    code outside of torch. All other changes are noticed without this call. What the graphs computed from the weights
+    is computed again at their next call, into the same memory, so that CUDA graphs stay valid.
 
-    Of a module, its parameters and buffers are taken for changed, through their version counters: a backward that
-    saved one of them earlier will refuse to run. What a function reads is not known from outside: taken for changed is
-    what all functions and modules read that were compiled with equal options, since torch lets these share code.
-    Before the first call there is nothing to do.
+    A module's parameters and buffers are marked as changed through their version counters: a backward that saved one
+    of them earlier will refuse to run. What a plain function reads is not known from outside, so everything counts as
+    changed that the functions and modules compiled with equal options read, since torch lets these share code. Before
+    the first call there is nothing to do.
 
     Args:
         compiled: what `torch.compile(..., backend="mvc", options={"frozen": True})` or `mvc.compile_model` returned, or
@@ -252,7 +252,7 @@ def refresh(compiled: Callable[..., Any]) -> None:
 
 
 def _options_of(compiled: Callable[..., Any]) -> Options | None:
-    """What `compiled` was compiled with, None where this backend had no part in it."""
+    """The options that `compiled` was compiled with; None where this backend did not compile it."""
     backend, keywords = torch_private.backend_of(compiled) or (None, {})
     if backend is mvc:
         return Options.parse(keywords.get("options"), keywords.get("mode"))

@@ -35,7 +35,7 @@ class CompileReport:
     """What `compile_model` did, and what its callable has compiled since.
 
     Attributes:
-        backend, mode, dynamic: as they were asked for.
+        backend, mode, dynamic: as requested.
         explanation: what the passes did to each graph captured so far, and what the code of the first call runs.
         seconds: wall time of the first call: capture, compilation and one run.
     """
@@ -48,8 +48,8 @@ class CompileReport:
 
     @property
     def graphs(self) -> list[Counter[str]]:
-        """For each graph captured so far, how often it calls each op, passes included. One after the first call:
-        `fullgraph` allows no graph break."""
+        """How often each graph captured so far calls each op after the passes. After the first call there is one graph,
+        since `fullgraph` allows no graph break."""
         return [report.after for report in self.explanation.graphs]
 
     @property
@@ -85,9 +85,9 @@ def compile_model(
         backend: "mvc" runs the passes and generates code with Inductor, "inductor" is Inductor alone; "eager" runs the
             captured graph as it is, without a compiler.
         mode: Inductor's mode, as of `torch.compile`.
-        dynamic: as of `torch.compile`. True: one graph serves every batch size above 1, and in inference every image
-            size of one pattern of one against several windows per axis; in training the image size is the example's,
-            and Inductor may need a further graph for other batches.
+        dynamic: as of `torch.compile`. True: one graph serves every batch size above 1 and, in inference, every image
+            size that has one window along the same axes as the example and several along the others; in training the
+            image size is the example's, and Inductor may need a further graph for other batches.
         options: of the backend "mvc" (`mvc.compile.backend.Options`) and of Inductor.
 
     Returns:
@@ -95,8 +95,8 @@ def compile_model(
         UserError: it is code of this process, for the tensors of this model.
 
     Raises:
-        UserError: no module, an example that the model does not take, an unknown backend, mode or option, or no working
-            C++ compiler where Inductor needs one.
+        UserError: not a module, an example that the model does not accept, an unknown backend, mode or option, or no
+            working C++ compiler where Inductor needs one.
         TypeError: an example of another dtype than the parameters of a MambaVision.
         torch._dynamo.exc.Unsupported: a model that cannot be captured in one graph.
     """
@@ -133,14 +133,14 @@ def compile_model(
         if (reason := torch_private.compile_failure(error)) is not None:
             raise UserError(f"compilation failed: {reason}; the backend 'eager' needs no compiler") from error
         if torch_private.raised_in_trace(error.__cause__):
-            raise UserError(f"example is not what the model takes: {type(error).__name__}: {error}") from error
+            raise UserError(f"example is not accepted by the model: {type(error).__name__}: {error}") from error
         raise
     report.seconds = time.perf_counter() - start
     return compiled, report
 
 
 def _options(backend: str, mode: str, options: Mapping[str, Any] | None, device: torch.device) -> Options:
-    """The backend's options; the UserErrors of `compile_model`."""
+    """The backend's options; raises the UserErrors of `compile_model`."""
     require_choice("backend", backend, BACKENDS)
     require_choice("mode", mode, MODES)
     if backend == "eager" and (mode != "default" or options):
@@ -160,8 +160,8 @@ def _options(backend: str, mode: str, options: Mapping[str, Any] | None, device:
 
 
 class Compiled:
-    """What `compile_model` returns. Where the model refuses an input, it raises what the model raises, not what
-    torch.compile makes of that."""
+    """The callable that `compile_model` returns. Where the model refuses an input, it raises the model's own error, not
+    the one that torch.compile makes of it."""
 
     def __init__(self, model: nn.Module, run: Callable[[Tensor], Tensor], *, dynamic: bool) -> None:
         self.__wrapped__ = run  # `mvc.refresh` looks there for the backend
@@ -196,7 +196,7 @@ class Compiled:
     def __reduce_ex__(self, protocol: int) -> Any:
         raise UserError(
             "compiled cannot be copied or pickled: it is code of this process, for the tensors of one model; copy or "
-            "pickle the model or its state_dict(), and call compile_model on what becomes of that"
+            "pickle the model or its state_dict(), and call compile_model on the copy"
         )
 
 

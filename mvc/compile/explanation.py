@@ -93,7 +93,7 @@ def _needs_gradient(value: Any) -> bool:
 
 
 class Recorder:
-    """The backend, writing down what it does: for `torch.compile(..., backend=Recorder(options))`."""
+    """The backend, recording what it does: for `torch.compile(..., backend=Recorder(options))`."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -106,7 +106,7 @@ class Recorder:
 
     @contextmanager
     def generated_code(self) -> Iterator[None]:
-        """Count the launches of all code that Inductor generates within; the backward's comes when it first runs."""
+        """Count the launches of all code that Inductor generates in the block, a backward's when it first runs."""
 
         def count(code: GraphCode) -> None:
             explanation = self.explanation
@@ -123,8 +123,8 @@ def kernel_bytes() -> Iterator[dict[str, int | None]]:
     """The kernels of all code that Inductor generates within the block, by name; filled while it lasts.
 
     The values are the bytes that all launches of a kernel together read and write, by Inductor's count. They are None
-    for kernels that the graph brings, of which it counts whole buffers, seen or not; for cached code; and where
-    launches and schedule do not go together.
+    for the graph's own Triton kernels, since Inductor counts their buffers whole, also where views show a part; for
+    cached code; and where the launches do not match the schedule.
     """
     kernels: dict[str, int | None] = {}
 
@@ -151,12 +151,12 @@ def explain(
     """Compile a model with the backend "mvc" and say what each pass did.
 
     The model runs once in the caller's grad mode, and its backward where an output requires gradients (no `grad` is
-    touched); in training mode that counts in BatchNorm statistics. All that torch has compiled in this process is
-    forgotten, before and after.
+    touched); in training mode that counts in BatchNorm statistics. Everything that torch has compiled in this process
+    is forgotten, before and after.
 
     Args:
         model: a module or function.
-        inputs: its arguments; what is wrong with them is the model's to say.
+        inputs: its arguments; the model itself raises the errors about them.
         mode, options: as for `torch.compile(model, backend="mvc")`.
 
     Raises:

@@ -1,6 +1,6 @@
-"""The code that Inductor generates, read: its launches, and the steps of Inductor's schedule that they run.
+"""Reads the code that Inductor generates: its launches, and the steps of Inductor's schedule that they run.
 
-The private API of Inductor's code generation stands in this one place; `tests/compile/test_inductor_code.py` runs it.
+This module holds the private API of Inductor's code generation; `tests/compile/test_inductor_code.py` exercises it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Step(NamedTuple):
 
     Attributes:
         kind: "generated" for kernels that Inductor writes, "given" for Triton kernels that the graph holds.
-        name: of what is launched, as it stands in the code.
-        nodes: of the schedule. One C++ kernel runs all that stand between two library calls.
-        bytes: that it reads and writes, by Inductor's count.
-        kernel: the object of Inductor's that wrote a generated Triton kernel.
+        name: the name of what is launched, as in the code.
+        nodes: the schedule's nodes that it runs. One C++ kernel runs all nodes between two library calls.
+        bytes: the bytes that it reads and writes, by Inductor's count.
+        kernel: Inductor's object that wrote a generated Triton kernel.
     """
 
     kind: Literal["generated", "given", "library"]
@@ -45,7 +45,7 @@ class GraphCode(NamedTuple):
     Attributes:
         wrapper: its source.
         steps: what it runs, in order; None where it was taken from a cache.
-        graph: Inductor's; None where the code was taken from a cache.
+        graph: Inductor's graph; None where the code was taken from a cache.
     """
 
     wrapper: str
@@ -64,10 +64,10 @@ def is_library(name: str) -> bool:
 
 
 def paired(names: Sequence[str], steps: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Each launch with the step of that `name` that it runs: both are in one order.
+    """Each launch with the step that it runs. The names of both must agree one by one, in order.
 
     Raises:
-        ValueError: they are not; the message says where.
+        ValueError: they do not; the message says where.
     """
     if len(names) != len(steps):
         raise ValueError(f"{len(names)} launches for {len(steps)} steps of the schedule")
@@ -79,8 +79,8 @@ def paired(names: Sequence[str], steps: Sequence[Any]) -> list[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def generated_code(observe: Callable[[GraphCode], None]) -> Iterator[None]:
-    """Call `observe` with all code that Inductor writes or takes from its cache within the block, graph by graph. One
-    thread at a time: torch is patched meanwhile."""
+    """Call `observe` with the code of each graph that Inductor compiles in the block or loads from its cache. Threads
+    enter the block one at a time, since torch is patched meanwhile."""
     from torch._inductor.codegen.cpp import CppScheduling
     from torch._inductor.codegen.triton import TritonScheduling
     from torch._inductor.graph import GraphLowering
@@ -135,8 +135,8 @@ def _steps(graph: Any, launched: dict[str, _Launch]) -> Iterator[Step]:
 
 
 def _scheduled(graph: Any, launched: dict[str, _Launch]) -> Iterator[tuple[_Launch, Any]]:
-    """The nodes of the schedule, each with its launch, but for those that run nothing: allocations, concatenations in
-    place, elements of what a call returned. A node that several kernels compute is taken apart."""
+    """The schedule's nodes, each with its launch, except those that run nothing: allocations, concatenations in place,
+    and elements of a call's result. A node that several kernels compute is split into its parts."""
     from torch._inductor.ir import MultiOutput, UserDefinedTritonKernel
     from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
 

@@ -98,7 +98,7 @@ FIELDS = {
     "timing.discarded": "rounds left out of the figures, as [reason, rounds]",
     "timing.clock": "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items()),
     "timing.clock_reason": "on CUDA, why the default clock was not graph; otherwise null",
-    "timing.limited_by_host": f"of which a call takes more than {HOST_LIMIT} times its time on the device: names",
+    "timing.limited_by_host": f"names of those whose call takes more than {HOST_LIMIT} times its time on the device",
     "timing.flushed": "whether the GPU's L2 cache was overwritten before each call",
     "timing.not_warm": "what had not settled when the rounds began",
     "timing.inputs": "inputs, taken in turn",
@@ -107,7 +107,7 @@ FIELDS = {
     "ladder": "with --ladder: name, compile_seconds and the figures of timing.eager for each rung; otherwise null",
     "families": "on CUDA, one call of compiled by torch.profiler: seconds of its kernels and of the gaps between them, "
     "and rows of family, kernels and seconds; otherwise null",
-    "operators": "with --operators: what the compiled model's time goes to, see mvc.operators; otherwise null",
+    "operators": "with --operators: where the compiled model's time goes, see mvc.operators; otherwise null",
     "explanation": "with --explain: each pass, its matches and near misses, and the code's launches; otherwise null",
     "classes": "with --image: the five most probable classes as [name, probability]; otherwise null",
 }
@@ -152,7 +152,7 @@ class Results:
     explained: bool
 
     def rows(self) -> dict[str, Row]:
-        """Of every rung with --ladder, otherwise of eager and compiled."""
+        """The figures of every rung with --ladder, otherwise those of eager and compiled."""
         names = ("eager", "compiled") if self.rungs is None else [rung.name for rung in self.rungs]
         return {name: self.measured.rows[name] for name in names}
 
@@ -191,7 +191,7 @@ class Results:
         }
 
     def __str__(self) -> str:
-        """For people."""
+        """The report for people."""
         model, compilation, check, measured = self.model, self.compilation, self.check, self.measured
         work = "forward and backward" if model.training else "inference"
         padding = " and ".join(f"{ratio:.2f}" for ratio in model.padded_tokens)
@@ -220,7 +220,7 @@ class Results:
 
 
 def _timing(measured: Ladder) -> dict[str, Any]:
-    """What stands under "timing" in the JSON."""
+    """The JSON under "timing"."""
     measurement, speedup = measured.measurement, measured.speedup
     return {
         **{name: dataclasses.asdict(measured.rows[name]) for name in ("eager", "compiled")},
@@ -245,7 +245,7 @@ def _timing(measured: Ladder) -> dict[str, Any]:
 
 
 def rungs_table(rows: Mapping[str, Row]) -> str:
-    """One line for each way of running the model; what only a GPU tells has a column where there is any of it."""
+    """One line for each way of running the model; figures that only a GPU has get a column where there are any."""
     call, reserved, energy = (
         any(getattr(row, name) is not None for row in rows.values())
         for name in ("call_median_seconds", "peak_reserved_bytes", "energy_joules_per_image")
@@ -288,7 +288,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def families_table(profile: DeviceProfile) -> str:
-    """What a call's device time goes to."""
+    """The device time of a call by family of kernels."""
     seconds, kernels = profile.by_family(), profile.launches()
     cells = [
         [family, f"{count:.4g}", f"{seconds[family] * 1e3:.3f}", f"{seconds[family] / profile.seconds:.1%}"]
@@ -303,7 +303,7 @@ def _or_blank(value: float | None, form: str, unit: int = 1) -> str:
 
 
 def _conditions(measured: Ladder) -> Iterator[str]:
-    """How it was measured, and what went wrong meanwhile."""
+    """How the figures were measured, and what went wrong meanwhile."""
     measurement = measured.measurement
     flushed = ", the L2 cache overwritten before each" if measurement.flushed else ""
     yield (

@@ -18,10 +18,10 @@ from torch import fx
 
 from mvc.patches import replaced
 
-# Tests run on the first, on 2.14 and on the last; where these differ, the code takes every form.
+# Tests run on the first, on 2.14 and on the last; where these differ, the code handles every form.
 TESTED_VERSIONS = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
-patching = threading.RLock()  # of whoever patches torch
+patching = threading.RLock()  # held by whoever patches torch
 _select_conv_backend = torch._C._select_conv_backend
 
 Decompositions = Mapping[torch._ops.OpOverload, Callable]
@@ -63,10 +63,10 @@ def inductor_option_fits(name: str, value: object) -> bool:
 
 @functools.cache
 def begin_vector_isa_checks() -> threading.Thread:
-    """Find out, beside what else is to be done, which vector instructions C++ code may use.
+    """Find out in the background which vector instructions C++ code may use.
 
-    Inductor compiles and loads one file for each set of instructions, seconds on a new machine, when it first writes
-    C++ code; what is then under way or done is waited for or taken from its cache.
+    When Inductor first writes C++ code, it compiles and loads one file for each set of instructions, which takes
+    seconds on a new machine. It then waits for the checks that are under way and reuses the results of the others.
     """
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
@@ -78,7 +78,7 @@ def begin_vector_isa_checks() -> threading.Thread:
 def guard_forward_mode() -> None:
     """Have Dynamo compile its current graph anew for calls in another level of forward-mode AD.
 
-    By itself it runs code that was compiled outside of any, which loses tangents without a word.
+    Dynamo itself would reuse code that was compiled outside of forward-mode AD, which silently loses tangents.
     """
     from torch._dynamo.guards import GuardBuilder
     from torch._dynamo.source import GlobalStateSource
@@ -90,8 +90,8 @@ def guard_forward_mode() -> None:
 
 
 class _NamedDecompositions(dict[torch._ops.OpOverload, Callable]):
-    """Inductor's decompositions and those that `make()` returns. Pickled by the name of `make`: Inductor caches no code
-    where it cannot pickle what it compiles with, as the functions in its own table."""
+    """Inductor's decompositions and those that `make()` returns. The table is pickled as the name of `make`, since
+    Inductor caches no code where it cannot pickle what it compiles with, such as the functions in its own table."""
 
     def __init__(self, make: Callable[[], Decompositions]) -> None:
         from torch._inductor.decomposition import select_decomp_table
@@ -111,12 +111,12 @@ def inductor(
     decompositions: Callable[[], Decompositions] | None = None,
     cache_tag: str = "",
 ) -> Callable[..., Any]:
-    """What Inductor makes of one graph of Dynamo's.
+    """Compile one of Dynamo's graphs with Inductor.
 
     Args:
         options: of Inductor's configuration, for this graph alone.
-        decompositions: makes those of ops that Inductor shall see as torch's own, beside the usual ones; a function of
-            a module, by whose name it becomes part of the key of cached code.
+        decompositions: returns decompositions to use besides the usual ones, for ops that Inductor shall see as torch's
+            own; a module-level function, whose name becomes part of the key of cached code.
         cache_tag: becomes part of the key of every cache of compiled code.
     """
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
@@ -137,7 +137,7 @@ def inductor(
 
 
 def backend_of(compiled: Any) -> tuple[Any, Mapping[str, Any]] | None:
-    """The backend that a callable made by torch.compile calls, and the keywords that it gives it; None for others."""
+    """The backend of a callable made by torch.compile, and the keywords passed to that backend; None for others."""
     from torch._dynamo.eval_frame import innermost_backend
 
     compiled = getattr(compiled, "_compiled_call_impl", None) or compiled  # after module.compile(...)
@@ -153,9 +153,9 @@ def backend_of(compiled: Any) -> tuple[Any, Mapping[str, Any]] | None:
 def fewer_shape_guards() -> Iterator[None]:
     """Trace dynamic shapes without two guards that would make further graphs for the same code.
 
-    Equal sizes in the example (a square image) are not taken to be equal always. And the choice of a convolution's
-    backend, whose C++ asks whether the batch is 16 or more before it looks at the kernel, which decides here, is made
-    without recording that question. One thread at a time: torch is patched meanwhile.
+    Sizes that are equal in the example (a square image) are not assumed to be equal always. The choice of a
+    convolution's backend adds no guard on the batch: its C++ asks whether the batch is 16 or more before it looks at
+    the size of the kernel, which decides here. Threads enter the block one at a time, since torch is patched meanwhile.
     """
     from torch.fx.experimental import _config
     from torch.fx.experimental.symbolic_shapes import _suppress_guards
@@ -205,7 +205,7 @@ def compile_failure(error: BaseException) -> str | None:
 
 
 def raised_in_trace(error: BaseException | None) -> bool:
-    """Whether it stands for what the traced code itself raises, as Dynamo reports that."""
+    """Whether the error is Dynamo's report of one that the traced code itself raises."""
     from torch._dynamo.exc import TorchRuntimeError, Unsupported
 
     observed = isinstance(error, Unsupported) and error.gb_type == "Observed exception"
@@ -236,7 +236,7 @@ def recorded_calls(op: torch._ops.OpOverload) -> Iterator[list[tuple[Any, ...]]]
 
 
 def abandon_capture(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
-    """Free what a CUDA graph holds whose capture failed: torch 2.11 goes on taking memory for it from its pool."""
+    """Free what a CUDA graph holds after its capture failed; torch 2.11 would go on allocating from its pool."""
     graph.reset()
     with contextlib.suppress(RuntimeError):  # newer torch has done this by now
         index = torch.cuda.current_device() if device.index is None else device.index

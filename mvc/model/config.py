@@ -43,7 +43,7 @@ class MambaVisionConfig:
         crop: share of the resized image that evaluation keeps.
         crop_mode: "center" resizes the shorter side and crops; "squash" resizes both sides.
         attention: where stages 3 and 4 attend: a preset (`last_half`, `first_half`, `last_quarter`, `alternate_ma`,
-            `alternate_am`, `random:SEED`) or a pattern string such as "MMMMAAAA"; a pair gives one for each stage.
+            `alternate_am`, `random:SEED`) or a pattern string such as "MMMMAAAA"; a pair has one for each stage.
         mixer: form of the Mamba mixer, as studied in the paper: "concat" (the published one: a scan branch and a
             convolution branch, concatenated), "gated" (their product), "regular" (a scan branch of full width alone),
             "causal" (the same with a causal convolution).
@@ -113,7 +113,7 @@ class MambaVisionConfig:
         self._check_attention()
 
     def _check_normalisation(self) -> None:
-        """Three values are let stand for other channel counts than 3, where no photograph is normalised."""
+        """Check `mean` and `std`. Three values pass for other channel counts too: no photograph is normalised then."""
         for field, kind in {"mean": "finite numbers", "std": "finite numbers above 0"}.items():
             value = getattr(self, field)
             fits = (self._is_tuple(field, self.in_chans) or self._is_tuple(field, 3)) and all(map(is_number, value))

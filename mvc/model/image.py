@@ -1,4 +1,4 @@
-"""Photographs in, class names out: what stands before and behind the network when its input is a real image.
+"""Photographs in, class names out: the steps before and after the network when its input is a real image.
 
 Pillow is optional (the `image` extra) and is imported when a photograph is read.
 """
@@ -69,14 +69,14 @@ def preprocess(image: Image.Image, config: MambaVisionConfig, *, size: tuple[int
 
     Args:
         image: a Pillow image of any mode, brought to RGB by `to_rgb`.
-        config: gives `image_size`, `crop`, `crop_mode`, `mean` and `std`.
+        config: its `image_size`, `crop`, `crop_mode`, `mean` and `std` are used.
         size: (height, width) of the result; the config's square `image_size` if None.
 
     Returns:
         float32 (1, 3, height, width), contiguous.
 
     Raises:
-        UserError: no Pillow image, a model that does not take 3 channels, or a `size` that it does not take.
+        UserError: not a Pillow image, a config whose `in_chans` is not 3, or a `size` that cannot be used.
     """
     require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
     if size is None:
@@ -97,7 +97,7 @@ def preprocess(image: Image.Image, config: MambaVisionConfig, *, size: tuple[int
 
 @functools.cache
 def class_names() -> tuple[str, ...]:
-    """The 1,000 class names of ImageNet-1K in index order, from `mvc/data/imagenet_classes.txt`."""
+    """The 1,000 class names of ImageNet-1K in index order, from `mvc/model/data/imagenet_classes.txt`."""
     text = importlib.resources.files("mvc.model.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 
@@ -162,7 +162,8 @@ def _deep_grey_to_8_bit(image: Image.Image) -> Image.Image:
 def _guess_white(brightest: float) -> float:
     """The white level of an image whose mode does not tell: the usual one that its brightest pixel fits.
 
-    Twice over still fits, as resampling overshoots: one pixel of 1.01 does not turn an image of [0, 1] black.
+    Up to twice a white level still fits it, since resampling overshoots: one pixel of 1.01 does not turn an image of
+    [0, 1] black.
     """
     return next((white for white in (1, 255, 65535, 2**31 - 1) if brightest <= 2 * white), brightest)
 

@@ -22,8 +22,8 @@ class MambaVision(nn.Module):
     checkpoints; hooks on them do not run.
 
     Args:
-        config: what is built, as of `mvc.get_config`.
-        device, dtype: as of `mvc.create_model`.
+        config: the configuration, as from `mvc.get_config`.
+        device, dtype: as for `mvc.create_model`.
 
     Raises:
         UserError: an argument that cannot be used.
@@ -77,7 +77,7 @@ class MambaVision(nn.Module):
 
 
 def _check_device(device: object) -> None:
-    """Raise UserError for what is no device, or for one that holds no tensor here."""
+    """Raise UserError for a value that is not a device, or for a device on which no tensor can be made here."""
     try:
         torch.empty(0, device=device)
     except Exception as error:  # RuntimeError, TypeError, AssertionError, ImportError: it depends on the device

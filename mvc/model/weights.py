@@ -97,7 +97,7 @@ def _download(repository: str) -> Path:
     """The hub's checkpoint in the local cache.
 
     Raises:
-        UserError: huggingface_hub is not installed, or the hub does not give the file.
+        UserError: huggingface_hub is not installed, or the file cannot be downloaded.
     """
     try:
         import huggingface_hub
@@ -148,7 +148,7 @@ def _read(path: Path) -> object:
         raise UserError(_refusal(path, error)) from error
     except ModuleNotFoundError as error:
         raise UserError(
-            f"reading source {path} needs safetensors; pip install safetensors, or take a .pth file"
+            f"reading source {path} needs safetensors; pip install safetensors, or use a .pth file"
         ) from error
     except Exception as error:  # a damaged file can make the readers raise anything
         raise UserError(
@@ -160,7 +160,7 @@ def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
     """The kind of file, by its name and its first bytes.
 
     Raises:
-        UserError: it cannot be opened, is empty, or is of another kind or of another than its name says.
+        UserError: the file cannot be opened, is empty, or is not of the kind that its name says.
     """
     try:
         with path.open("rb") as file:
@@ -193,7 +193,7 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     what = named[1] if named else "something that torch does not take for plain data"
     return (
         f"refused to load source {path}: its pickle asks for {what}, and loading that could run code; nothing was "
-        "executed. Where you trust the file's author, have its state_dict() alone saved, or a .safetensors file"
+        "executed. If you trust the file's author, ask for its state_dict() alone, or for a .safetensors file"
     )
 
 
@@ -264,10 +264,10 @@ def _licence_notes(source: str, contents: Mapping[str, object]) -> list[str]:
 
 
 def _check_fit(loaded: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
-    """Hold every name, shape and dtype of the checkpoint against the model's.
+    """Compare every name, shape and dtype of the checkpoint with the model's.
 
     Raises:
-        UserError: they differ. The message gives the reason and the remedy, then lists the differences.
+        UserError: they differ. The message states the reason and the remedy, then lists the differences.
     """
     lines = [
         f"\n  {len(items)} {kind}: {', '.join(items[:_LISTED])}{', ...' if len(items) > _LISTED else ''}"
