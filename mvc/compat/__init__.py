@@ -18,7 +18,7 @@ MODULES = {
     "mamba_ssm.ops.triton": (),
     "mamba_ssm.ops.triton.selective_state_update": ("selective_state_update",),
 }
-# mamba-ssm's last release before Mamba-2: who asks for 2.0 or later looks for kernels that are not here.
+# mamba-ssm's last release before Mamba-2: code that asks for 2.0 or later wants kernels that are not here.
 VERSION = "1.2.2+mvc"
 ORIGIN = str(Path(__file__).with_name("mamba_ssm.py"))
 
@@ -26,7 +26,7 @@ ORIGIN = str(Path(__file__).with_name("mamba_ssm.py"))
 def install() -> None:
     """Make `mamba_ssm` importable where mamba-ssm is absent: its selective scan, on any device.
 
-    Afterwards `from mamba_ssm.ops.selective_scan_interface import selective_scan_fn` gives `mvc.compat.mamba_ssm`'s
+    Afterwards `from mamba_ssm.ops.selective_scan_interface import selective_scan_fn` imports `mvc.compat.mamba_ssm`'s
     function; `MODULES` lists every name. `mamba_ssm.__version__` is `VERSION`; there is no distribution of that name,
     and `importlib.metadata` knows none. A second call does nothing.
 

@@ -1,10 +1,10 @@
 """mamba-ssm's functions, with its signatures and (batch, dim, length) layout, computed by `mvc::selective_scan`; a step
 of decoding by `mvc::selective_state_update`.
 
-They take what mamba-ssm 1.x and 2.x take and return what those return: y in u's dtype also under autocast, the last
-state in float32. Beyond that they run on any device, and gradients flow through the last state and through the norms of
-`mamba_inner_fn` too. y is a (batch, length, dim) tensor transposed, which the projection that follows reads as it lies;
-joining its axes takes `reshape`, not `view`.
+They accept the arguments and return the results of mamba-ssm 1.x and 2.x: y in u's dtype, also under autocast, and the
+last state in float32. In addition they run on any device, and gradients flow through the last state and through the
+norms of `mamba_inner_fn`. y is a transposed (batch, length, dim) tensor, which the next projection reads without a copy;
+to join its axes, use `reshape`, not `view`.
 """
 
 from __future__ import annotations
@@ -95,13 +95,14 @@ def mamba_inner_fn(
     Args:
         xz: (batch, 2 dim, length): the scan's input, then the gate.
         conv1d_weight: (dim, 1, width), depthwise and causal. conv1d_bias: (dim,).
-        x_proj_weight: (R + 2N, dim), for the time step, B and C; without N rows for each of B and C that is given.
+        x_proj_weight: (R + 2N, dim), for the time step, B and C; N rows fewer for each of B and C that is passed.
         delta_proj_weight: (dim, R). out_proj_weight: (features, dim). out_proj_bias: (features,).
-        A, D, delta_bias, delta_softplus: as `selective_scan_fn` has them. B, C: also; None computes them from x.
+        A, D, delta_bias, delta_softplus: as for `selective_scan_fn`.
+        B, C: as for `selective_scan_fn`; None computes them from x.
         B_proj_bias, C_proj_bias: (N,), added to a B or C that is computed.
-        checkpoint_lvl: 0 or 1, the same here: autograd keeps what the backward needs.
-        b_rms_weight, c_rms_weight: (N,). dt_rms_weight: (dim,). Where given, B, C or the time step after its projection
-            is divided by its root mean square and multiplied by the weight.
+        checkpoint_lvl: 0 or 1, which make no difference here: autograd keeps what the backward needs.
+        b_rms_weight, c_rms_weight: (N,). dt_rms_weight: (dim,). Where one is passed, B, C or the projected time step is
+            divided by its root mean square and multiplied by the weight.
 
     Returns:
         (batch, length, features).
@@ -156,9 +157,9 @@ def selective_state_update(
 ) -> Tensor:
     """One step of decoding: advances `state` in place. As in mamba-ssm, no gradient flows.
 
-    On a GPU it is one launch of one kernel, which reads tensors of any strides and dtypes as they lie. In compiled
-    code, Inductor copies a state that is a view of a graph's input, and copies it back; a tensor of its own is advanced
-    in place.
+    On a GPU it is one launch of one kernel, which reads tensors of any strides and dtypes without a copy. In compiled
+    code, Inductor copies a state that is a view of a graph's input and copies it back; a state that is a whole tensor
+    is advanced in place.
 
     Args:
         state: (batch, dim, N), or with heads (batch, heads, dim, N); sums are float32, or float64 for a float64 x.
@@ -201,7 +202,7 @@ def _scan_channels_first(
 
 
 def _scan(u: Tensor, *tensors: Tensor, **options: Tensor | bool | str | None) -> tuple[Tensor, Tensor]:
-    """`selective_scan` in the dtypes that it is given: mamba-ssm's scan does not heed autocast."""
+    """`selective_scan` in the dtypes of its arguments, since mamba-ssm's scan ignores autocast."""
     device = u.device.type
     if not autocast_is_on(device):
         return selective_scan(u, *tensors, **options, return_last_state=True)

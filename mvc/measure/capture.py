@@ -1,4 +1,4 @@
-"""A call as a CUDA graph, where it can be captured; where it cannot, why, and nothing is left behind."""
+"""Captures a call as a CUDA graph; where it cannot be captured, says why and cleans up."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ WAITS = "waits for the device"
 
 
 class NotCapturable(Exception):
-    """Why a call cannot become a CUDA graph; the text follows the call's name."""
+    """A call cannot become a CUDA graph; the message is a predicate, to be printed after the call's name."""
 
 
 def capture(
     run: Function, arguments: Sequence[Any], device: torch.device, *, pool: tuple[int, int]
 ) -> Callable[[], None]:
-    """Capture a call of what is compiled and warm; what is returned replays it on the tensors that it was given.
+    """Capture a call of a compiled and warm callable. The function returned replays the call on the same tensors.
 
     Args:
-        pool: of memory, by `torch.cuda.graph_pool_handle`. Graphs of which nobody reads the results can share one;
-            after a capture that failed it takes none on torch 2.11.
+        pool: of memory, from `torch.cuda.graph_pool_handle`. Graphs whose results nobody reads can share one; on torch
+            2.11 a pool cannot be used after a capture that failed.
 
     Raises:
-        NotCapturable: it replays graphs itself, waits for the device, or fails while it is captured.
-        UserError: it failed, and CUDA cannot be used any more.
+        NotCapturable: the call replays graphs itself, waits for the device, or fails while it is captured.
+        UserError: the capture failed, and CUDA cannot be used any more.
     """
     if reason := obstacle(run, arguments, device):
         raise NotCapturable(reason)
@@ -58,9 +58,9 @@ def capture(
 
 
 def obstacle(run: Function, arguments: Sequence[Any], device: torch.device) -> str | None:
-    """Why a call must not be captured, seen in a call beside the current stream; None where nothing was seen.
+    """Why a call must not be captured, as observed in a trial call on another stream; None where nothing was observed.
 
-    Capture needs that call in any case, since what is made on first use cannot be made within.
+    Capture needs a call beforehand in any case, since what is made on first use cannot be made during the capture.
     """
     seen: list[str] = []
     beside, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
@@ -73,7 +73,7 @@ def obstacle(run: Function, arguments: Sequence[Any], device: torch.device) -> s
 
 @contextlib.contextmanager
 def _observed(seen: list[str]) -> Iterator[None]:
-    """Note what the block does that a capture would not survive; it is done all the same."""
+    """Note what the block does that a capture would not survive. The block runs all the same."""
     functions = [
         (torch.cuda.CUDAGraph, "replay", REPLAYS),
         (torch.cuda.CUDAGraph, "capture_begin", REPLAYS),
@@ -112,14 +112,14 @@ def _record(graph: torch.cuda.CUDAGraph, call: Callable[[], object], device: tor
 
 
 def _recover(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
-    """Undo what a failed capture leaves behind, and see that CUDA can be used.
+    """Undo what a failed capture has left, and check that CUDA can still be used.
 
     Raises:
-        UserError: it cannot.
+        UserError: CUDA cannot be used.
     """
     torch_private.abandon_capture(graph, pool, device)
     try:
-        # Until a capture ends well, generators of torch 2.11 take themselves to be captured and give no numbers.
+        # Until a capture succeeds, generators of torch 2.11 act as if they were captured and return no numbers.
         _record(torch.cuda.CUDAGraph(), lambda: torch.zeros(1, device=device), device)
         with torch.random.fork_rng([device]):
             torch.rand(1, device=device)

@@ -1,4 +1,4 @@
-"""What the machine's libraries reach, as the measure of what a model could."""
+"""The rates that the machine's libraries reach, with which a model's rate is compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvc.model.config import MambaVisionConfig
 def compute(
     config: MambaVisionConfig, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device, flops: int
 ) -> dict[str, tuple[Function, int]]:
-    """What the machine's libraries reach: a large matrix product, and the 3x3 convolutions of stages 1 and 2.
+    """Calls to measure the machine's ceiling with: a large matrix product, and the 3x3 convolutions of stages 1 and 2.
 
     Each is repeated to about a fifth of the model's `flops`, so that it is timed over a comparable span.
 
@@ -53,7 +53,7 @@ def rates(ceilings: Mapping[str, tuple[Function, int]], timings: Mapping[str, Ti
 def _convolution(
     config: MambaVisionConfig, shape: tuple[int, ...], stage: int, dtype: torch.dtype, device: torch.device
 ) -> Function:
-    """A 3x3 convolution as the blocks of stage 0 or 1 have it, channels_last."""
+    """A 3x3 convolution like those in the blocks of stage 0 or 1, channels_last."""
     batch, channels = shape[0], config.channels(stage)
     height, width = (math.ceil(size / 2 ** (stage + 2)) for size in shape[2:])
     x = torch.randn(batch, height, width, channels, dtype=dtype, device=device).permute(0, 3, 1, 2)
@@ -62,7 +62,7 @@ def _convolution(
 
 
 def share(flops: int, seconds: float, ceiling: float) -> float | None:
-    """Rate over ceiling, or None for a time that is not positive: what was subtracted from it was no smaller."""
+    """Rate over ceiling; None for a time that is not positive, because as much was subtracted from it."""
     return flops / seconds / ceiling if seconds > 0 else None
 
 

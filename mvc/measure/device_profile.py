@@ -27,11 +27,11 @@ class Event(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """Everything of one name in one call.
+    """All runs of the kernels of one name in one call.
 
     Attributes:
         calls: how often it ran.
-        seconds: of all of them together.
+        seconds: of all runs together.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Kernel(NamedTuple):
 
 
 class DeviceProfile(NamedTuple):
-    """One call, the mean of those that were profiled.
+    """What one call ran on the device, as the mean of the calls that were profiled.
 
     Attributes:
         kernels: kernels, copies and memsets, the slowest first.
-        gaps: seconds between the call's first and last kernel in which nothing ran. Profiling makes launches slower, so
-            that they are more than without it where the host is the limit.
+        gaps: seconds between the call's first and last kernel in which nothing ran. Profiling slows launches down, so
+            that where the host is the limit the gaps are longer than without it.
     """
 
     kernels: tuple[Kernel, ...]
@@ -78,16 +78,16 @@ class DeviceProfile(NamedTuple):
 
 
 def profile_device(run: Callable[[], object], *, device: torch.device, calls: int = 3) -> DeviceProfile:
-    """Profile calls of what is warm, one by one, kernels that CUDA graphs replay among them.
+    """Profile calls of a warm callable one by one, including kernels that CUDA graphs replay.
 
     Raises:
-        UserError: a device that is no GPU, or a profiler that sees no kernel.
+        UserError: a device that is not a GPU, or a profiler that sees no kernel.
     """
     return of_calls([trace(run, device=device) for _ in range(calls)])
 
 
 def of_calls(calls: Sequence[Sequence[Event]]) -> DeviceProfile:
-    """The mean of calls of which each has its events, in any order."""
+    """The mean of several calls, from the events of each in any order."""
     times, seconds = Counter(), Counter()
     for event in itertools.chain.from_iterable(calls):
         times[event.name] += 1
@@ -131,7 +131,7 @@ def trace(run: Callable[[], object], *, device: torch.device) -> list[Event]:
 
 
 def of_device(events: Iterable[Any], kind: DeviceType = DeviceType.CUDA) -> list[Event]:
-    """Those of torch.profiler's `FunctionEvent`s that ran on a kind of device, without ranges that users named."""
+    """The `FunctionEvent`s of torch.profiler that ran on a kind of device, without ranges that users named."""
     return [
         Event(event.name, event.time_range.start / 1e6, event.time_range.end / 1e6)
         for event in events

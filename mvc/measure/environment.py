@@ -17,7 +17,7 @@ from mvc.measure import machine, nvml
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The fields are documented under "environment" in `mvc.compile.report.FIELDS`."""
+    """The machine and its software; `mvc.compile.report.FIELDS` documents the fields under "environment"."""
 
     date: str
     mvc: str | None = None
@@ -55,7 +55,7 @@ class Environment:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Environment:
-        """The one in a recording, which may be older than some fields and may hold other facts besides.
+        """The environment in a recording, which may be older than some fields and may hold other facts besides.
 
         Raises:
             TypeError: a field that every recording has is missing.
@@ -65,7 +65,7 @@ class Environment:
 
 
 def environment(device: torch.device) -> Environment:
-    """That of this process, for figures of a device."""
+    """The environment of this process, for figures measured on a device."""
     try:
         import triton
     except ImportError:

@@ -18,7 +18,7 @@ FAMILIES: tuple[str, ...] = (
 )
 
 # The first pattern found in a name decides. What Inductor generated comes first, since its names list what was fused,
-# and the convolutions and products beside it; attention comes before convolutions, whose words cuDNN gives it.
+# and the convolutions and products beside it; attention comes before convolutions, since cuDNN names its own like them.
 _PATTERNS = (
     (r"^triton_tem_\w*conv", "convolution"),
     (r"^triton_tem_\w*attention", "attention"),
@@ -40,6 +40,6 @@ def family(kernel: str) -> str:
     """Which of `FAMILIES` a kernel belongs to.
 
     Args:
-        kernel: a name as torch.profiler gives it, or of a kernel that Inductor generated.
+        kernel: a name as torch.profiler reports it, or of a kernel that Inductor generated.
     """
     return next((family for pattern, family in _COMPILED if pattern.search(kernel)), "other")

@@ -18,9 +18,9 @@ Shapes = list[list[int]]
 
 
 def count(run: Callable[[], object]) -> int:
-    """Of one run.
+    """Count the operations of one run.
 
-    The scans' are left out: what is compared with the rate of a matrix product is the rest of a model.
+    Those of scans are left out: the rest of a model is what is compared with the rate of a matrix product.
     """
     with FlopCounterMode(display=False) as counter:
         run()
@@ -29,13 +29,13 @@ def count(run: Callable[[], object]) -> int:
 
 
 def of_node(node: fx.Node) -> int:
-    """Of an ATen op in a graph, whose nodes have their fake tensors as "val"."""
+    """The operations of an ATen op in a graph whose nodes have their fake tensors as "val"."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: each.meta["val"])
     return count(lambda: node.target(*args, **kwargs))
 
 
 def of_call(name: str, inputs: Shapes, outputs: Shapes) -> int | None:
-    """Of an operator's call; None for one that is none of the above, or only calls another that is.
+    """The operations of an operator's call; None where it does none of the above, or only calls another that does.
 
     Args:
         name: as the profiler has it: "aten::mm".
@@ -55,7 +55,7 @@ def _convolution(inputs: Shapes, outputs: Shapes) -> int:
 
 
 def _convolution_backward(inputs: Shapes, outputs: Shapes) -> int:
-    """Of the gradients of input and weight those that were asked for: what was not has no shape."""
+    """The operations for the gradients of input and weight. A gradient that was not asked for has no shape."""
     gradient, x, weight = inputs[:3]
     return sum(conv_flop_count(x, weight, gradient) for each in outputs[:2] if each)
 
@@ -68,11 +68,11 @@ def _attention(
     tensors: int = 3,
     swapped: bool = False,
 ) -> int | None:
-    """By one of torch's formulas, whose shapes are (batch, heads, length, dim).
+    """Count attention by one of torch's formulas, whose shapes are (batch, heads, length, dim).
 
     Args:
-        tensors: that the formula takes, the first ones of the call.
-        swapped: the call's are (batch, length, heads, dim).
+        tensors: how many the formula accepts, the first ones of the call.
+        swapped: whether the call's shapes are (batch, length, heads, dim).
     """
     shapes = inputs[:tensors]
     if any(len(shape) != 4 for shape in shapes):

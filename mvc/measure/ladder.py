@@ -40,7 +40,7 @@ class Rung(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Figures of one rung, as `mvc.compile.report.ROW` documents them."""
+    """The figures of one rung, as `mvc.compile.report.ROW` documents them."""
 
     median_seconds: float
     p10_seconds: float
@@ -59,15 +59,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """What `measure` saw.
+    """The results of `measure`.
 
     Attributes:
-        measurement: of everything.
+        measurement: of everything that was timed.
         alone: spread of the scans alone and of each ceiling, by name.
         ceiling: FLOP/s, the best of the ceilings.
-        product_rate: FLOP/s, of the matrix product among them.
-        rows: of each rung by name.
-        profile: of the rung "compiled" on CUDA; None elsewhere, or where it was not among the rungs.
+        product_rate: FLOP/s of the matrix product among the ceilings.
+        rows: the figures of each rung by name.
+        profile: of the rung "compiled" on CUDA; None elsewhere, or where that rung was not measured.
         inputs: how many there were, taken in turn.
         input_bytes: of all inputs together.
     """
@@ -93,8 +93,8 @@ class Ladder:
 
     @property
     def scan_share(self) -> float:
-        """The scans' share of the compiled model's time: on CUDA of its kernels', since the scans that are timed apart
-        are launched there by another program, with other strides."""
+        """The scans' share of the compiled model's time. On CUDA it is taken from the profile of the kernels, since the
+        scans that are timed alone are launched there by another program, with other strides."""
         if self.profile is not None:
             return self.profile.by_family().get("scan", 0.0) / self.profile.seconds
         timings = self.measurement.timings
@@ -116,10 +116,10 @@ RUNGS = {
 
 
 def compile_options(name: str, *, training: bool) -> dict[str, Any] | None:
-    """What `compile_model` is given for one of `RUNGS`; None where nothing is compiled.
+    """The arguments of `compile_model` for one of `RUNGS`; None where nothing is compiled.
 
     Raises:
-        UserError: a name that there is not, or "frozen" in training.
+        UserError: an unknown name, or "frozen" in training.
     """
     backend, _, passes = name.partition(":")
     if name in ("reference", "eager"):
@@ -137,7 +137,7 @@ def compile_options(name: str, *, training: bool) -> dict[str, Any] | None:
 
 
 def build(name: str, model: MambaVision, x: Tensor, *, mode: str = "default") -> Rung:
-    """A way of running the model by its name.
+    """Build the way of running the model that has this name.
 
     Raises:
         UserError: see `compile_options` and `compile_model`.
@@ -172,8 +172,8 @@ def measure(
     """Time every rung, the scans alone and the machine's ceilings, side by side.
 
     Args:
-        rungs: one of them "eager".
-        inputs: images, (batch, channels, height, width); each call takes the next.
+        rungs: the ways to compare, "eager" among them.
+        inputs: images, (batch, channels, height, width); each call gets the next.
     """
     x = inputs[0]
     step = training_step if model.training else _forward
@@ -227,7 +227,7 @@ def _bound(step: Callable[[Model, Tensor], Tensor], run: Model) -> Model:
 
 
 def _energy(run: Callable[[], object], seconds: float, x: Tensor) -> float | None:
-    """Joules for an image, of runs one after the other; None where the device does not tell."""
+    """Joules for an image, over runs one after the other; None where the device does not report energy."""
     if x.device.type != "cuda":
         return None
     calls = max(3, math.ceil(ENERGY_SECONDS / seconds))

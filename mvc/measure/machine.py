@@ -13,11 +13,11 @@ import torch
 
 
 class Peak(NamedTuple):
-    """Memory in bytes at most.
+    """The most memory in use, in bytes.
 
     Attributes:
-        used: on CUDA what tensors took, elsewhere what the process had resident.
-        reserved: what the allocator had from the device; None where there is no such thing.
+        used: on CUDA the memory of tensors, elsewhere the process's resident memory.
+        reserved: what the allocator had obtained from the device; None on a CPU.
     """
 
     used: int
@@ -25,7 +25,7 @@ class Peak(NamedTuple):
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> Peak:
-    """During one run. Where the system cannot reset the process's peak (Linux can), since the process started."""
+    """The peak during one run; since the start of the process where the system cannot reset the peak (Linux can)."""
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what earlier calls and graphs had is not this run's
         torch.cuda.reset_peak_memory_stats(device)
@@ -46,17 +46,17 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> Peak:
 
 
 def load_average() -> float | None:
-    """Processes that wanted to run over the last minute, where the system tells."""
+    """The mean number of processes that wanted to run over the last minute; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def affinity() -> int | None:
-    """Processors that this process may run on, where the system tells."""
+    """How many processors this process may run on; None where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def frequency(cpuinfo: Path = Path("/proc/cpuinfo"), root: Path = Path("/sys/devices/system/cpu/cpu0")) -> float | None:
-    """MHz of the first processor at this moment, where it can be read."""
+    """MHz of the first processor at this moment; None where it cannot be read."""
     current = root / "cpufreq" / "scaling_cur_freq"
     if current.is_file():
         return int(current.read_text()) / 1e3
@@ -70,7 +70,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def last_level_cache(root: Path = Path("/sys/devices/system/cpu/cpu0")) -> int | None:
-    """Bytes of the last cache before the memory, where the system tells."""
+    """Bytes of the last cache before the memory; None where the system does not tell."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     sizes = [path.read_text().strip() for path in (root / "cache").glob("index*/size")]
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=None)

@@ -1,4 +1,4 @@
-"""A GPU's state around and during a measurement, by NVML; what cannot be read is said, and stops nothing."""
+"""A GPU's state around and during a measurement, by NVML. What cannot be read is noted and stops nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ POLICIES = {
 
 
 class Identity(NamedTuple):
-    """Driver's version and highest clocks in MHz; None where NVML does not tell."""
+    """The driver's version and the highest clocks in MHz; None where NVML does not tell."""
 
     driver: str | None
     sm_clock: int | None
@@ -52,7 +52,7 @@ UNKNOWN = Identity(None, None, None)
 
 
 class Unavailable(Exception):
-    """NVML cannot be asked; the message says why."""
+    """NVML cannot be used; the message says why."""
 
 
 class Sample(NamedTuple):
@@ -75,10 +75,10 @@ class Sample(NamedTuple):
 
 
 class Watch:
-    """Samples a torch device for as long as the block lasts; on a CPU it sees nothing and says nothing.
+    """Samples a torch device for as long as the block lasts. On a CPU it does nothing.
 
     Attributes:
-        samples: at least one before and one after, none without NVML.
+        samples: at least one at the start and one at the end; none without NVML.
         energy: joules over the block, or None.
         energy_source: "counter", "integrated power", or None.
         violations: seconds that the clock was held down over the block, by cause.
@@ -134,7 +134,7 @@ class Watch:
 
 
 class _Gpu:
-    """One device of NVML's; what it refuses is noted, and not asked for again."""
+    """One device of NVML. A query that it refuses is noted and not repeated."""
 
     def __init__(self, pynvml: ModuleType, handle: Any, *, slice_of: bool) -> None:
         self.pynvml, self.handle = pynvml, handle
@@ -192,7 +192,7 @@ class _Gpu:
 
 @contextlib.contextmanager
 def _open(device: torch.device) -> Iterator[_Gpu]:
-    """NVML's view of torch's device, which is found by UUID, or else by its place on the bus: the numbers of CUDA's
+    """NVML's handle of torch's device, found by UUID or else by its place on the bus, because the numbers of CUDA's
     devices change with CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 
     Raises:
@@ -245,7 +245,7 @@ def bus_id(device: torch.device) -> str:
 
 
 def identify(device: torch.device) -> Identity:
-    """Of a CUDA device."""
+    """The identity of a CUDA device."""
     try:
         with _open(device) as gpu:
             return gpu.identity()
@@ -254,7 +254,7 @@ def identify(device: torch.device) -> Identity:
 
 
 def _integral(samples: Sequence[Sample]) -> float | None:
-    """Of the power over the samples, by trapezoids: joules."""
+    """The integral of the power over the samples, by trapezoids, in joules."""
     known = [(sample.time, sample.power) for sample in samples if sample.power is not None]
     if len(known) < 2:
         return None
@@ -262,9 +262,9 @@ def _integral(samples: Sequence[Sample]) -> float | None:
 
 
 def discards(spans: Sequence[tuple[float, float]], samples: Sequence[Sample]) -> list[str | None]:
-    """Why each span of `time.perf_counter` must not count, or None.
+    """Why each span of `time.perf_counter` must be discarded, or None.
 
-    What was read within it decides, with the last reading before and the first after.
+    The readings within the span decide, with the last one before it and the first one after it.
     """
     times = [sample.time for sample in samples]
     top = max((sample.sm_clock for sample in samples if sample.sm_clock is not None), default=0)
@@ -285,11 +285,11 @@ Range = tuple[float, float, float]  # least, median, most
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a watch saw. What could not be read is None.
+    """The summary of a `Watch`. What could not be read is None.
 
     Attributes:
         samples: how many there are.
-        energy_joules, energy_source, violation_seconds, notes: as those of `Watch`.
+        energy_joules, energy_source, violation_seconds, notes: as in `Watch`.
         reasons: why the clock was not higher, with the share of the samples.
     """
 
@@ -305,7 +305,7 @@ class Summary:
     notes: list[str]
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """The summary for people."""
         ranges = {
             "MHz SM": self.sm_clock_mhz,
             "MHz memory": self.memory_clock_mhz,

@@ -1,4 +1,4 @@
-"""What a call's time goes to, operator by operator, by torch.profiler."""
+"""Where a call's time goes, operator by operator, by torch.profiler."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ GRAPH = re.compile(r"^graph_\d+_(?=cpp_)")  # what Inductor's C++ kernels put be
 
 
 class Operator(NamedTuple):
-    """An operator or generated kernel that does work of its own, over one call of what was profiled.
+    """An operator or generated kernel that does work of its own, over one profiled call.
 
     Attributes:
         calls: how often it ran.
-        seconds: of its own, without what it calls: on CUDA on the device.
-        bytes: of generated kernels by Inductor's count, of others those of the tensors that they were handed and gave
-            back; None where they are not known.
+        seconds: its own time without that of the operators that it calls; on CUDA, time on the device.
+        bytes: for generated kernels by Inductor's count, for others the size of their input and output tensors; None
+            where it is not known.
         flops: of convolutions, matrix products and attention; None for others.
     """
 
@@ -97,11 +97,11 @@ def profile(
     kernels: Mapping[str, int | None] | None = None,
     trace: str | None = None,
 ) -> Operators:
-    """Profile a few calls of what is warm.
+    """Profile a few calls of a warm callable.
 
     Args:
         flop_rate: FLOP/s of a matrix product on the device.
-        kernels: of the compiled code in a call, as `mvc.compile.explanation.kernel_bytes` has them.
+        kernels: the kernels of the compiled code, as `mvc.compile.explanation.kernel_bytes` yields them.
         trace: file for a Chrome trace of the calls.
 
     Raises:
@@ -134,8 +134,8 @@ def profile(
 
 
 def _working(events: Iterable[Any], device: torch.device, kernels: Mapping[str, int | None]) -> list[Any]:
-    """Operators with time of their own, in which that of their kernels on the device is; and such generated kernels as
-    no operator launched (a CUDA graph did)."""
+    """Operators with time of their own, which includes that of their kernels on the device; and the generated kernels
+    that no operator launched, because a CUDA graph did."""
     events = [event for event in events if _seconds(event, device)[0]]
     operators = {event.key for event in events if event.device_type == DeviceType.CPU}
     return [
@@ -146,7 +146,7 @@ def _working(events: Iterable[Any], device: torch.device, kernels: Mapping[str, 
 
 
 def _seconds(event: Any, device: torch.device) -> tuple[float, float]:
-    """Of an operator alone, and with what it calls."""
+    """The seconds of an operator alone, and with the operators that it calls."""
     if device.type == "cuda":
         return event.self_device_time_total / 1e6, event.device_time_total / 1e6
     return event.self_cpu_time_total / 1e6, event.cpu_time_total / 1e6
@@ -155,7 +155,7 @@ def _seconds(event: Any, device: torch.device) -> tuple[float, float]:
 def _work(nodes: Iterable[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
     """Bytes and floating-point operations by operator, from the tensors among its inputs and outputs.
 
-    What an output shares with an input (`out=`, in place) counts once.
+    Memory that an output shares with an input (`out=`, in place) counts once.
     """
     moved, computed = Counter(), Counter()
     for node in nodes:
@@ -174,7 +174,7 @@ def _work(nodes: Iterable[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
 
 
 class _Tensor(NamedTuple):
-    """As an execution trace has it, and its shape."""
+    """A tensor of an execution trace, and its shape."""
 
     id: int
     storage: int
@@ -186,7 +186,7 @@ class _Tensor(NamedTuple):
 
 
 def _tensors(side: dict[str, list[Any]]) -> Iterator[_Tensor]:
-    """Those of a call, in order, from lists as well."""
+    """The tensors of a call in order, including those in lists."""
     for value, shape in zip(side.get("values", []), side.get("shapes", []), strict=False):
         if isinstance(value, list) and len(value) == 6 and isinstance(value[-1], str):
             yield _Tensor(*value, shape)

@@ -24,7 +24,7 @@ def paired_ratio(
 ) -> Ratio:
     """Median over the rounds of `times` over `base`, with its percentile bootstrap interval over rounds.
 
-    What drifts from round to round meets both times of a pair, and so leaves their ratio alone.
+    A drift from round to round changes both times of a pair alike, and so hardly changes their ratio.
 
     Args:
         times, base: one time for each round, in the same unit, above 0.
@@ -33,7 +33,7 @@ def paired_ratio(
         seed: of the draws.
 
     Raises:
-        ValueError: no rounds, or not as many of the one as of the other.
+        ValueError: no rounds, or `times` and `base` of different lengths.
     """
     if len(times) != len(base) or not len(times):
         raise ValueError(f"{len(times)} and {len(base)} times; a ratio needs one of each for every round, and a round")

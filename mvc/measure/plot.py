@@ -1,4 +1,4 @@
-"""The ladder as a picture, by matplotlib, which is imported only here and only when a picture is asked for."""
+"""Draws the ladder with matplotlib, which is imported only here and only when a picture is asked for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FORMATS = (".png", ".svg")
 
 
 def check(path: Path) -> None:
-    """Refuse at once what could not be drawn after long measuring.
+    """Refuse at once a picture that could not be drawn after long measuring.
 
     Raises:
-        UserError: another format, a folder that is not there or cannot be written to, or no matplotlib.
+        UserError: another format, a folder that does not exist or cannot be written to, or no matplotlib.
     """
     if path.suffix not in FORMATS:
         raise UserError(f"--plot {path} is neither {' nor '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""Latency of callables, measured side by side. It measures; it never judges."""
+"""Latency of callables, measured side by side. This module measures and never judges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOST_LIMIT = 1.2  # a call that takes more than this many times its time on the 
 
 
 class Spread(NamedTuple):
-    """Of one callable's times: the median, and the times that 10 % and 90 % of the rounds stayed below."""
+    """The median of one callable's times, and the times that 10 % and 90 % of the rounds stayed below."""
 
     median_seconds: float
     p10_seconds: float
@@ -36,7 +36,7 @@ class Spread(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds of one callable, one for each round."""
+    """The seconds of one callable in each round."""
 
     seconds: tuple[float, ...]
 
@@ -45,7 +45,7 @@ class Timing(NamedTuple):
         return statistics.median(self.seconds)
 
     def percentile(self, share: float) -> float:
-        """Linear between the neighbouring samples; `share` from 0 to 1.
+        """The time that a `share` of the rounds, from 0 to 1, stayed below; linear between neighbouring samples.
 
         Raises:
             UserError: another share.
@@ -58,23 +58,23 @@ class Timing(NamedTuple):
         return Spread(self.median, self.percentile(0.1), self.percentile(0.9))
 
     def ratio_to(self, other: Timing) -> Ratio:
-        """This time over the other's in the same round: the median over the rounds, and its 90 % interval."""
+        """The ratio of this time to the other's in the same round: the median over the rounds and its 90 % interval."""
         return paired_ratio(self.seconds, other.seconds)
 
 
 class Measurement(NamedTuple):
-    """What `measure` saw.
+    """The results of `measure`.
 
     Attributes:
-        timings: by name, of the rounds that were kept: what `clock` says, on CUDA by default the device's time.
-        calls: by name, where `clock` leaves the host out: device events around one call in the same rounds, launches
-            included; otherwise None.
+        timings: by name, the times of the rounds that were kept, as measured by `clock`.
+        calls: where `clock` leaves the host out: by name, the times between device events around one call in the same
+            rounds, launches included; otherwise None.
         discarded: rounds that were not kept, by reason.
-        clock: how all were timed, one of `stopwatch.MEANINGS`.
-        clock_reason: why it was not the replay of CUDA graphs, where that is the default.
+        clock: how all callables were timed, one of `stopwatch.MEANINGS`.
+        clock_reason: why the clock was not the replay of CUDA graphs, where that is the default.
         flushed: whether the GPU's L2 cache was overwritten before each call.
         not_warm: callables whose time had not settled when the rounds began.
-        gpu: what NVML said meanwhile, or None on a CPU.
+        gpu: what NVML reported meanwhile, or None on a CPU.
     """
 
     timings: dict[str, Timing]
@@ -88,7 +88,7 @@ class Measurement(NamedTuple):
 
     @property
     def limited_by_host(self) -> tuple[str, ...]:
-        """What waits for the host: a call takes more than `HOST_LIMIT` times its time on the device."""
+        """The callables that wait for the host: a call takes more than `HOST_LIMIT` times its time on the device."""
         calls = self.calls or {}
         return tuple(name for name in calls if calls[name].median > HOST_LIMIT * self.timings[name].median)
 
@@ -105,22 +105,22 @@ def measure(
 ) -> Measurement:
     """Time every callable once in each round, in an order drawn anew for the round.
 
-    What drifts on a shared machine then meets all of them alike. Each is called beforehand until its time settles. On
-    a GPU, rounds in which it was throttled, or ran below 90 % of the highest clock seen, are discarded for all alike.
+    A drift on a shared machine then changes all times alike. Each callable is called beforehand until its time settles.
+    On a GPU, rounds in which it was throttled, or ran below 90 % of the highest clock seen, are discarded for all.
 
     Args:
-        runs: by name, what is timed.
-        rounds: how many.
-        inputs: arguments for the callables; each call takes the next, of whichever callable it is, so that none finds
-            its own in a cache: they were last read as many calls ago as there are inputs.
+        runs: the callables to time, by name.
+        rounds: how many rounds to time.
+        inputs: arguments for the callables. Each call, of whichever callable, gets the next, so that it does not find
+            its input in a cache: that was last read as many calls ago as there are inputs.
         clock: one of `stopwatch.MEANINGS`, for all callables. By default on CUDA the device's time: "graph", or
             "kernels" where a callable cannot be captured in a CUDA graph; elsewhere "wall".
         flush: overwrite the GPU's L2 cache before each call.
-        seed: of the order.
+        seed: for the order of the callables.
 
     Raises:
-        UserError: an argument of another kind, a clock or a flush that the device does not have, a callable that cannot
-            be captured where "graph" was asked for, or no round that could be kept.
+        UserError: an argument that cannot be used, a clock or a flush that the device does not have, a callable that
+            cannot be captured where "graph" was asked for, or no round that could be kept.
     """
     fits = isinstance(runs, Mapping) and len(runs) > 0 and all(map(callable, runs.values()))
     require(fits, "runs", runs, "a mapping of names to callables, at least one")
@@ -179,7 +179,7 @@ def _nothing() -> None:
 
 
 def _warm(run: Function, inputs: Sequence[tuple[Any, ...]], clock: WallClock) -> bool:
-    """Call until two medians of `WINDOW` calls that follow on each other agree; whether they did in time."""
+    """Call until the medians of two consecutive windows of `WINDOW` calls agree; whether they did in time."""
     started, arguments = time.perf_counter(), itertools.cycle(inputs)
 
     def window() -> float:
@@ -198,7 +198,7 @@ def scan_replay(model: nn.Module, x: torch.Tensor) -> Function:
     """A callable that repeats the scans of one forward pass on the same inputs, with their backward in training.
 
     Raises:
-        UserError: no module.
+        UserError: `model` is not a module.
     """
     require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
     op = torch.ops.mvc.selective_scan.default

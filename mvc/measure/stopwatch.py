@@ -1,4 +1,4 @@
-"""How one call is timed. What a figure means depends on it, so a stopwatch has a name that is printed beside it."""
+"""How one call is timed. The meaning of a figure depends on the stopwatch, whose name is printed beside the figure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WallClock:
     """Wall time of one call, until the device is done.
 
     Attributes:
-        of_device: whether it leaves out the host's time.
+        of_device: whether the time leaves the host's out.
     """
 
     name: Clock = "wall"
@@ -38,7 +38,7 @@ class WallClock:
         self.device = device
 
     def bind(self, run: Function, arguments: Sequence[Any]) -> Callable[[], object]:
-        """What is timed; what it needs beforehand is done here."""
+        """A callable of no arguments that is timed; preparations that must not be timed happen here."""
         return functools.partial(run, *arguments)
 
     def seconds(self, call: Callable[[], object]) -> float:
@@ -65,7 +65,7 @@ class DeviceEvents(WallClock):
 
 
 class GraphReplay(DeviceEvents):
-    """The same around the replay of a CUDA graph, captured when a callable is first bound to the arguments."""
+    """Time between device events around the replay of a CUDA graph, captured when a callable is first bound."""
 
     name: Clock = "graph"
     of_device = True
@@ -91,7 +91,7 @@ class GraphReplay(DeviceEvents):
 
 
 class KernelSum(WallClock):
-    """What the kernels, copies and memsets of one call take by torch.profiler, whoever launched them."""
+    """The summed time of one call's kernels, copies and memsets by torch.profiler, whoever launched them."""
 
     name: Clock = "kernels"
     of_device = True
@@ -101,10 +101,10 @@ class KernelSum(WallClock):
 
 
 def stopwatch(clock: Clock | None, device: torch.device) -> WallClock:
-    """The one of that name; by default the replay of graphs on CUDA, and wall time elsewhere.
+    """The stopwatch of that name; by default the replay of graphs on CUDA, and wall time elsewhere.
 
     Raises:
-        UserError: a name that there is not, or one that needs CUDA.
+        UserError: an unknown name, or a clock that needs CUDA on another device.
     """
     kinds = {kind.name: kind for kind in (WallClock, DeviceEvents, GraphReplay, KernelSum)}
     if clock is None:
@@ -116,21 +116,20 @@ def stopwatch(clock: Clock | None, device: torch.device) -> WallClock:
 
 
 def for_calls(device: torch.device) -> WallClock:
-    """The one for a call as its caller sees it, launches included."""
+    """The stopwatch for a call as its caller sees it, launches included."""
     return stopwatch("events" if device.type == "cuda" else "wall", device)
 
 
 def for_all(
     watch: WallClock, runs: Mapping[str, Function], inputs: Iterable[Sequence[Any]], *, required: bool
 ) -> tuple[WallClock, str | None]:
-    """One stopwatch for callables whose times are compared, all of them warm, each bound to all inputs.
+    """One stopwatch for warm callables whose times are compared, each bound to all inputs.
 
     Returns:
-        `watch`; or where it replays graphs, but one of the callables cannot be captured, the sum of kernels, and the
-        reason.
+        `watch`, or `KernelSum` and the reason where `watch` replays graphs and one of the callables cannot be captured.
 
     Raises:
-        UserError: as for the latter, but `watch` is required.
+        UserError: a callable cannot be captured, and `watch` is required.
     """
     for (name, run), arguments in itertools.product(runs.items(), inputs):
         try:
@@ -143,10 +142,10 @@ def for_all(
 
 
 class CacheFlush:
-    """Overwrites what a GPU's second-level cache holds, by a buffer of twice its size.
+    """Overwrites the contents of a GPU's second-level cache with a buffer of twice its size.
 
     Raises:
-        UserError: a device that is no GPU.
+        UserError: a device that is not a GPU.
     """
 
     def __init__(self, device: torch.device) -> None:

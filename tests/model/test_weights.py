@@ -277,7 +277,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(use_zip, place, refuses, tmp_pa
     torch.save(payload, tmp_path / "bad.pth", _use_new_zipfile_serialization=use_zip)
     message = refuses(tmp_path / "bad.pth")
     assert "bad.pth: its pickle asks for posix.mkdir, and loading that could run code; nothing was executed" in message
-    assert "state_dict() alone saved, or a .safetensors file" in message
+    assert "state_dict() alone, or for a .safetensors file" in message
     assert not target.exists()
 
 
