@@ -1,10 +1,10 @@
 """mamba-ssm's functions, with its signatures and (batch, dim, length) layout, computed by `mvc::selective_scan`; a step
 of decoding by `mvc::selective_state_update`.
 
-They accept the arguments and return the results of mamba-ssm 1.x and 2.x: y in u's dtype, also under autocast, and the
+They accept the arguments of mamba-ssm 1.x and 2.x and return its results: y in u's dtype, also under autocast, and the
 last state in float32. In addition they run on any device, and gradients flow through the last state and through the
-norms of `mamba_inner_fn`. y is a transposed (batch, length, dim) tensor, which the next projection reads without a copy;
-to join its axes, use `reshape`, not `view`.
+norms of `mamba_inner_fn`. y is a transposed (batch, length, dim) tensor, which the next projection reads as it is; to
+join its axes, use `reshape`, not `view`.
 """
 
 from __future__ import annotations
