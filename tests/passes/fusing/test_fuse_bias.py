@@ -29,9 +29,9 @@ def rolled(y, rest):
 
 FOLLOWERS = {
     "gelu": lambda y, rest: F.gelu(y),
-    "in-place": lambda y, rest: y.relu_(),
+    "in-place": lambda y, rest: y.relu_().neg(),
     "residual": operator.add,
-    "residual-in-place": operator.iadd,
+    "residual-in-place": lambda y, rest: operator.iadd(y, rest).neg(),
     "scaled": lambda y, rest: rest + y * rest[0, 0],
     "dropout": lambda y, rest: rest + F.dropout(y, 0.1, False),
     "two": lambda y, rest: F.silu(y) + y.sigmoid(),
