@@ -1,6 +1,6 @@
 """Files that were built or measured once for a machine, in a folder that processes and users may share.
 
-A file is whole or absent, and whoever may read its folder may read it, whatever the umask of its writer. What cannot be
+A file is whole or absent, and every user who may read its folder may read it, whatever the umask of its writer. What cannot be
 kept in the shared folder is kept in a private one below the system's folder for temporary files, with a warning.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-READ, WRITE = 0o444, 0o666  # permissions of others, where the folder gives them
+READ, WRITE = 0o444, 0o666  # permissions of others, where the folder has them
 
 
 def folder() -> Path:
@@ -74,7 +74,7 @@ def update(name: str, write: Callable[[Path], None]) -> Path:
 
 
 def replace(made: Path, path: Path) -> None:
-    """Rename `made`, a file or a folder of files, to `path` beside it, readable by whoever may read `path`'s folder."""
+    """Rename `made`, a file or a folder of files, to `path` beside it, readable by all who may read `path`'s folder."""
     mode = _permissions(path.parent, READ)
     if made.is_dir():
         for file in made.iterdir():
@@ -112,7 +112,7 @@ def _check_private() -> None:
 
 
 def _permissions(place: Path, others: int) -> int:
-    """The owner's, and of `others` what the folder gives to its group and to everybody."""
+    """The owner's permissions, and those of `others` that the folder has for its group and for everybody."""
     return 0o600 | (stat.S_IMODE(place.stat().st_mode) & others)
 
 

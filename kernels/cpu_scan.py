@@ -29,7 +29,7 @@ from mvc.kernels.schemas import op
 
 OP = "selective_scan_cpu"
 SOURCES = Path(__file__).parent / "csrc"
-# What at::vec needs to give vectors of the processor's width; on others than x86 the compiler's default has it.
+# What at::vec needs for vectors of the processor's width; except on x86, they are the compiler's default.
 VECTOR_FLAGS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"],
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
@@ -124,7 +124,7 @@ def _key() -> str:
 
 def _build_once(path: Path) -> None:
     if os.access(path, os.R_OK):
-        return  # by whoever held the lock before
+        return  # another process has built it while this one waited for the lock
     for stale in path.parent.glob(f"{path.stem}-build-*"):  # of builders that were killed: the lock is ours
         shutil.rmtree(stale, ignore_errors=True)
     print("mvc: building the C++ scan, once (less than a minute) ...", file=sys.stderr, flush=True)
@@ -134,7 +134,7 @@ def _build_once(path: Path) -> None:
 def compile_library(source: Path, path: Path) -> None:
     """Compile `source` for this processor as the scan is, its headers at hand, into the shared library `path`.
 
-    It is built in a folder beside `path` and then renamed: whoever is killed leaves no half-written library.
+    It is built in a folder beside `path` and then renamed: a process that is killed leaves no half-written library.
 
     Raises:
         BuildError: there is no compiler, or it fails.

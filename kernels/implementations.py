@@ -54,7 +54,7 @@ def triton_available() -> bool:
     return True
 
 
-# By the name that `impl` gives it, the fastest last. The reference has no ops: it is the oracle, in plain torch.
+# By the name that `impl` takes, the fastest last. The reference has no ops: it is the oracle, in plain torch.
 TABLE: dict[str, Implementation] = {
     "reference": Implementation("_reference"),
     "chunked": Implementation("_chunked"),

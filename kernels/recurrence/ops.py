@@ -116,7 +116,7 @@ def _vmap(name: str, info, in_dims: tuple[int | None, ...], a, b, initial, dim: 
 
 
 def _mapped_first(tensor: Tensor, axis: int | None, rank: int) -> Tensor:
-    """`tensor` with `rank` axes behind its mapped one, which has size 1 where it is not mapped."""
+    """`tensor` with `rank` axes after its mapped one, which has size 1 where it is not mapped."""
     tensor = tensor.unsqueeze(0) if axis is None else tensor.movedim(axis, 0)
     return tensor[(slice(None), *(None,) * (rank + 1 - tensor.dim()))]
 

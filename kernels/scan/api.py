@@ -41,7 +41,7 @@ def selective_scan(
     the same elements, whichever of both they are; of a channel with a NaN in A, more gradients may be NaN. A reset lets
     none through. Where a decay exp(Δ A) is infinite, y and
     states too may be NaN in place of infinite; and where the decays of many steps multiply to more than the largest
-    number, all but the reference may give what is not finite, since they cut a long sequence into pieces.
+    number, the results of all but the reference may not be finite, since they cut a long sequence into pieces.
 
     In forward-mode AD (`torch.func.jvp`, `jacfwd`, dual levels) torch's own operations run whatever `impl` is, slower
     and with the tangents of the reference; there it can be differentiated any number of times.

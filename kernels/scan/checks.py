@@ -89,7 +89,7 @@ def _check_weights(name: str, weights: Tensor, u: Tensor, states: int) -> int | 
 
 
 def check_dtype(name: str, dtype: torch.dtype, of_u: torch.dtype, *, u: str = "u") -> None:
-    """Raise TypeError for a dtype that the scan does not take; `u` is the name that its caller gives to u."""
+    """Raise TypeError for a dtype that the scan does not take; `u` is what the caller calls u."""
     if name == "reset":
         allowed = (torch.bool,)
     else:

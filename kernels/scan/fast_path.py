@@ -1,4 +1,4 @@
-"""Eager calls of the scan on plain tensors: the fast paths of its ops, without what `mvc.kernels.eager` names."""
+"""The fast paths of the scan's ops, for eager calls on plain tensors: see `mvc.kernels.eager`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class _Scan(torch.autograd.Function):
             grad_last_state = A.new_zeros((u.shape[0], *A.shape))
         if eager.applies((grad_y, grad_last_state, *tensors)) and not torch.is_grad_enabled():
             gradients = prepared.backward(grad_y, grad_last_state, tensors, kept)
-        else:  # who watches sees the op, which refuses a second derivative
+        else:  # a mode or a hook sees the op, which refuses a second derivative
             inputs = (grad_y, grad_last_state, *tensors, *prepared.flags)
             gradients = rules.present(tensors, rules.backward(prepared.name, *inputs))
         for index in (3, 4):

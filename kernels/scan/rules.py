@@ -50,7 +50,7 @@ def backward(name: str, *inputs: Tensor | bool | None) -> tuple[Tensor, ...]:
 
 
 def present(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> list[Tensor | None]:
-    """What a backward op gave, for the inputs that are there; it gives an empty tensor for each that is not."""
+    """The results of a backward op, with None in place of the empty tensor that it returns for an absent input."""
     return [None if t is None else gradient for t, gradient in zip(tensors, gradients, strict=False)]
 
 
@@ -269,8 +269,8 @@ class _TransformableBackward(torch.autograd.Function):
 def selective_scan(name: str, *inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
     """The op `mvc::{name}`, also under torch.func's transforms.
 
-    In forward-mode AD, of which torch.library knows nothing, torch's own operations take its place: the tangent of each
-    is torch's to know, and they can be differentiated again.
+    In forward-mode AD, of which torch.library knows nothing, torch's own operations take its place: torch knows the
+    tangent of each, and they can be differentiated again.
     """
     if forward_mode():
         u, delta, A, B, C, D, z, *others = inputs

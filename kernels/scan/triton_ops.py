@@ -116,7 +116,7 @@ def selective_scan_gradients(
 @triton_op("mvc::selective_scan_triton_backward", mutates_args={})
 @signed(ScanInputs, *GRADIENTS)
 def selective_scan_backward(grad_y: Tensor, grad_last_state: Tensor, *inputs: Tensor | bool | None) -> Gradients:
-    """The same for who has kept no states."""
+    """The same without states that the forward has kept: they are computed again."""
     _check(ScanInputs(*inputs), grad_y, grad_last_state)
     *tensors, softplus, reverse = inputs
     given, u = _given(tensors), inputs[0]
