@@ -1,7 +1,8 @@
 """Files that were built or measured once for a machine, in a folder that processes and users may share.
 
-A file is whole or absent, and every user who may read its folder may read it, whatever the umask of its writer. What cannot be
-kept in the shared folder is kept in a private one below the system's folder for temporary files, with a warning.
+A file is whole or absent, and every user who may read its folder may read it, whatever the umask of its writer. What
+cannot be kept in the shared folder is kept in a private one below the system's folder for temporary files, with a
+warning.
 """
 
 from __future__ import annotations
