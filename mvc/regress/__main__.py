@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     args = _parser().parse_args(arguments)
     try:
         return exit_status(lambda: args.command(args), unusable=USAGE)

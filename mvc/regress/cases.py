@@ -1,4 +1,4 @@
-"""What is measured, and from which effect on a change counts: read from a TOML file."""
+"""The cases to measure and the smallest effects that count as a change, read from a TOML file."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ DEFAULT_FILES = {"cpu": "default.toml", "cuda": "gpu.toml"}
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """From which effect on a difference counts, and how much is measured to see it.
+    """The smallest effects that count as a change, and how much is measured to see them.
 
     Attributes:
-        effect: of times, on CUDA the device's: 0.05 calls nothing below 5 % a regression.
-        call_effect: of the times of calls where they are a second figure, on CUDA.
-        compile_effect: of compile times, of which there is one for each process.
-        memory_effect: of peak memory, of which there is one for each process.
+        effect: for times, on CUDA the device's: 0.05 calls nothing below 5 % a regression.
+        call_effect: for the times of calls, a second figure on CUDA.
+        compile_effect: for compile times, of which each process has one.
+        memory_effect: for peak memory, of which each process has one figure.
         confidence: of the interval that decides, from 0 to 1.
-        rounds: timed rounds of one run, at least and at most; each round times both sides once.
+        rounds: the least and the most timed rounds of one run; each round times both sides once.
     """
 
     effect: float = 0.05
@@ -56,7 +56,7 @@ class Thresholds:
 
     @property
     def effects(self) -> dict[str, float]:
-        """By what is compared."""
+        """The effects by what is compared."""
         return {
             "time": self.effect,
             "call time": self.call_effect,
@@ -70,13 +70,13 @@ class Case:
     """One thing that is timed: a model's forward pass or training step, or the scan.
 
     Attributes:
-        name: in results, and for `--only`.
+        name: the case's name in results and for `--only`.
         kind: "model" or "scan".
         variant, size: of a model; a size of None is the variant's own.
         backend: of a model: "mvc", "inductor" or "eager".
-        mode: Inductor's, of a model that is compiled.
-        training: forward and backward.
-        frozen: of the backend "mvc" in inference.
+        mode: Inductor's mode, for a compiled model.
+        training: whether a backward is run too.
+        frozen: the option of the backend "mvc", in inference.
         batch, dtype, device: of the input.
         dim, length, states: of the scan's input, (batch, length, dim) with that many states.
         slowdown: share of extra work to insert on purpose, for studies of the gate itself.
@@ -116,7 +116,8 @@ class Case:
 
     @property
     def has_exact_numbers(self) -> bool:
-        """Whether something of it does not vary from run to run: compiled code, or what tensors take on a GPU."""
+        """Whether the case has numbers that do not vary from run to run: of compiled code, or the memory of tensors on
+        a GPU."""
         return self.device == "cuda" or (self.kind == "model" and self.backend != "eager")
 
     def as_dict(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Suite:
             raise UserError(f"the cases are on {' and '.join(sorted(devices))}; give each device a file of its own")
 
     def only(self, names: list[str]) -> Suite:
-        """Those of the given names, in the file's order; all where none is given."""
+        """The suite with the cases of these names, in the file's order; with all cases where no name is passed."""
         known = {case.name for case in self.cases}
         if unknown := [name for name in names if name not in known]:
             raise UserError(f"--only has {unknown[0]!r}; the cases are {', '.join(sorted(known))}")
@@ -167,7 +168,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Suite:
 
 
 def _check_types(facts: Thresholds | Case) -> None:
-    """Every field's type is that of its default; a whole number will do where that is not whole, None for a size."""
+    """Check that every field has the type of its default. A whole number may stand for a float, and None for a size."""
     for field in dataclasses.fields(facts):
         value = getattr(facts, field.name)
         expected = {dataclasses.MISSING: str, None: int}.get(field.default, type(field.default))

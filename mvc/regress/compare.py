@@ -31,10 +31,10 @@ class Comparison(NamedTuple):
     """All cases of two versions.
 
     Attributes:
-        base, head: what was compared, for people.
+        base, head: the names of what was compared, for people.
         obstacles: why something cannot be compared, a line each.
         environment: of this machine before the first case, or of both recordings.
-        apart: two recordings, whose rounds were not taken in turns.
+        apart: whether two recordings were compared, whose rounds were not taken in turns.
     """
 
     base: str
@@ -57,13 +57,13 @@ class Comparison(NamedTuple):
 
 
 def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: bool = False) -> Comparison:
-    """Both revisions' processes in turns on this machine.
+    """Compare two revisions, whose processes take turns on this machine.
 
     Args:
         exact: judge only the numbers that do not vary from run to run, of the cases that have some, and time nothing.
 
     Raises:
-        UserError: `exact`, and no case has such numbers.
+        UserError: `exact` is set, and no case has such numbers.
     """
     results: list[CaseResult] = []
     cases = [case for case in suite.cases if case.has_exact_numbers or not exact]
@@ -91,7 +91,7 @@ def _different_dependencies(base: Path, head: Path) -> list[str]:
 
 @contextlib.contextmanager
 def fresh_sides(*versions: tuple[str, Path | None]) -> Iterator[Callable[[], tuple[Side, ...]]]:
-    """Sides with a new, empty folder for compiled code at each call."""
+    """Yield a function that returns the sides, each with a new, empty folder for compiled code at every call."""
     with tempfile.TemporaryDirectory(prefix="mvc-regress-", ignore_cleanup_errors=True) as folder:
         serial = itertools.count()
 
@@ -107,7 +107,7 @@ def fresh_sides(*versions: tuple[str, Path | None]) -> Iterator[Callable[[], tup
 
 
 def recordings(base: Recording, head: Recording, thresholds: Thresholds, *, names: tuple[str, str]) -> Comparison:
-    """Two recordings of the same kind of machine; their cases must be the same."""
+    """Compare two recordings, which must come from the same kind of machine and have the same cases."""
     obstacles = store.differences(base, head)
     results: list[CaseResult] = []
     for name in base.cases.keys() | head.cases.keys() if not obstacles else ():
@@ -131,8 +131,8 @@ def _different_inputs(base: Case, head: Case) -> str:
 
 
 def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Thresholds) -> CaseResult:
-    """Every process of the one against every process of the other: what all pairs say is larger than what two processes
-    of one version differ by."""
+    """Compare each process of the base with each process of the head. A finding on which all pairs agree is larger than
+    the difference between two processes of one version."""
     sides = (zip(each.runs, each.facts, strict=True) for each in (base, head))
     pairs = itertools.product(*sides)
     runs = [recorded_run(ours[0], theirs[0], head.clocks, (ours[1], theirs[1]), thresholds) for ours, theirs in pairs]
@@ -140,7 +140,7 @@ def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Threshol
 
 
 def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
-    """Every case in fresh processes, the most rounds of the thresholds in each; and why cases are missing."""
+    """Record every case in fresh processes, each with the most rounds; and say why cases are missing."""
     recorded: dict[str, RecordedCase] = {}
     device = torch.device(suite.cases[0].device)
     machine, package = environment(device), None

@@ -1,4 +1,4 @@
-"""When a difference of times is a change: interval, minimum effect, and recurrence in a second, independent run."""
+"""When a difference of times is a change: by an interval, a minimum effect, and recurrence in an independent run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Verdict = Literal["regression", "improvement", "no change", "inconclusive"]
 
 
 def finding(ratio: Ratio, effect: float) -> Finding:
-    """What one run's ratio, head over base, says.
+    """The finding of one run, from its ratio of head over base.
 
     "slower" when the median reaches the effect and the interval lies above half of it; "same" when the interval lies
     within the effect on both sides; "faster" mirrors "slower".
@@ -33,16 +33,16 @@ def finding(ratio: Ratio, effect: float) -> Finding:
 
 
 def single_finding(ratio: float, effect: float) -> Finding:
-    """What one measurement of each side says, without an interval."""
+    """The finding from one measurement of each side, without an interval."""
     if ratio >= 1 + effect:
         return "slower"
     return "faster" if ratio <= 1 / (1 + effect) else "same"
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
-    """What independent runs say together; a further one is asked for unless the first is "same".
+    """The verdict of independent runs together; a further run is asked for unless the first says "same".
 
-    A change must recur in all. What one run cannot decide another may find to be the same, but not to be a change.
+    A change must recur in all runs. Where one run is undecided, another may decide for "same" but not for a change.
     """
     found = set(findings)
     if "same" in found:
@@ -55,13 +55,13 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
 
 
 def unanimous(findings: Sequence[Finding]) -> Verdict:
-    """What findings say of which none is trusted alone: nothing unless they agree."""
+    """The verdict of findings of which none is trusted alone: inconclusive unless they agree."""
     alike = {("slower",): "regression", ("faster",): "improvement", ("same",): "no change"}
     return alike.get(tuple(set(findings)), "inconclusive")
 
 
 def unpaired_ratio(head: Sequence[float], base: Sequence[float], *, confidence: float) -> Ratio:
-    """Ratio of the medians with its percentile bootstrap interval; each side is drawn from on its own."""
+    """The ratio of the medians with its percentile bootstrap interval; each side is resampled on its own."""
     generator = np.random.default_rng(0)
     logs = [np.log(np.asarray(each)) for each in (head, base)]
     medians = [np.median(each[generator.integers(len(each), size=(2000, len(each)))], axis=1) for each in logs]
@@ -72,10 +72,10 @@ def unpaired_ratio(head: Sequence[float], base: Sequence[float], *, confidence: 
 
 
 def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int | None:
-    """About how many more rounds would settle an undecided ratio, None where more than `MOST_ROUNDS`; intervals shrink
-    with the root of the rounds.
+    """About how many more rounds would settle an undecided ratio; None where that is more than `MOST_ROUNDS`.
 
-    The interval has to keep clear of the nearest bound by which "slower", "faster" and "same" are told apart.
+    Intervals shrink with the square root of the rounds. The interval has to clear the nearest of the bounds that
+    separate "slower", "faster" and "same".
     """
     median = abs(math.log(ratio.median))
     width = math.log(max(ratio.high / ratio.median, ratio.median / ratio.low))
@@ -88,11 +88,11 @@ def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int | None:
 
 
 def next_look(rounds: int, thresholds: Thresholds) -> int | None:
-    """Rounds at which a run under way is looked at next, None after the last look; a decided run ends there.
+    """The number of rounds at which a run is examined next, or None after the last look. A decided run ends there.
 
-    The first look is after the least number of rounds, the others each after half as many more. Several looks are
-    several chances of a false finding; that is why a finding must recur, and
-    `tests/regress/test_regress_decide.py` holds the false alarms of the whole procedure against synthetic times.
+    The first look is after the least number of rounds, each other one after half as many more. Several looks are
+    several chances of a false finding, which is why a finding must recur;
+    `tests/regress/test_regress_decide.py` measures the false alarms of the whole procedure on synthetic times.
     """
     least, most = thresholds.rounds
     if rounds >= most:

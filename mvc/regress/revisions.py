@@ -20,7 +20,7 @@ WORKING_TREE = "."  # names the sources as they are, changes included
 
 
 def _git(*arguments: str, folder: Path | None = None) -> str:
-    """What git prints; its own last line of complaint as an error."""
+    """What git prints. Its last line of complaint becomes the error."""
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
     except OSError as error:
@@ -57,7 +57,7 @@ def sources(revision: str) -> Iterator[Path]:
 
 
 def dependencies(tree: Path) -> list[str]:
-    """What the sources in a folder need to run; both sides run with what is installed.
+    """The dependencies of the sources in a folder. Both sides run with the packages that are installed.
 
     Raises:
         UserError: they do not say.

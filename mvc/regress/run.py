@@ -1,4 +1,4 @@
-"""One run: a fresh process of each side, timed in turns until the difference is decided."""
+"""One run: a fresh process for each side, timed in turns until the difference is decided."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SINGLE = {"compile time": "compile_seconds", "peak memory": "peak_bytes"}  # fac
 
 
 class Times(NamedTuple):
-    """Seconds of one call, one for each round, and head's over base's.
+    """The seconds of one call in each round, and the ratio of head's to base's.
 
     Attributes:
         clock: one of `mvc.regress.workload`.
@@ -39,14 +39,14 @@ class Times(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run's times and what they say.
+    """One run's times and findings.
 
     Attributes:
-        times: "time", the device's on CUDA, and "call time" beside it there; empty where only exact numbers were asked
-            for.
-        findings: of the times, and of "compile time" and "peak memory" where both sides have them.
+        times: "time", and on CUDA, where that is the device's, "call time" too; empty where only exact numbers were
+            asked for.
+        findings: from the times, and from "compile time" and "peak memory" where both sides have them.
         facts: of base's and of head's process: compile time, peak memory, exact numbers.
-        discarded: rounds that were measured anew because the GPU was throttled.
+        discarded: how many rounds were measured anew because the GPU was throttled.
     """
 
     times: dict[str, Times]
@@ -76,8 +76,8 @@ class CaseResult(NamedTuple):
     """One case on both sides.
 
     Attributes:
-        verdicts: by metric, as `Run.findings`.
-        exact: the numbers that differ.
+        verdicts: by metric, with the keys of `Run.findings`.
+        exact: the exact numbers that differ.
     """
 
     case: Case
@@ -87,13 +87,13 @@ class CaseResult(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """The worst: a regression, then what is inconclusive, then an improvement."""
+        """The worst of the verdicts: a regression before an inconclusive one, and that before an improvement."""
         found = {*self.verdicts.values(), *(each.verdict for each in self.exact), "no change"}
         return next(each for each in ("regression", "inconclusive", "improvement", "no change") if each in found)
 
     @property
     def call_over_device(self) -> tuple[float, float] | None:
-        """Base's and head's time of a call over the device's time of it, where both were measured."""
+        """The time of a call over its device time, for base and head, where both times were measured."""
         if any("call time" not in run.times for run in self.runs):
             return None
         base, head = (
@@ -113,16 +113,16 @@ class CaseResult(NamedTuple):
 
 
 def shared_clocks(workers: Sequence[Worker]) -> dict[str, str]:
-    """What the times of all are measured by: the best clock that each of them has, and on CUDA the call's beside it."""
+    """The clocks for the times of all workers: the best one that all of them have, and on CUDA also that of calls."""
     known = [worker.facts.clocks for worker in workers]
     shared = next(clock for clock in known[0] if all(clock in clocks for clocks in known))
     return {"time": shared} if shared == "wall" else {"time": shared, "call time": "wall"}
 
 
 def in_turns(workers: Sequence[Worker], clocks: Mapping[str, str], *, seed: int) -> Measure:
-    """Times every worker once by each clock, in an order drawn anew each time; only one works at a time.
+    """Time every worker once by each clock, in an order drawn anew each time. Only one works at a time.
 
-    All call as often.
+    All workers make the same number of calls.
     """
     generator = random.Random(seed)
     order = list(range(len(workers)))
@@ -137,12 +137,12 @@ def in_turns(workers: Sequence[Worker], clocks: Mapping[str, str], *, seed: int)
 
 
 class Rounds:
-    """Rounds of one run, but for those in which the GPU was throttled, or ran below 90 % of the run's highest clock.
+    """The rounds of one run, without those in which the GPU was throttled or ran below 90 % of the run's highest clock.
 
-    Which those are is asked anew after each round: a higher clock may show that earlier ones were slow.
+    They are determined anew after each round, since a higher clock may show that earlier rounds were slow.
 
     Attributes:
-        discarded: how many.
+        discarded: how many rounds were discarded.
     """
 
     def __init__(self, measure: Measure, watch: nvml.Watch) -> None:
@@ -152,10 +152,10 @@ class Rounds:
         self.discarded = 0
 
     def up_to(self, count: int) -> list[Round]:
-        """The seconds of every side in each of so many rounds, measured as far as they are not there yet.
+        """The seconds of every side in each of the first `count` rounds; rounds not yet taken are measured now.
 
         Raises:
-            CaseFailed: the last `MOST_DISCARDED` were all discarded.
+            CaseFailed: the last `MOST_DISCARDED` rounds were all discarded.
         """
         while len(kept := self._kept()) < count:
             start = time.perf_counter()
@@ -175,9 +175,9 @@ class Rounds:
 
 
 def sample(rounds: Rounds, name: str, clock: str, thresholds: Thresholds) -> tuple[Times, Finding]:
-    """Rounds until the finding on times of that name is decided, or the most that are allowed; what they say.
+    """Take rounds until the finding on the times of that name is decided or the most rounds are taken; return both.
 
-    Names that are asked for one after the other share the rounds; each is decided by its own looks at them.
+    Calls for several names share the rounds, and each examines them on its own.
     """
     look = next_look(0, thresholds)
     while True:
@@ -190,10 +190,10 @@ def sample(rounds: Rounds, name: str, clock: str, thresholds: Thresholds) -> tup
 
 
 def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thresholds, *, seed: int) -> Run:
-    """A run with processes of its own.
+    """Run both sides in processes of their own.
 
     Raises:
-        CaseFailed: a side that cannot run its case.
+        CaseFailed: a side cannot run its case.
     """
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(case, side)) for case, side in zip(cases, sides, strict=True)]
@@ -213,7 +213,7 @@ def recorded_run(
     facts: tuple[Facts, Facts],
     thresholds: Thresholds,
 ) -> Run:
-    """A run of each of two recordings, whose rounds were not taken in turns."""
+    """One process of each of two recordings as a run, whose rounds were not taken in turns."""
     sampled = {}
     for name, clock in clocks.items():
         ratio = unpaired_ratio(head[name], base[name], confidence=thresholds.confidence)
@@ -237,10 +237,10 @@ def _run(
 
 
 def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
-    """A process of each side for the numbers that do not vary; nothing is timed.
+    """Run a process of each side for the numbers that do not vary from run to run. Nothing is timed.
 
     Raises:
-        CaseFailed: a side that cannot run its case, or has no such numbers.
+        CaseFailed: a side cannot run its case, or has no such numbers.
     """
     facts = []
     for side in sides:
@@ -254,11 +254,11 @@ def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
 def compare_case(
     cases: tuple[Case, Case], sides: Callable[[], tuple[Side, Side]], thresholds: Thresholds, *, seed: int = 0
 ) -> CaseResult:
-    """One case on both sides: a second run, with fresh processes, unless the first finds no difference at all.
+    """Compare one case on both sides, with a second run in fresh processes unless the first finds no difference at all.
 
     Args:
         cases: base's and head's; they differ only in studies.
-        sides: called for each run; gives fresh folders for compiled code where compile times are to be compared.
+        sides: called for each run; returns sides with fresh folders for compiled code where compile times are compared.
     """
     runs = [one_run(cases, sides(), thresholds, seed=2 * seed)]
     if any(found != "same" for found in runs[0].findings.values()):
@@ -267,7 +267,7 @@ def compare_case(
 
 
 def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], Verdict]) -> CaseResult:
-    """What the runs say together, by one of the rules of `mvc.regress.decide`.
+    """The result of the runs together, by one of the rules of `mvc.regress.decide`.
 
     Raises:
         CaseFailed: the runs were not measured by the same clock.
@@ -280,8 +280,8 @@ def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], 
 
 
 def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[Difference]:
-    """The numbers that differ. A pass that a side does not have matches nothing there; other numbers that only one side
-    has are unknown on the other."""
+    """The exact numbers that differ. A pass that a side lacks has no matches there; any other number that only one side
+    has is unknown on the other, and not compared."""
     passes = {name for name in base.keys() | head.keys() if name.startswith("matches of ")}
     return [
         Difference(name, base.get(name, 0), head.get(name, 0))

@@ -30,8 +30,8 @@ class Trial(NamedTuple):
         verdict: of the whole gate: times, compile times, memory and exact numbers.
         by_metric: `CaseResult.verdicts`.
         ratios: of times, on CUDA the device's, one (median, low, high) for each run.
-        seconds: that the comparison took.
-        clock: that measured the times.
+        seconds: how long the comparison took.
+        clock: the clock that measured the times.
         call_over_device: `CaseResult.call_over_device` of the base; None on a CPU.
     """
 
@@ -46,7 +46,7 @@ class Trial(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """Right: nothing is found where nothing was inserted, and inserted work is a regression of time."""
+        """Right where the gate finds nothing without inserted work, and a regression of time with it."""
         found, truth = (self.by_metric["time"], "regression") if self.slowdown else (self.verdict, "no change")
         return "inconclusive" if found == "inconclusive" else "right" if found == truth else "wrong"
 
@@ -58,7 +58,7 @@ class Trial(NamedTuple):
 def trial(
     case: Case, slowdown: float, sides: Callable[[], tuple[Side, Side]], thresholds: Thresholds, *, seed: int
 ) -> Trial:
-    """Compare a case with itself, with that share of extra work on the head's side."""
+    """Compare a case with itself, with a `slowdown` share of extra work on the head's side."""
     start = time.perf_counter()
     result = compare_case((case, dataclasses.replace(case, slowdown=slowdown)), sides, thresholds, seed=seed)
     times = [run.times["time"] for run in result.runs]
@@ -79,7 +79,7 @@ def count(trials: Sequence[Trial], verdict: str) -> int:
 
 
 def exit_status(trials: Sequence[Trial], obstacles: Sequence[str]) -> int:
-    """1 wrong in a trial, 3 a case could not be tried, 2 a trial is inconclusive, 0 right, the first that applies."""
+    """The first that applies: 1 a trial was wrong, 3 a case could not be tried, 2 a trial was inconclusive, 0 right."""
     outcomes = {each.outcome for each in trials}
     if "wrong" in outcomes:
         return 1
@@ -91,7 +91,7 @@ def exit_status(trials: Sequence[Trial], obstacles: Sequence[str]) -> int:
 def as_dict(
     trials: Sequence[Trial], obstacles: Sequence[str], environment: Environment, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """For programs."""
+    """The trials for programs, as plain types that JSON can hold."""
     return {
         "schema": SCHEMA,
         "exit_status": exit_status(trials, obstacles),
@@ -106,7 +106,7 @@ def as_dict(
 
 
 def table(trials: Sequence[Trial], effect: float) -> str:
-    """A row for each case and slowdown."""
+    """A table with a row for each case and slowdown."""
     headers = ("case", "slower by", "measured", "comparisons", "right", "inconclusive", "wrong", "detectable slowdown")
     rows = []
     for case, slowdown in dict.fromkeys((each.case, each.slowdown) for each in trials):
@@ -128,9 +128,9 @@ def table(trials: Sequence[Trial], effect: float) -> str:
 def smallest_detectable(trials: Sequence[Trial], effect: float, *, power: float = 0.9) -> float | None:
     """The smallest slowdown, in steps of 1 %, that would be called a regression with that probability.
 
-    A slowdown moves the ratios that were measured without one by its own size; both of two independent runs have to
-    find it. As runs without a change end early, their intervals are wide: near the effect a comparison takes more
-    rounds, and finds somewhat less than this. None if not even 50 % would be found, or no trial is without a slowdown.
+    A slowdown is assumed to move the ratios measured without one by its own size, and two independent runs must both
+    find it. Runs without a change end early and have wide intervals; near the effect, a comparison runs more rounds and
+    finds somewhat smaller slowdowns. None if not even 50 % would be found, or if no trial is without a slowdown.
     """
     ratios = [ratio for each in trials if not each.slowdown for ratio in each.ratios]
     for percent in range(1, 51) if ratios else ():

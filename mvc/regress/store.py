@@ -21,8 +21,8 @@ from mvc.regress.cases import Case
 from mvc.regress.worker import Facts
 
 FORMAT = "mvc.regress/2"
-FORMAT_OF_CALLS = "mvc.regress/1"  # which still is read: every time was a call's
-# What two recordings must have alike for their times to be compared.
+FORMAT_OF_CALLS = "mvc.regress/1"  # still read; in it every time is a call's
+# The fields in which two recordings must agree for their times to be compared.
 COMPARABLE = (
     *("device", "driver", "sm_clock_mhz", "memory_clock_mhz", "cpu", "threads", "affinity"),
     *("platform", "compiler", "torch", "triton", "python"),
@@ -30,11 +30,11 @@ COMPARABLE = (
 
 
 class Recording(NamedTuple):
-    """What one file holds.
+    """The contents of one file.
 
     Attributes:
-        environment: of the machine, when it began.
-        commit: id and "dirty", as pytest-benchmark has them.
+        environment: of the machine when the recording began.
+        commit: id and "dirty", as pytest-benchmark writes them.
         cases: by name.
     """
 
@@ -44,11 +44,11 @@ class Recording(NamedTuple):
 
 
 class RecordedCase(NamedTuple):
-    """What was measured of a case.
+    """The measurements of a case.
 
     Attributes:
-        clocks: which one measured each time: "time", and on CUDA "call time".
-        runs: seconds of one call by the same names, for each process.
+        clocks: the clock that measured each time: "time", and on CUDA "call time".
+        runs: the seconds of one call by the same names, for each process.
         facts: for each process.
     """
 
@@ -59,7 +59,7 @@ class RecordedCase(NamedTuple):
 
 
 def commit(folder: Path | None) -> dict[str, Any]:
-    """The commit of the sources of mvc in a folder and whether they differ from it; id None where git has them not."""
+    """The commit of mvc's sources in a folder, and whether they differ from it; the id is None outside of git."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -79,10 +79,10 @@ def commit(folder: Path | None) -> dict[str, Any]:
 
 
 def write(recording: Recording, path: Path) -> Path:
-    """Write a recording as a new file, whole or not at all; one that is there is never overwritten.
+    """Write a recording as a new file, whole or not at all. An existing file is never overwritten.
 
     Returns:
-        the file: `path`, or where that name is taken the same with -2, -3 and so on.
+        the file: `path`, or the same with -2, -3 and so on where that name is taken.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -96,7 +96,7 @@ def write(recording: Recording, path: Path) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse at once a file that could not be written after long measuring; its folder is made.
+    """Refuse at once a file that could not be written after long measuring, and make its folder.
 
     Raises:
         UserError: the folder cannot be made or written to.
@@ -109,23 +109,23 @@ def require_writable(path: Path) -> None:
 
 
 def baseline_path(folder: Path, recording: Recording) -> Path:
-    """Where a recording belongs among those of its kind of device: FOLDER/FINGERPRINT/DATE-COMMIT.json."""
+    """The path of a recording among those of its kind of device: FOLDER/FINGERPRINT/DATE-COMMIT.json."""
     date = recording.environment.date.replace(":", "").removesuffix("+0000")
     return folder / fingerprint(recording.environment) / f"{date}-{commit_name(recording)}.json"
 
 
 def commit_name(recording: Recording) -> str:
-    """Short, for people: with -dirty where the sources differed from the commit, "installed" where there is none."""
+    """The short id, with -dirty where the sources differed from the commit; "installed" where there is no commit."""
     commit = recording.commit
     return (commit["id"] or "installed")[:12] + ("-dirty" if commit["dirty"] else "")
 
 
 def newest(folder: Path, head: Recording) -> Path:
-    """The last recording among the baselines in a folder that a recording can be compared with; the last of its kind of
-    device where none can.
+    """The newest baseline in a folder with which a recording can be compared; without one, the newest of the same kind
+    of device.
 
     Raises:
-        UserError: there is none of its kind of device.
+        UserError: no baseline is of that kind of device.
     """
     kind = fingerprint(head.environment)
     paths = sorted((folder / kind).glob("*.json"), reverse=True)
@@ -135,7 +135,7 @@ def newest(folder: Path, head: Recording) -> Path:
 
 
 def as_dict(recording: Recording) -> dict[str, Any]:
-    """pytest-benchmark's format."""
+    """The recording in pytest-benchmark's format."""
     environment = recording.environment
     return {
         "machine_info": {
@@ -178,7 +178,7 @@ def _benchmark(name: str, recorded: RecordedCase) -> dict[str, Any]:
 
 
 def _stats(seconds: Sequence[float]) -> dict[str, Any]:
-    """pytest-benchmark's statistics of times in seconds."""
+    """The statistics that pytest-benchmark computes, of times in seconds."""
     q1, median, q3 = (float(each) for each in np.quantile(seconds, [0.25, 0.5, 0.75], method="hazen"))
     iqr, mean = q3 - q1, statistics.fmean(seconds)
     deviation = statistics.stdev(seconds) if len(seconds) > 1 else 0.0
@@ -210,7 +210,7 @@ def read(path: str | Path) -> Recording:
     """The recording in a file.
 
     Raises:
-        UserError: no file, no JSON, or JSON of something else.
+        UserError: the file cannot be read, is not JSON, or is not a recording.
     """
     try:
         facts = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -256,7 +256,7 @@ def _recorded(extra: dict[str, Any]) -> RecordedCase:
 
 
 def only(recording: Recording, names: Sequence[str]) -> Recording:
-    """With the cases of the given names; all where none is given.
+    """The recording with the cases of these names; with all cases where no name is passed.
 
     Raises:
         UserError: a name that was not recorded.
@@ -267,7 +267,7 @@ def only(recording: Recording, names: Sequence[str]) -> Recording:
 
 
 def differences(base: Recording, head: Recording) -> list[str]:
-    """Why times of the two cannot be compared, a line for each field; empty if they can."""
+    """Why the times of two recordings cannot be compared, a line for each field; empty if they can."""
     return [
         f"{key}: {getattr(base.environment, key)} against {getattr(head.environment, key)}"
         for key in COMPARABLE
@@ -276,6 +276,6 @@ def differences(base: Recording, head: Recording) -> list[str]:
 
 
 def fingerprint(environment: Environment) -> str:
-    """A folder's name for recordings of one kind of device."""
+    """The folder's name for recordings of one kind of device."""
     text = f"{environment.device}-{environment.threads}-threads"
     return "".join(c if c.isalnum() else "-" for c in text).strip("-").replace("--", "-").lower()

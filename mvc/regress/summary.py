@@ -31,7 +31,7 @@ MEANINGS = {
 
 
 def table(comparison: Comparison, *, markdown: bool = False) -> str:
-    """For people."""
+    """The comparison for people."""
     rows = [row for each in comparison.results for row in _rows(each)]
     lines = [tabulate(rows, headers=HEADERS, markdown=markdown)]
     used = {times.clock for result in comparison.results for run in result.runs for times in run.times.values()}
@@ -48,12 +48,12 @@ def table(comparison: Comparison, *, markdown: bool = False) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """For the summary of a CI job."""
+    """The comparison in Markdown, for the summary of a CI job."""
     return f"## Latency: {MEANINGS[comparison.exit_status]}\n\n{table(comparison, markdown=True)}\n"
 
 
 def _rows(result: CaseResult) -> list[list[str]]:
-    """The case with its verdict, and on CUDA the call's time with its own."""
+    """The row of a case with its verdict, and on CUDA a row of the call's time with its own verdict."""
     names = list(result.runs[0].times)
     first, *others = [_measured([run.times[name] for run in result.runs]) for name in names] or [[""] * 5]
     rows = [[result.case.name, *first, _verdict(result)]]
@@ -74,7 +74,7 @@ def _measured(times: list[Times]) -> list[str]:
 
 
 def _verdict(result: CaseResult) -> str:
-    """The case's, and what it is of unless that is time alone."""
+    """The verdict of a case, with the metrics that it comes from unless that is time alone."""
     found = [*result.verdicts.items(), *((each.name, each.verdict) for each in result.exact)]
     causes = [name for name, verdict in found if verdict == result.verdict]
     named = "" if result.verdict == "no change" or causes == ["time"] else f" ({', '.join(causes)})"
@@ -82,7 +82,7 @@ def _verdict(result: CaseResult) -> str:
 
 
 def _processes(times: list[Times], side: str) -> list[tuple[float, ...]]:
-    """The seconds of each process once: of recordings, each is in several pairs."""
+    """The seconds of each process once, since each process of a recording is in several pairs."""
     return list(dict.fromkeys(tuple(getattr(each, side)) for each in times))
 
 
@@ -91,7 +91,7 @@ def _milliseconds(processes: list[tuple[float, ...]]) -> str:
 
 
 def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
-    """What the rows do not say: changes other than of time, and what would settle an inconclusive case."""
+    """What the rows do not say: changes of metrics other than time, and what would settle an inconclusive case."""
     lines = [str(difference) for difference in result.exact]
     if discarded := sum(run.discarded for run in result.runs):
         lines.append(f"{discarded} rounds were measured anew, the GPU was throttled")
@@ -110,7 +110,7 @@ def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
 
 
 def _remedy(runs: list[Run], metric: str, comparison: Comparison) -> str:
-    """What would settle it, by the run that is furthest from decided; as much again where decided runs disagree."""
+    """What would settle a metric, by the run furthest from a decision, or as many rounds again if decided runs differ."""
     effect = comparison.thresholds.effects[metric]
     undecided = [run for run in runs if run.findings[metric] == "undecided"]
     if comparison.apart and not undecided:
@@ -134,7 +134,7 @@ def _single_ratios(runs: list[Run], metric: str) -> str:
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """For programs."""
+    """The comparison for programs, as plain types that JSON can hold."""
     return {
         "schema": SCHEMA,
         "base": comparison.base,

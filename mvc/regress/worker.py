@@ -24,7 +24,7 @@ class Side(NamedTuple):
 
     Attributes:
         name: for people: a revision, or "installed".
-        tree: folder of the sources, or None for the mvc that is installed.
+        tree: folder of the sources, or None for the installed mvc.
         caches: folder for what its processes compile.
     """
 
@@ -34,21 +34,21 @@ class Side(NamedTuple):
 
 
 class CaseFailed(UserError):
-    """A version that cannot run a case, and why."""
+    """A version cannot run a case; the message says why."""
 
 
 @dataclasses.dataclass
 class Facts:
-    """What the process of a case says of it, and what was seen while it was recorded; None where it is not known.
+    """What the process of a case reports, and what was seen while it was recorded; None where it is not known.
 
     Attributes:
         exact: numbers that do not vary from run to run, by name.
-        source: of the mvc that runs.
+        source: file of the mvc that runs.
         seconds: of one call.
-        clocks: of `mvc.regress.workload` for the case's time, the best first.
-        no_graph: why CUDA graphs are none of them.
-        discarded: rounds that were measured anew.
-        gpu: what NVML said meanwhile, as JSON has it.
+        clocks: clocks of `mvc.regress.workload` that can measure the case's time, the best first.
+        no_graph: why the replay of CUDA graphs is not among the clocks.
+        discarded: how many rounds were measured anew.
+        gpu: what NVML reported meanwhile, as plain types that JSON can hold.
     """
 
     exact: dict[str, int]
@@ -67,16 +67,16 @@ class Facts:
         return cls(**{name: fact for name, fact in facts.items() if name in known})
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: what is known."""
+        """The known facts, as plain types that JSON can hold."""
         return {name: fact for name, fact in dataclasses.asdict(self).items() if fact is not None}
 
 
 class Worker:
-    """A process that imports torch, and when it is waited for builds a case, warms it up if it is to be timed, and then
-    times it when it is told to.
+    """A process that imports torch at once. `wait_until_ready` has it build a case and warm it up if it is to be timed;
+    it then times the case whenever it is told to.
 
     Attributes:
-        facts: what it said when it was ready.
+        facts: what the process reported when it was ready.
     """
 
     facts: Facts
@@ -114,7 +114,7 @@ class Worker:
         return self
 
     def time(self, calls: int, clock: str) -> float:
-        """Seconds of one call by one of the clocks of `mvc.regress.workload`: the median of a turn of so many."""
+        """Seconds of one call by a clock of `mvc.regress.workload`: the median over a turn of `calls` calls."""
         self._send({"calls": calls, "clock": clock})
         return statistics.median(self._receive()["seconds"])
 

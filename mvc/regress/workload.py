@@ -1,12 +1,12 @@
 """One case in a process of its own. The driver passes this file's text to `python -c`, so that it also measures
-revisions older than itself: of mvc it uses the public functions alone.
+revisions older than itself. It therefore uses only public functions of mvc.
 
 Lines of JSON: {"case": fields, "timed": whether it will be} comes in; {"ready": facts} goes out. Then each
 {"calls": n, "clock": name} is answered by {"seconds": [...]}, and the end of the input ends the process. A case that
 this mvc cannot run is answered by {"error": why}.
 
-Clocks: "wall" is the time of a call until the device is done; "graph" the device's time of a call, by the replay of a
-CUDA graph of it; "kernels" what its kernels, copies and memsets took by the profiler, summed.
+Clocks: "wall" is the time of a call until the device is done; "graph" is the device's time of a call, by the replay of
+a CUDA graph; "kernels" is the summed time of the call's kernels, copies and memsets by the profiler.
 """
 
 import functools
@@ -18,13 +18,13 @@ import statistics
 import sys
 import time
 
-GRAPH_SECONDS = 2e-3  # a graph is about so long at least: what a replay adds around it is then a thousandth
-PRODUCT_SECONDS = 1e-5  # extra work takes about so long at least: a kernel takes 2 us, however small it is
+GRAPH_SECONDS = 2e-3  # a graph lasts at least about this long, so that what its replay adds is a thousandth of it
+PRODUCT_SECONDS = 1e-5  # extra work lasts at least about this long: a kernel takes 2 us, however small it is
 OWN_GRAPHS = ("reduce-overhead", "max-autotune")  # modes whose calls replay CUDA graphs
 
 
 def build(case):
-    """A callable of no arguments that runs the case once, facts about it, and a function that gives exact numbers.
+    """A callable of no arguments that runs the case once, facts about it, and a function that returns exact numbers.
 
     On CUDA the callable returns before the device is done.
     """
@@ -62,7 +62,7 @@ def _model(torch, mvc, case, device, dtype):
 
 
 def chosen_by_time(case):
-    """Whether what is called depends on measurements: of library calls, frozen on a CPU, or of kernels."""
+    """Whether measurements choose what runs: among library calls where frozen on a CPU, or among kernels."""
     return (case["frozen"] and case["device"] == "cpu") or case["mode"].startswith("max-autotune")
 
 
@@ -70,7 +70,7 @@ def _exact(report, by_time):
     """Numbers that do not vary from run to run; those of generated code are unknown where it came from a cache.
 
     Args:
-        by_time: leave out what depends on measurements.
+        by_time: leave out numbers that depend on measurements.
     """
     exact = {"graphs": len(report.graphs), "scans": report.scans}
     explanation = report.explanation
@@ -103,7 +103,7 @@ def _scan(torch, mvc, case, device, dtype):
 
 
 def until_done(run, device):
-    """The call as one who waits for its result sees it."""
+    """The call with a wait for its result."""
     if device == "cpu":
         return run
     import torch
@@ -121,7 +121,7 @@ def timed(run, calls):
 
 
 def warm(run, *, window=5, tolerance=0.05, limit=20.0):
-    """Run until the median of the last calls is within the tolerance of that of those before; the last median."""
+    """Run until the medians of two consecutive windows of calls agree within the tolerance; return the last median."""
     started, last = time.perf_counter(), statistics.median(timed(run, window))
     while True:
         now = statistics.median(timed(run, window))
@@ -131,10 +131,10 @@ def warm(run, *, window=5, tolerance=0.05, limit=20.0):
 
 
 def slowed(run, seconds, share, *, trials=3, trial_seconds=1.0):
-    """The same with extra work: as many elementwise products as make it slower by that share, here and now.
+    """The case with extra work: as many elementwise products as make it slower by that share, here and now.
 
-    What a product takes after a short case is not what it takes alone: there a first guess is mended by timing both,
-    call by call in turns.
+    After a short case, a product takes another time than alone. The first guess is then corrected by timing calls with
+    and without the extra work in turns.
     """
     import torch
 
@@ -154,7 +154,7 @@ def slowed(run, seconds, share, *, trials=3, trial_seconds=1.0):
 
 
 def clocks_of(case, run, facts):
-    """By name, what gives seconds of one call from so many calls; the facts note which can be the case's time."""
+    """Functions from a number of calls to seconds of one call, by clock; `facts` notes which can be the case's time."""
     call = until_done(run, case["device"])
     if case["device"] == "cpu":
         facts["clocks"] = ["wall"]
@@ -171,13 +171,13 @@ def clocks_of(case, run, facts):
 
 
 def device_clocks(case, run, every=1):
-    """The device's clocks by name, and why a graph is none of them.
+    """The device's clocks by name, and why the replay of a graph is not among them.
 
     Args:
-        every: so many calls only do together what they do on average.
+        every: calls differ, and only this many together do the average work.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: there is no such clock.
     """
     import torch
 
@@ -187,15 +187,15 @@ def device_clocks(case, run, every=1):
     else:
         try:
             return {"graph": by_graph(run, every), **clocks}, None
-        except Exception as error:  # what cannot be captured says so in many ways
+        except Exception as error:  # a failed capture raises many kinds of error
             torch.cuda.synchronize()
             obstacle = first_line(error)
-    clocks["kernels"](1)  # may be refused, then sooner than later
+    clocks["kernels"](1)  # may be refused, which should show now
     return clocks, obstacle
 
 
 def by_graph(run, every=1):
-    """Means over the calls that a graph holds; short calls are many in a graph."""
+    """A clock whose seconds are means over the calls in a CUDA graph. A graph holds many calls if they are short."""
     graph, calls = capture(run, every), every
     seconds = statistics.median(replayed(graph, 3))
     if seconds < GRAPH_SECONDS:
@@ -205,16 +205,16 @@ def by_graph(run, every=1):
 
 
 def capture(run, calls):
-    """A CUDA graph of so many calls."""
+    """A CUDA graph of `calls` calls."""
     import torch
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):  # left even where the capture fails, which torch.cuda.graph does not see to
+    with torch.cuda.stream(stream):  # exited even where the capture fails, unlike with torch.cuda.graph alone
         for _ in range(2):
-            run()  # what is made on first use must be there
-        torch.cuda.set_sync_debug_mode("error")  # a capture that ends because a call waits leaves torch amiss
+            run()  # what is made on first use must exist before the capture
+        torch.cuda.set_sync_debug_mode("error")  # a call that waits would end the capture and leave torch unusable
         try:
             run()
         finally:
@@ -226,7 +226,7 @@ def capture(run, calls):
 
 
 def replayed(graph, count):
-    """Seconds of so many replays, after one more that keeps the device busy while the host hands them over."""
+    """Seconds of `count` replays, after one more that keeps the device busy while the host submits the others."""
     import torch
 
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
@@ -240,7 +240,7 @@ def replayed(graph, count):
 
 
 def by_kernels(run, every=1):
-    """The mean over a turn's calls."""
+    """A clock whose seconds are the mean over a turn's calls, by the profiler."""
     return lambda wanted: [kernels(run, every * math.ceil(wanted / every))]
 
 
@@ -260,11 +260,12 @@ def kernels(run, calls):
 
 
 def slowed_on_device(run, share, clock, device, *, trials=8, tolerance=0.1):
-    """The same with extra work of the device, and the number of calls of which one has it: elementwise products whose
-    size makes a call slower by that share, within a tenth of it, by that clock, here and now.
+    """The case with extra work on the device in one of several calls, and the number of those calls. The work is
+    elementwise products whose size makes a call slower by that share, within a tenth of it, by that clock, here and
+    now.
 
     Raises:
-        RuntimeError: no size does.
+        RuntimeError: no size does so.
     """
     import torch
 
@@ -285,7 +286,7 @@ def slowed_on_device(run, share, clock, device, *, trials=8, tolerance=0.1):
 
 
 def with_products(run, x, elements, every):
-    """The same with products of so many elements of x, one after the other, in one of so many calls."""
+    """The case with products of `elements` elements of x, one after the other, in one of `every` calls."""
     turns = itertools.cycle([True] + [False] * (every - 1))
 
     def both():
@@ -299,7 +300,7 @@ def with_products(run, x, elements, every):
 
 
 def resident_peak():
-    """Bytes of memory that the process has had at most."""
+    """The peak of the process's memory in bytes."""
     if sys.platform.startswith("linux"):  # where getrusage counts what the process had before it became Python
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
@@ -315,7 +316,7 @@ def first_line(error):
 def main():
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what others print must not reach the driver
-    os.environ["TEARDOWN_CUPTI"] = "0"  # by the profiler after each turn: that takes long, and can crash CUDA graphs
+    os.environ["TEARDOWN_CUPTI"] = "0"  # after each turn, CUPTI's teardown would be slow and could crash CUDA graphs
 
     def answer(**facts):
         answers.write(json.dumps(facts) + "\n")
@@ -345,7 +346,7 @@ def main():
     answer(ready=facts)
     for line in sys.stdin:
         turn = json.loads(line)
-        call()  # its caches and threads have been another process's since the last turn
+        call()  # since the last turn, another process has used the processor's caches
         answer(seconds=clocks[turn["clock"]](turn["calls"]))
 
 
