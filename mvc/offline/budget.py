@@ -1,4 +1,4 @@
-"""Budgets: what generated code may launch, move and need, exactly; a file for each architecture, entries for models."""
+"""Budgets: exactly what generated code may launch, move and need: a file for an architecture, an entry for a model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mvc.offline import targets
 from mvc.offline.manifest import Launch, Manifest, Request
 
 FORMAT = "mvc.budget/1"
-Entry = dict[str, Any]  # what `measured` gives
-ENFORCED = ("torch", "triton")  # another version of these generates other code
+Entry = dict[str, Any]  # what `measured` returns
+ENFORCED = ("torch", "triton")  # other versions of these generate other code
 MOVED = tuple(f"{kind} bytes" for kind in ("triton", "scan", "extern"))
 COUNTED = (*MOVED, "kernels", "largest registers", "spills")
 LINE = re.compile(r"(\w\.py):\d+:")
 
 
 def key(model: Request) -> str:
-    """What an entry is called: "T, inference, batch 128, 224 x 224, float16, passes all, frozen"."""
+    """The name of an entry: "T, inference, batch 128, 224 x 224, float16, passes all, frozen"."""
     work = "training step" if model.training else "inference"
     size = f"batch {model.batch}, {model.height} x {model.width}"
     passes = model.passes if isinstance(model.passes, str) else " ".join(model.passes)
@@ -35,7 +35,7 @@ def key(model: Request) -> str:
 
 
 def measured(manifest: Manifest) -> Entry:
-    """The entry of a manifest."""
+    """The budget entry for a manifest."""
     moved = Counter(dict.fromkeys(MOVED, 0))
     for launch in manifest.launches:
         moved[f"{launch.kind} bytes"] += launch.bytes_moved
@@ -51,20 +51,20 @@ def measured(manifest: Manifest) -> Entry:
 
 
 def _described(launch: Launch) -> str:
-    """A launch by its kind, and where its result came from without line numbers, which any edit moves."""
+    """A launch by its kind and the source of its result, without line numbers, which any edit moves."""
     source = LINE.sub(r"\1:", next(iter(launch.source), "unknown"))
     name = re.sub(r"_\d+$", "", launch.name)
     return f"{launch.phase} {launch.kind} {name} from {source}"
 
 
 def find(folder: Path, target: str, model: Request) -> Entry:
-    """
+    """The budget entry for a model.
+
     Args:
-        target: name of one.
+        target: the target's name.
 
     Raises:
-        UserError: no budget for this model and the target's architecture, or one that does not say just what is
-            measured.
+        UserError: no budget for this model and the target's architecture, or one with other keys than `measured` has.
     """
     path, name = _path(folder, target), key(model)
     entries = _read(path)
@@ -77,7 +77,7 @@ def find(folder: Path, target: str, model: Request) -> Entry:
 
 
 def compare(manifest: Manifest, allowed: Entry) -> list[str]:
-    """How the manifest differs from its entry, which `find` gives, a line each; empty where it does not."""
+    """The differences of the manifest from its entry, which `find` returns, a line each; empty where there are none."""
     seen = measured(manifest)
     before, after = Counter(allowed["launches"]), Counter(seen["launches"])
     where = {_described(launch): ", ".join(launch.source) for launch in manifest.launches}
@@ -92,7 +92,7 @@ def compare(manifest: Manifest, allowed: Entry) -> list[str]:
 
 
 def other_versions(manifest: Manifest, allowed: Entry) -> str | None:
-    """Why the entry does not hold for this machine's torch and triton, in one sentence; None where it does."""
+    """Why the entry does not apply to this machine's torch and triton, in one sentence; None where it applies."""
     differing = [name for name in ENFORCED if allowed["versions"][name] != manifest.versions[name]]
     if not differing:
         return None

@@ -1,4 +1,4 @@
-"""Processes that leave nothing behind: a session of their own, ended whole, and one line on what went wrong."""
+"""Child processes in sessions of their own, which end as a whole, with one line on what went wrong."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def environment(scratch: Path) -> dict[str, str]:
 
 
 def serve(main: Callable[[Sequence[str]], None]) -> None:
-    """Be such a process: call `main` with the arguments of the command, and say in the last line why it failed.
+    """Run as a child process: call `main` with the command's arguments, and say in the last line why it failed.
 
-    A parent that is killed cannot end its session, so this process ends with it.
+    This process ends when its parent is killed, which can then not end the session.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
@@ -71,13 +71,13 @@ def serve(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """Of its message, the first that is not merely the heading of the next, "backend='f' raised:"."""
+    """The first line of the error's message that is not merely a heading such as "backend='f' raised:"."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     return next((line for line in lines if not line.endswith(":")), lines[0])
 
 
 def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Why a process failed, in one line: what `serve` says, or the last that it printed."""
+    """Why a process failed, in one line: the one that `serve` wrote, or else the last one printed."""
     if done.returncode < 0:
         return f"it was ended by {signal.Signals(-done.returncode).name}"
     lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]

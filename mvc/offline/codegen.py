@@ -36,11 +36,11 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
 
 
 class Generated(NamedTuple):
-    """The code of the forward graph and, in training, of the backward graph; and what they are called with.
+    """The code of the forward graph and, in training, of the backward graph; and the inputs of the former.
 
     Attributes:
-        inputs: of the forward: names of tensors of the model and of its arguments, and "constant 0" and so on.
-        constants: for frozen weights, Python that computes the constants from what its `PARAMETERS` names.
+        inputs: the forward's inputs: names of the model's tensors and arguments, and "constant 0" and so on.
+        constants: for frozen weights, Python that computes the constants from the tensors that its `PARAMETERS` names.
     """
 
     codes: list[Code]
@@ -102,7 +102,7 @@ def not_run(*arguments: Any) -> None:
 
 
 def _constants_source(split: Split, inputs: list[str]) -> str:
-    """What is computed once, as a module."""
+    """The source of a module that computes what is computed once."""
     graph = split.constants.graph
     for node in graph.nodes:
         node.type = None
@@ -115,7 +115,7 @@ def _constants_source(split: Split, inputs: list[str]) -> str:
     parameters = ",\n".join(f"    {inputs[index]!r}" for index in split.parameters)
     return "\n".join(
         [
-            '"""What the generated code takes as constants, from parameters; computed once."""\n',
+            '"""The constants of the generated code, computed once from parameters."""\n',
             "import torch",
             "from torch import device, inf, nan",
             *imports,
@@ -126,7 +126,7 @@ def _constants_source(split: Split, inputs: list[str]) -> str:
 
 
 def _fake_tensors(model: nn.Module, fakes: contextlib.AbstractContextManager) -> None:
-    """Put tensors without storage on the GPU in the place of all parameters and buffers."""
+    """Replace all parameters and buffers by tensors on the GPU without storage."""
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         with fakes:
@@ -140,10 +140,10 @@ def _fake_tensors(model: nn.Module, fakes: contextlib.AbstractContextManager) ->
 
 
 def launches_of(code: Code, phase: str) -> list[Launch]:
-    """The wrapper's launches, each with what the schedule says that it does.
+    """The wrapper's launches, each with the work that the schedule states for it.
 
     Raises:
-        ValueError: the two do not go together.
+        ValueError: launches and schedule do not match.
     """
     return [_launch(work, phase) for _, work in paired(list(_launched(code.wrapper)), code.work)]
 
@@ -159,7 +159,7 @@ def _launched(wrapper: str) -> Iterator[str]:
 
 
 def _launch(work: Work, phase: str) -> Launch:
-    origins = work.origins[::-1]  # what gives the result first
+    origins = work.origins[::-1]  # the node of the result first
     return Launch(
         kind=work.kind,
         name=work.name,
@@ -176,7 +176,7 @@ def _launch(work: Work, phase: str) -> Launch:
 
 
 def _scan_flops(sizes: dict[str, tuple[int, ...]]) -> int:
-    """Of one launch of a scan's kernel; 0 for those that only tie chunks of the length together."""
+    """The FLOPs of one launch of a scan's kernel; 0 for kernels that only combine chunks of the length."""
     sizes = {name.removeprefix("p_"): size for name, size in sizes.items()}
     if not {"u", "A"} <= sizes.keys():
         return 0
@@ -188,7 +188,7 @@ def _scan_flops(sizes: dict[str, tuple[int, ...]]) -> int:
 
 
 def _source(node: fx.Node) -> str | None:
-    """The innermost line of the model's own code, after the line that calls it; see `Launch.source`."""
+    """The innermost line of the model's own code and, before it, the line that calls it; see `Launch.source`."""
     frames = [
         f"{Path(file).name}:{line}: {linecache.getline(file, int(line)).strip()}"
         for file, line in FRAME.findall(node.meta.get("stack_trace") or "")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     cards = ", ".join(f"{target.name} ({target.card})" for target in TARGETS.values())
     add("--target", metavar="CARD", help=f"generate the code for this card, and compile its kernels: {cards}")
-    output = "folder for the code, of which nothing else is part: replaced whole (default VARIANT-TARGET)"
+    output = "folder for the code and nothing else, replaced as a whole (default VARIANT-TARGET)"
     add("--output", metavar="DIR", type=Path, help=output)
     add("--sass", action="store_true", help="with --target: count each binary's instructions")
     add("--replay", action="store_true", help="with --target: run the code at batch 1 on the CPU, against eager")
@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
-    """What `--target` asks for; whether the budget is kept and the replay within its limit, where they are asked for.
+    """Do what `--target` asks for; return whether budget and replay, where they are asked for, are within their limits.
 
     Args:
-        default: of an argument of the command, by name.
+        default: from an argument's name to its default.
 
     Raises:
         UserError: this machine cannot generate code, or an option that has no meaning here.
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
     progress = Progress(quiet=args.quiet)
     with progress.step(f"generating code for {args.target}"):
         manifest = generate(request, target, folder, sass=args.sass)
-    page = report.write_page(manifest, folder)  # stays where the replay fails
+    page = report.write_page(manifest, folder)  # remains if the replay fails
     replayed = None
     if args.replay:
         code = folder
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
 
 
 def _facts(replayed: Check) -> dict[str, Any]:
-    """For JSON."""
+    """The facts as plain types that JSON can hold."""
     return {
         "error": finite(replayed.error),
         "worst": replayed.tensor,
@@ -92,9 +92,10 @@ def _facts(replayed: Check) -> dict[str, Any]:
 
 
 def refuse_alone(args: argparse.Namespace) -> None:
-    """
+    """Refuse this module's options where `--target` is missing.
+
     Raises:
-        UserError: an option of this module without `--target`.
+        UserError: such an option was passed.
     """
     for name in OWN:
         if getattr(args, name):
@@ -118,7 +119,7 @@ def _request(args: argparse.Namespace) -> Request:
 
 
 def _budget(manifest: Manifest, allowed: budget.Entry | None, update: Path | None) -> tuple[bool, list[str]]:
-    """Whether the budget is kept, and what to say of it."""
+    """Whether the budget is kept, and what to print about it."""
     if update:
         return True, [f"budget written: {budget.update(manifest, update)}"]
     if allowed is None:

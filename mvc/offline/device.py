@@ -31,7 +31,7 @@ TRITON_VERSIONS = ("3.8",)
 
 @functools.cache
 def why_not() -> str | None:
-    """Why no code can be generated here, in one sentence, or None where it can."""
+    """Why no code can be generated on this machine, in one sentence; None where it can."""
     if not sys.platform.startswith("linux"):
         return f"the stand-in device is preloaded as on Linux; this is {sys.platform}"
     if importlib.util.find_spec("triton") is None:
@@ -57,7 +57,8 @@ def why_not() -> str | None:
 
 
 def require() -> None:
-    """
+    """Refuse machines on which no code can be generated.
+
     Raises:
         UserError: see `why_not`.
     """
@@ -66,7 +67,7 @@ def require() -> None:
 
 
 def present(target: Target) -> str | None:
-    """The name of this machine's GPU where it is of the target's architecture."""
+    """The name of this machine's GPU, if that is of the target's architecture."""
     if torch.cuda.is_available() and torch.cuda.get_device_capability() == target.capability:
         return torch.cuda.get_device_name()
     return None
@@ -81,17 +82,17 @@ def run(
     stand_in: bool = True,
     launches: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python with the stand-in of a card in front of CUDA.
+    """Run Python with the stand-in for a card in front of CUDA.
 
-    Caches of Inductor and Triton lie in `scratch`: what is made here must not be found by processes with a real GPU.
+    The caches of Inductor and Triton are in `scratch`, since processes with a real GPU must not find what is made here.
 
     Args:
-        arguments: of Python: -m MODULE and so on.
+        arguments: for Python: -m MODULE and so on.
         scratch: a folder for the process's caches and temporary files.
         timeout: seconds.
-        stand_in: otherwise with this machine's own GPU.
-        launches: let launches on the stand-in succeed and do nothing, where otherwise they are refused: for measuring
-            what they cost the host. Whatever is computed there is wrong.
+        stand_in: use the stand-in; otherwise this machine's own GPU.
+        launches: let launches on the stand-in succeed without doing anything, to measure what they cost the host.
+            Otherwise they are refused. Results computed with them are meaningless.
 
     Raises:
         UserError: the libraries cannot be built, or the process took longer.
@@ -108,7 +109,7 @@ def run(
 
 
 def _stand_in(target: Target) -> dict[str, str]:
-    """The environment in which CUDA is the stand-in of a card."""
+    """The environment in which the stand-in for a card replaces CUDA."""
     libraries = _libraries()
     card = {
         "NAME": target.card,
@@ -129,7 +130,7 @@ def _stand_in(target: Target) -> dict[str, str]:
 
 
 def _cuda_of_headers() -> str:
-    """The major version of the CUDA whose runtime the stand-in takes the place of."""
+    """The major version of the CUDA whose runtime the stand-in replaces."""
     text = (_include() / "cuda_runtime_api.h").read_text(encoding="utf-8", errors="replace")
     return str(int(re.search(r"#define CUDART_VERSION\s+(\d+)", text)[1]) // 1000)
 
@@ -145,7 +146,7 @@ def _compiler() -> list[str]:
 
 
 def _libraries() -> Path:
-    """The folder with both libraries, built once for each triton, whose headers they are built with."""
+    """The folder with both libraries, built once for each triton with that triton's headers."""
     require()
     import triton
 
@@ -159,13 +160,13 @@ def _libraries() -> Path:
         raise UserError(f"the cache {cache.folder()} cannot be written: {error}; set MVC_CACHE_DIR") from error
     if re.search(r"[\s:]", str(folder)):
         raise UserError(
-            f"the cache is {folder.parent}, whose name LD_PRELOAD takes apart; set MVC_CACHE_DIR to another"
+            f"the cache is {folder.parent}, whose name LD_PRELOAD would split; set MVC_CACHE_DIR to another"
         )
     return folder
 
 
 def _build(folder: Path) -> None:
-    """Into another folder first, which is then renamed; nothing where somebody has built it meanwhile."""
+    """Build in a temporary folder, which is then renamed unless another process has built the libraries meanwhile."""
     if os.access(folder, os.R_OK):
         return
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-build-") as scratch:

@@ -1,4 +1,4 @@
-"""What each launch would take on a card, by its bytes and FLOPs: a roofline fitted to measured kernels."""
+"""Estimates each launch's time on a card from its bytes and FLOPs, by a roofline fitted to measured kernels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OUTSIDE_TENSOR_CORES = ("depthwise convolution", "scan")
 
 
 class Efficiency(NamedTuple):
-    """What launches of one family take, by the specification of the card.
+    """How efficiently launches of one family run, relative to the card's specification.
 
     Attributes:
         fixed: seconds of each launch.
-        bandwidth, flops: the shares that are reached; 1.0 where the other one decides.
-        step: seconds of each step that a program takes after another.
+        bandwidth, flops: the shares of the card's rates that are reached; 1.0 where the other one decides.
+        step: seconds for each of the steps that a program computes one after another.
     """
 
     fixed: float
@@ -35,13 +35,13 @@ class Efficiency(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What was fitted, to which kernels, and how far it is off for models that the fit has not seen.
+    """The fitted constants, the kernels that they were fitted to, and the error for models that the fit has not seen.
 
     Attributes:
-        card: that ran the kernels, all of inference, as `Target.card` names it.
-        dtype: of their models.
+        card: the card that ran the kernels, all of inference, as `Target.card` names it.
+        dtype: the dtype of the kernels' models.
         efficiencies: by family.
-        errors: by model, estimated over measured time of all kernels, less one.
+        errors: by model, the estimated time over the measured time of all kernels, minus one.
     """
 
     card: str
@@ -59,11 +59,12 @@ def calibration() -> Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """One launch.
+    """The cost of one launch.
 
     Attributes:
-        seconds: estimated.
-        floor: seconds at the full specification; of a generated kernel, for its share of `Floor.triton_bytes` alone.
+        seconds: the estimated time.
+        floor: seconds at the card's full rates; for a generated kernel, counting only its share of
+            `Floor.triton_bytes`.
     """
 
     launch: Launch
@@ -72,19 +73,19 @@ class Cost:
 
 
 class Floor(NamedTuple):
-    """What generated code launches and moves with one read and one write around each library call and scan.
+    """The launches and bytes of generated code with only one read and one write around each library call and scan.
 
-    What a call gives and generated code takes is read once, and what a call takes from generated code is written once,
-    however often the kernels that are there do so. Everything else is above the floor: parameters and arguments, and
-    what generated kernels pass to each other or read again. Residual sums are of these: each call that one passes costs
-    at least one more read, so that a network with residual sums cannot reach the floor.
+    A call's result that generated code uses is read once, and a call's input that generated code computes is written
+    once, however often the actual kernels do so. Everything else is above the floor: parameters and arguments, and data
+    that generated kernels pass to each other or read again, such as residual sums. A residual sum costs at least one
+    more read for each call that it bypasses, so that a network with residual sums cannot reach the floor.
 
     Attributes:
-        launches: the calls in their order, and the fewest kernels between them: each computes what it reads into what
-            it writes as the generated ones do, after the calls that it depends on and before those that take it.
-        triton_bytes: of generated kernels: for each buffer, what they read of what a call wrote, or write of what a
-            call reads, and no more than the call's part.
-        parameter_bytes: that generated kernels read besides, of parameters and arguments.
+        launches: the number of the calls and of the fewest kernels between them, where each kernel runs after the calls
+            that it depends on and before those that use its result.
+        triton_bytes: the bytes of generated kernels: of each buffer, what they read of a call's result, or write of a
+            call's input, and at most the call's part.
+        parameter_bytes: the bytes of parameters and arguments that generated kernels read besides.
     """
 
     launches: int
@@ -93,7 +94,7 @@ class Floor(NamedTuple):
 
 
 def costs(manifest: Manifest) -> list[Cost]:
-    """Of every launch, in order."""
+    """The cost of every launch, in order."""
     target, dtype, efficiencies = find(manifest.target), manifest.model.dtype, calibration().efficiencies
     return [
         Cost(
@@ -106,11 +107,11 @@ def costs(manifest: Manifest) -> list[Cost]:
 
 
 def seconds(launch: Launch, target: Target, dtype: str, efficiencies: Mapping[str, Efficiency]) -> float:
-    """Of one launch, estimated: its fixed time and its steps, and what its bytes or its FLOPs take at least.
+    """The estimated time of one launch: its fixed time, its steps, and the longer of the times for its bytes and FLOPs.
 
     Args:
-        dtype: of the model.
-        efficiencies: by family, as `family` names it.
+        dtype: the model's dtype.
+        efficiencies: by family, as `family` returns it.
     """
     reached = efficiencies[family(launch)]
     moving = launch.bytes_moved / (target.bandwidth * reached.bandwidth)
@@ -119,7 +120,7 @@ def seconds(launch: Launch, target: Target, dtype: str, efficiencies: Mapping[st
 
 
 def family(launch: Launch) -> str:
-    """Which of the families that were fitted a launch belongs to."""
+    """The family, among those that were fitted, to which a launch belongs."""
     if launch.kind == "scan":
         return "scan"
     if launch.groups > 1:
@@ -131,7 +132,7 @@ def family(launch: Launch) -> str:
 
 
 def basis(manifest: Manifest) -> str:
-    """What the estimates rest on, and their error, in a phrase that belongs beside each of them."""
+    """The basis of the estimates and their error, in a phrase to print beside each of them."""
     known, model = calibration(), manifest.model
     fitted = find(manifest.target).card == known.card and model.dtype == known.dtype and not model.training
     errors = ", ".join(
@@ -158,8 +159,8 @@ def _generated(launch: Launch) -> bool:
 
 
 def _least_launches(launches: Sequence[Launch]) -> int:
-    """The calls of one phase, and kernels as late as possible: one before a call that takes from generated code what
-    depends on a call since the last kernel, and one at the end for what is not taken by a call."""
+    """The number of calls in one phase plus the fewest kernels, each as late as possible: one before a call whose input
+    from generated code depends on a call since the last kernel, and one at the end for results that no call uses."""
     depends = {}  # of buffers that generated code wrote last: the number of calls when it could be computed
     given = {}  # of buffers that a call wrote last: the number of calls then
     calls = kernels = 0
@@ -180,7 +181,7 @@ def _least_launches(launches: Sequence[Launch]) -> int:
 
 
 def _parameter_bytes(launches: Sequence[Launch]) -> int:
-    """What generated kernels of one phase read of buffers that no launch writes."""
+    """The bytes that generated kernels of one phase read from buffers that no launch writes."""
     made = {name for launch in launches for name in launch.writes}
     return sum(
         size for launch in filter(_generated, launches) for name, size in launch.reads.items() if name not in made
@@ -188,8 +189,8 @@ def _parameter_bytes(launches: Sequence[Launch]) -> int:
 
 
 def _shares(launches: Sequence[Launch]) -> list[int]:
-    """The bytes of each launch that `Floor` holds: all of a call; of a generated kernel, of each buffer what none
-    before it has read or written."""
+    """The bytes of each launch that count for `Floor`: all bytes of a call; for a generated kernel, of each buffer what
+    no earlier one has read or written."""
     taken, given = Counter(), Counter()  # what calls read and write, by phase and name
     for launch in launches:
         if not _generated(launch):
@@ -200,7 +201,7 @@ def _shares(launches: Sequence[Launch]) -> list[int]:
 
 
 def _claimed(launch: Launch, taken: Counter, given: Counter) -> int:
-    """What is left of what this kernel reads and writes; it is then no longer left."""
+    """Claim for this kernel what is left of the bytes that it reads and writes, and return how many those are."""
     claimed = 0
     for left, accesses in ((given, launch.reads), (taken, launch.writes)):
         for name, size in accesses.items():
@@ -211,5 +212,5 @@ def _claimed(launch: Launch, taken: Counter, given: Counter) -> int:
 
 
 def _peak(launch: Launch, target: Target, dtype: str) -> float:
-    """FLOP/s of the units that a launch computes with."""
+    """FLOP/s of the units that a launch uses."""
     return target.matrix_flops["float32" if family(launch) in OUTSIDE_TENSOR_CORES else dtype]

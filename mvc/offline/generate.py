@@ -24,21 +24,21 @@ TIMEOUT = 1200.0  # seconds of each process
 
 
 def generate(request: Request, target: Target, folder: Path, *, kernels: bool = True, sass: bool = False) -> Manifest:
-    """Generate a model's code for a card and compile its kernels, into a folder of which nothing else is part.
+    """Generate a model's code for a card and compile its kernels, into a folder that holds nothing else.
 
-    It then holds `manifest.json`; `forward.py` and, in training, `backward.py`: Inductor's wrappers; `constants.py`:
-    with frozen weights, what is computed once; `kernels/`: each kernel's source; `cubins/`: a binary for each of its
-    configurations.
+    The folder then holds `manifest.json`; `forward.py` and, in training, `backward.py`: Inductor's wrappers;
+    `constants.py`: with frozen weights, what is computed once; `kernels/`: each kernel's source; `cubins/`: a binary
+    for each of its configurations.
 
     Args:
-        folder: made if it is not there. One that holds the manifest of an earlier run is removed with all that is in
-            it once the new one is whole; until then, and where this fails, it stays as it is.
-        kernels: compile them too; without, the manifest has no binaries.
+        folder: made if it does not exist. The folder of an earlier run, which is known by its manifest, is removed with
+            everything in it once the new one is whole; until then, and in case of failure, it stays as it is.
+        kernels: compile the kernels too; otherwise the manifest has no binaries.
         sass: count the instructions of each binary.
 
     Raises:
-        UserError: the folder holds something else or cannot be written, this machine cannot (`device.why_not`), or the
-            model cannot be compiled.
+        UserError: the folder holds something else or cannot be written, this machine cannot generate code
+            (`device.why_not`), or the model cannot be compiled.
     """
     _refuse_foreign(folder)
     device.require()
@@ -50,9 +50,10 @@ def generate(request: Request, target: Target, folder: Path, *, kernels: bool = 
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """
+    """Refuse a folder that cannot be replaced.
+
     Raises:
-        UserError: something is there that `generate` did not make.
+        UserError: the folder holds something that `generate` did not make.
     """
     try:
         here = Path.cwd()
@@ -65,7 +66,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _has_manifest(folder: Path) -> bool:
-    """Whether it is a folder of `generate`'s, of this version or another."""
+    """Whether `generate` made the folder, in this version or another."""
     try:
         facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return facts["format"].startswith(FORMAT.partition("/")[0] + "/")
@@ -75,9 +76,9 @@ def _has_manifest(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` whole at the end of the block; of several processes, the last's.
+    """Yield a new folder that replaces all of `folder` when the block ends; of several processes, the last wins.
 
-    Killed while it does so, this leaves the old one under a name beside it that begins with a dot.
+    A process that is killed meanwhile may leave the old folder beside it, under a name that begins with a dot.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def _take_place(made: Path, folder: Path) -> None:
-    _refuse_foreign(folder)  # what has appeared meanwhile
+    _refuse_foreign(folder)  # one that has appeared meanwhile
     old = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-")
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, old)
@@ -105,7 +106,7 @@ def _take_place(made: Path, folder: Path) -> None:
 
 
 def _generated(request: Request, target: Target, folder: Path, *, kernels: bool, sass: bool) -> Manifest:
-    """Fill an empty folder but for the manifest."""
+    """Fill an empty folder with everything but the manifest."""
     import triton
 
     with tempfile.TemporaryDirectory(prefix="mvc-offline-", ignore_cleanup_errors=True) as name:

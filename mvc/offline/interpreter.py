@@ -38,7 +38,7 @@ LIBDEVICE: dict[str, Callable[..., Tensor]] = {
 
 @contextlib.contextmanager
 def on_cpu() -> Iterator[None]:
-    """Generated wrappers that are loaded and called in the block run on CPU tensors."""
+    """Run generated wrappers that are loaded and called in the block on CPU tensors."""
     from torch._inductor.runtime import triton_helpers, triton_heuristics
     from triton.runtime.interpreter import ScanOps
 
@@ -109,7 +109,7 @@ def _widen(blocks: dict[str, int], source: str) -> None:
 
 @contextlib.contextmanager
 def _libdevice() -> Iterator[None]:
-    """libdevice's functions by torch's: those of the interpreter return nothing."""
+    """libdevice's functions, computed by torch's, since those of the interpreter return nothing."""
     from triton.language.extra import libdevice
 
     with contextlib.ExitStack() as stack:
@@ -122,7 +122,7 @@ def _libdevice() -> Iterator[None]:
 
 
 def _of_triton_tensors(function: Callable[..., Tensor], result: type | None = None) -> Callable[..., Any]:
-    """A function of torch's as one of the interpreter's tensors, elementwise and with broadcasting."""
+    """A function of torch's as a function of the interpreter's tensors, elementwise and with broadcasting."""
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 
@@ -141,7 +141,7 @@ def _of_triton_tensors(function: Callable[..., Tensor], result: type | None = No
 
 @contextlib.contextmanager
 def _attention_on_cpu() -> Iterator[None]:
-    """The attention ops that exist for CUDA alone, without dropout; results lie in memory as theirs do."""
+    """The attention ops that exist only for CUDA, without dropout. Results have the memory layout of those ops."""
     library = torch.library.Library("aten", "IMPL")
     for name in ("flash", "efficient", "cudnn"):
         forward = f"_scaled_dot_product_{name}_attention"
@@ -155,7 +155,7 @@ def _attention_on_cpu() -> Iterator[None]:
 
 
 def _in_layout(op: torch._ops.OpOverload, compute: Callable[..., tuple[Tensor, ...]], *args: Any, **kwargs: Any) -> Any:
-    """What `compute` gives, in tensors of the sizes and strides that the op says its results have."""
+    """The results of `compute`, in tensors of the sizes and strides that the op's results have."""
     metas = op(*tree_map_only(Tensor, lambda tensor: tensor.to("meta"), args), **kwargs)
     results = tree_map_only(Tensor, lambda meta: torch.zeros_like(meta, device="cpu"), metas)
     names = (argument.name.rstrip("_") for argument in op._schema.arguments)

@@ -1,7 +1,7 @@
-"""Compiles the kernels of generated code for a card, and reads from the binaries what they need.
+"""Compiles the kernels of generated code for a card, and reads the resources that they need from the binaries.
 
-`python -m mvc.offline.kernels FOLDER TARGET KERNELS [sass]` writes sources and binaries into the folder, and what was
-read to a file; `mvc.offline.generate` starts it.
+`python -m mvc.offline.kernels FOLDER TARGET KERNELS [sass]` writes sources and binaries into the folder, and the
+resources to the file KERNELS; `mvc.offline.generate` starts it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _kernel(cubin: Path, binary: torch_private.Binary, target: Target, *, sass: 
 
 
 def occupancy(target: Target, *, warps: int, registers: int, shared: int) -> float:
-    """Warps that a multiprocessor holds at once over the most that it can hold."""
+    """The warps of this kernel that a multiprocessor holds at once, over the most warps that it can hold."""
     return target.resident(warps=warps, registers=registers, shared=shared) * warps / WARPS_SM
 
 

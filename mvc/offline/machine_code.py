@@ -1,9 +1,10 @@
-"""Reads the machine code of a kernel, nvdisasm's text with encodings, into what decides how long a warp takes.
+"""Reads the machine code of a kernel, nvdisasm's text with encodings, into the events that decide a warp's time.
 
 An instruction of these cards (compute capability 7 to 10) has 128 bits. 21 of them steer the scheduler: how many cycles
 to stall after it, which of six scoreboards it sets until its result is there, and which ones to wait for first. ptxas
-writes the latencies that it knows as stalls; scoreboards are for those that vary: memory, shared memory, shuffles, the
-special-function unit. (Those that guard operands until they are read are left out: they made no difference.)
+writes the latencies that it knows as stalls. Scoreboards are for latencies that vary: those of memory, shared memory,
+shuffles and the special-function unit. (Scoreboards that guard operands until they are read are left out, since they
+made no difference.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ INSTRUCTION = re.compile(
     r"\s*/\* 0x[0-9a-f]{16} \*/\s*/\* 0x(?P<high>[0-9a-f]{16}) \*/",
     re.MULTILINE,
 )
-NONE = 7  # the number of no scoreboard
+NONE = 7  # the number that means no scoreboard
 LINE = 128  # bytes that a first-level cache holds or misses together
 
 # The unit that issues an opcode; those that start with U belong to the uniform one, all others to the integer unit.
@@ -44,16 +45,16 @@ PIPE = {opcode: pipe for pipe, opcodes in PIPES.items() for opcode in opcodes.sp
 
 
 class Event(NamedTuple):
-    """An instruction that waits for or sets a scoreboard, or takes a unit that is scarce, and the plain ones after it.
+    """An instruction that waits for or sets a scoreboard, or uses a scarce unit, and the plain instructions after it.
 
     Attributes:
-        kind: "plain"; "special"; "shared 4", "shared 8", "shared 16" (bytes a lane); "shuffle"; "barrier"; of global
-            memory "far" (a load), "near" (one whose line an earlier load has asked for), "store"; "constant" (whatever
-            else sets a scoreboard).
+        kind: "plain"; "special"; "shared 4", "shared 8", "shared 16" (bytes a lane); "shuffle"; "barrier"; for global
+            memory "far" (a load), "near" (a load whose line an earlier load has asked for), "store"; "constant"
+            (anything else that sets a scoreboard).
         waits: the scoreboards to wait for, a bit for each.
         sets: the scoreboard of the result, or `NONE`.
-        cycles: from its issue to the end of the last one's stall.
-        instructions: that one and those after it.
+        cycles: from the issue of the first instruction to the end of the last one's stall.
+        instructions: how many instructions the event has, the first included.
     """
 
     kind: str
@@ -67,9 +68,9 @@ class Stretch(NamedTuple):
     """Code between the ends of loops.
 
     Attributes:
-        loop: the innermost one that it lies in, by the order of their heads in the code; None outside.
-        whole: it is all of that loop's body.
-        pipes: its instructions by unit.
+        loop: the innermost loop around the stretch, numbered by the order of the loops' heads; None outside of loops.
+        whole: whether the stretch is that loop's whole body.
+        pipes: the number of instructions by unit.
     """
 
     loop: int | None
@@ -79,13 +80,13 @@ class Stretch(NamedTuple):
 
 
 class Code(NamedTuple):
-    """One kernel.
+    """The machine code of one kernel.
 
     Attributes:
         registers: of a thread.
-        shared: bytes of a program.
+        shared: bytes of shared memory of a program.
         local: bytes of a thread that do not fit into registers.
-        stretches: in order, up to the end of the program; code that lies after it is left out.
+        stretches: in order, up to the end of the program; code after the end is left out.
     """
 
     registers: int
@@ -114,10 +115,10 @@ class _Instruction(NamedTuple):
 
 
 def read(sass: str, *, registers: int, shared: int, local: int = 0) -> Code:
-    """What nvdisasm printed with `-c -hex`.
+    """Read what nvdisasm printed with `-c -hex`.
 
     Raises:
-        UserError: there are no encodings in it, or no instructions.
+        UserError: the text has no encodings or no instructions.
     """
     instructions, labels = [], {}
     for found in INSTRUCTION.finditer(sass):
@@ -132,7 +133,7 @@ def read(sass: str, *, registers: int, shared: int, local: int = 0) -> Code:
 
 
 def read_cubin(image: bytes, *, shared: int) -> Code:
-    """The only kernel of a binary. `shared`: bytes, as Triton's metadata says; the binary does not know."""
+    """Read the only kernel of a binary. `shared` is the bytes in Triton's metadata, which the binary does not have."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(image)
@@ -143,8 +144,8 @@ def read_cubin(image: bytes, *, shared: int) -> Code:
 
 
 def read_ahead(stretch: Stretch) -> list[int]:
-    """Of each far load the cycles from its issue to the first wait for its scoreboard, as if nothing waited in between;
-    in a loop that may be in the next round."""
+    """For each far load, the cycles from its issue to the first wait for its scoreboard, not counting other waits. In a
+    loop, that wait may be in the next round."""
     found = []
     for place, load in enumerate(stretch.events):
         if load.kind == "far":
@@ -159,7 +160,7 @@ def read_ahead(stretch: Stretch) -> list[int]:
 
 
 def tool(name: str, *arguments: object) -> str:
-    """What one of the tools prints that come with triton."""
+    """The output of one of the tools that come with triton."""
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
@@ -182,7 +183,7 @@ def _stretches(instructions: Sequence[_Instruction], labels: dict[str, int]) -> 
 
 
 def _loops(instructions: Sequence[_Instruction], labels: dict[str, int]) -> Iterator[tuple[int, int]]:
-    """First and beyond the last instruction of each branch backwards; the one to itself at the end is no loop."""
+    """The first instruction of each loop and the one after its last; the final branch to itself is not a loop."""
     for place, each in enumerate(instructions):
         target = re.search(r"\.L_\w+", each.operands) if each.name == "BRA" else None
         if target and labels[target[0]] < place:
@@ -206,9 +207,9 @@ def _events(part: Sequence[_Instruction]) -> Iterator[Event]:
 
 
 def _kinds(part: Sequence[_Instruction]) -> Iterator[str]:
-    """Of each instruction, as `Event` has them.
+    """The kind of each instruction, as in `Event`.
 
-    A load is near where one from the same register, not written since, lies less than a line away.
+    A load is near if an earlier load through the same register, not written since, lies less than a line away.
     """
     asked: dict[int, list[int]] = {}  # by address register, the offsets of far loads
     for each in part:

@@ -15,15 +15,15 @@ FORMAT = "mvc.offline/1"
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is generated.
+    """What to generate.
 
     Attributes:
-        variant: of MambaVision, or what else `builder` knows.
+        variant: of MambaVision, or another name that `builder` knows.
         batch, height, width, dtype: of the images, channels_last.
-        training: forward and backward.
-        passes: of the backend "mvc": "all", "none", which is Inductor alone, or their names.
-        frozen: of inference; what is computed once is not in the code.
-        builder: "module:function" that makes the model, called as `mvc.create_model` is.
+        training: whether to generate a backward too.
+        passes: of the backend "mvc": "all", "none" (Inductor alone), or their names.
+        frozen: the option for inference; what is computed once is not in the code.
+        builder: "module:function" that makes the model, called with the arguments of `mvc.create_model`.
     """
 
     variant: str
@@ -49,16 +49,16 @@ class Launch:
         kind: a kernel that Inductor generated, one of the scan's kernels, or a library's or ATen's op.
         name: the kernel's name in the generated code, or the op's with its overload.
         kernels: names in `Manifest.kernels` of what it launches; empty for an extern op.
-        phase: of a training step, which half it belongs to.
-        source: lines of the model's code that it came from, that of its result first. Each is the innermost one outside
-            of torch and the scan's kernels, after the line that calls it: "file:line: text > file:line: text".
+        phase: the half of a training step to which it belongs.
+        source: the lines of the model's code that it came from, that of its result first. Each is the innermost line
+            outside of torch and the scan's kernels, after the line that calls it: "file:line: text > file:line: text".
         ops: the FX ops that it computes, in the order of `source`.
-        reads, writes: bytes of each buffer, by its name in the generated code. A buffer counts once for each launch, of
-            a view that a call or a scan takes what it shows; one that is concatenated in place under the name of the
-            whole.
+        reads, writes: bytes of each buffer, by its name in the generated code. A buffer counts once for each launch. Of
+            a view that is passed to a call or a scan, the bytes that it shows count; the parts of a concatenation in
+            place count under the name of the whole.
         flops: floating-point operations of matrix products, convolutions, attention and scans; a multiply-add is two.
         groups: of a convolution.
-        steps: of a scan: how many each program takes one after another.
+        steps: of a scan: how many each program computes one after another.
     """
 
     kind: Literal["triton", "scan", "extern"]
@@ -91,15 +91,15 @@ class Kernel:
     """One binary.
 
     Attributes:
-        name: unique in the manifest; its source and its binary carry it.
+        name: unique in the manifest; the files of source and binary have this name.
         warps: of a block.
         stages: of software pipelining.
         registers: of a thread.
         spills: bytes of local memory of a thread.
         shared: bytes of shared memory of a block.
-        occupancy: warps that an SM can hold over the most it can hold, by registers and shared memory.
+        occupancy: warps of this kernel that an SM can hold, by registers and shared memory, over the most it can hold.
         size: bytes of the binary.
-        sass: how often each instruction stands in it, where asked for.
+        sass: how often the binary has each instruction, where asked for.
     """
 
     name: str
@@ -115,14 +115,14 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """All that was generated for one model, one input and one target.
+    """Everything that was generated for one model, one input and one target.
 
     Attributes:
         target: a name in `mvc.offline.targets`.
-        device: the GPU of the machine that generated it, or "stand-in".
-        model: what was asked for.
+        device: the GPU of the machine that generated the code, or "stand-in".
+        model: the request.
         versions: of torch, triton and mvc.
-        interfaces: for each phase, what the wrapper takes: "inputs", names in the graphs.
+        interfaces: for each phase, the parameters of the wrapper: "inputs", names in the graphs.
         inputs: of the forward, in order: the names of the model's tensors and arguments, and "constant 0" and so on.
     """
 
@@ -140,10 +140,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """The manifest in a folder that code was generated into.
+        """The manifest in a folder of generated code.
 
         Raises:
-            UserError: there is none, or it is not of this format.
+            UserError: there is no manifest, or one of another format.
         """
         path = Path(folder) / "manifest.json"
         try:

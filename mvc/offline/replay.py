@@ -34,14 +34,14 @@ def replay(*folders: Path) -> list[Check]:
     """Run the code in folders that `mvc.offline.generate` has filled, with random weights and images.
 
     Results are compared with float64: scores and, in training, each parameter's gradient and each buffer after the
-    step. For each folder the check of the worst is returned.
+    step. For each folder the check of the worst result is returned.
 
-    Triton kernels run under Triton's interpreter and library calls through ATen. Races, the rounding of tensor cores
-    and what autotuning would choose cannot be seen so.
+    Triton kernels run under Triton's interpreter and library calls through ATen. This does not show races, the rounding
+    of tensor cores or what autotuning would choose.
 
     Raises:
-        UserError: this machine cannot (`device.why_not`), a folder without a manifest, or code that raises or takes
-            longer than `TIMEOUT`.
+        UserError: this machine cannot run the stand-in device (`device.why_not`), a folder has no manifest, or the code
+            raises or runs longer than `TIMEOUT`.
     """
     device.require()
     for folder in folders:
@@ -89,16 +89,16 @@ def _replayed(folder: Path) -> Check:
 
 
 def _limits(eager: dict[str, float], dtype: torch.dtype, *, training: bool) -> dict[str, float]:
-    """What the error of each result may be, by its name.
+    """The error that each result may have, by the result's name.
 
     Args:
-        eager: errors of eager arithmetic; those of buffers that no arithmetic is done on are zero.
+        eager: errors of eager arithmetic; they are zero for buffers on which no arithmetic is done.
     """
     if dtype == torch.float32 and not training:
         return dict.fromkeys(eager, REPLAYED_FLOAT32_SCORES)
 
     def typical(name: str) -> float:
-        """In the median gradient, or of what a forward returns the median of that."""
+        """The error in the median gradient or, for a forward, in the median result."""
         alike = [error for other, error in eager.items() if other.startswith(GRADIENT) == name.startswith(GRADIENT)]
         return statistics.median([error for error in alike if error] or [0.0])
 
@@ -109,7 +109,7 @@ def _limits(eager: dict[str, float], dtype: torch.dtype, *, training: bool) -> d
 
 
 def _make_telling(model: nn.Module) -> None:
-    """Replace what fresh weights leave at zero, one or near it, so that a wrong term shows in the scores."""
+    """Replace fresh weights that are zero, one or near it, so that a wrong term shows in the scores."""
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if name.endswith("running_var"):
@@ -133,7 +133,7 @@ def _eager(model: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
 
 
 def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
-    """What `_eager` gives, from the wrappers, which update buffers among the tensors in place."""
+    """The same results as of `_eager`, from the wrappers, which update buffers among the tensors in place."""
     from mvc.offline import interpreter
 
     if (folder / "constants.py").is_file():
@@ -146,7 +146,7 @@ def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cot
         outputs = _module(folder / "forward.py").call(list(arguments))
         if not manifest.model.training:
             return {"scores": outputs[0]}
-        # What the forward keeps comes last, as the backward takes it first; a buffer has a name of its own in each.
+        # What the forward saves is returned last and passed to the backward first; each names the buffers in its way.
         kept = len(manifest.interfaces["backward"]["inputs"]) - 1
         gradients = _module(folder / "backward.py").call([*outputs[len(outputs) - kept :], cotangent])
     named = {GRADIENT + name: each for name, each in zip(names, gradients, strict=True) if each is not None}
@@ -163,8 +163,8 @@ def _module(path: Path, **globals_: Any) -> ModuleType:
 
 
 def _errors(seen: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """By name; a gradient's is relative to its share in all gradients where that is more than its own norm: that of a
-    bias before a BatchNorm is zero."""
+    """The errors by name. A gradient's error is relative to its share in all gradients where that is more than its own
+    norm: the norm for a bias before a BatchNorm is zero."""
     gradients = {name: each for name, each in expected.items() if name.startswith(GRADIENT)}
     others = {name: each for name, each in expected.items() if name not in gradients}
     return relative_errors(seen, others) | relative_errors(seen, gradients, share=1.0)

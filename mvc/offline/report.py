@@ -1,4 +1,4 @@
-"""What was generated, for people: a table for the terminal, and a page in Markdown with the launches as a picture."""
+"""Shows people what was generated: a table for the terminal, and a page in Markdown with a picture of the launches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WIDTH, HEIGHT, ROWS = 1000, 24, 10  # of the picture: pixels of a row, and rows
 
 
 def text(manifest: Manifest, replayed: Check | None = None) -> str:
-    """For the terminal."""
+    """The report for the terminal."""
     return "\n".join(_parts(manifest, replayed))
 
 
@@ -114,7 +114,7 @@ def _costliest(costs: Sequence[Cost], markdown: bool) -> str:
 
 
 def _origin(launch: Launch) -> str:
-    """The line that the launch's result came from, after its caller's, each as far as a table has room for it."""
+    """The line of the launch's result after that of its caller, each cut to the room that the table has."""
     lines = next(iter(launch.source), "").split(" > ")
     return " > ".join(line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…" for line in lines)
 
@@ -129,7 +129,7 @@ def _replayed(replay: Check) -> str:
 
 
 def _shown(manifest: Manifest, replayed: Check | None) -> str:
-    """What may be concluded, and what not."""
+    """What the report allows to conclude, and what not."""
     if not manifest.kernels:
         shown = "code can be generated for this card"
     elif spilled := sum(kernel.spills > 0 for kernel in manifest.kernels.values()):

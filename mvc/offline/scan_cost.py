@@ -1,22 +1,22 @@
-"""How long a launch of a scan's kernel takes on a card, from its machine code: no card and no run are needed.
+"""Predicts the time of a launch of a scan's kernel on a card from its machine code, without a card and without a run.
 
-One warp alone is played through: an instruction issues when those before it have stalled as long as ptxas says, when
-the scoreboards that it waits for are free, and when its unit is. A loop is played twice, and its second round counts.
-A barrier cuts what is played into parts, since the warps of a program pass it together:
+One warp alone is simulated: an instruction issues when those before it have stalled as long as ptxas says, when the
+scoreboards that it waits for are free, and when its unit is free. A loop is simulated twice, and its second round
+counts. Barriers cut the simulation into parts, since the warps of a program pass a barrier together:
 
-    alone         cycles of a part as played
-    busy(w, W)    cycles that w warps of a scheduler, W of the multiprocessor, keep a unit busy with it:
+    alone         cycles of a part as simulated
+    busy(w, W)    cycles that w warps of a scheduler, W of the multiprocessor, keep a unit busy with the part:
                   issue * instructions * w, 8 * special * w or lanes * passes * W
     beside(w, W)  sqrt(alone^2 + the most of busy(w, W)^2 - busy(1, 1)^2 over the units): warps hide each other's
                   waits as far as the units allow, and none is faster than alone
-    program       sum over parts of beside(the program's own warps), times how often each runs
-    wave          the same square root once more, over whole programs: those that are resident beside one another
+    program       sum over parts of beside(the program's own warps), times how often each part runs
+    wave          the same square root once more, over whole programs that are resident beside one another
     launch        max(waves, bytes / bandwidth) + fixed
 
-The waves are as many as programs need where registers, shared memory and warps decide how many are resident. The
-special-function unit takes the 32 lanes of a warp in 8 cycles; the path to shared memory and the first-level cache,
-which all schedulers share, takes passes of 32 lanes of 4 bytes.
-`bench/calibrate_scan.py` fits the seven constants to kernels that were measured, and says what they miss.
+The number of waves follows from how many programs are resident, which registers, shared memory and warps decide. The
+special-function unit computes the 32 lanes of a warp in 8 cycles; the path to shared memory and the first-level cache,
+which all schedulers share, moves 32 lanes of 4 bytes in a pass.
+`bench/calibrate_scan.py` fits the seven constants to measured kernels, and says what they miss.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ CALLS = 6  # whose inputs took turns where the constants were measured: they sta
 
 
 class Constants(NamedTuple):
-    """Cycles but where said otherwise.
+    """The fitted constants, in cycles except where another unit is named.
 
     Attributes:
-        memory: until a load from memory is there.
-        cache: until one from the second-level cache is.
-        barrier: that one takes beside the wait for others.
-        special: until a result of the special-function unit is there.
-        issue: of an instruction where the scheduler always has one ready.
-        lanes: of one pass of 32 lanes of 4 bytes to shared memory or the first-level cache.
+        memory: latency of a load from memory.
+        cache: latency of a load from the second-level cache.
+        barrier: cost of a barrier besides the wait for other warps.
+        special: latency of the special-function unit.
+        issue: cycles of an instruction where the scheduler always has one ready.
+        lanes: cycles of one pass of 32 lanes of 4 bytes to shared memory or the first-level cache.
         fixed: microseconds of a launch, whatever it runs.
     """
 
@@ -68,16 +68,16 @@ class Constants(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """How a kernel is launched, on what.
+    """The size of a launch and of its data.
 
     Attributes:
-        programs: of the launch.
-        warps: of each.
-        iterations: of each loop, in the order of their heads in the code: how often a program runs its body, all told.
+        programs: how many programs the launch has.
+        warps: how many warps each program has.
+        iterations: how often in all a program runs the body of each loop, in the order of the loops' heads in the code.
         bytes_moved: between the card's memory and all programs, in whole sectors of 32 bytes.
-        rest: how often a program runs what follows the last loop: 0 where it leaves before.
+        rest: how often a program runs the code after the last loop; 0 if it exits before.
         reuse: iterations for which a load asks for the same 32 bytes: 4 for 8 bytes a lane along the length, 1 across.
-        lines: of 128 bytes that an access to global memory touches, on average: each is a pass.
+        lines: lines of 128 bytes that an access to global memory touches on average; each is a pass.
     """
 
     programs: int
@@ -90,11 +90,11 @@ class Geometry(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one warp does up to a barrier, or all of a program's parts together.
+    """The work of one warp up to a barrier, or that of all of a program's parts together.
 
     Attributes:
-        cycles: that it takes alone.
-        instructions, special, passes: of them.
+        cycles: the time of the warp alone.
+        instructions, special, passes: how many of each the work has.
     """
 
     cycles: float = 0.0
@@ -103,12 +103,12 @@ class Part(NamedTuple):
     passes: float = 0.0
 
     def beside(self, warps: int, own: int, fitted: Constants) -> float:
-        """Cycles where a multiprocessor runs so many warps, of which `cycles` are of `own` already."""
+        """Cycles where a multiprocessor runs `warps` warps, if `cycles` already includes `own` of them."""
         busy = zip(self.busy(warps, fitted), self.busy(own, fitted), strict=True)
         return math.sqrt(self.cycles**2 + max(all_warps**2 - own_warps**2 for all_warps, own_warps in busy))
 
     def busy(self, warps: int, fitted: Constants) -> tuple[float, float, float]:
-        """Cycles that so many warps keep a scheduler, its special-function unit and the path to shared memory busy."""
+        """Cycles that `warps` warps keep a scheduler, its special-function unit and the path to shared memory busy."""
         on_scheduler = math.ceil(warps / SCHEDULERS)
         return (
             fitted.issue * self.instructions * on_scheduler,
@@ -123,18 +123,18 @@ def constants() -> Constants:
 
 
 def predict(code: Code, geometry: Geometry, target: Target, fitted: Constants | None = None) -> float:
-    """Seconds that one launch takes.
+    """The predicted seconds of one launch.
 
     Args:
-        fitted: other constants than the committed ones.
+        fitted: the constants, by default the committed ones.
 
     Raises:
-        UserError: the geometry does not say how often each loop runs.
+        UserError: `geometry.iterations` does not have one number for each loop.
     """
     if len(geometry.iterations) != code.loops:
         raise UserError(
             f"geometry.iterations has {len(geometry.iterations)} numbers, {list(geometry.iterations)}, but the code "
-            f"has {code.loops} loops; give one for each, in the order of their heads"
+            f"has {code.loops} loops; pass one for each, in the order of their heads"
         )
     fitted = fitted or constants()
     resident, of_each = _resident(code, geometry, target), math.ceil(geometry.programs / target.sms)
@@ -149,12 +149,12 @@ def predict(code: Code, geometry: Geometry, target: Target, fitted: Constants | 
 
 
 def _resident(code: Code, geometry: Geometry, target: Target) -> int:
-    """At least one: a launch that cannot run is not this module's to refuse."""
+    """How many programs are resident, at least one: this module does not refuse launches that cannot run."""
     return max(1, target.resident(warps=geometry.warps, registers=code.registers, shared=code.shared))
 
 
 def one_program(code: Code, geometry: Geometry, target: Target, fitted: Constants) -> Part:
-    """The whole of a program, its own warps beside one another."""
+    """A whole program, with its own warps beside one another."""
     total = Part()
     for place in range(len(code.stretches)):
         times = _times(code, geometry, place)
@@ -164,7 +164,7 @@ def one_program(code: Code, geometry: Geometry, target: Target, fitted: Constant
 
 
 def _times(code: Code, geometry: Geometry, place: int) -> float:
-    """How often a program runs a stretch."""
+    """How often a program runs a stretch of code."""
     loop = code.stretches[place].loop
     if loop is not None:
         return geometry.iterations[loop]
@@ -172,7 +172,7 @@ def _times(code: Code, geometry: Geometry, place: int) -> float:
 
 
 def parts(stretch: Stretch, geometry: Geometry, target: Target, fitted: Constants) -> list[Part]:
-    """What the warps of one program do between barriers, beside one another."""
+    """The parts between barriers of one program, with its warps beside one another."""
     return [
         part._replace(cycles=part.beside(geometry.warps, 1, fitted))
         for part in _played(stretch, geometry, target, fitted)[0]
@@ -180,8 +180,8 @@ def parts(stretch: Stretch, geometry: Geometry, target: Target, fitted: Constant
 
 
 def _played(stretch: Stretch, geometry: Geometry, target: Target, fitted: Constants) -> tuple[list[Part], Counter[str]]:
-    """What one warp alone does between barriers, and its cycles of waiting by what it waits for; of a loop the second
-    round counts."""
+    """The parts between barriers of one warp alone, and its cycles of waiting by what it waits for. The second round of
+    a loop counts."""
     far = fitted.cache if geometry.bytes_moved * CALLS <= target.l2 else fitted.memory
     far = LATENCIES["near"] + (far - LATENCIES["near"]) / geometry.reuse
     warp = _Warp(fitted, far, geometry.lines)
@@ -192,19 +192,19 @@ def _played(stretch: Stretch, geometry: Geometry, target: Target, fitted: Consta
 
 
 class _Warp:
-    """One that runs alone on its multiprocessor."""
+    """A warp that runs alone on its multiprocessor."""
 
     def __init__(self, fitted: Constants, far: float, lines: float) -> None:
         self._fitted = fitted
         self._latencies = {**LATENCIES, "special": fitted.special, "far": far}
         self._passes = {**PASSES, **dict.fromkeys(GLOBAL, lines)}
         self._now = self._line = 0.0
-        self._ready = [(0.0, "")] * (NONE + 1)  # by scoreboard, when it is free, and of what
-        self._free: Counter[str] = Counter()  # by unit, when it takes another operation
+        self._ready = [(0.0, "")] * (NONE + 1)  # by scoreboard: when it is free, and what is waited for
+        self._free: Counter[str] = Counter()  # by unit: when it accepts another operation
         self.waited: Counter[str] = Counter()
 
     def run(self, events: Iterable[Event]) -> Iterator[Part]:
-        """Parts between barriers, as they are alone."""
+        """Run events; the parts between barriers, as a warp alone runs them."""
         start, done = self._now, Counter()
         for event in events:
             self._issue(event)
@@ -240,15 +240,15 @@ class _Warp:
 
 
 def explain(code: Code, geometry: Geometry, target: Target) -> str:
-    """What the prediction rests on, for a kernel that is being designed: a line for each stretch of code, in Markdown.
+    """Explain a prediction, for the design of kernels: a table in Markdown with a line for each stretch of code.
 
         binary = torch_private.compiled_launch(kernel, arguments, target.compute_capability, warps=4)
         code = machine_code.read_cubin(binary.image, shared=binary.shared)
         print(explain(code, Geometry(programs, 4, [iterations], bytes_moved), target))
 
-    Cycles are of one program, its warps beside one another; "read ahead" the fewest and the median of the cycles, waits
-    apart, between a far load and the first wait for it; "waits" the cycles that one warp alone waits in a round, by
-    what it waits for.
+    Cycles are those of one program, with its warps beside one another. "read ahead" has the fewest and the median of
+    the cycles, without waits, between a far load and the first wait for it; "waits" has the cycles that one warp alone
+    waits in a round, by what it waits for.
     """
     fitted, seconds = constants(), predict(code, geometry, target)
     resident = _resident(code, geometry, target)

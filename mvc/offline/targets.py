@@ -15,12 +15,12 @@ class Target:
     """One card.
 
     Attributes:
-        name: what `--target` takes: the architecture's for the card that stands for it, of any other card its own.
-        card: the product that the figures are of.
+        name: the value for `--target`: the architecture's name for the card that stands for it, or else the card's own.
+        card: the product whose figures these are.
         capability: major and minor.
         sms: multiprocessors.
         clock: of the multiprocessors, at most, Hz.
-        shared_sm, shared_block: bytes of shared memory of a multiprocessor, and most that one block may ask for.
+        shared_sm, shared_block: bytes of shared memory of a multiprocessor, and the most that one block may ask for.
         l2, memory: bytes.
         bandwidth: of the memory, bytes/s.
         matrix_flops: FLOP/s of dense matrix products by dtype; float32 without TF32.
@@ -42,18 +42,18 @@ class Target:
 
     @property
     def compute_capability(self) -> int:
-        """As Triton writes it: 90."""
+        """The compute capability as Triton writes it: 90."""
         return 10 * self.capability[0] + self.capability[1]
 
     @property
     def architecture(self) -> str:
-        """As the compilers call it; cards that share it run the same binaries and have the same budgets."""
+        """The architecture's name for compilers; cards that share it run the same binaries and share budgets."""
         return f"sm_{self.compute_capability}"
 
     def resident(self, *, warps: int, registers: int, shared: int) -> int:
-        """Programs of so many warps, registers a thread and bytes of shared memory that a multiprocessor holds at once.
+        """How many programs with these warps, registers a thread and bytes of shared memory a multiprocessor can hold.
 
-        A warp's registers lie with its scheduler, and are given out in steps of 8 a thread; a program takes 1 KiB of
+        A warp's registers belong to its scheduler and are allocated in steps of 8 a thread; a program uses 1 KiB of
         shared memory for the system (CUDA C++ programming guide, technical specifications; cuda_occupancy.h).
         """
         on_scheduler = REGISTERS_SM // SCHEDULERS // (32 * -(-registers // 8) * 8)

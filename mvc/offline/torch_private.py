@@ -19,26 +19,26 @@ from mvc.patches import replaced
 
 # Library calls whose FLOPs have to be known.
 PRODUCT = re.compile(r"convolution|attention|m[mv]\b|dot\b")
-# Arguments of the scan's kernels: the smallest is how many steps a program takes.
+# Arguments of the scan's kernels: the smallest is the number of steps of a program.
 STEPS = ("length", "chunk", "chunks")
 
 
 class NotRun(RuntimeError):
-    """What generated code raises in the place of running."""
+    """Raised by generated code instead of running."""
 
 
 class Work(NamedTuple):
-    """What one launch does on the device.
+    """The work of one launch on the device.
 
     Attributes:
         kind: "triton" for generated kernels, "scan" for kernels that the model brings, "extern" for library calls.
-        name: of what the wrapper launches.
+        name: the name of what the wrapper launches.
         origins: nodes of the FX graph that it computes.
         reads, writes: bytes of each buffer, by its name; of a view, the bytes that it shows.
         flops: of library calls, as torch counts them.
         groups: of a convolution.
-        sizes: for a scan, of its tensors, by the names of the kernel's arguments.
-        steps: for a scan, that each of its programs takes one after another.
+        sizes: for a scan, the sizes of its tensors, by the names of the kernel's arguments.
+        steps: for a scan, how many steps each of its programs computes one after another.
     """
 
     kind: str
@@ -53,14 +53,14 @@ class Work(NamedTuple):
 
 
 class Code(NamedTuple):
-    """One graph's wrapper, what it does launch by launch, in order, and the names of what it takes."""
+    """One graph's wrapper, the work of its launches in order, and the names of its inputs."""
 
     wrapper: str
     work: list[Work]
     inputs: list[str]
 
 
-# Nothing that runs a kernel while compiling: not folding, not padding, which measures; nothing from a cache.
+# Nothing that runs a kernel while compiling, as folding does, and padding, which measures; and nothing from a cache.
 OPTIONS = {
     "joint_graph_constant_folding": False,
     "shape_padding": False,
@@ -70,7 +70,7 @@ OPTIONS = {
 
 
 def source_of(placeholder: Any) -> str:
-    """What an input of Dynamo's graph is, as a parameter's or buffer's name in the model, or an argument's."""
+    """The source of an input of Dynamo's graph: the name of the model's parameter or buffer, or of an argument."""
     keys = re.findall(r"\['(\w+)'\]", placeholder._dynamo_source.name)
     return ".".join(keys[1:] if keys[0] == "self" else keys)
 
@@ -115,8 +115,8 @@ def captured_code() -> Iterator[list[Code]]:
 
 
 def _work(step: Step, buffers: _Buffers) -> Iterator[Work]:
-    """Of a step of the schedule: one launch, or where a kernel reduces rows and columns at once also the library calls
-    that finish its reductions."""
+    """The work of a step of the schedule: one launch and, where a kernel reduces rows and columns at once, the library
+    calls that finish its reductions."""
     if step.kind == "given":
         (node,) = step.nodes
         yield _scan(node.node, step.name, buffers)
@@ -130,7 +130,7 @@ def _work(step: Step, buffers: _Buffers) -> Iterator[Work]:
 
 
 def _reduced_by_parts(step: Step, buffers: _Buffers) -> Iterator[Work]:
-    """Such a kernel leaves, of each column that it reduces, a part for each of its blocks."""
+    """The work of a kernel that leaves, for each column that it reduces, a part for each of its blocks."""
     kernel = step.kernel
     nodes = buffers.computed(step)
     origins = _origins(nodes)
@@ -152,7 +152,7 @@ def _origins(nodes: Iterable[Any]) -> list[Any]:
 
 
 def _finishing(op: str, buffer: str, parts: int, buffers: _Buffers, origins: list[Any]) -> Iterator[Work]:
-    """The library calls that make a buffer of its parts in float32; a cast is a launch of its own."""
+    """The library calls that reduce a buffer's parts in float32; a cast is a launch of its own."""
     size, whole = buffers.size(buffer), 4 * buffers.elements(buffer)
     if size == whole:
         yield Work("extern", op, origins, {f"parts of {buffer}": parts}, {buffer: size})
@@ -166,7 +166,7 @@ class _Buffers:
     """The names and sizes of a graph's buffers.
 
     A buffer that is written in place has a name for each of its contents, and one that is concatenated in place is a
-    part of another: both count under the name of the memory. What a call gives counts under the names of its elements.
+    part of another: both count under the name of the memory. A call's results count under the names of its elements.
     """
 
     def __init__(self, graph: Any) -> None:
@@ -182,8 +182,8 @@ class _Buffers:
                 self._elements.setdefault(node.inputs[0].get_name(), {})[node.get_name()] = _bytes(node)
 
     def accessed(self, nodes: Sequence[Any]) -> tuple[dict[str, int], dict[str, int]]:
-        """What nodes of the schedule that run as one read and write, as Inductor counts it: a library call's inputs
-        whole, and nothing that a kernel reads of what it has written itself."""
+        """The bytes that nodes of the schedule running as one read and write, by Inductor's count: a library call's
+        inputs in full, and nothing that a kernel reads after writing it itself."""
         reads, writes = {}, {}
         for node in nodes:
             reads.update(node.get_read_write_buffer_accesses(include_reads=True, include_writes=False))
@@ -227,7 +227,7 @@ class _Buffers:
 
 
 def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _Buffers) -> Work:
-    """A library call. Of an input that is a view of a larger buffer it reads what the view shows."""
+    """The work of a library call. Of an input that is a view of a larger buffer, it reads what the view shows."""
     from torch.utils._pytree import tree_leaves
 
     tensors = [each for each in tree_leaves([kernel.inputs, kernel.kwargs]) if _is_tensor(each)]
@@ -239,14 +239,14 @@ def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _
 
 
 def _scan(kernel: Any, name: str, buffers: _Buffers) -> Work:
-    """A kernel that the model brings; which of its tensors it reads and writes is what Inductor found in its code."""
+    """The work of a Triton kernel in the model; Inductor has found in its code which tensors it reads and writes."""
     tensors = {argument: each for argument, each in kernel.kwargs.items() if _is_tensor(each)}
     found = kernel.arg_accesses.read_writes
     reads, writes = (
         buffers.seen(tensors[each.name] for each in side if each.name in tensors)
         for side in (found.reads, found.writes)
     )
-    # In place it writes, of the whole tensor that it is given, the part that it reads.
+    # In place, it writes the part of its whole tensor that it reads.
     writes = {buffer: min(size, reads.get(buffer, size)) for buffer, size in writes.items()}
     origins = [each for each in kernel.get_origins() if str(each.target) == "triton_kernel_wrapper_mutation"]
     sizes = {argument: tuple(map(int, each.get_size())) for argument, each in tensors.items()}
@@ -257,8 +257,8 @@ def _scan(kernel: Any, name: str, buffers: _Buffers) -> Work:
 def _origin(kernel: Any) -> Any:
     """The FX node that became this library call.
 
-    Inductor names none for calls with several results, nor where it took a bias off: of all that the call and its
-    inputs came from, it is then the last of the same op.
+    Inductor names no node for calls with several results, nor where it split off a bias. The origin is then the last
+    node of the same op among the origins of the call and its inputs.
     """
     if (origin := kernel.get_origin_node()) is not None:
         return origin
@@ -268,9 +268,10 @@ def _origin(kernel: Any) -> Any:
 
 
 def _flops(origin: Any, name: str) -> int:
-    """
+    """The FLOPs of a library call.
+
     Raises:
-        RuntimeError: torch cannot count what is a convolution, a matrix product or attention.
+        RuntimeError: torch cannot count those of a convolution, a matrix product or attention.
     """
     counted = 0 if origin is None else flops.of_node(origin)
     if not counted and PRODUCT.search(name):
@@ -285,7 +286,7 @@ def _is_tensor(node: Any) -> bool:
 
 
 def _bytes(node: Any) -> int:
-    """Of the tensor as it is seen: a view of a larger one counts what it shows."""
+    """The bytes of a tensor; for a view of a larger one, of the part that it shows."""
     return math.prod(int(size) for size in node.get_size()) * node.get_dtype().itemsize
 
 
@@ -300,7 +301,7 @@ class Binary(NamedTuple):
 
 @contextlib.contextmanager
 def no_device() -> Iterator[None]:
-    """Load generated kernels without asking a driver what the device is."""
+    """Load generated kernels without asking a driver about the device."""
     from torch._inductor.runtime import triton_helpers
 
     with triton_helpers.skip_gpu_driver_setup():
@@ -319,7 +320,7 @@ def compiled(kernel: Any, capability: int) -> Iterator[Binary]:
 
 
 def compiled_launch(kernel: Any, arguments: Mapping[str, Any], capability: int, *, warps: int) -> Binary:
-    """Compile a `triton.jit` function as a launch does: it knows which arguments are None, 1 or multiples of 16.
+    """Compile a `triton.jit` function as a launch does, which knows which arguments are None, 1 or multiples of 16.
 
     Args:
         arguments: all of them in their order, `tl.constexpr` ones too; tensors stand for their dtype, and may be on

@@ -70,11 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=run)
         return added
 
-    recording = command(_record, "measure the cases of the mvc that is installed, and write pytest-benchmark's JSON")
+    recording = command(_record, "measure the cases with the installed mvc, and write pytest-benchmark's JSON")
     _add_choice_of_cases(recording)
     target = recording.add_mutually_exclusive_group(required=True)
-    target.add_argument("--output", type=Path, metavar="FILE", help="to write; nothing is overwritten")
-    target.add_argument("--baselines", type=Path, metavar="DIR", help="folder to add it to, by kind of device")
+    target.add_argument("--output", type=Path, metavar="FILE", help="file to write; nothing is overwritten")
+    target.add_argument("--baselines", type=Path, metavar="DIR", help="folder to add the file to, by kind of device")
 
     comparing = command(_compare, "decide whether HEAD is slower than BASE: two recordings, or two git revisions")
     comparing.add_argument("base", metavar="BASE", help="recording, folder of baselines, or git revision")

@@ -110,7 +110,7 @@ def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
 
 
 def _remedy(runs: list[Run], metric: str, comparison: Comparison) -> str:
-    """What would settle a metric, by the run furthest from a decision, or as many rounds again if decided runs differ."""
+    """What would settle a metric, by the run furthest from a decision; as much again where decided runs disagree."""
     effect = comparison.thresholds.effects[metric]
     undecided = [run for run in runs if run.findings[metric] == "undecided"]
     if comparison.apart and not undecided:
