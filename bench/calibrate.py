@@ -1,11 +1,11 @@
-"""Fits the constants of `mvc.offline.estimate` to measured kernels, and says how far off they are for other models.
+"""Fits the constants of `mvc.offline.estimate` to measured kernels, and reports their error for other models.
 
     python bench/calibrate.py
 
-Fitted, by least squares of the logarithms of times, to the kernels of `FITTED_TO` and to scans measured alone; tried on
-the kernels of `HELD_OUT`. Writes mvc/offline/calibration.json and bench/results/calibration.md. The times were measured
-on a card (`MEASURED`); the launches beside them (`LAUNCHES`) were generated without one, by the code that was measured.
-`--generate` generates them anew, for new measurements.
+The constants are fitted, by least squares of the logarithms of times, to the kernels of `FITTED_TO` and to scans
+measured alone, and tried on the kernels of `HELD_OUT`. The script writes mvc/offline/calibration.json and
+bench/results/calibration.md. The times were measured on a card (`MEASURED`); the launches (`LAUNCHES`) were generated
+without a card, by the code that was measured. `--generate` generates them anew, for new measurements.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HELD_OUT = {
     "T at batch 128": Request("T", 128, *SIZE, frozen=True),
     "T at batch 1": Request("T", 1, *SIZE, frozen=True),
 }
-# What is fitted of each family: the fixed time, which those that name the same one share, and fields of `Efficiency`.
+# What is fitted for each family: a fixed time, shared by families that name the same one, and fields of `Efficiency`.
 PARAMETERS = {
     "convolution": ("library", "bandwidth", "flops"),
     "depthwise convolution": ("library", "bandwidth", "flops"),
@@ -64,12 +64,12 @@ PARAMETERS = {
 START = {"fixed": 2e-6, "bandwidth": 0.5, "flops": 0.3, "step": 3e-7}
 FULL = dict.fromkeys(PARAMETERS, Efficiency(0.0))
 DEPTHWISE = re.compile(r"^conv1D|_c1_")  # of cuDNN's kernels, those for one channel a group
-ADDED = re.compile(r"workspace")  # kernels that cuDNN puts ahead of a convolution
+ADDED = re.compile(r"workspace")  # kernels that cuDNN runs before a convolution
 CHUNK = 128  # the scan's chunks are multiples of it
 
 
 class Kernel(NamedTuple):
-    """What the card took for all calls of one kernel."""
+    """The card's time for all calls of one kernel."""
 
     name: str
     calls: int
@@ -77,7 +77,7 @@ class Kernel(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Launches, and what the card took for them together."""
+    """Launches, and the card's time for them together."""
 
     name: str
     launches: Sequence[Launch]
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def timm_model(name: str, *, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """One of timm's models, with what `mvc.offline.codegen` asks a model for."""
+    """One of timm's models, with the attributes that `mvc.offline.codegen` needs."""
     import timm
 
     model = timm.create_model(name).to(device=device, dtype=dtype, memory_format=torch.channels_last)
@@ -106,7 +106,7 @@ def timm_model(name: str, *, device: torch.device | str, dtype: torch.dtype) -> 
 
 
 def generated(request: Request) -> list[list[Any]]:
-    """A model's launches, as `launches` reads them."""
+    """A model's launches, in the form that `launches` reads."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = generate(request, TARGET, Path(folder) / "code", kernels=False)
     counts = Counter(
@@ -153,13 +153,13 @@ def calibrated() -> dict[str, Any]:
 
 
 def error(model: str, efficiencies: Mapping[str, Efficiency]) -> float:
-    """Of a model's total: all launches over all kernels, also those without a launch, less one."""
+    """The error of a model's total time: all launches over all kernels, also those without a launch, minus one."""
     return total(launches(model), efficiencies) / sum(kernel.seconds for kernel in kernels(model)) - 1
 
 
 def rank_correlation(rows: Sequence[Row], efficiencies: Mapping[str, Efficiency]) -> float:
-    """Spearman's, of the estimated and the measured times of rows that have launches and kernels; no two times are the
-    same."""
+    """Spearman's rank correlation of the estimated and the measured times of rows with launches and kernels. No two
+    times may be equal."""
 
     def ranks(values: list[float]) -> list[int]:
         return [sorted(values).index(value) for value in values]
@@ -170,8 +170,8 @@ def rank_correlation(rows: Sequence[Row], efficiencies: Mapping[str, Efficiency]
 
 
 def by_name(model: str) -> list[Row]:
-    """Launches beside the kernels of the same name, but for the number at its end, where there are as many of them; all
-    others beside those of their family."""
+    """Rows that pair launches with kernels of the same name, apart from the number at its end, where both are as many.
+    All other launches are paired with the kernels of their family."""
     some, given = launches(model), kernels(model)
     counts, calls = Counter(unnumbered(each.name) for each in some), Counter()
     for kernel in given:
@@ -184,7 +184,7 @@ def by_name(model: str) -> list[Row]:
 
 
 def by_family(model: str) -> list[Row]:
-    """Launches beside kernels; those that libraries add to their own, and memsets, have no launch."""
+    """Rows that pair launches with kernels by family. Memsets and kernels that libraries add have no launch."""
     return _rows(
         [(family(each), each) for each in launches(model)], [(family_of(each), each) for each in kernels(model)]
     )
@@ -205,7 +205,7 @@ def unnumbered(name: str) -> str:
 
 
 def fitting() -> list[Row]:
-    """The rows to fit: of each family but the scan, launches beside kernels in order of size; and scans alone."""
+    """The rows to fit: for each family but the scan, launches paired with kernels in order of size; and scans alone."""
     rows = []
     for model in FITTED_TO:
         for name, some, _ in by_family(model):
@@ -216,10 +216,11 @@ def fitting() -> list[Row]:
 
 
 def cut(name: str, some: Sequence[Launch], given: Sequence[Kernel]) -> list[Row]:
-    """Launches beside kernels, both from the largest to the smallest, cut where as many launches as calls have passed.
+    """Rows of launches and kernels, both from the largest to the smallest, cut where as many launches as calls have
+    passed.
 
-    What the card's specification does not tell apart stays together. The last row has what is left where launches and
-    calls differ in number.
+    Launches that the card's specification does not distinguish stay together. The last row has the rest where launches
+    and calls differ in number.
     """
     same = defaultdict(list)
     for each in some:
@@ -253,7 +254,7 @@ def scans() -> list[Row]:
 
 
 def fitted(rows: Sequence[Row]) -> dict[str, Efficiency]:
-    """The constants, to three digits, with which the estimates of the rows are nearest to what was measured."""
+    """The constants, to three digits, with which the estimates of the rows are nearest to the measured times."""
     names = [(shared, "fixed") for shared in dict.fromkeys(shared for shared, *_ in PARAMETERS.values())]
     names += [(each, own) for each, (_, *some) in PARAMETERS.items() for own in some]
 
@@ -274,7 +275,7 @@ def fitted(rows: Sequence[Row]) -> dict[str, Efficiency]:
 
 
 def least_squares(errors: Callable[[Tensor], Tensor], x: Tensor, rounds: int = 60, width: float = 1e-4) -> Tensor:
-    """Levenberg's and Marquardt's, with differences for derivatives."""
+    """The method of Levenberg and Marquardt, with differences for derivatives."""
     now, damping, unit = errors(x), 1e-2, torch.eye(len(x), dtype=x.dtype)
     for _ in range(rounds):
         slopes = torch.stack([(errors(x + width * each) - now) / width for each in unit], 1)
@@ -290,7 +291,7 @@ def least_squares(errors: Callable[[Tensor], Tensor], x: Tensor, rounds: int = 6
 
 
 def page(facts: Mapping[str, Any]) -> str:
-    """In Markdown: the constants, and what they make of the models that they were fitted to and of those held out."""
+    """The page in Markdown: the constants, and their errors for the models fitted to and for those held out."""
     efficiencies = {name: Efficiency(**each) for name, each in facts["efficiencies"].items()}
     headers = ["family", "fixed, µs", "share of the bandwidth", "share of the FLOP/s", "a step, µs"]
     constants = [
@@ -300,7 +301,7 @@ def page(facts: Mapping[str, Any]) -> str:
     parts = [
         f"Kernels of an {facts['card']} (torch {facts['torch']}, triton {facts['triton']}, {facts['date']}, commit "
         f"{facts['commit']}), and what `python bench/calibrate.py` makes of them. A share of 1 is not fitted. "
-        "Memsets and what libraries launch ahead of their own kernels have no launch, and so no estimate. The scans of "
+        "Memsets and what libraries launch before their own kernels have no launch, and so no estimate. The scans of "
         "the published T were mamba-ssm's, to which nothing is fitted.",
         tabulate(constants, headers=headers, markdown=True),
     ]

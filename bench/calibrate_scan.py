@@ -1,8 +1,9 @@
 """Fits the constants of `mvc.offline.scan_cost` to scans measured on a card: `python bench/calibrate_scan.py`.
 
-Least squares of the logarithms of times, each source of kernels with the same weight, over the shapes of `FITTED_TO`;
-tried on all others. Needs no card and no compiler: beside the times (`TIMES`) stands what the machine code of the
-kernels says (`CODE`), which may be gone by now. Writes mvc/offline/scan_cost.json and bench/results/scan_cost.md.
+The fit is by least squares of the logarithms of times over the shapes of `FITTED_TO`, where each source of kernels has
+the same weight; it is tried on all other shapes. It needs no card and no compiler, since the facts from the kernels'
+machine code (`CODE`), which may be gone by now, are kept with the times (`TIMES`). The script writes
+mvc/offline/scan_cost.json and bench/results/scan_cost.md.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ class Row(NamedTuple):
     """One measurement.
 
     Attributes:
-        source: of the kernels.
+        source: where the kernels come from.
         shape: batch, dim, length, states and dtype.
-        configuration: what else tells it from others of the source.
+        configuration: what else distinguishes the row from others of its source.
         launches: in order.
-        seconds: of all of them.
+        seconds: the time of all launches.
     """
 
     source: str
@@ -96,7 +97,7 @@ def rows() -> tuple[Row, ...]:
 
 
 def decoded(facts: dict[str, Any]) -> dict[str, Code]:
-    """Of `CODE`: kernels by name. Instructions by unit, which no prediction needs, are not in it."""
+    """The kernels of `CODE` by name, without instructions by unit, which no prediction needs."""
     stretches = [tuple(_event(text) for text in each.split()) for each in facts["stretches"]]
     return {
         name: Code(registers, shared, local, tuple(Stretch(loop, whole, {}, stretches[n]) for loop, whole, n in parts))
@@ -111,7 +112,7 @@ def _event(text: str) -> Event:
 
 
 def encoded(codes: dict[str, Code]) -> dict[str, Any]:
-    """The other way round: a stretch that several kernels share is there once."""
+    """The reverse of `decoded`; a stretch that several kernels share is stored once."""
     texts: dict[str, int] = {}
     kernels = {}
     for name, code in codes.items():
@@ -140,7 +141,7 @@ def held_out() -> list[Row]:
 
 
 def fitted(some: Sequence[Row]) -> Constants:
-    """To three digits, with which the predictions of the rows are nearest to what was measured."""
+    """The constants, to three digits, with which the predictions of the rows are nearest to the measured times."""
     weights = {source: count**-0.5 for source, count in Counter(row.source for row in some).items()}
 
     def errors(logarithms: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def error(row: Row, constants: Constants) -> float:
 
 
 def accuracy(some: Sequence[Row], constants: Constants) -> dict[str, float]:
-    """Spearman's rank correlation, and of the errors the median and what nine in ten stay below."""
+    """Spearman's rank correlation, the median error, and the error that nine in ten stay below."""
     off = sorted(math.expm1(abs(error(row, constants))) for row in some)
     pairs = [row.predicted(constants) for row in some], [row.seconds for row in some]
     figures = {
@@ -194,7 +195,7 @@ def calibrated() -> dict[str, Any]:
 
 
 def page(facts: dict[str, Any]) -> str:
-    """In Markdown."""
+    """The page in Markdown."""
     constants = Constants(**facts["constants"])
     figures = [
         [name, each["rows"], f"{each['rank correlation']:.3f}", f"{each['median']:.0%}", f"{each['nine in ten']:.0%}"]

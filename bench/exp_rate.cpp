@@ -1,4 +1,4 @@
-// The scan's own vector exponential in a plain loop over arrays that stay in the cache: what its rate is held against.
+// The scan's own vector exponential in a plain loop over arrays that stay in the cache, to compare its rate with.
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 

@@ -1,9 +1,9 @@
 """Everything that a card can tell about mvc, in minutes: scan, models, latency, gate, tests, training.
 
 Runs from a checkout on a bare machine: torch, triton and numpy suffice; timm, mamba-ssm and pytest are used where they
-are installed. What matters most runs first, each figure is printed and written as it comes, and the command ends by
-its clock and lists what it did not come to. DIR then holds results.json, report.md and charts. Compare cards by the
-ratios, which are of what was measured in turns in one run.
+are installed. What matters most runs first, and each figure is printed and written at once. The command ends when its
+time is up and lists what it did not run. DIR then holds results.json, report.md and charts. Compare cards by the
+ratios, since both times of a ratio were measured in turns in one run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mvc.errors import UserError
 from mvc.measure import nvml
 from mvc.measure.environment import environment
 
-RESERVE = 10.0  # seconds of the time asked for, in which processes end and the report is written
+RESERVE = 10.0  # seconds reserved at the end, for processes to end and the report to be written
 OPTIONAL = {
     "timm": "no other backbones",
     "pytest": "no tests",
@@ -54,14 +54,14 @@ machine; 130 interrupted, with what was found until then written"""
 
 
 class Part(NamedTuple):
-    """A share of the time.
+    """A part of the measurements, which gets a share of the time.
 
     Attributes:
-        key: for `--only`.
-        name: of its rows.
-        names: of what it runs.
-        run: until a moment of `time.monotonic`.
-        weight: of its time against that of the other parts.
+        key: the part's name for `--only`.
+        name: the part's name in its rows.
+        names: a function that returns the names of what the part runs.
+        run: runs the part until a moment of `time.monotonic`.
+        weight: of the part's time relative to that of the other parts.
     """
 
     key: str
@@ -78,7 +78,7 @@ def _models(key: str, name: str, chosen: Callable[[bool], Sequence[models.Compar
     return Part(key, name, lambda quick: models.names(chosen(quick)), run, weight)
 
 
-# In the order of their worth.
+# In the order of importance.
 PARTS = (
     Part("scan", scan.PART, lambda quick: [scan.name(row) for row in scan.planned(quick)], scan.run, 75),
     _models("models", "models", models.throughput, 95),
@@ -92,7 +92,7 @@ KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     args = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     return exit_status(lambda: run(args))
@@ -105,11 +105,11 @@ def _interrupt(*_: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="for results.json, report.md and charts; made")
-    add("--minutes", type=_minutes, metavar="M", help="after which it has ended (default 8, with --quick 4)")
-    add("--only", nargs="+", type=_keys, metavar="PART", help=f"of {', '.join(KEYS)} (default all)")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for results.json, report.md and charts")
+    add("--minutes", type=_minutes, metavar="M", help="the command's time limit (default 8, with --quick 4)")
+    add("--only", nargs="+", type=_keys, metavar="PART", help=f"parts to run: {', '.join(KEYS)} (default all)")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for --quick (default cuda)")
-    add("--commit", metavar="NAME", help="of the sources, where they are no checkout")
+    add("--commit", metavar="NAME", help="commit of the sources, where they are not a checkout")
     add("--quick", action="store_true", help="a trial of the command on small sizes; its figures mean nothing")
     return parser
 
@@ -133,7 +133,7 @@ def _keys(text: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Everything asked for; the exit status."""
+    """Run everything that was asked for and return the exit status."""
     start, minutes = time.monotonic(), args.minutes or (4.0 if args.quick else 8.0)
     chosen = {key for keys in args.only for key in keys} if args.only else set(KEYS)
     parts = [part for part in PARTS if part.key in chosen]
@@ -158,8 +158,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_parts(session: Session, parts: Sequence[Part]) -> None:
-    """One after the other; what a part does not use of its share is there for the others. Those of a trial are short,
-    and may take all that is left."""
+    """Run the parts one after the other. Time that a part leaves of its share goes to the others. In a trial the parts
+    are short, and each may use all the time that is left."""
     for index, part in enumerate(parts):
         if session.left <= 0:
             return

@@ -1,8 +1,8 @@
-"""Host time of an eager scan on tiny tensors, in times of `torch.add`: what Python, checks, dispatch and autograd cost.
+"""Host time of an eager scan on tiny tensors, over that of `torch.add`: Python, checks, dispatch and autograd.
 
 The scan's own work on (1, 2, 8) is next to nothing. Each figure is the least of many short batches, taken in turns,
-since what else runs on a machine only ever adds. Triton's path runs on a stand-in for a card (Linux, torch 2.14) whose
-launches do nothing: everything but the driver's own launch is in it.
+since other work on a machine only ever adds time. Triton's path runs on a stand-in for a card (Linux, torch 2.14) whose
+launches do nothing, so that its figures contain everything but the driver's own launch.
 
   python bench/host_time.py
   python bench/host_time.py --rounds 500 --json host_time.json
@@ -78,7 +78,7 @@ def on_stand_in(rounds: int) -> list[dict[str, Any]]:
 
 
 def measure(impl: str, device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Rows of the raw op, the call without gradients, and the call and the whole step with them."""
+    """The rows: the raw op, the call without gradients, and the call and the whole step with gradients."""
     torch.set_num_threads(1)
     u, delta = torch.randn(2, *SHAPE).to(device)
     B, C = torch.randn(2, *SHAPE[:2], STATES).to(device)
@@ -115,7 +115,7 @@ def _call(leaves: list[torch.Tensor], impl: str) -> torch.Tensor:
 
 
 def least(runs: Runs, rounds: int) -> dict[str, float]:
-    """Seconds of one call, the least over so many batches of each."""
+    """Seconds of one call of each, as the least over `rounds` batches."""
     seconds = dict.fromkeys(runs, float("inf"))
     for _ in range(rounds):
         for name, run in runs.items():

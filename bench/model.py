@@ -1,6 +1,6 @@
 """Measure MambaVision eager, with Inductor and with the backend mvc, beside the machine's ceiling and timm's peers.
 
-Everything of one dtype is interleaved in one run, so that what drifts on a shared machine meets all alike.
+Everything of one dtype is interleaved in one run, so that a drift of a shared machine changes all times alike.
 
   python bench/model.py
   python bench/model.py --variants T S --batch 16 --dtypes float32 bfloat16 --repeats 15 --json model.json

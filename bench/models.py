@@ -1,4 +1,4 @@
-"""Ways of running a model, and the other backbones that ours are measured beside."""
+"""Ways of running a model, and the other backbones with which ours are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published scan as one naive Triton kernel behind an op, `mvc_bench::naive_scan`."""
+"""The published scan as one naive Triton kernel in an op, `mvc_bench::naive_scan`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-CHANNELS = 32  # of a block
+CHANNELS = 32  # channels of a block
 
 
 @triton.jit

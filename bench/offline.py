@@ -1,9 +1,9 @@
-"""What the passes take out of GPU code: launches and bytes beside stock Inductor's on the published arithmetic.
+"""What the passes remove from GPU code: launches and bytes compared with stock Inductor's on the published arithmetic.
 
     python bench/offline.py --output bench/results/offline
 
 Code is generated and compiled without a GPU (`mvc.offline`); writes OUTPUT.json and the tables OUTPUT.md: both sides,
-and what each pass and each choice of the model is worth. `--budgets DIR` also writes ours in float16 as budgets.
+and what each pass and each choice of the model is worth. `--budgets DIR` also writes our float16 code's as budgets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CARDS = [target.name for target in TARGETS.values() if target.name == target.arc
 COMPARED = ("sm_80", "sm_90")  # with stock; the others are generated for their registers and spills
 PUBLISHED, FUSING = "bench.published:create_model", ("fuse_depthwise", "fuse_movement")
 UNFROZEN = (*FUSING, "lower_scan", "fuse_bias", "lower_gelu")
-# From stock to ours: what is added, and what is asked for. For the first variant, dtype and compared target.
+# From stock to ours: what each step adds, and its request. For the first variant, dtype and compared target.
 STEPS = (
     ("published arithmetic, Inductor alone", {"passes": "none", "builder": PUBLISHED}),
     ("its mixers through fuse_depthwise, fuse_movement", {"passes": FUSING, "builder": PUBLISHED}),

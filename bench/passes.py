@@ -80,7 +80,7 @@ def main() -> int:
     short.add_argument("--modes", nargs="+", choices=["forward", "gradients"], default=["forward", "gradients"])
     short.add_argument("--steps", nargs="+", type=positive, default=short_loops.STEPS, metavar="N")
     short.add_argument("--rounds", type=positive, default=31, metavar="N", help="interleaved rounds")
-    short.add_argument("--every", action="store_true", help="raise and time what is left alone, too")
+    short.add_argument("--every", action="store_true", help="also raise and time loops that are left alone")
     short.add_argument("--json", metavar="FILE")
     compile_ = studies.add_parser("compile", help="cold and warm starts, each in a process of its own")
     compile_.add_argument("--variant", default="S")
@@ -133,7 +133,7 @@ def compare(
     hows: dict[str, dict[str, Any]],
     base: Callable[[dict[str, profiler.Timing]], profiler.Timing],
 ) -> None:
-    """Compile every model in every way, time them interleaved, and print each one's time over the base's."""
+    """Compile every model in every way, time all interleaved, and print each one's time over the base's."""
     for variant, dtype, batch in itertools.product(args.variants, args.dtypes, args.batches):
         torch.manual_seed(0)
         model, x = build(variant, DTYPES[dtype]), images(batch, DTYPES[dtype])
@@ -147,14 +147,14 @@ def compare(
 
 
 def published_loop(u, delta, A, B, C, *, D, delta_bias, delta_softplus) -> Tensor:
-    """The published reference in the place of the model's scan."""
+    """The published reference, as a scan for the model."""
     layout = (t.transpose(1, 2) for t in (u, delta, B, C))
     u, delta, B, C = layout
     return mamba_ssm_reference(u, delta, A, B, C, D, delta_bias).transpose(1, 2)
 
 
 def elementwise(u, delta, A, B, C, *, D, delta_bias, delta_softplus) -> Tensor:
-    """As many inputs as the scan has, and no recurrence."""
+    """Elementwise arithmetic with as many inputs as the scan and no recurrence."""
     return u * F.softplus(delta + delta_bias) + (B * C).sum(-1, keepdim=True)
 
 
@@ -178,7 +178,7 @@ def raising_study(args: argparse.Namespace) -> None:
         timings = profiler.measure(runs, rounds=args.repeats, device=x.device).timings
         loop, plain = (timings[name] for name in runs)
         ratio = loop.ratio_to(plain)
-        print(f"batch {batch}: the loop raised takes {ratio} of the elementwise form's time", flush=True)
+        print(f"batch {batch}: the raised loop's time is {ratio} of the elementwise form's", flush=True)
     if args.stock:
         with scan_replaced_by(published_loop) as model, empty_caches():
             start = time.perf_counter()
@@ -215,7 +215,7 @@ def loop_study(args: argparse.Namespace) -> None:
 
 
 def starts(args: argparse.Namespace) -> None:
-    """Cold and warm starts of every kind, in an order drawn anew for each round."""
+    """Measure cold and warm starts of every kind, in an order drawn anew for each round."""
     selective_scan(*torch.ones(2, 1, 8, 4), -torch.ones(4, 1), *torch.ones(2, 1, 8, 1))  # built once for a machine
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in STARTS}
     order = list(STARTS)

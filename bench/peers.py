@@ -1,4 +1,4 @@
-"""Other selective scans in plain torch, to measure against: each takes (batch, dim, length) tensors, its own layout."""
+"""Other selective scans in plain torch, to compare with. Each accepts (batch, dim, length) tensors, its own layout."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def transformers_associative_scan() -> Scan | None:
 
 
 def mambapy_pscan() -> Scan | None:
-    """mamba.py's parallel scan (Blelloch's) over all states, with what transformers puts around it."""
+    """mamba.py's parallel scan (Blelloch's) over all states, with the code that transformers puts around it."""
     try:
         from mambapy.pscan import pscan
     except ImportError:

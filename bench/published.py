@@ -1,7 +1,7 @@
-"""MambaVision with the published arithmetic and layouts, for what a compiler without our passes makes of it.
+"""MambaVision with the published arithmetic and layouts, to show what a compiler does with it without our passes.
 
-Same tensors and scores as `mvc.create_model`; windows are cut from (batch, channels, height, width) maps, mixers work
-on (batch, channels, length), and the scan is one op (`published_scan`).
+It has the tensors and scores of `mvc.create_model`; windows are cut from (batch, channels, height, width) maps, mixers
+work on (batch, channels, length), and the scan is one op (`published_scan`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def create_model(
     scan: str = "naive",
     **changes: object,
 ) -> Published:
-    """As `mvc.create_model`, with every tensor in `dtype`, as `model.half()` leaves them.
+    """Create the model as `mvc.create_model` does, but with every tensor in `dtype`, as after `model.half()`.
 
     Args:
         scan: one of `published_scan.SCANS`.
@@ -38,7 +38,7 @@ def create_model(
 
 
 class Published(MambaVision):
-    """For inference, and for training without stochastic depth."""
+    """The published model, for inference and for training without stochastic depth."""
 
     scan: Scan
 

@@ -1,4 +1,4 @@
-"""What the published arithmetic may run its scans on: each takes (batch, dim, length) u and delta, A (dim, N), B and C
+"""The scans for the published arithmetic: each accepts (batch, dim, length) u and delta, A (dim, N), B and C
 (batch, N, length), D and delta_bias (dim,) in float32, and applies softplus to delta + delta_bias."""
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def reference(u: Tensor, delta: Tensor, *others: Tensor) -> Tensor:
 
 
 def mamba_ssm(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
-    """mamba-ssm's kernels behind an op, so that torch.compile captures one graph; `register` comes first. They do not
-    know float64."""
+    """mamba-ssm's kernels as an op, so that torch.compile captures one graph. Call `register` first. The kernels do not
+    accept float64."""
     if u.dtype == torch.float64:
         return reference(u, delta, A, B, C, D, bias)
     u, delta, B, C = (each if each.stride(-1) == 1 else each.contiguous() for each in (u, delta, B, C))

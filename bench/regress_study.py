@@ -1,10 +1,10 @@
-"""How often the regression gate errs on this machine: comparisons whose truth is known.
+"""How often the regression gate errs on this machine, by comparisons whose truth is known.
 
-For each case, a version against itself, and against itself with 10 % and 5 % of extra work inserted: elementwise
-products for that share of the case's own time, on CUDA the device's.
+For each case, a version is compared with itself, and with itself plus 10 % and 5 % of extra work: elementwise products
+for that share of the case's own time, on CUDA the device's.
 
-What was measured is kept beside the output, as *.partial, after each comparison: a study that was interrupted goes on
-where it stopped. Takes a good hour on two cores.
+After each comparison the results are kept beside the output, as *.partial, so that an interrupted study continues where
+it stopped. A study takes a good hour on two cores.
 
   python bench/regress_study.py                       all of it; the table is printed and written beside the figures
   python bench/regress_study.py --cases scan --same 5 --slower 2 --output study.json
@@ -79,12 +79,12 @@ def _resumed(path: Path, environment: Environment, thresholds: cases.Thresholds)
         raise SystemExit(f"{path} is no JSON, or is cut off; remove it, or choose --output") from None
     differing = [key for key in store.COMPARABLE if study["environment"][key] != getattr(environment, key)]
     if differing := [*differing, *(key for key in begun if study.get(key) != begun[key])]:
-        raise SystemExit(f"{path} was begun otherwise ({', '.join(differing)} differ); remove it, or choose --output")
+        raise SystemExit(f"{path} differs in its settings ({', '.join(differing)}); remove it, or choose --output")
     return study
 
 
 def table(environment: Environment, trials: list[Trial], thresholds: cases.Thresholds) -> str:
-    """Markdown."""
+    """The table in Markdown."""
     rows = []
     for name in dict.fromkeys(each.case for each in trials):
         for slowdown in SLOWDOWNS:

@@ -1,6 +1,7 @@
 """Measure the selective scan against other scans, the vector exponential, its own length and its threads.
 
-What is compared runs interleaved on the same data. Refused while tests/kernels/test_cpu_scan.py fails.
+The scans that are compared run interleaved on the same data. Nothing is measured while tests/kernels/test_cpu_scan.py
+fails.
 
   python bench/scan.py
   python bench/scan.py --rounds 15 --json scan.json
@@ -100,7 +101,7 @@ def turned(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 def inference(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
-    """The forward against every peer, each in its own layout."""
+    """Compare the forward with every peer, each in its own layout."""
     tensors = inputs(shape)
     given = turned(tensors)
     runs: Runs = {"ours": lambda: ours(tensors)}
@@ -114,7 +115,7 @@ def inference(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def training(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
-    """Forward and backward against autograd through the peers, and against the forward alone."""
+    """Compare forward and backward with autograd through the peers, and with the forward alone."""
     tensors = {name: t.requires_grad_() for name, t in inputs(shape).items()}
     leaves = tuple(t.detach().requires_grad_() for t in turned(tensors))
     peers = installed()
@@ -131,7 +132,7 @@ def training(shape: Shape, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def exponentials(shape: Shape, rounds: int) -> dict[str, Any]:
-    """Exponentials a second of a forward without softplus (one a step, channel and state) over a plain loop's."""
+    """Exponentials a second of a forward without softplus (one a step, channel and state), over a plain loop's."""
     plain_loop = exponential_loop()
     tensors = {name: t for name, t in inputs(shape).items() if name != "delta_bias"}
     tensors["delta"] = tensors["delta"].abs() / 100
@@ -144,7 +145,7 @@ def exponentials(shape: Shape, rounds: int) -> dict[str, Any]:
 
 
 def exponential_loop() -> Callable[[int], None]:
-    """Runs so many exponentials on each thread: bench/exp_rate.cpp, built as the scan is."""
+    """A function that computes many exponentials on each thread: bench/exp_rate.cpp, built like the scan."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "exp_rate.so"
         cpu_scan.compile_library(ROOT / "bench" / "exp_rate.cpp", library)
@@ -183,7 +184,7 @@ def threads(shape: Shape, rounds: int) -> dict[str, Any]:
 
 
 def memory(shape: Shape) -> dict[str, Any]:
-    """What a forward needs beyond its inputs, over the size of y."""
+    """The peak memory that a forward needs beyond its inputs, over the size of y."""
     tensors = inputs(shape)
     with torch.no_grad():
         ours(inputs(shape._replace(length=64)))  # loads the library, starts its threads
@@ -198,7 +199,7 @@ def timed(runs: Runs, rounds: int) -> dict[str, profiler.Timing]:
 
 
 def row(name: str, one: profiler.Timing, other: profiler.Timing) -> dict[str, Any]:
-    """`ratio`: how many times as long the other takes."""
+    """A row of the table. `ratio` is the other's time over ours."""
     figures = {"name": name, "ratio": other.ratio_to(one).median, "threads": torch.get_num_threads()}
     for prefix, timing in (("", one), ("other_", other)):
         figures |= {f"{prefix}p{share}_seconds": timing.percentile(share / 100) for share in (10, 50, 90)}
@@ -206,7 +207,7 @@ def row(name: str, one: profiler.Timing, other: profiler.Timing) -> dict[str, An
 
 
 def must_agree(runs: Runs) -> None:
-    """Peers compute (batch, dim, length); all must give what ours gives."""
+    """Exit unless all peers, whose results are (batch, dim, length), agree with our scan."""
     expected = runs["ours"]()
     for name, run in runs.items():
         actual = expected if name == "ours" else run().mT

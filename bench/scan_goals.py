@@ -2,8 +2,8 @@
 
     python bench/scan_goals.py --output bench/results/scan_rows
 
-Compiles what each shape launches for an H200 and writes OUTPUT.json and the tables OUTPUT.md. Times are predicted by
-`mvc.offline.scan_cost`, not measured, beside what is asked of the kernels, and what was measured of others.
+Compiles the kernels that each shape launches for an H200, and writes OUTPUT.json and the tables OUTPUT.md. Times are
+predicted by `mvc.offline.scan_cost`, not measured; beside them are the goals, and measured times of other kernels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mvc.offline.targets import Target, find
 from mvc.table import tabulate
 
 CARD = "h200"
-UNROLLED = 4  # by ptxas, a short loop: one of so many rounds together, and one of those that are left
+UNROLLED = 4  # ptxas splits a short loop: one loop runs this many rounds at a time, another the rounds that are left
 SECTOR = 32  # bytes
 
 
@@ -41,7 +41,7 @@ class Goal(NamedTuple):
     """Microseconds, forward and backward.
 
     Attributes:
-        asked: of these kernels.
+        asked: the goal for these kernels.
         before, peer: measured on an H200 on 2026-11-26 (torch 2.11, triton 3.6): the kernels of 7952f19 in the slower
             order, and mamba-ssm's CUDA kernels.
     """
@@ -88,10 +88,10 @@ def heading() -> dict[str, str]:
 
 
 def geometry(launch: Launch, plan: Plan, code: Code) -> Geometry:
-    """How often its loops run, and what it moves: each tensor once, since what programs share is in a cache by then.
+    """How often a launch's loops run, and the bytes that it moves: each tensor once, since shared data is cached.
 
-    Where the length is contiguous, `lines` is how many more of them the tiles of u and delta touch than where channels
-    are, as one of five accesses each: the constants of the model were fitted to tiles of the latter order.
+    `lines` is the mean over five accesses. Where the length is contiguous, the tiles of u and delta, two of the five,
+    touch more lines than with contiguous channels, to whose tiles the model's constants were fitted.
     """
     given = arguments(launch, plan)
     touched = {name: shape_and_dtype(plan, name) for name in launch.pointers if name is not None}
@@ -111,12 +111,12 @@ def geometry(launch: Launch, plan: Plan, code: Code) -> Geometry:
 
 
 def rounds(count: int, loops: int) -> list[int]:
-    """Of each of the loops that a loop of so many has become."""
+    """The rounds of each of the loops into which ptxas splits one loop."""
     return [] if loops == 0 else [count] if loops == 1 else [*divmod(count, UNROLLED), *[0] * (loops - 2)]
 
 
 def predicted(plan: Plan, target: Target) -> list[tuple[str, float, float]]:
-    """Of each launch the kernel, the seconds that it is predicted to take, and those of a processor to compile it."""
+    """For each launch: the kernel, its predicted seconds, and the processor's seconds to compile it."""
     found = []
     for launch in plan.launches:
         code, seconds = compiled(launch, plan, target.compute_capability)
@@ -142,8 +142,8 @@ def facts_of(goal: Goal, order: str) -> dict[str, Any]:
 
 
 def memory(problem: Shape) -> dict[str, int]:
-    """Bytes of what is read, u, delta, B and C; of the states that a forward keeps for its backward; and of what lives
-    only within a call of the backward: partial sums of the gradients of B and C, and all else that is no output."""
+    """Bytes of the inputs u, delta, B and C; of the states that a forward keeps for its backward; and of memory that
+    only a call of the backward uses: partial sums of the gradients of B and C, and all else that is not an output."""
     plan = backward(problem, ORDERS[0])
     sizes = {name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in plan.new.items()}
     partial = {f"grad_{name}": sizes[f"grad_{name}"] for name in "BC" if plan.new[f"grad_{name}"][0][0] > 1}
@@ -162,7 +162,7 @@ def _bytes(meta: Meta) -> int:
 
 
 def page(facts: dict[str, Any]) -> str:
-    """In Markdown."""
+    """The page in Markdown."""
     rows, sizes, worst = [], [], dict.fromkeys(DIRECTIONS, 0.0)
     for each in facts["shapes"]:
         cells = [str(Shape(*each["problem"])), each["order"]]

@@ -1,9 +1,10 @@
-"""What the rows of the scan's table of tiles (kernels/scan/triton_tiles.py) come to in machine code, without a GPU.
+"""Checks the machine code for the rows of the scan's table of tiles (kernels/scan/triton_tiles.py), without a GPU.
 
     python bench/scan_rows.py --budgets bench/scan_budgets.json
 
-A row is what problems of many or few sequences launch, by N and by the order in memory. Its budgets are what its
-code has, for the triton that runs this and each architecture; tests/kernels/test_triton_sass.py holds the code to them.
+A row describes what problems of many or few sequences launch, by N and by the order in memory. Its budgets are figures
+of its code, for the installed triton and each architecture; tests/kernels/test_triton_sass.py compares the code with
+them.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def metas(problem: Shape, order: str) -> dict[str, Meta | None]:
-    """Of a forward's tensors, with the options that models use: D, a bias and softplus."""
+    """The metadata of a forward's tensors, with the options that models use: D, a bias and softplus."""
     batch, dim, length, states, name = problem
     dtype = getattr(torch, name)
     of_sequences = (length * dim, dim, 1) if order == "channels" else (length * dim, 1, length)
@@ -76,7 +77,7 @@ def forward(problem: Shape, order: str, *, keep: bool = False) -> Plan:
 
 
 def backward(problem: Shape, order: str) -> Plan:
-    """From states that a forward has kept."""
+    """The backward's launches, from states that a forward has kept."""
     given, (shape, dtype) = metas(problem, order), forward(problem, order, keep=True).new["states"]
     batch, dim, _, states, _ = problem
     given |= {"grad_y": given["u"], "states": _contiguous(shape, dtype)}
@@ -97,7 +98,7 @@ class Compiled(NamedTuple):
 
 
 def arguments(launch: Launch, plan: Plan) -> dict[str, Any]:
-    """Of the kernel, by name; tensors stand for their dtype."""
+    """The kernel's arguments by name; tensors stand for their dtype."""
     names = launch.kernel.arg_names
     dtypes = [name and shape_and_dtype(plan, name)[1] for name in launch.pointers]
     tensors = [dtype and torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes]
@@ -114,8 +115,8 @@ _compiled: dict[tuple, Compiled] = {}
 
 
 def compiled(launch: Launch, plan: Plan, capability: int) -> Compiled:
-    """Once for all launches that Triton takes the same binary for: of integers it knows which are 1 and which are
-    multiples of 16."""
+    """Compile once for all launches for which Triton uses the same binary: of integers, it distinguishes those that are
+    1 and those that are multiples of 16."""
     given = arguments(launch, plan)
     key = [launch.kernel.__name__, capability, launch.num_warps]
     for name, value in given.items():
@@ -138,7 +139,7 @@ class Row(NamedTuple):
     """A launch of the table: one kernel of one direction, for a problem's N and order.
 
     Attributes:
-        name: as `BUDGETS` has it, but for the architecture.
+        name: the key in `BUDGETS`, below the architecture.
     """
 
     name: str
@@ -147,7 +148,7 @@ class Row(NamedTuple):
 
 
 def rows(states: Iterable[int] = STATES) -> Iterator[Row]:
-    """Each launch once, although several problems have it."""
+    """Every launch once, also where several problems have it."""
     for n, order, direction in itertools.product(states, ORDERS, DIRECTIONS):
         seen = []
         for half, problem in ROWS.items():
@@ -162,7 +163,7 @@ def rows(states: Iterable[int] = STATES) -> Iterator[Row]:
 
 
 def tile_of(row: Row) -> str | None:
-    """None where a kernel has none."""
+    """The kernel's tile; None where it has none."""
     axes = {"CH": "CH", "G": "G", "S": "S", "W": "W", "BLOCKS": "blocks"}
     sizes = [f"{name} {row.launch.constants[axis]}" for axis, name in axes.items() if axis in row.launch.constants]
     return ", ".join([*sizes, f"{row.launch.num_warps} warps"]) if sizes else None
@@ -173,8 +174,8 @@ def states_of(row: Row) -> int:
 
 
 def figures(row: Row, code: Code) -> dict[str, Any]:
-    """What is held to a budget. Instructions and operations of the special-function unit, exponentials nearly all, are
-    those of the loop, by warps, for 32 (step, channel)."""
+    """The figures that have budgets. Instructions and operations of the special-function unit, nearly all of which are
+    exponentials, are those of the loop, by warps, for 32 (step, channel)."""
     constants = row.launch.constants
     found = {"registers": code.registers, "shared": code.shared, "local": code.local}
     if tile_of(row) is None:
@@ -191,18 +192,18 @@ def figures(row: Row, code: Code) -> dict[str, Any]:
 
 
 def version() -> str:
-    """The triton whose code a budget is of: "3.8"."""
+    """The version of triton that a budget belongs to, such as "3.8"."""
     return ".".join(triton.__version__.split(".")[:2])
 
 
 @functools.cache
 def budgets() -> dict[str, dict[str, Any]]:
-    """By architecture and row, of the triton that is installed; empty where it has none."""
+    """The budgets of the installed triton by architecture and row; empty where it has none."""
     return json.loads(BUDGETS.read_text(encoding="utf-8")).get(version(), {})
 
 
 def write_budgets(path: Path, states: Iterable[int], targets: Iterable[str]) -> None:
-    """Figures of the rows in place of those of the same triton and architecture; others stay."""
+    """Write the rows' figures in place of those of the same triton and architecture, and keep all others."""
     everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     of_version = everything.setdefault(version(), {})
     for name in targets:
@@ -216,7 +217,7 @@ def write_budgets(path: Path, states: Iterable[int], targets: Iterable[str]) -> 
 
 
 def _dumped(everything: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """One line for each row."""
+    """JSON with one line for each row."""
     versions = []
     for number, architectures in sorted(everything.items()):
         each = []

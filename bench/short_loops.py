@@ -1,4 +1,4 @@
-"""Loops over few steps, as people write them: what raising each is worth against Inductor's fused code.
+"""Loops over few steps, as people write them: what raising each is worth compared with Inductor's fused code.
 
 `python bench/passes.py short` runs it.
 """
@@ -152,9 +152,9 @@ def study(args: argparse.Namespace) -> None:
 
 
 def measure(cell: Cell, *, rounds: int, every: bool) -> dict[str, Any]:
-    """What the pass does to the loop, and where it is raised (or in any case) its times and stock Inductor's.
+    """What the pass does to the loop and, where it is raised (or in any case), its time and stock Inductor's.
 
-    A loop that is left alone is not timed as mvc's: Inductor gets the graph that it gets without mvc.
+    A loop that is left alone is not timed with mvc, since Inductor then compiles the same graph as without mvc.
     """
     with torch.set_grad_enabled(cell.gradients):
         inputs, loop = cell.inputs(), FORMS[cell.form].loop
@@ -194,7 +194,7 @@ def decision(loop: Callable[..., Any], inputs: list[Tensor]) -> PassRecord:
 
 
 def called(loop: Callable[..., Any], inputs: list[Tensor], how: dict[str, Any]) -> Callable[[], Any]:
-    """The compiled loop, with its backward where gradients are asked for, called once."""
+    """Call the compiled loop once, and its backward where gradients are asked for."""
     torch.compiler.reset()
     run = torch.compile(loop, fullgraph=True, **how)
     outputs = run(*inputs)

@@ -50,7 +50,7 @@ class Direction(nn.Module):
         self.D = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor, z: Tensor, scan: Callable[..., Tensor]) -> Tensor:
-        seen = self.conv.kernel_size[0] - 1  # patches before each one, or behind it
+        seen = self.conv.kernel_size[0] - 1  # patches before each one, or after it
         padding = (0, seen) if self.reverse else (seen, 0)
         u = F.silu(self.conv(F.pad(x.transpose(1, 2), padding))).transpose(1, 2)
         delta, B, C = self.x_proj(u).split(self.split, dim=-1)
@@ -76,7 +76,7 @@ class BidirectionalBlock(nn.Module):
 
 
 def timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """The result, and the seconds that the best of three calls after the first takes."""
+    """The result, and the seconds of the best of three calls after the first."""
     result, seconds = function(), []
     for _ in range(3):
         start = time.perf_counter()

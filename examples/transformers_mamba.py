@@ -15,7 +15,7 @@ import mvc.compat
 
 
 def run(with_op: bool, layers: int, hidden: int, length: int) -> tuple[np.ndarray, float]:
-    """Logits of a model with random weights, and the seconds that the best of three passes takes."""
+    """Logits of a model with random weights, and the seconds of the best of three passes."""
     if with_op:
         mvc.compat.install()
     from transformers import MambaConfig, MambaForCausalLM

@@ -1,4 +1,4 @@
-"""Processes that answer in lines of JSON: waited for by the clock, and ended whole."""
+"""Processes that answer in lines of JSON, with time limits, and are ended with all their children."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from typing import Any
 from bench.checkout import ROOT
 from mvc.offline import child
 
-END_SECONDS = 5.0  # for a killed process to be gone; one that the driver holds may stay
+END_SECONDS = 5.0  # seconds for a killed process to end; one that the driver holds may stay
 
 
 class Failed(Exception):
-    """A process that ended without an answer, or answered that it cannot do what it was asked, and why."""
+    """A process ended without an answer, or answered that it cannot do what it was asked; the message says why."""
 
 
 class Child:
-    """A process in a session of its own. It is given one JSON text as its argument and JSON lines on standard input.
+    """A process in a session of its own. It receives one JSON text as its argument and JSON lines on standard input.
 
     Attributes:
         name: for people.
@@ -50,26 +50,26 @@ class Child:
             )
 
     def ask(self, message: Mapping[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # whoever waits for the answer hears why
+        with contextlib.suppress(BrokenPipeError):  # the wait for the answer reports why
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
     def answer(self, until: float) -> Any:
-        """The next line, waited for until then (`time.monotonic`).
+        """The next line, which must come until a moment of `time.monotonic`.
 
         Raises:
             Failed: the process has ended.
-            TimeoutError: no line came.
+            TimeoutError: no line came in time.
         """
         if first([self], until) is None:
-            raise TimeoutError(f"{self.name} gave no answer in time")
+            raise TimeoutError(f"{self.name} did not answer in time")
         return self.take()
 
     def take(self) -> Any:
         """The line that `first` found.
 
         Raises:
-            Failed: there is none, since the process has ended.
+            Failed: the process has ended without a line.
         """
         if not self._lines:
             self._process.wait()
@@ -95,7 +95,7 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """The same, and wait until it is gone; what it held of the device is then free again."""
+        """Kill all processes of the session, and wait until this one is gone and its part of the device is free."""
         self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
@@ -104,7 +104,7 @@ class Child:
                 stream.close()
 
     def _ready(self) -> bool:
-        """Whether a line, or the end, can be taken now; reads what has come."""
+        """Read what has come; whether a line, or the end, can be taken now."""
         while not self._lines:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -119,7 +119,7 @@ class Child:
 
 
 def first(children: Collection[Child], until: float) -> Child | None:
-    """One of the children that has a line, or has ended; None if there was none until then (`time.monotonic`)."""
+    """One of the children that has a line or has ended; None if there is none until a moment of `time.monotonic`."""
     with selectors.DefaultSelector() as selector:
         for each in children:
             selector.register(each._process.stdout, selectors.EVENT_READ)
@@ -133,12 +133,12 @@ def first(children: Collection[Child], until: float) -> Child | None:
 
 
 class Children:
-    """Those of one run of the command; at the end of the block none is left."""
+    """The children of one run of the command; at the end of the block none is left."""
 
     def __init__(self, scratch: Path, *, compile_threads: int) -> None:
         self._scratch, self._serial = scratch, 0
         self._alive: set[Child] = set()
-        # Caches of this run alone: what others compiled is not used, and nothing stays.
+        # Caches for this run alone, removed at its end: code that other runs compiled is not used.
         self._env = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
@@ -166,7 +166,7 @@ class Children:
 
     def end(self, ended: Collection[Child]) -> None:
         ended = list(ended)
-        for each in ended:  # side by side: the driver takes its time over each
+        for each in ended:  # all at once, since the driver is slow to end each
             each.kill()
         for each in ended:
             each.end()

@@ -1,4 +1,4 @@
-"""The regression gate held against known truth on this card: a version against itself, and with 5 % more work."""
+"""The regression gate compared with known truth on this card: a version against itself, and with 5 % more work."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mvc.regress import cases
 PART = "gate"
 SLOWDOWN = 0.05
 CASE_SECONDS = 150.0
-# In the order of their worth; the other cases follow as the file has them.
+# In the order of importance; the other cases follow in the file's order.
 FIRST = ("scan-model", "T-batch-128", "scan-language", "T-batch-1")
 QUICK_CASE, QUICK_OPTIONS = "scan", ["--rounds", "10"]
 
 
 def planned(quick: bool) -> list[str]:
-    """The names of the cases for GPUs; of a trial, one that any machine runs."""
+    """The names of the cases for GPUs; in a trial, that of one case that any machine can run."""
     names = [case.name for case in cases.load(device="cuda").cases]
     return [QUICK_CASE] if quick else [*FIRST, *(name for name in names if name not in FIRST)]
 
 
 def run(session: Session, until: float) -> None:
-    """Case by case, each in a process of its own with its own limit."""
+    """Run case by case, each in a process of its own with its own time limit."""
     for case in planned(session.quick):
         if time.monotonic() > until:
             break
@@ -45,9 +45,9 @@ def _try(session: Session, case: str, until: float) -> None:
     session.say(f"{PART}: {case} ...")
     child = session.children.start_command(["-m", "mvc.regress", "selftest", *options], name=case)
     try:
-        list(child.rest(until))  # the table for people, of which each row is told below
+        list(child.rest(until))  # the table for people, whose rows are reported one by one below
         if not target.is_file():
-            child.take()  # which raises why
+            child.take()  # raises the reason
         facts = json.loads(target.read_text(encoding="utf-8"))
     finally:
         session.children.end([child])

@@ -1,4 +1,4 @@
-"""One model in one way, in a process of its own: it compiles, is held against eager, and runs when it is told to."""
+"""One model run in one way, in a process of its own: it compiles, is compared with eager, and runs when told to."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Job:
         model: a variant of ours, "published " and a variant, or one of `bench.models.PEERS` or timm's names.
         how: "eager", or one of `bench.models.HOWS`.
         dtype: of parameters and input, or "autocast": float32 under autocast to half precision.
-        mode: Inductor's.
-        training: forward and backward.
+        mode: Inductor's mode.
+        training: whether a backward is run too.
     """
 
     model: str
@@ -89,7 +89,7 @@ def build(job: Job, device: torch.device) -> nn.Module:
 
 
 def images(job: Job, device: torch.device) -> list[Tensor]:
-    """Inputs to take in turns, so that none is found in a cache."""
+    """Inputs to use in turns, so that none is found in a cache."""
     shape, dtype = (job.batch, 3, job.size, job.size), DTYPES.get(job.dtype, torch.float32)
     count = 2 if job.batch > 64 else 8
     return [torch.randn(shape).to(device, dtype).contiguous(memory_format=torch.channels_last) for _ in range(count)]
@@ -115,7 +115,7 @@ def work(asked: dict[str, Any], answer: worker.Answer) -> None:
 def prepare(
     job: Job, device: torch.device, alone: worker.Alone
 ) -> tuple[Callable[[Tensor], object], list[Tensor], dict[str, Any]]:
-    """What is timed, its inputs, and what was seen until it was warm."""
+    """The callable to time, its inputs, and the facts found until it was warm."""
     model, inputs = build(job, device), images(job, device)
     step = functools.partial(_training_step, model) if job.training else (lambda run, x: run(x))
     compiled, facts = model, {}
@@ -148,7 +148,7 @@ def _training_step(model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor)
 def turn(
     run: Callable[[Tensor], object], arguments: Iterator[Tensor], watch: WallClock, calls: int
 ) -> dict[str, float]:
-    """Seconds of a call, of so many one after the other: by the device's events, and by the wall clock."""
+    """Seconds of a call, over `calls` calls one after the other: by the device's events, and by the wall clock."""
 
     def burst() -> None:
         for _ in range(calls):
@@ -161,7 +161,7 @@ def turn(
 
 
 def profile(run: Callable[[], object], device: torch.device) -> dict[str, Any]:
-    """What the device did in a call; nothing on a CPU, which has no kernels."""
+    """The kernels that the device ran in a call; nothing on a CPU, which has no kernels."""
     if device.type != "cuda":
         return {}
     seen = profile_device(run, device=device)
@@ -174,7 +174,7 @@ def profile(run: Callable[[], object], device: torch.device) -> dict[str, Any]:
 
 
 def _free(device: torch.device) -> None:
-    """Give the allocator's spare memory back to the other processes."""
+    """Release the allocator's spare memory to the other processes."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -1,4 +1,4 @@
-"""Which models are compared, and how many of them at once."""
+"""The models that are compared, and how many of them at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def throughput(quick: bool) -> list[Comparison]:
 
 
 def latency(quick: bool) -> list[Comparison]:
-    """The same at batch 1, under CUDA graphs."""
+    """The same models at batch 1, under CUDA graphs."""
     if quick:
         job = Job("tiny", "inductor", 1, "float32", size=64, mode="reduce-overhead")
         return [tuple(_hows(job, "eager", "mvc"))]
@@ -81,7 +81,7 @@ def names(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def run(session: Session, part: str, comparisons: Sequence[Comparison], until: float) -> None:
-    """Measure comparisons until then (`time.monotonic`), as many at once as there may be processes."""
+    """Measure comparisons until a moment of `time.monotonic`, as many at once as there may be processes."""
     possible = [tuple(job for job in each if _can_run(session, part, job)) for each in comparisons]
     batches = list(packed([each for each in possible if each], session.limits.alive))
     for index, batch in enumerate(batches):
@@ -91,7 +91,7 @@ def run(session: Session, part: str, comparisons: Sequence[Comparison], until: f
 
 
 def packed(comparisons: Sequence[Comparison], alive: int) -> Iterator[list[Comparison]]:
-    """Comparisons in batches of at most so many jobs, one cut into several with its first job in each of them.
+    """Comparisons in batches of at most `alive` jobs. One that is too large is split, with its first job in each part.
 
     Args:
         alive: at least 2.

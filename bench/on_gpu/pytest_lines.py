@@ -1,4 +1,4 @@
-"""pytest in a process that says each test's name before it starts and its verdict afterwards, in lines of JSON."""
+"""Runs pytest and prints each test's name before it starts and its verdict afterwards, in lines of JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.on_gpu import worker
 
 
 class Lines:
-    """A plugin of pytest's."""
+    """The plugin of pytest that prints the lines."""
 
     def __init__(self, answer: worker.Answer, *, collect: bool) -> None:
         self._answer, self._collect = answer, collect

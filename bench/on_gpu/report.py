@@ -24,7 +24,7 @@ US, MS = 1e6, 1e3
 
 
 def write(facts: dict[str, Any], folder: Path) -> Path:
-    """Write report.md and the charts that it shows; the page's path."""
+    """Write report.md and the charts that it shows, and return the page's path."""
     charts = dict(_charts(facts))
     for name, chart in charts.items():
         files.replace(folder / f"{name}.svg", chart)
@@ -59,7 +59,7 @@ def _parts(facts: dict[str, Any], charts: Sequence[str]) -> Iterator[str]:
                 yield f"![Kernels by family](./{file}-families.svg)"
     yield f"The published model's scans run on {facts['published_scan']}: {SCANS[facts['published_scan']]}."
     if rows := _of(facts, "gate"):
-        yield f"## The gate held against known truth\n\n{_gate_table(rows)}"
+        yield f"## The gate compared with known truth\n\n{_gate_table(rows)}"
     if rows := _of(facts, "tests"):
         yield f"## Tests that need a GPU\n\n{_count(rows)}"
     if facts["failed"]:

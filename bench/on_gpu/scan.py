@@ -1,4 +1,4 @@
-"""The selective scan: what is measured, by processes that a faulty kernel may end."""
+"""Measures the selective scan in processes of their own, which a faulty kernel may end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.on_gpu.session import Session
 
 PART = "scan"
 ROUNDS, ROW_SECONDS, COMPILE_SHARE = 11, 60.0, 0.5
-# The model's own at batch 128 and 1, its stage 3 at 1,792 pixels, and language models'; in the order of their worth.
+# The model's own at batch 128 and 1, its stage 3 at 1,792 pixels, and language models'; in the order of importance.
 SHAPES = (
     Shape(128, 160, 196, 8, "float16"),
     Shape(128, 320, 49, 8, "float16"),
@@ -38,7 +38,7 @@ def name(row: Row) -> str:
 
 
 def run(session: Session, until: float) -> None:
-    """Compile in several processes, then time row by row in one; a row that ends its process is given up."""
+    """Compile in several processes, then time row by row in one process; a row that ends its process is given up."""
     rows = planned(session.quick)
     _compile(session, rows, time.monotonic() + COMPILE_SHARE * (until - time.monotonic()))
     while rows and time.monotonic() < until:
@@ -57,7 +57,7 @@ def run(session: Session, until: float) -> None:
 
 
 def _compile(session: Session, rows: list[Row], until: float) -> None:
-    """Fill the caches; what fails here fails again, and is told, where it is timed."""
+    """Fill the caches. What fails here fails again when it is timed, and is reported then."""
     count = min(session.limits.compiling, len(rows))
     children = {
         session.children.start("bench.on_gpu.scan_job", _asked(session, rows[index::count], timed=False), name=PART)

@@ -57,17 +57,17 @@ def ours(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, b
 
 
 def along_length(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The same numbers, the steps of a channel next to each other in memory."""
+    """The same numbers with the steps of a channel next to each other in memory."""
     return tuple(t.mT.contiguous().mT if t.dim() == 3 else t for t in tensors)
 
 
 def turned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The same numbers as mamba-ssm takes them, (batch, dim, length)."""
+    """The same numbers in mamba-ssm's layout, (batch, dim, length)."""
     return tuple(t.mT.contiguous() if t.dim() == 3 else t for t in tensors)
 
 
 def ways() -> dict[str, tuple[Callable[..., Tensor], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]]:
-    """By name, a scan and how it wants its inputs."""
+    """By name, a scan and the function that arranges its inputs."""
     found = {"along channels": (ours, lambda tensors: tensors), "along length": (ours, along_length)}
     if importlib.util.find_spec(published_scan.EXTENSION):
         found["mamba-ssm"] = (published_scan.find("mamba-ssm"), turned)
@@ -95,7 +95,7 @@ def work(asked: dict[str, Any], answer: worker.Answer) -> None:
 def row(
     shape: Shape, direction: str, device: torch.device, rates: dict[str, float | None], rounds: int
 ) -> dict[str, Any]:
-    """Seconds of each way, the limits and the share of the nearest that our best way reaches."""
+    """Seconds of each way, the limits, and the share of the nearest limit that our best way reaches."""
     error, allowed = check(shape, device)
     if not error <= allowed:
         raise RuntimeError(
@@ -125,7 +125,7 @@ def row(
 
 
 def runs(shape: Shape, direction: str, device: torch.device) -> tuple[dict[str, Callable[[], object]], int]:
-    """By name, so many calls in turns over inputs that together are larger than a cache."""
+    """By name, a function that makes several calls in turns over inputs that together are larger than a cache."""
     size = shape.batch * shape.length * (2 * shape.dim + 2 * shape.states) * DTYPES[shape.dtype].itemsize
     count = max(1, min(6, math.ceil(ROTATED_BYTES / size)))
     times = max(1, CALLS // count)
@@ -150,8 +150,8 @@ def runs(shape: Shape, direction: str, device: torch.device) -> tuple[dict[str, 
 
 
 def check(shape: Shape, device: torch.device) -> tuple[float, float]:
-    """The largest relative error of all ways over the first steps, which later ones cannot change; and what is allowed:
-    one rounding of the dtype, and 16 of the sums."""
+    """The largest relative error of all ways over the first steps, which later steps cannot change; and the error that
+    is allowed: one rounding of the dtype, and 16 of the sums."""
     tensors = inputs(shape._replace(length=min(shape.length, CHECKED_STEPS)), device)
     expected = ours(*(t.double() for t in tensors), impl="reference")
     errors = []
@@ -163,8 +163,9 @@ def check(shape: Shape, device: torch.device) -> tuple[float, float]:
 
 
 def needed(shape: Shape, direction: str) -> dict[str, float]:
-    """Bytes that have to be moved, and exponentials and reciprocals: one for each state, two for softplus, a step and
-    channel. The backward computes them again, reads the inputs and a gradient, and writes four gradients."""
+    """The bytes that have to be moved, and the exponentials and reciprocals: for each step and channel, one for each
+    state and two for softplus. The backward computes them again, reads the inputs and a gradient, and writes four
+    gradients."""
     channels, states = shape.batch * shape.length * shape.dim, shape.batch * shape.length * shape.states
     moved = (3 * channels + 2 * states) + (0 if direction == FORWARD else 5 * channels + 4 * states)
     special = channels * (shape.states + 2) * (1 if direction == FORWARD else 2)
@@ -182,7 +183,7 @@ def exponential_rate(device: torch.device, clock_mhz: float | None) -> float | N
     """Exponentials a second at the card's highest clock; None on a CPU.
 
     Args:
-        clock_mhz: by NVML; without it, CUDA's own figure is taken.
+        clock_mhz: as NVML reports it; None uses CUDA's own figure.
     """
     if device.type != "cuda":
         return None

@@ -1,4 +1,4 @@
-"""One run of the command: its clock, what it has found, and the file that holds it at every moment."""
+"""One run of the command: its clock, its results, and the file that holds them at every moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvc import files
 from mvc.measure import machine
 
 SCHEMA = "mvc.gpu/1"
-# What a process may take: its compiler and libraries of the machine's memory, its context and one batch of the GPU's.
+# What a process may need: machine memory for its compiler and libraries, GPU memory for its context and one batch.
 HOST_BYTES, DEVICE_BYTES = 2 * 2**30, 6 * 2**30
 
 
@@ -25,9 +25,9 @@ class Limits(NamedTuple):
     """How many processes there may be.
 
     Attributes:
-        alive: that hold a model, so that they are timed in turns.
-        compiling: side by side.
-        compile_threads: of Inductor, in each.
+        alive: processes that hold a model, to be timed in turns.
+        compiling: processes that compile at the same time.
+        compile_threads: Inductor's threads in each process.
     """
 
     alive: int
@@ -36,7 +36,7 @@ class Limits(NamedTuple):
 
 
 def limits(device: torch.device) -> Limits:
-    """By processors, free memory of the machine and free memory of the device."""
+    """The limits, from the processors, the machine's free memory and the device's free memory."""
     processors = machine.affinity() or os.cpu_count() or 1
     alive = max(2, _room(device))
     compiling = min(alive, max(2, processors))
@@ -44,7 +44,7 @@ def limits(device: torch.device) -> Limits:
 
 
 def _room(device: torch.device) -> int:
-    """How many more processes the free memory suffices for."""
+    """How many more processes the free memory has room for."""
     room = _available_memory() // HOST_BYTES
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -53,13 +53,13 @@ def _room(device: torch.device) -> int:
 
 
 def _available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes; those of eight processes where the system does not tell."""
+    """Bytes of the machine's free memory; what eight processes need where the system does not tell."""
     lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 8 * HOST_BYTES)
 
 
 def _finite(facts: Any) -> Any:
-    """The same with None for numbers that JSON has not: one of them must not cost the others."""
+    """The facts with None for numbers that JSON cannot hold, so that one of them does not cost the others."""
     if isinstance(facts, dict):
         return {key: _finite(value) for key, value in facts.items()}
     if isinstance(facts, (list, tuple)):
@@ -71,14 +71,14 @@ class Session:
     """What the parts of the command share.
 
     Attributes:
-        device: that is measured.
+        device: the device that is measured.
         quick: whether sizes are those of a trial of the command itself.
-        folder: for results.json and the report.
-        scratch: for what may go at the end.
-        children: that the parts start.
-        limits: on them.
+        folder: the folder for results.json and the report.
+        scratch: a folder that is removed at the end.
+        children: the processes that the parts start.
+        limits: the limits on these processes.
         end: when the command stops measuring, by `time.monotonic`.
-        facts: what results.json holds.
+        facts: the contents of results.json.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Session:
 
     @property
     def lock(self) -> Path:
-        """Of whichever process has the GPU to itself."""
+        """The lock file of the process that has the GPU to itself."""
         return self.scratch / "gpu.lock"
 
     def has_room(self) -> bool:
@@ -119,7 +119,7 @@ class Session:
         print(f"[{time.monotonic() - self._start:5.0f} s] {text}", flush=True)
 
     def plan(self, part: str, names: Sequence[str], *, instead_of: str | None = None) -> None:
-        """What is going to be run; it counts as not run until it has a row, or has failed."""
+        """Note what is going to be run. It counts as not run until it has a row or has failed."""
         self._planned.pop((part, instead_of), None)
         self._planned.update({(part, name): "the time was up" for name in names})
         self._write()
@@ -131,7 +131,7 @@ class Session:
         self._write()
 
     def add(self, part: str, name: str, **figures: Any) -> None:
-        """A row, in place of an earlier one of that name."""
+        """Add a row, in place of an earlier one of that name."""
         self._planned.pop((part, name), None)
         rows = self.facts["rows"]
         row = {"part": part, "name": name, **figures}
@@ -143,14 +143,14 @@ class Session:
         self._write()
 
     def fail(self, part: str, name: str, why: str) -> None:
-        """Something did not give the figures that it should; the rest goes on."""
+        """Note that something did not yield its figures. The rest goes on."""
         self._planned.pop((part, name), None)
         self.facts["failed"].append({"part": part, "name": name, "why": why})
         self.say(f"{part}: {name}: FAILED: {why}")
         self._write()
 
     def close(self, ended: str) -> None:
-        """Note how the run ended and after how long."""
+        """Note how the run ended, and after how long."""
         self.facts |= {"ended": ended, "seconds": round(time.monotonic() - self._start, 1)}
         self._write()
 

@@ -10,10 +10,10 @@ COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#e
 
 
 def bars(title: str, rows: Sequence[tuple[str, Mapping[str, float], str]]) -> str:
-    """Horizontal bars, each of parts that stand end to end.
+    """Horizontal bars, each of parts drawn end to end.
 
     Args:
-        rows: for each bar its label, the sizes of its parts by what they are, and its value for people.
+        rows: for each bar its label, the sizes of its parts by kind, and its value for people.
     """
     kinds = list(dict.fromkeys(kind for _, parts, _ in rows for kind in parts))
     colours = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)}

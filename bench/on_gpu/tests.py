@@ -1,4 +1,4 @@
-"""The tests that need a GPU: each named before it starts, and ended after its own limit."""
+"""Runs the tests that need a GPU: each is named before it starts, and ended after its time limit."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def run(session: Session, until: float) -> None:
 
 
 class Lane:
-    """A process, and the tests that it still has to run, in their order.
+    """A process, and the tests that it still has to run, in order.
 
     Attributes:
-        ids: of those tests.
-        limit: when the one that is running is given up, of `time.monotonic`.
+        ids: the names of those tests.
+        limit: when the running test is given up, by `time.monotonic`.
     """
 
     def __init__(self, session: Session, ids: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class Lane:
         self.limit = time.monotonic() + TEST_SECONDS
 
     def hear(self) -> None:
-        """Take one line of the process, or its end."""
+        """Handle one line of the process, or its end."""
         try:
             message = self.child.take()
         except Failed as error:
@@ -103,10 +103,10 @@ def record(session: Session, message: dict[str, Any]) -> None:
 
 
 def _collected(session: Session, until: float) -> tuple[list[str], list[list[str]]]:
-    """Their ids, the first to run first; and name, outcome and reason of files that could not be imported.
+    """The ids of the tests in the order of running; and name, outcome and reason of files that could not be imported.
 
     Raises:
-        Failed, TimeoutError: pytest did not collect them.
+        Failed, TimeoutError: pytest did not collect the tests.
     """
     arguments = QUICK if session.quick else ["-m", "gpu", *_files()]
     child = session.children.start("bench.on_gpu.pytest_lines", {"arguments": arguments, "collect": True}, name=PART)
@@ -118,6 +118,6 @@ def _collected(session: Session, until: float) -> tuple[list[str], list[list[str
 
 
 def _files() -> list[str]:
-    """Test files that have such tests: importing the others takes long."""
+    """The test files with tests for a GPU. The others are left out because importing them is slow."""
     files = sorted(Path(ROOT, "tests").glob("test_*.py"))
     return [str(path.relative_to(ROOT)) for path in files if "mark.gpu" in path.read_text(encoding="utf-8")]

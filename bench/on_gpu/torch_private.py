@@ -1,4 +1,4 @@
-"""The one place where this package touches torch's private interfaces."""
+"""The only module of this package that uses torch's private API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mvc.patches import replaced
 
 
 def tuning_within(alone: Callable[[], contextlib.AbstractContextManager[None]]) -> contextlib.AbstractContextManager:
-    """A block in which Inductor times its kernels' configurations within `alone()`: beside others it picks bad ones."""
+    """In the block, Inductor times its kernels' configurations within `alone()`: beside others it picks bad ones."""
     benchmark = CachingAutotuner.benchmark_all_configs
 
     def benchmark_alone(self, *args, **kwargs):

@@ -16,7 +16,7 @@ from mvc.measure.profiler import HOST_LIMIT, Timing
 ROUNDS, QUICK_ROUNDS = 9, 3
 TURN_SECONDS, MOST_CALLS = 0.2, 200
 ANSWER_SECONDS = 30.0  # for one turn, or a profile
-# Jobs that are compared with the first of them that could be measured.
+# Jobs that are compared with the first one that could be measured.
 Comparison = tuple[Job, ...]
 
 
@@ -25,10 +25,10 @@ class Ready:
     """A job whose process has compiled.
 
     Attributes:
-        facts: what the process said of its start, and later of its profile.
-        end: when no answer is waited for any more.
-        calls: of one turn.
-        turns: what the process said of each.
+        facts: what the process reported of its start, and later of its profile.
+        end: when the wait for an answer ends.
+        calls: how many calls a turn has.
+        turns: what the process reported of each turn.
     """
 
     job: Job
@@ -52,7 +52,7 @@ class Ready:
 def measure(
     session: Session, part: str, comparisons: Sequence[Comparison], *, compile_until: float, until: float
 ) -> None:
-    """Measure what is compared, all of it alive at once; both times are of `time.monotonic`."""
+    """Measure jobs that are all alive at once and are compared. Both limits are moments of `time.monotonic`."""
     jobs = list(dict.fromkeys(itertools.chain.from_iterable(comparisons)))
     ready = compiled(session, part, jobs, compile_until)
     started = list(ready)
@@ -77,7 +77,7 @@ def measure(
 
 
 def compiled(session: Session, part: str, jobs: Sequence[Job], until: float) -> list[Ready]:
-    """Those that are ready by then, in the order of `jobs`."""
+    """The jobs that are ready in time, in the order of `jobs`."""
     waiting, starting, ready = list(jobs), dict[Child, Job](), list[Ready]()
     while waiting or starting:
         while waiting and len(starting) < session.limits.compiling and (session.has_room() or not starting):
@@ -108,7 +108,7 @@ def _start(facts: dict[str, Any]) -> str:
 
 
 def _kept(session: Session, part: str, ready: Sequence[Ready], do: Callable[[Ready], None]) -> list[Ready]:
-    """Do it with each; those that did not fail at it."""
+    """Do something with each job, and return those that did not fail."""
     kept = []
     for each in ready:
         try:
@@ -128,7 +128,7 @@ def _profile(each: Ready) -> None:
 
 
 def rows(comparisons: Sequence[Comparison], ready: Sequence[Ready]) -> Iterator[dict[str, Any]]:
-    """What is known of each job that took turns, and how many times as fast as the first of its comparison it is."""
+    """The row of each job that took turns, with how many times as fast as the first of its comparison it is."""
     measured = {each.job: each for each in ready if each.turns}
     for comparison in comparisons:
         known = [measured[job] for job in comparison if job in measured]
@@ -162,7 +162,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def kernels_line(row: dict[str, Any]) -> str:
-    """What the device did in a call, for people."""
+    """The kernels of a call, in a line for people."""
     families = ", ".join(f"{family} {seconds * 1e3:.3f}" for family, seconds in row["families"].items())
     said = f"{row['name']}: {row['kernel_seconds'] * 1e3:.3f} ms in {row['launches']:.0f} kernels: {families}"
     return f"{said}; the host is the limit" if limited_by_host(row) else said

@@ -1,4 +1,4 @@
-"""What the processes of this package share: how they answer, and how one of them has the GPU to itself."""
+"""What the processes of this package share: how they answer, and how one of them gets the GPU to itself."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def serve(work: Callable[[dict[str, Any], Answer], None]) -> None:
 
 
 def asked() -> Iterator[dict[str, Any]]:
-    """What the command asks, line by line, until it closes the input."""
+    """The command's requests, line by line, until it closes the input."""
     return map(json.loads, sys.stdin)
 
 
 class Alone:
-    """Blocks in which no other process is in one; they may lie within each other.
+    """A block that only one process at a time can be in. Blocks may be nested.
 
     Args:
         lock: a file that all these processes name.
