@@ -93,7 +93,7 @@ class Lane:
 
 
 def record(session: Session, message: dict[str, Any]) -> None:
-    """A verdict of pytest's; what failed is told in full."""
+    """Record a verdict of pytest's. A failure is reported in full."""
     if message["outcome"] == "failed":
         session.fail(PART, message["ended"], message["message"])
         return
