@@ -214,11 +214,11 @@ def page(facts: dict[str, Any]) -> str:
 
 
 MISSED = """\
-Only the constants are fitted; the form of the model was chosen with all rows in view, so that what is held out tests
+Only the constants are fitted. The form of the model was chosen with all rows in view, so that the held-out rows test
 the constants, and the form a little less.
 
 What it misses: the first prototype is predicted too fast where it reads float32, and so is the tile's forward with 16
-channels and 16 states, which waits for its own reading ahead; the kernels of 7952f19 are predicted too slow in
+channels and 16 states, which waits for its own prefetches; the kernels of 7952f19 are predicted too slow in
 bfloat16 and too fast along the length in float16. One latency for all that comes from memory may be the reason. Bank
 conflicts in shared memory are not in the machine code (the constant `lanes` has their mean), nor is the traffic
 between the first- and the second-level cache, which was far from its limit in all of these kernels. Code that a

@@ -185,17 +185,17 @@ def page(facts: dict[str, Any]) -> str:
         launches.append([str(Shape(*each["problem"])), each["order"], direction, kernels])
     return "\n\n".join(
         [
-            f"Predictions for an {facts['card']} by `mvc.offline.scan_cost`, µs, nothing of them measured; before and "
+            f"Predictions for an {facts['card']} by `mvc.offline.scan_cost`, µs, none of them measured; before and "
             f"mamba-ssm are measured. {facts['versions']}, commit {facts['commit']}, {facts['date']}.",
             tabulate(rows, headers=headers, markdown=True),
-            "The backward starts from states that the forward has kept; the sums of partial sums that follow it, which "
-            "torch does, are not in it. Each launch:",
+            "The backward starts from states that the forward has kept; the final sums of its partial sums, which "
+            "torch computes, are not included. Each launch:",
             tabulate(launches, headers=["", "contiguous", "direction", "kernels, µs"], markdown=True),
             "Memory of a training step, as parts of u, delta, B and C together: states that the forward keeps, partial "
             "sums of the gradients of B and C, and the rest that a backward allocates beside its results.",
             tabulate(sizes, headers=["", "u, delta, B, C, MB", "states", "partial sums", "rest"], markdown=True),
-            f"The longest compilation of a launch took {worst['forward']:.1f} s forward, {worst['backward']:.1f} s "
-            "backward, of a processor's time.",
+            f"The longest compilation of a launch took {worst['forward']:.1f} s of processor time forward and "
+            f"{worst['backward']:.1f} s backward.",
         ]
     ) + "\n"  # fmt: skip
 

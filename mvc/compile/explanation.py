@@ -21,7 +21,7 @@ from mvc.table import tabulate
 
 @dataclasses.dataclass
 class Explanation:
-    """What the passes did to a model, and what Inductor then runs. `str()` gives a table for people.
+    """What the passes did to a model, and what Inductor then runs. `str()` returns a table for people.
 
     Attributes:
         graphs: one report for each graph of Dynamo's, in the order in which they were captured.
@@ -66,7 +66,7 @@ class Explanation:
             yield _listing(self.launches)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for programs: plain types that JSON can hold."""
+        """The explanation for programs, as plain types that JSON can hold."""
         return {
             "graphs": [
                 {

@@ -53,7 +53,7 @@ class DeviceProfile(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of all kernels, each counted in full where they overlap."""
+        """The seconds of all kernels, each counted in full where they overlap."""
         return sum(kernel.seconds for kernel in self.kernels)
 
     def by_family(self) -> dict[str, float]:
@@ -71,7 +71,7 @@ class DeviceProfile(NamedTuple):
         return {name: calls[name] for name in FAMILIES if name in calls}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, by family."""
+        """The profile by family, as plain types that JSON can hold."""
         seconds = self.by_family()
         rows = [{"family": name, "kernels": n, "seconds": seconds[name]} for name, n in self.launches().items()]
         return {"seconds": self.seconds, "gaps": self.gaps, "rows": rows}
@@ -114,8 +114,8 @@ def trace(run: Callable[[], object], *, device: torch.device) -> list[Event]:
     """
     if device.type != "cuda":
         raise UserError(f"kernels are profiled on CUDA alone; the device is {device.type}")
-    # CUPTI stays for the next call: newer torch takes it down after each profile, which takes long, can meet the start
-    # of the next one, and crashes graphs replayed under CUDA before 12.6.
+    # CUPTI stays for the next call: newer torch shuts it down after each profile, which is slow, can coincide with the
+    # start of the next one, and crashes graphs replayed under CUDA before 12.6.
     os.environ.setdefault("TEARDOWN_CUPTI", "0")
     torch.cuda.synchronize(device)
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:

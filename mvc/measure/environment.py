@@ -1,4 +1,4 @@
-"""What figures depend on besides the program: the machine, and what is installed on it."""
+"""What figures depend on besides the program: the machine and the software on it."""
 
 from __future__ import annotations
 

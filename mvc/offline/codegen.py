@@ -102,7 +102,7 @@ def not_run(*arguments: Any) -> None:
 
 
 def _constants_source(split: Split, inputs: list[str]) -> str:
-    """The source of a module that computes what is computed once."""
+    """The source of a module that computes the constants, once, from parameters."""
     graph = split.constants.graph
     for node in graph.nodes:
         node.type = None

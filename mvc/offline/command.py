@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = "folder for the code and nothing else, replaced as a whole (default VARIANT-TARGET)"
     add("--output", metavar="DIR", type=Path, help=output)
     add("--sass", action="store_true", help="with --target: count each binary's instructions")
-    add("--replay", action="store_true", help="with --target: run the code at batch 1 on the CPU, against eager")
+    add("--replay", action="store_true", help="with --target: compare the code with eager at batch 1 on the CPU")
     folder = {"metavar": "DIR", "type": Path, "nargs": "?", "const": BUDGETS}
     add("--check-budget", help=f"with --target: compare with DIR/ARCHITECTURE.json (default {BUDGETS})", **folder)
     add("--update-budget", help="with --target: write what was generated as the budget", **folder)

@@ -1,4 +1,4 @@
-"""From a request to a folder: wrappers, kernels, binaries and the manifest, made in processes of their own."""
+"""Turns a request into a folder of wrappers, kernels, binaries and the manifest, made in processes of their own."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _eager(model: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
 
 
 def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
-    """The same results as of `_eager`, from the wrappers, which update buffers among the tensors in place."""
+    """The results that `_eager` returns, but computed by the wrappers, which update buffers in place."""
     from mvc.offline import interpreter
 
     if (folder / "constants.py").is_file():

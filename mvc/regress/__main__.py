@@ -80,18 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("base", metavar="BASE", help="recording, folder of baselines, or git revision")
     comparing.add_argument("head", metavar="HEAD", help="recording, or git revision; . is the checkout as it is")
     _add_choice_of_cases(comparing)
-    comparing.add_argument("--exact", action="store_true", help="only numbers that do not vary; of revisions alone")
-    comparing.add_argument("--json", metavar="FILE", help="also write it as JSON; - prints JSON instead of the table")
+    comparing.add_argument("--exact", action="store_true", help="only numbers that do not vary; for revisions")
+    comparing.add_argument("--json", metavar="FILE", help="also write JSON; - prints it instead of the table")
     comparing.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     comparing.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
 
     testing = command(_selftest, "compare the installed mvc with itself: false alarms, and what can be detected here")
     _add_choice_of_cases(testing)
-    testing.add_argument("--comparisons", type=positive, default=10, metavar="N", help="of each case (default 10)")
+    testing.add_argument("--comparisons", type=positive, default=10, metavar="N", help="for each case (default 10)")
     testing.add_argument(
-        "--slowdown", type=_share, metavar="SHARE", help="as many with that share of extra work, on CUDA the device's"
+        "--slowdown", type=_share, metavar="SHARE", help="also with this share of extra work, on CUDA the device's"
     )
-    testing.add_argument("--json", metavar="FILE", help="also write it as JSON; - prints JSON instead of the table")
+    testing.add_argument("--json", metavar="FILE", help="also write JSON; - prints it instead of the table")
     return parser
 
 
@@ -106,8 +106,10 @@ def _add_choice_of_cases(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cases", metavar="FILE", help="TOML file of cases and thresholds (default mvc's own for the device)"
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these cases of the file")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of each case's own (default cpu)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run only these cases of the file")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="run all cases on this device (default the file's, or cpu)"
+    )
     parser.add_argument("--rounds", type=positive, metavar="N", help="most rounds of a run (default the file's)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -133,7 +133,7 @@ def warm(run, *, window=5, tolerance=0.05, limit=20.0):
 def slowed(run, seconds, share, *, trials=3, trial_seconds=1.0):
     """The case with extra work: as many elementwise products as make it slower by that share, here and now.
 
-    After a short case, a product takes another time than alone. The first guess is then corrected by timing calls with
+    After a short case, a product needs another time than alone. The first guess is then corrected by timing calls with
     and without the extra work in turns.
     """
     import torch
