@@ -243,7 +243,7 @@ def scans() -> list[Row]:
     rows = []
     for each in measured()["scans"]:
         length, chunks = each["length"], each["chunks"]
-        flops = 7 * each["batch"] * each["dim"] * length * each["states"]  # as `kernels.rules.flops` counts
+        flops = 7 * each["batch"] * each["dim"] * length * each["states"]  # as `mvc.kernels.scan.rules.flops` counts
         parts = [(flops, min(length, math.ceil(length / chunks / CHUNK) * CHUNK))]
         if chunks > 1:
             parts += [(0, chunks), *parts]
