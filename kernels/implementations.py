@@ -54,7 +54,7 @@ def triton_available() -> bool:
     return True
 
 
-# By the name that `impl` takes, the fastest last. The reference has no ops: it is the oracle, in plain torch.
+# By the name that `impl` accepts, the fastest last. The reference has no ops: it is the oracle, in plain torch.
 TABLE: dict[str, Implementation] = {
     "reference": Implementation("_reference"),
     "chunked": Implementation("_chunked"),
@@ -79,7 +79,7 @@ def obstacle(name: str, device: torch.device, dtype: torch.dtype, argument: str 
     implementation = TABLE[name]
     if dtype in implementation.refused:
         others = [each for each in reversed(TABLE) if TABLE[each].runs_on(device) and dtype not in TABLE[each].refused]
-        return f"{argument} is {dtype}, which impl={name!r} does not take; use {' or '.join(map(repr, others))}"
+        return f"{argument} is {dtype}, which impl={name!r} does not accept; use {' or '.join(map(repr, others))}"
     if device.type != "meta" and not implementation.runs_on(device):
         devices = " or ".join(implementation.devices)
         return f"impl={name!r} runs on {devices}, {argument} is on {device}; leave impl out for the best for a device"
@@ -93,7 +93,7 @@ def check(name: str | None, device: torch.device, dtype: torch.dtype, argument: 
 
     Args:
         name: None, where the fastest is to run, passes.
-        device, dtype, argument: as `obstacle` takes them.
+        device, dtype, argument: as `obstacle` accepts them.
     """
     if name is None:
         return

@@ -1,6 +1,6 @@
 """What the ops in `torch.ops.mvc` are called with: the names, order and types of their arguments, written down once.
 
-Every tensor is positional, because the registration of autograd and of vmap takes no keyword-only tensors.
+Every tensor is positional, because the registration of autograd and of vmap accepts no keyword-only tensors.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StepInputs(NamedTuple):
 
 TENSORS = ScanInputs._fields[:-2]
 DIFFERENTIABLE = TENSORS[:-1]  # all but reset
-GRADIENTS = ("grad_y", "grad_last_state")  # what a scan's backward takes before its inputs
+GRADIENTS = ("grad_y", "grad_last_state")  # what a scan's backward accepts before its inputs
 Gradients = tuple[(Tensor,) * len(DIFFERENTIABLE)]
 
 KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool", int: "int"}  # in the language of schemas
@@ -89,7 +89,7 @@ def signed(inputs: type, *before: str, **renamed: str) -> Callable[[Callable], C
     """Decorate a function of `*arguments`, so that torch infers a schema as if it spelled out its parameters.
 
     Args:
-        inputs, before: as `define` takes them.
+        inputs, before: as `define` accepts them.
         renamed: the names of parameters that are not called as their fields.
     """
 

@@ -1,4 +1,4 @@
-"""What a program can observe of a run: values, gradients, tensors' place in memory, and what else is left behind."""
+"""What a program can observe of a run: values, gradients, tensors' place in memory, and what else it leaves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Difference(NamedTuple):
 
 @dataclasses.dataclass
 class Observation:
-    """What one run left behind, by name: "output 0", "input 0" as it became, "gradient of input 0"."""
+    """What one run left, by name: "output 0", "input 0" as it became, "gradient of input 0"."""
 
     traits: dict[str, Traits]
     values: dict[str, Tensor]
@@ -105,7 +105,7 @@ def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def observe(run: Callable[..., Any], inputs: Sequence[Any], *, seed: int = 0) -> Observation:
-    """Call `run` with copies of the inputs, laid out and sharing memory as they do, and note all that it leaves behind.
+    """Call `run` with copies of the inputs, laid out and sharing memory as they do, and note all that it leaves.
 
     Gradients are those of every output and of every input that was written to, from seeds that are always the same.
     """

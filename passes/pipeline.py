@@ -160,7 +160,7 @@ def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, stri
 
 
 def remove_dead_code(graph: fx.Graph) -> None:
-    """Erase calls without users that cannot have an effect: torch's own clean-up takes in-place calls for pure."""
+    """Erase calls without users that cannot have an effect: torch's own clean-up considers in-place calls pure."""
     for node in reversed(graph.nodes):
         if not node.users and _is_pure(node):
             graph.erase_node(node)

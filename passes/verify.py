@@ -55,7 +55,7 @@ class Verifier:
         ) from (seen if isinstance(seen, Exception) else None)
 
     def _run(self) -> Observation | Exception:
-        """What the graph leaves behind; what it raises, as it may where a program never asks for its gradients."""
+        """What the graph leaves, or what it raises, as it may where a program never asks for its gradients."""
         try:
             return observe(AsDescribed(self.module).run, self.inputs)
         except Exception as failure:

@@ -39,7 +39,7 @@ def linear_recurrence(
             default.
         dim: the axis along which it runs, counted in the broadcast shape; negative from the last.
         reverse: run from the last index to the first.
-        impl: None takes the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
+        impl: None chooses the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
             time, both in plain torch on any device, and take float64 too; "cpp" runs on a CPU, built on first use;
             "triton" on a GPU. "chunked" and "triton" cut the length into pieces: the product of `a` over some hundred
             steps must be finite, or the state before them zero.

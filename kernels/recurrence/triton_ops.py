@@ -24,7 +24,7 @@ LANE_AXES = 4  # axes besides the recurrence's that the kernel walks over by str
 READ_AT_ONCE = 16  # bytes, by a thread
 ROWS = 8  # of a tile across the length where lanes are few
 ENOUGH = 264  # programs: two for each multiprocessor of the largest GPUs
-MOST_CHUNKS = 32  # `combine_kernel` takes them one after the other
+MOST_CHUNKS = 32  # `combine_kernel` reads them one after the other
 FEWEST_TURNS = 4  # of a chunk's loop: with fewer, one launch is faster than three
 
 
@@ -65,7 +65,7 @@ def _tile(lanes: int, length: int, wide: int, along: bool) -> Tile:
         rows = _power_of_2(triton.cdiv(length, wide), 32)
         tiles = triton.cdiv(length, wide * rows)
         few = Tile(1, wide, 32 // rows, rows, ahead=_power_of_2(tiles, 8))
-        # A multiprocessor takes 32 programs: with four warps in each, more wait at the same time.
+        # A multiprocessor runs 32 programs: with four warps in each, more wait at the same time.
         many = few._replace(lanes=4 * few.lanes, warps=4, ahead=_power_of_2(tiles, 4))
     else:
         # Without rows nothing is computed but the recurrence itself; a warp asks for 16 KiB at once.
@@ -109,7 +109,7 @@ def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, re
         check(a, b, initial, dim)
     dtype = result_dtype(a, b, initial)
     if dtype == torch.float64:
-        raise TypeError("the Triton recurrence takes no float64; use impl='chunked'")
+        raise TypeError("the Triton recurrence accepts no float64; use impl='chunked'")
     shape = torch.broadcast_shapes(a.shape, b.shape)
     h = a.new_empty(shape, dtype=dtype)
     if h.numel() == 0:

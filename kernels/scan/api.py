@@ -37,11 +37,11 @@ def selective_scan(
     With Δ = softplus(delta + delta_bias) where asked, h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t and
     y_t = C_t·h_t + D u_t, then y_t SiLU(z_t). States and sums are float32, or float64 for a float64 u.
 
-    NaN and infinities are in y and in the states where impl="reference" has them, and gradients are not finite in
-    the same elements, whichever of both they are; of a channel with a NaN in A, more gradients may be NaN. A reset lets
-    none through. Where a decay exp(Δ A) is infinite, y and
-    states too may be NaN in place of infinite; and where the decays of many steps multiply to more than the largest
-    number, the results of all but the reference may not be finite, since they cut a long sequence into pieces.
+    NaN and infinities are in y and in the states where impl="reference" has them, and gradients are not finite in the
+    same elements, whichever of both they are; of a channel with a NaN in A, more gradients may be NaN. None passes a
+    reset. Where a decay exp(Δ A) is infinite, y and states too may be NaN in place of infinite; and where the decays of
+    many steps multiply to more than the largest number, the results of all but the reference may not be finite, since
+    they cut a long sequence into pieces.
 
     In forward-mode AD (`torch.func.jvp`, `jacfwd`, dual levels) torch's own operations run whatever `impl` is, slower
     and with the tangents of the reference; there it can be differentiated any number of times.
@@ -59,12 +59,13 @@ def selective_scan(
         reverse: run from the last step to the first; the last state is then the one after step 0.
         reset: (batch, length), bool; the state is set to zero before each true step, in the order in which they run,
             so that packed sequences do not see each other (`reset_from_cu_seqlens`).
-        impl: None takes the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
-            time, both in plain torch on any device, and take float64 throughout too; "cpp" runs on a CPU, built on
+        impl: None chooses the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
+            time, both in plain torch on any device, and accept float64 throughout too; "cpp" runs on a CPU, built on
             first use; "triton" on a GPU.
 
     Returns:
-        y (batch, length, dim) in u's dtype, or (y, last state). Under autocast u, delta, B, C and z take its dtype.
+        y (batch, length, dim) in u's dtype, or (y, last state). Under autocast u, delta, B, C and z are cast to its
+        dtype.
 
     Raises:
         TypeError: an argument that is no dense tensor, or of a dtype that cannot be used; a flag that is no bool.

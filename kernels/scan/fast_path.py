@@ -22,7 +22,7 @@ class Prepared(Protocol):
     def forward(self, tensors: Tensors) -> tuple[Tensor, Tensor]: ...
 
     def train(self, tensors: Tensors) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Also what `backward` takes of it."""
+        """Also what `backward` starts from."""
 
     def backward(
         self, grad_y: Tensor, grad_last_state: Tensor, tensors: Tensors, kept: Tensor | None
@@ -35,7 +35,7 @@ _paths: dict[str, Prepare] = {}
 
 
 def register(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
-    """Let eager calls of the op `mvc::{name}` run these functions, which take its arguments and its backward's."""
+    """Let eager calls of the op `mvc::{name}` run these functions, of its arguments and of its backward's."""
     register_prepared(name, lambda tensors, *flags: _Direct(name, forward, backward, flags))
 
 

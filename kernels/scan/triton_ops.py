@@ -43,7 +43,7 @@ def _check(inputs: ScanInputs, *gradients: Tensor) -> None:
     *tensors, _, _ = inputs
     refuse_tangents("selective_scan_triton", *gradients, *tensors)
     if inputs.u.dtype == torch.float64:
-        raise TypeError("the Triton scan takes no float64; use impl='chunked'")
+        raise TypeError("the Triton scan accepts no float64; use impl='chunked'")
     if not is_plain(inputs.u):
         return
     if gradients:
@@ -185,7 +185,7 @@ class PreparedScan:
         return made[0], made[1]
 
     def train(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Also what `backward` takes."""
+        """Also what `backward` accepts."""
         made = self._forward(tensors, keep=True)
         return made[0], made[1], made[2]
 

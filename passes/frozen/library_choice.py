@@ -17,7 +17,7 @@ import torch
 
 from mvc.kernels import cache
 
-MARGIN = 0.03  # a call that is less than this share faster than one ahead of it is not chosen
+MARGIN = 0.03  # a call that is less than this share faster than one before it is not chosen
 ROUNDS = 15
 CLEAR_ROUNDS = 3  # enough where all of them agree, or time is up
 SECONDS = 0.3
@@ -27,7 +27,7 @@ Runs = Mapping[str, Callable[[], object]]
 
 
 def fastest(key: str, build: Callable[[], Runs]) -> str:
-    """The name of the fastest of the calls that `build` gives; an earlier one unless a later one is clearly faster.
+    """The name of the fastest of the calls that `build` returns; an earlier one unless a later one is clearly faster.
 
     Args:
         key: what the measurement depends on, the number of threads excepted.

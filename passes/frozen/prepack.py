@@ -32,7 +32,7 @@ class LibraryCall(NamedTuple):
         torch: torch's call of input, weight and bias.
         dense: the input as oneDNN's call gets it: Inductor lets whatever computes it write it so.
         pack, options: the op that packs the weight, and its further arguments.
-        run, window: the op that takes the packed weight, and its arguments between bias and activation.
+        run, window: the op that accepts the packed weight, and its arguments between bias and activation.
     """
 
     key: str
@@ -51,7 +51,7 @@ class Prepack(Pass):
     """A product with a constant weight, its bias and an activation as one call of oneDNN, where that is faster.
 
     Attributes:
-        force: "packed" or "fused" (with the activation) takes that form unmeasured, "torch" none.
+        force: "packed" or "fused" (with the activation) chooses that form unmeasured, "torch" none.
     """
 
     function: ClassVar[str]  # torch's name of the product

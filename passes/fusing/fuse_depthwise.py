@@ -7,8 +7,8 @@ Before::                                            After::
                                                           + p[..., 1:-1] * w[:, 0, 1, None]
                                                           + p[..., 2:] * w[:, 0, 2, None] + b[:, None]
 
-The same is done along (batch, length, channels) where memory has that order, as behind a projection, and nothing that
-follows depends on strides: then neither input nor result is transposed. The activation behind it and a causal form's
+The same is done along (batch, length, channels) where memory has that order, as after a projection, and nothing that
+follows depends on strides: then neither input nor result is transposed. The activation after it and a causal form's
 cut `[..., :length]` become part of the same loop; a library call needs its input copied to (batch, channels, length)
 and a pass over memory for each of the others.
 On a CPU the taps are stacked: Inductor would gather each vector of them from the weight, at every step of the length.
@@ -82,7 +82,7 @@ def _single(number: int | tuple[int, ...] | list[int]) -> int:
 
 
 def _padding(padding: Any, taps: int) -> tuple[int, int]:
-    """Zeros ahead of the sequence and behind it."""
+    """Zeros before the sequence and after it."""
     if padding == "same":
         return (taps - 1) // 2, taps // 2
     both = 0 if padding == "valid" else _single(padding)

@@ -142,7 +142,7 @@ class _Matcher:
         if scan.states == scan.time:
             raise Declined("the read-out sums over time")
         if not isinstance(sizes[scan.states], int) or not 1 <= sizes[scan.states] <= MAX_STATES:
-            raise Declined(f"it has {sizes[scan.states]} states; the scan takes up to {MAX_STATES}")
+            raise Declined(f"it has {sizes[scan.states]} states; the scan accepts up to {MAX_STATES}")
         missing = set(range(len(sizes))) - {scan.states} - scan.y.numbers
         if not is_labelled(scan.y) or not all(is_one(sizes[number]) for number in missing):
             raise Declined("the read-out has other axes than the states")

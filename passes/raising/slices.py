@@ -54,7 +54,7 @@ class _Slice(NamedTuple):
     """One place along an axis of a tensor.
 
     Attributes:
-        template: the index that takes it, with a hole for the place.
+        template: the index that selects it, with a hole for the place.
         size: of the axis.
         dim: the axis of what is taken, were it all of the places.
         keeps_axis: whether the axis stays, of size 1.

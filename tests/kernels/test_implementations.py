@@ -26,7 +26,7 @@ from mvc.passes.lower_scan import LowerScan
 pytestmark = pytest.mark.versions
 
 CPU = torch.device("cpu")
-REFUSED = "u is torch.bfloat16, which impl='other' does not take; use 'cpp' or 'chunked' or 'reference'"
+REFUSED = "u is torch.bfloat16, which impl='other' does not accept; use 'cpp' or 'chunked' or 'reference'"
 ran: list[str] = []
 
 

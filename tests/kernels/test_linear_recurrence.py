@@ -325,7 +325,7 @@ def test_nonsense_is_refused_by_the_bare_op(name, index, family):
         ({"initial": torch.ones(2, 5)}, ValueError, r"initial must broadcast to \(2, 3\).*got shape \(2, 5\)"),
         ({"b": torch.ones(4)}, ValueError, r"a and b must broadcast.*\(2, 5, 3\) and \(4,\)"),
         ({"impl": "fast"}, ValueError, "impl is 'fast'; it must be None or one of 'reference', 'chunked'"),
-        ({"impl": "cpp", "a": A.double()}, TypeError, "does not take; use 'chunked'"),
+        ({"impl": "cpp", "a": A.double()}, TypeError, "does not accept; use 'chunked'"),
         ({"impl": "triton"}, ValueError, "impl='triton' runs on cuda, an input is on cpu"),
     ],
 )

@@ -315,7 +315,7 @@ def test_wrong_dtype(name, dtype, impl):
 
 @pytest.mark.parametrize("impl", ["cpp", "triton"])
 def test_float64_is_refused_where_it_cannot_run(impl):
-    with pytest.raises(TypeError, match=rf"^u is torch.float64, which impl='{impl}' does not take"):
+    with pytest.raises(TypeError, match=rf"^u is torch.float64, which impl='{impl}' does not accept"):
         selective_scan(**make_inputs(Case(), torch.float64), impl=impl)
 
 

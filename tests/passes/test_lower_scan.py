@@ -51,7 +51,7 @@ def test_lowered_scan_computes_the_same(impl):
     ("impl", "dtype", "reason"),
     [
         ("triton", torch.float32, "impl='triton' runs on cuda, the result is on cpu"),
-        ("cpp", torch.float64, "torch.float64, which impl='cpp' does not take"),
+        ("cpp", torch.float64, "torch.float64, which impl='cpp' does not accept"),
     ],
     ids=["triton-on-cpu", "cpp-float64"],
 )
