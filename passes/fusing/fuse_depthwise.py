@@ -65,8 +65,8 @@ def _obstacle(node: fx.Node, args: dict[str, Any]) -> str | None:
     """Why the depthwise convolution should stay one; None if it need not."""
     x, taps = value(args["input"]), shape(args["weight"])[-1]
     on_cpu = value(node).device.type == "cpu"
-    if value(node).requires_grad and (on_cpu or not _is_channels_last(args["input"])):
-        return "gradients are needed, which the library computes faster"
+    if value(node).requires_grad and not _is_channels_last(args["input"]):
+        return "gradients are needed, which the library computes faster with the length innermost"
     if on_cpu and value(node).dtype.itemsize == 2 and x.stride(-1) == 1:
         return f"{value(node).dtype} with the length innermost, for which the library is faster on a CPU"
     if taps > MAX_TAPS:
