@@ -1,132 +1,41 @@
-"""The linear recurrence: every implementation against the float64 oracle, its ops' rules, torch.compile and torch.func.
-
-Whether Triton's kernels are interpreted is decided when triton is imported, so for these this file runs itself in a
-process of its own.
-"""
+"""The linear recurrence: every implementation but Triton against the float64 oracle, its ops' rules, torch.compile
+and torch.func."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import math
-import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import pytest
 import torch
-from opcodes import count, opcodes
 from places import ROOT
-from scan_cases import assert_within_budget, require_cpp, require_interpreter
+from recurrence_cases import (
+    CUBE,
+    HALVES,
+    Case,
+    Inputs,
+    arguments,
+    assert_recurrence_within_budget,
+    make_inputs,
+    reference,
+    run,
+    same_dtypes,
+    tensors_of,
+    through,
+)
+from scan_cases import require_cpp
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.schemas import op
-from mvc.offline import machine_code
-from mvc.offline.scan_cost import Geometry, predict
-from mvc.offline.targets import TARGETS
-from mvc.offline.torch_private import compiled_launch
 
 FAMILIES = ("linear_recurrence", "linear_recurrence_chunked", "linear_recurrence_cpu")
-HALVES = (torch.float16, torch.bfloat16)
-H200 = TARGETS["h200"]
 REORDERED = {"rtol": 1e-11, "atol": 1e-11}  # the sums of the same numbers in another order, in float64
 
-Inputs = dict[str, "Tensor | int | bool | None"]
-
-
-class Case(NamedTuple):
-    a: tuple[int, ...]
-    b: tuple[int, ...]
-    dim: int
-    initial: tuple[int, ...] | None = None
-    reverse: bool = False
-    dtypes: tuple[torch.dtype, ...] = (torch.float32,) * 3
-    layout: str = "contiguous"
-    decays: tuple[float, float] = (-1.0, 1.0)
-
-    def __str__(self) -> str:
-        shapes = "-".join("x".join(map(str, shape)) for shape in (self.a, self.b, self.initial or ()))
-        dtypes = "-".join(str(dtype)[6:] for dtype in dict.fromkeys(self.dtypes))
-        return f"{shapes}-dim{self.dim}-{dtypes}-{self.layout}{'-reverse' * self.reverse}-below{self.decays[1]:g}"
-
-
-def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """The same numbers in other memory; "expanded" repeats the first index of every axis."""
-    if layout == "permuted":
-        axes = tuple(reversed(range(tensor.dim())))
-        return tensor.permute(axes).contiguous().permute(axes)
-    if layout == "expanded":
-        return tensor[(slice(1),) * tensor.dim()].expand(tensor.shape)
-    if layout == "strided":
-        return tensor.repeat_interleave(2, -1)[..., ::2] if tensor.dim() else tensor
-    return tensor
-
-
-def make_inputs(case: Case, seed: int = 0) -> Inputs:
-    """A fifth of the decays is zero."""
-    generator = torch.Generator().manual_seed(seed)
-    low, high = case.decays
-    a = torch.rand(case.a, generator=generator) * (high - low) + low
-    a = a.masked_fill(torch.rand(case.a, generator=generator) < 0.2, 0.0)
-    b = torch.randn(case.b, generator=generator)
-    tensors = {"a": a, "b": b}
-    if case.initial is not None:
-        tensors["initial"] = torch.randn(case.initial, generator=generator)
-    for name, dtype in zip(tensors, case.dtypes, strict=False):
-        tensors[name] = laid_out(tensors[name].to(dtype), case.layout)
-    return {"initial": None, **tensors, "dim": case.dim, "reverse": case.reverse}
-
-
-def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
-    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-
-
-def arguments(inputs: Inputs) -> tuple[Tensor | int | bool | None, ...]:
-    return tuple(inputs[name] for name in ("a", "b", "initial", "dim", "reverse"))
-
-
-def through(family: str) -> Callable[..., Tensor]:
-    return lambda **inputs: op(family)(*arguments(inputs))
-
-
-def reference(**inputs: Tensor | int | bool | None) -> Tensor:
-    return linear_recurrence(**inputs, impl="reference")
-
-
-def run(recurrence: Callable, inputs: Inputs) -> dict[str, Tensor]:
-    """The states and the gradient of each tensor, for a fixed random gradient of the states."""
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors_of(inputs).items()}
-    h = recurrence(**(inputs | leaves))
-    given = torch.randn(h.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(h)
-    gradients = torch.autograd.grad(h, leaves.values(), given, allow_unused=True, materialize_grads=True)
-    return {"h": h.detach()} | {f"gradient of {n}": g for n, g in zip(leaves, gradients, strict=True)}
-
-
-def assert_recurrence_within_budget(inputs: Inputs, recurrence: Callable) -> None:
-    """As `assert_within_budget` says; what half precision loses by keeping h in it is within the rounding term."""
-    as_dtype = {
-        dtype: inputs | {name: t.to(dtype) for name, t in tensors_of(inputs).items()}
-        for dtype in (torch.float64, torch.float32)
-    }
-    is_double = any(t.dtype == torch.float64 for t in tensors_of(inputs).values())
-    actual, oracle = run(recurrence, inputs), run(reference, as_dtype[torch.float64])
-    baseline = run(reference, as_dtype[torch.float32] if is_double else inputs)
-    for name in oracle:
-        assert_within_budget(actual[name], oracle[name], baseline[name], name)
-
-
-def same_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, ...]:
-    return (dtype,) * 3
-
-
 LENGTHS = (0, 1, 2, 31, 32, 33, 70)
-CUBE = Case((3, 37, 19), (3, 37, 19), 1, (3, 19))
 LAST = Case((5, 3, 70), (5, 3, 70), 2, (5, 3))
 CASES = [
     *(Case((2, length, 19), (2, length, 19), 1, (2, 19), reverse) for length in LENGTHS for reverse in (False, True)),
@@ -503,198 +412,3 @@ assert torch.ops.mvc.linear_recurrence(a, a, None, 0, False).tolist() == [1, 2, 
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-TRITON_LENGTHS = (0, 1, 3, 4, 9)
-TRITON_CASES = [
-    *(Case((2, n, 3), (2, n, 3), 1, (2, 3), reverse) for n in TRITON_LENGTHS for reverse in (False, True)),
-    *(Case((3, n), (3, n), 1, (3,), reverse) for n in (*TRITON_LENGTHS, 8) for reverse in (False, True)),
-    Case((7,), (7,), 0, ()),
-    Case((5, 33), (5, 33), 0, (33,)),
-    Case((1, 2, 2, 3, 1, 2), (2, 1, 2, 3, 4, 2), 4, (2, 2, 2, 3, 2)),
-    Case((1, 2, 2, 3, 1, 2), (2, 1, 2, 3, 4, 2), 2),
-    Case((5, 1), (3, 1, 9), 1, (1, 1)),
-    *(CUBE._replace(a=(2, 8, 3), b=(2, 8, 3), initial=(2, 3), layout=layout) for layout in ("permuted", "strided")),
-    Case((2, 8, 3), (2, 8, 3), 1, (2, 3), True, layout="permuted"),
-    *(Case((3, 8), (3, 8), 1, (3,), dtypes=same_dtypes(dtype)) for dtype in HALVES),
-    Case((3, 8), (3, 8), 0, (8,), dtypes=(torch.float32, torch.bfloat16, torch.float16)),
-    Case((3, 8), (3, 8), 1, (3,), decays=(1.0, 3.0)),
-    # Several tiles, and pieces of memory that a thread reads at once: 16 bytes, of halves 8 where no more are aligned.
-    *(Case((2, 70, 12), (2, 70, 12), 1, (2, 12), reverse) for reverse in (False, True)),
-    *(Case((2, 300), (2, 300), 1, (2,), reverse) for reverse in (False, True)),
-    *(Case((2, 12), (2, 12), dim, None, True, same_dtypes(torch.float16)) for dim in (0, 1)),
-    Case((3, 12, 8), (3, 12, 8), 1, (3, 8), True, layout="permuted"),
-    Case((12, 1), (3, 12, 8), 1),
-    Case((12,), (3, 8, 12), 2),
-]
-CHUNKED_CASES = [
-    *(Case((2, 41, 3), (2, 41, 3), 1, initial, reverse) for initial in (None, (2, 3)) for reverse in (False, True)),
-    *(Case((1, 2100), (1, 2100), 1, (1,), reverse) for reverse in (False, True)),
-]
-# By name, the limits in the table of tiles that are set for some cases.
-LIMITS = {"": {}, "-many lanes": {"ENOUGH": 1}, "-chunks": {"FEWEST_TURNS": 1, "ROWS": 2}}
-TRITON_RUNS = {f"{case}{name}": (case, name) for case in TRITON_CASES for name in ("", "-many lanes")}
-TRITON_RUNS |= {f"{case}-chunks": (case, "-chunks") for case in CHUNKED_CASES}
-
-
-def triton_run(case: Case, limits: str) -> None:
-    from mvc.kernels.recurrence import triton_ops as triton_recurrence
-
-    launched = []
-
-    def wrap_triton(kernel):
-        launched.append(kernel)
-        return torch.library.wrap_triton(kernel)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_recurrence, "wrap_triton", wrap_triton)
-        for name, limit in LIMITS[limits].items():
-            patch.setattr(triton_recurrence, name, limit)
-        assert_recurrence_within_budget(make_inputs(case), through("linear_recurrence_triton"))
-    assert (triton_recurrence.combine_kernel in launched) == (limits == "-chunks"), (
-        "chunks, or none, against expectation"
-    )
-
-
-def main() -> None:
-    """Run every case of the Triton recurrence; print what went wrong in each, or null, as JSON."""
-    torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
-    results = {}
-    for name, run_of_case in TRITON_RUNS.items():
-        try:
-            triton_run(*run_of_case)
-            results[name] = None
-        except Exception as error:
-            results[name] = f"{type(error).__name__}: {error}"
-    print(json.dumps(results))
-
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-
-
-@pytest.fixture(scope="module")
-def interpreted() -> dict[str, str | None]:
-    require_interpreter()
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("name", TRITON_RUNS)
-def test_triton_interpreted(name, interpreted):
-    assert interpreted[name] is None
-
-
-class Compiled(NamedTuple):
-    """The kernel of one launch on an H200, compiled without one."""
-
-    code: machine_code.Code
-    opcodes: Counter[str]
-    arguments: dict[str, Any]
-    programs: int
-    warps: int
-
-    def count(self, prefix: str) -> int:
-        return count(self.opcodes, prefix)
-
-
-def compiled(
-    shape: tuple[int, ...], dim: int, dtype: torch.dtype, reverse: bool, patch: pytest.MonkeyPatch
-) -> list[Compiled]:
-    """Of each launch of the recurrence's kernel for a and b of that shape."""
-    from mvc.kernels.recurrence import triton_ops as triton_recurrence
-
-    launches = []
-
-    class Recorder:
-        def __init__(self, kernel):
-            self.names, self.kernel = [parameter.name for parameter in kernel.params], kernel
-
-        def __getitem__(self, grid):
-            return lambda *given, num_warps, **named: launches.append(
-                (self.kernel, dict(zip(self.names, given, strict=False)) | named, math.prod(grid), num_warps)
-            )
-
-    patch.setattr(triton_recurrence, "wrap_triton", Recorder)
-    a, b = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(2))
-    op("linear_recurrence_triton")(a, b, None, dim, reverse)
-    return [of_launch(*each) for each in launches if each[0] is not triton_recurrence.combine_kernel]
-
-
-def of_launch(kernel: Any, arguments: dict[str, Any], programs: int, warps: int) -> Compiled:
-    binary = compiled_launch(kernel, arguments, H200.compute_capability, warps=warps)
-    code = machine_code.read_cubin(binary.image, shared=binary.shared)
-    return Compiled(code, opcodes(binary.image), arguments, programs, warps)
-
-
-LONG = {"across": ((64, 4096, 1024), 1), "along": ((64, 1024, 4096), 2), "few along": ((1, 512, 65536), 2)}
-
-
-@pytest.mark.versions
-@needs_triton
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", LONG)
-def test_long_rows_are_predicted_at_the_speed_of_a_copy(name, reverse, monkeypatch):
-    """Within 1.5 of what the bytes take, with 16 bytes a load and store, nothing spilt or put into shared memory."""
-    shape, dim = LONG[name]
-    (found,) = compiled(shape, dim, torch.float32, reverse, monkeypatch)
-    assert found.count("LDG.E.128") == found.count("LDG") > 0
-    assert found.count("STG.E.128") == found.count("STG") > 0
-    assert found.code.local == found.count("LDS") == found.count("STS") == found.count("BAR") == 0
-    assert (found.count("SHFL") == 0) == (name == "across")
-    given = found.arguments
-    turns = math.ceil(given["length"] / (given["G"] * given["W"] * given["AHEAD"]))
-    moved = 3 * 4 * math.prod(shape)
-    geometry = Geometry(found.programs, found.warps, [turns] * found.code.loops, moved, lines=4)
-    assert predict(found.code, geometry, H200) <= 1.5 * moved / H200.bandwidth
-
-
-@needs_triton
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "dim", "wide"),
-    [
-        ((256, 196, 160), 1, "128"),
-        ((256, 160, 192), 2, "128"),
-        ((256, 160, 196), 2, "64"),  # rows of a multiple of 8 bytes
-        ((256, 196, 100), 1, "64"),
-    ],
-)
-def test_half_precision_is_read_as_widely_as_it_is_aligned(shape, dim, wide, monkeypatch):
-    (found,) = compiled(shape, dim, torch.float16, False, monkeypatch)
-    assert found.count(f"LDG.E.{wide}") == found.count("LDG") > 0
-    assert found.count(f"STG.E.{wide}") == found.count("STG") > 0
-    assert found.code.local == found.count("LDS") == found.count("BAR") == 0
-
-
-@needs_triton
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "dim", "launches"),
-    [
-        ((64, 4096, 1023), 1, 1),
-        ((64, 1023, 4097), 2, 1),
-        ((1, 65536, 512), 1, 2),  # chunks: what each makes of a zero state, then all states
-        ((3, 65537), 1, 2),
-    ],
-)
-def test_nothing_is_spilt_in_chunks_or_where_nothing_is_aligned(shape, dim, launches, monkeypatch):
-    found = compiled(shape, dim, torch.float32, False, monkeypatch)
-    assert len(found) == launches
-    assert [each.code.local for each in found] == [0] * launches
-
-
-@needs_triton
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("case", [*TRITON_CASES, Case((1, 5000, 7), (1, 5000, 7), 1, (1, 7))], ids=str)
-def test_triton_on_a_gpu(case):
-    inputs = make_inputs(case)
-    inputs |= {name: tensor.cuda() for name, tensor in tensors_of(inputs).items()}
-    assert_recurrence_within_budget(inputs, linear_recurrence)
-
-
-if __name__ == "__main__":
-    main()
