@@ -5,6 +5,8 @@ import re
 import pytest
 from places import ROOT
 
+from mvc.passes.pipeline import PASSES
+
 PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = "mvc|kernels|passes|tests|bench|docs|examples"
 
@@ -22,6 +24,13 @@ def test_what_a_page_names_exists(page):
         path for path in named(page.read_text()) if not ((ROOT / path).exists() or (page.parent / path).exists())
     }
     assert missing == set()
+
+
+def test_every_pass_is_described():
+    page = (ROOT / "docs" / "backend.md").read_text()
+    order = [page.find(f"`{name}`") for name in PASSES]
+    assert -1 not in order
+    assert order == sorted(order), "in the order in which they run"
 
 
 def test_names_are_found():
