@@ -10,14 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
-def fake_mode(values: Iterable[Any]) -> contextlib.AbstractContextManager:
-    """The mode in which the fake tensors among the values compute; where there are none, one that does nothing."""
-    fakes = (value for value in values if isinstance(value, torch._subclasses.FakeTensor))
-    return next((fake.fake_mode for fake in fakes), contextlib.nullcontext())
+@contextlib.contextmanager
+def fake_mode(values: Iterable[Any]) -> Iterator[None]:
+    """Within the block the fake tensors among the values compute; where there are none, nothing changes.
+
+    Sizes that are symbols stay symbols: outside of torch's Python dispatcher its C++ padding asks for their numbers.
+    """
+    mode = next((value.fake_mode for value in values if isinstance(value, torch._subclasses.FakeTensor)), None)
+    if mode is None:
+        yield
+        return
+    with enable_python_dispatcher(), mode:
+        yield
 
 
 def example_size(value: Any) -> Any:

@@ -209,6 +209,8 @@ def test_passes_find_the_mode_of_fake_tensors_and_keep_what_dynamo_notes():
         values = [node.meta["example_value"] for node in graph.nodes if "example_value" in node.meta]
         with passes_private.fake_mode([3, *values]):
             assert isinstance(torch.empty(2), type(values[-1]))
+            x = next(value for value in values if isinstance(value, torch.Tensor))
+            assert isinstance(torch.nn.functional.pad(x, (1, 1)).shape[0], torch.SymInt)
         assert any(passes_private.example_size(size) == 5 for size in values)
         copied = passes_private.copy_graph(graph)
         sources = [[n._dynamo_source for n in g.find_nodes(op="placeholder")] for g in (graph, copied)]
