@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,23 +30,13 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def empty_caches() -> Iterator[None]:
     """Give Inductor, Triton and their compilers an empty folder, removed afterwards, so that compile times are cold."""
     before = {name: os.environ.get(name) for name in CACHES}
-    folder = tempfile.mkdtemp(prefix="mvc-compile-")
-    os.environ.update(dict.fromkeys(CACHES, folder))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        _remove(folder)
-
-
-def _remove(folder: str) -> None:
-    """Remove a folder into which compilers that were interrupted may still write for a moment."""
-    for _ in range(50):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not os.path.exists(folder):
-            return
-        time.sleep(0.1)
+    with tempfile.TemporaryDirectory(prefix="mvc-compile-", ignore_cleanup_errors=True) as folder:
+        os.environ.update(dict.fromkeys(CACHES, folder))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace, default: Callable[[str], Any]) -> int:
     if args.target:
         return 0 if offline.run(args, default) else 1
     offline.refuse_alone(args)
-    with _as_user_errors(), empty_caches():
+    with _as_user_errors(), empty_caches(), torch_private.ending_vector_isa_checks():
         results = run(args)
         if args.json != "-":
             print(results)

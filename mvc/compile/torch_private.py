@@ -21,6 +21,7 @@ from mvc.patches import replaced
 # Tests run on the first, on 2.14 and on the last; where these differ, the code handles every form.
 TESTED_VERSIONS = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
+VECTOR_ISA_CHECKS = "mvc: vector instructions"  # the name of their thread
 patching = threading.RLock()  # held by whoever patches torch
 _select_conv_backend = torch._C._select_conv_backend
 
@@ -70,9 +71,20 @@ def begin_vector_isa_checks() -> threading.Thread:
     """
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
-    thread = threading.Thread(target=valid_vec_isa_list, name="mvc: vector instructions", daemon=True)
+    thread = threading.Thread(target=valid_vec_isa_list, name=VECTOR_ISA_CHECKS, daemon=True)
     thread.start()
     return thread
+
+
+@contextlib.contextmanager
+def ending_vector_isa_checks() -> Iterator[None]:
+    """Wait after the block, also where it fails, for checks that are under way: they write into Inductor's cache."""
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if thread.name == VECTOR_ISA_CHECKS:
+                thread.join()
 
 
 def guard_forward_mode() -> None:
