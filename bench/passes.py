@@ -34,11 +34,12 @@ from torch.nn import functional as F
 
 from mvc import cli, create_model, selective_scan
 from mvc.cli import DTYPES, positive
+from mvc.compile.caches import empty_caches
 from mvc.measure import profiler
 from mvc.measure.environment import environment
 from mvc.model import functional
 from mvc.passes import pipeline
-from mvc.patches import empty_caches, replaced
+from mvc.patches import replaced
 from mvc.table import tabulate
 
 # What is compared: arguments of torch.compile.

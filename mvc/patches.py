@@ -1,14 +1,11 @@
-"""Temporary values for attributes of other modules and for the variables that name the caches of compiled code."""
+"""Temporary values for attributes of other modules."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR")
 _ABSENT = object()
 
 
@@ -24,19 +21,3 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, before)
-
-
-@contextlib.contextmanager
-def empty_caches() -> Iterator[None]:
-    """Give Inductor, Triton and their compilers an empty folder, removed afterwards, so that compile times are cold."""
-    before = {name: os.environ.get(name) for name in CACHES}
-    with tempfile.TemporaryDirectory(prefix="mvc-compile-", ignore_cleanup_errors=True) as folder:
-        os.environ.update(dict.fromkeys(CACHES, folder))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value

@@ -1,11 +1,10 @@
 """What is replaced for a while is afterwards as it was."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
 
-from mvc.patches import CACHES, empty_caches, replaced
+from mvc.patches import replaced
 
 
 class Base:
@@ -33,15 +32,3 @@ def test_a_static_method_is_one_again():
     with replaced(Base, "static", lambda: "another"):
         assert Base.static() == "another"
     assert Base().static() == "base"
-
-
-def test_caches_are_an_empty_folder_that_goes(monkeypatch):
-    monkeypatch.setenv(CACHES[0], "mine")
-    monkeypatch.delenv(CACHES[1], raising=False)
-    with empty_caches():
-        folder = os.environ[CACHES[1]]
-        assert [os.environ[name] for name in CACHES] == [folder] * len(CACHES)
-        assert os.listdir(folder) == []
-    assert not os.path.exists(folder)
-    assert os.environ[CACHES[0]] == "mine"
-    assert CACHES[1] not in os.environ

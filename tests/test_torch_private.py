@@ -255,8 +255,8 @@ def test_the_backend_of_a_callable_is_found():
 
 VECTOR_ISA = """
 from mvc.compile import torch_private
-with torch_private.ending_vector_isa_checks():
-    checks = torch_private.begin_vector_isa_checks()
+checks = torch_private.begin_vector_isa_checks()
+torch_private.end_vector_isa_checks()
 assert not checks.is_alive()
 assert torch_private.begin_vector_isa_checks() is checks
 """

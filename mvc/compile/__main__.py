@@ -16,6 +16,7 @@ from mvc import cli, files
 from mvc.cli import DTYPES, exit_status, positive, write_json
 from mvc.compile import torch_private
 from mvc.compile.backend import MODES
+from mvc.compile.caches import empty_caches
 from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step
 from mvc.compile.explanation import kernel_bytes
 from mvc.compile.report import ModelFacts, Results
@@ -32,7 +33,6 @@ from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights
 from mvc.offline import command as offline
 from mvc.passes.accuracy import worst
-from mvc.patches import empty_caches
 from mvc.progress import Progress
 
 LADDER = ("reference", "inductor", "mvc")
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace, default: Callable[[str], Any]) -> int:
     if args.target:
         return 0 if offline.run(args, default) else 1
     offline.refuse_alone(args)
-    with _as_user_errors(), empty_caches(), torch_private.ending_vector_isa_checks():
+    with _as_user_errors(), empty_caches():
         results = run(args)
         if args.json != "-":
             print(results)

@@ -76,15 +76,11 @@ def begin_vector_isa_checks() -> threading.Thread:
     return thread
 
 
-@contextlib.contextmanager
-def ending_vector_isa_checks() -> Iterator[None]:
-    """Wait after the block, also where it fails, for checks that are under way: they write into Inductor's cache."""
-    try:
-        yield
-    finally:
-        for thread in threading.enumerate():
-            if thread.name == VECTOR_ISA_CHECKS:
-                thread.join()
+def end_vector_isa_checks() -> None:
+    """Wait for checks that are under way: they write into Inductor's cache."""
+    for thread in threading.enumerate():
+        if thread.name == VECTOR_ISA_CHECKS:
+            thread.join()
 
 
 def guard_forward_mode() -> None:
