@@ -25,9 +25,11 @@ from mvc import cli, files, regress
 from mvc.cli import write_json
 from mvc.measure.environment import Environment, environment
 from mvc.progress import Progress
-from mvc.regress import cases, store
+from mvc.regress import cases
 from mvc.regress.compare import fresh_sides
+from mvc.regress.recordings.recording import COMPARABLE
 from mvc.regress.selftest import Trial, count, smallest_detectable, trial
+from mvc.regress.sources.version import checkout
 from mvc.table import tabulate
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,15 +71,15 @@ def main() -> None:
 
 
 def _resumed(path: Path, environment: Environment, thresholds: cases.Thresholds) -> dict[str, Any]:
-    commit = store.commit(Path(regress.__file__).parents[1])
-    begun = {"commit": commit["id"], "thresholds": json.loads(json.dumps(dataclasses.asdict(thresholds)))}
+    version = checkout(Path(regress.__file__).parents[1], "installed")
+    begun = {"commit": version.commit, "thresholds": json.loads(json.dumps(dataclasses.asdict(thresholds)))}
     if not path.is_file():
         return {"environment": dataclasses.asdict(environment), **begun, "trials": []}
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise SystemExit(f"{path} is no JSON, or is cut off; remove it, or choose --output") from None
-    differing = [key for key in store.COMPARABLE if study["environment"][key] != getattr(environment, key)]
+    differing = [key for key in COMPARABLE if study["environment"][key] != getattr(environment, key)]
     if differing := [*differing, *(key for key in begun if study.get(key) != begun[key])]:
         raise SystemExit(f"{path} differs in its settings ({', '.join(differing)}); remove it, or choose --output")
     return study

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mvc.regress import cases, workload
+from mvc.regress import cases
+from mvc.regress.process import workload
 
 
 @pytest.mark.parametrize("case", cases.load().cases, ids=lambda case: case.name)

@@ -16,12 +16,12 @@ from mvc.errors import UserError
 from mvc.measure import nvml
 from mvc.measure.environment import Environment, environment
 from mvc.progress import Progress
-from mvc.regress import store
 from mvc.regress.cases import Case, Suite, Thresholds
 from mvc.regress.decide import unanimous, verdict
-from mvc.regress.revisions import dependencies, sources
+from mvc.regress.recordings.recording import RecordedCase, Recording, differences
 from mvc.regress.run import CaseResult, Rounds, compare_case, exact_run, in_turns, judged, recorded_run, shared_clocks
-from mvc.regress.store import RecordedCase, Recording
+from mvc.regress.sources.revisions import dependencies, sources
+from mvc.regress.sources.version import checkout
 from mvc.regress.worker import CaseFailed, Side, Worker
 
 RUNS = 2  # processes of each case in a recording: a finding must recur in the second
@@ -108,7 +108,7 @@ def fresh_sides(*versions: tuple[str, Path | None]) -> Iterator[Callable[[], tup
 
 def recordings(base: Recording, head: Recording, thresholds: Thresholds, *, names: tuple[str, str]) -> Comparison:
     """Compare two recordings, which must come from the same kind of machine and have the same cases."""
-    obstacles = store.differences(base, head)
+    obstacles = differences(base, head)
     results: list[CaseResult] = []
     for name in base.cases.keys() | head.cases.keys() if not obstacles else ():
         pair = [each.cases.get(name) for each in (base, head)]
@@ -163,4 +163,4 @@ def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
                 continue
         recorded[case.name] = RecordedCase(case, clocks, runs, facts)
         package = Path(facts[0].source).parent
-    return Recording(machine, store.commit(package), recorded), obstacles
+    return Recording(machine, checkout(package, "installed"), recorded), obstacles

@@ -29,7 +29,7 @@ class Times(NamedTuple):
     """The seconds of one call in each round, and the ratio of head's to base's.
 
     Attributes:
-        clock: one of `mvc.regress.workload`.
+        clock: one of `mvc.regress.process.workload`.
     """
 
     clock: str

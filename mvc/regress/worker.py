@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mvc.errors import UserError
-from mvc.regress import workload
 from mvc.regress.cases import Case
+from mvc.regress.process import workload
 
 
 class Side(NamedTuple):
@@ -45,7 +45,7 @@ class Facts:
         exact: numbers that do not vary from run to run, by name.
         source: file of the mvc that runs.
         seconds: of one call.
-        clocks: clocks of `mvc.regress.workload` that can measure the case's time, the best first.
+        clocks: clocks of `mvc.regress.process.workload` that can measure the case's time, the best first.
         no_graph: why the replay of CUDA graphs is not among the clocks.
         discarded: how many rounds were measured anew.
         gpu: what NVML reported meanwhile, as plain types that JSON can hold.
@@ -114,7 +114,7 @@ class Worker:
         return self
 
     def time(self, calls: int, clock: str) -> float:
-        """Seconds of one call by a clock of `mvc.regress.workload`: the median over a turn of `calls` calls."""
+        """Seconds of one call by a clock of `mvc.regress.process.workload`: the median over a turn of `calls` calls."""
         self._send({"calls": calls, "clock": clock})
         return statistics.median(self._receive()["seconds"])
 

@@ -10,9 +10,12 @@ import torch
 from fake_worker import fake
 
 from mvc.measure import nvml
-from mvc.regress import cases, compare, revisions, store
+from mvc.regress import cases, compare
 from mvc.regress.__main__ import main
+from mvc.regress.recordings import store
+from mvc.regress.recordings.recording import COMPARABLE
 from mvc.regress.run import Rounds
+from mvc.regress.sources import revisions
 
 CASES = '[thresholds]\nrounds = [5, 20]\n[cases.scan]\nkind = "scan"\n[cases.T]\n'
 
@@ -268,7 +271,7 @@ def test_some_cases_of_recordings(recorded, cases_file, capsys):
     assert "--only has 'S'; recorded are scan, T" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("field", store.COMPARABLE)
+@pytest.mark.parametrize("field", COMPARABLE)
 def test_recordings_of_other_machines_are_not_compared(recorded, cases_file, field, capsys):
     base, head = recorded("a"), recorded("b")
     facts = json.loads(head.read_text())

@@ -12,8 +12,9 @@ from fake_worker import fake
 from test_regress_store import ENVIRONMENT
 
 from mvc.measure import nvml
-from mvc.regress import cases, compare, store
+from mvc.regress import cases, compare
 from mvc.regress.__main__ import main
+from mvc.regress.recordings import store
 from mvc.regress.selftest import trial
 from mvc.regress.worker import Side
 
@@ -29,7 +30,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(nvml, "Watch", lambda device: unwatched)
     on_cuda = dataclasses.replace(ENVIRONMENT, device="cuda: stood for")
-    for module in ("mvc.regress.compare", "mvc.regress.__main__"):
+    for module in ("mvc.regress.compare", "mvc.regress.commands.selftest"):
         monkeypatch.setattr(f"{module}.environment", lambda device: on_cuda)
 
     def run(command, *arguments, only=("scan-model",)):

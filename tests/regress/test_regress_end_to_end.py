@@ -16,8 +16,9 @@ import torch
 from places import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvc.regress import cases, workload
+from mvc.regress import cases
 from mvc.regress.cases import Case
+from mvc.regress.process import workload
 from mvc.regress.worker import CaseFailed, Side, Worker
 
 

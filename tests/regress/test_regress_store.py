@@ -1,5 +1,6 @@
 """Recordings as files: whole or absent, readable by pytest-benchmark, and refused in one sentence."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -13,12 +14,13 @@ import pytest
 from mvc import files
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
-from mvc.regress import store
 from mvc.regress.cases import Case
-from mvc.regress.store import RecordedCase, Recording
+from mvc.regress.recordings import store
+from mvc.regress.recordings.recording import COMPARABLE, RecordedCase, Recording, differences
+from mvc.regress.sources.version import Version, checkout
 from mvc.regress.worker import Facts
 
-FACTS = dict.fromkeys(store.COMPARABLE) | {
+FACTS = dict.fromkeys(COMPARABLE) | {
     "date": "2026-01-02T03:04:05+00:00",
     "load": 0.1,
     "frequency_mhz": None,
@@ -28,23 +30,25 @@ FACTS = dict.fromkeys(store.COMPARABLE) | {
     "python": "3.11.2",
 }
 ENVIRONMENT = Environment.from_json(FACTS)
-COMMIT = {"id": "0123456789abcdef", "time": "2026-01-02T03:00:00+00:00", "dirty": False, "branch": "main"}
+VERSION = Version(
+    asked="installed", commit="0123456789abcdef", time="2026-01-02T03:00:00+00:00", dirty=False, branch="main"
+)
 
 
 def recording(seconds: float = 0.01) -> Recording:
     case = Case("scan", kind="scan")
     facts = Facts(exact={}, seconds=seconds, peak_bytes=10**9)
     runs = [{"time": [seconds * factor for factor in (1.0, 1.1, 0.9, 1.0, 5.0)]} for _ in range(2)]
-    return Recording(ENVIRONMENT, COMMIT, {"scan": RecordedCase(case, {"time": "wall"}, runs, [facts, facts])})
+    return Recording(ENVIRONMENT, VERSION, {"scan": RecordedCase(case, {"time": "wall"}, runs, [facts, facts])})
 
 
 def test_what_is_written_is_read(tmp_path):
     path = store.write(recording(), tmp_path / "new" / "a.json")
     read = store.read(path)
     assert read.cases == recording().cases
-    assert read.commit == COMMIT
+    assert dataclasses.replace(read.version, asked="installed") == VERSION
     assert read.environment == ENVIRONMENT
-    assert store.differences(read, recording()) == []
+    assert differences(read, recording()) == []
 
 
 def test_pytest_benchmark_reads_it(tmp_path):
@@ -208,14 +212,13 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
 def test_baselines_are_named_by_device_date_and_commit(tmp_path):
     path = store.baseline_path(tmp_path, recording())
     assert path.relative_to(tmp_path).as_posix() == "cpu-a-b-2-threads/2026-01-02T030405-0123456789ab.json"
-    dirty = recording()._replace(commit=COMMIT | {"dirty": True})
+    dirty = recording()._replace(version=dataclasses.replace(VERSION, dirty=True))
     assert store.baseline_path(tmp_path, dirty).stem.endswith("-dirty")
 
 
-def test_a_checkout_knows_its_commit(tmp_path):
-    unknown = {"id": None, "time": None, "dirty": None, "branch": None}
-    assert store.commit(tmp_path) == unknown
-    assert store.commit(None) == unknown
+def test_sources_outside_of_git_have_no_commit(tmp_path):
+    assert checkout(tmp_path, "installed") == Version(asked="installed", folder=str(tmp_path))
+    assert checkout(None, "installed") == Version(asked="installed")
 
 
 @pytest.mark.parametrize("part", ["machine_info", "commit_info"])

@@ -12,8 +12,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvc.regress import workload
 from mvc.regress.cases import Case
+from mvc.regress.process import workload
 
 REPLAY = 2e-6  # seconds between two replays
 RESOLUTION = 5e-7  # of events

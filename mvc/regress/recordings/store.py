@@ -6,11 +6,10 @@ import dataclasses
 import json
 import math
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,64 +17,12 @@ from mvc import files
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
 from mvc.regress.cases import Case
+from mvc.regress.recordings.recording import COMPARABLE, RecordedCase, Recording, differences, fingerprint
+from mvc.regress.sources.version import Version
 from mvc.regress.worker import Facts
 
 FORMAT = "mvc.regress/2"
 FORMAT_OF_CALLS = "mvc.regress/1"  # still read; in it every time is a call's
-# The fields in which two recordings must agree for their times to be compared.
-COMPARABLE = (
-    *("device", "driver", "sm_clock_mhz", "memory_clock_mhz", "cpu", "threads", "affinity"),
-    *("platform", "compiler", "torch", "triton", "python"),
-)
-
-
-class Recording(NamedTuple):
-    """The contents of one file.
-
-    Attributes:
-        environment: of the machine when the recording began.
-        commit: id and "dirty", as pytest-benchmark writes them.
-        cases: by name.
-    """
-
-    environment: Environment
-    commit: dict[str, Any]
-    cases: dict[str, RecordedCase]
-
-
-class RecordedCase(NamedTuple):
-    """The measurements of a case.
-
-    Attributes:
-        clocks: the clock that measured each time: "time", and on CUDA "call time".
-        runs: the seconds of one call by the same names, for each process.
-        facts: for each process.
-    """
-
-    case: Case
-    clocks: dict[str, str]
-    runs: list[dict[str, list[float]]]
-    facts: list[Facts]
-
-
-def commit(folder: Path | None) -> dict[str, Any]:
-    """The commit of mvc's sources in a folder, and whether they differ from it; the id is None outside of git."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    tracked = folder is not None and git("ls-files", "--error-unmatch", "__init__.py") is not None
-    head = git("rev-parse", "HEAD") if tracked else None
-    return {
-        "id": head,
-        "time": git("show", "-s", "--format=%cI", "HEAD").replace("Z", "+00:00") if head else None,
-        "dirty": bool(git("status", "--porcelain")) if head else None,
-        "branch": git("rev-parse", "--abbrev-ref", "HEAD") if head else None,
-    }
 
 
 def write(recording: Recording, path: Path) -> Path:
@@ -111,13 +58,7 @@ def require_writable(path: Path) -> None:
 def baseline_path(folder: Path, recording: Recording) -> Path:
     """The path of a recording among those of its kind of device: FOLDER/FINGERPRINT/DATE-COMMIT.json."""
     date = recording.environment.date.replace(":", "").removesuffix("+0000")
-    return folder / fingerprint(recording.environment) / f"{date}-{commit_name(recording)}.json"
-
-
-def commit_name(recording: Recording) -> str:
-    """The short id, with -dirty where the sources differed from the commit; "installed" where there is no commit."""
-    commit = recording.commit
-    return (commit["id"] or "installed")[:12] + ("-dirty" if commit["dirty"] else "")
+    return folder / fingerprint(recording.environment) / f"{date}-{recording.version.name}.json"
 
 
 def newest(folder: Path, head: Recording) -> Path:
@@ -145,12 +86,19 @@ def as_dict(recording: Recording) -> dict[str, Any]:
             "cpu": {"brand_raw": environment.device},
             **dataclasses.asdict(environment),
         },
-        "commit_info": recording.commit,
+        "commit_info": _commit(recording.version),
         "benchmarks": [_benchmark(name, recorded) for name, recorded in recording.cases.items()],
         "datetime": datetime.now(timezone.utc).isoformat(),
+        "accepted": recording.accepted,
         "version": "5.1.0",  # of pytest-benchmark, whose format this is
         "format": FORMAT,
     }
+
+
+def _commit(version: Version) -> dict[str, Any]:
+    """The version as pytest-benchmark writes a commit, with what it does not know besides."""
+    facts = dataclasses.asdict(version)
+    return {"id": facts.pop("commit"), **facts}
 
 
 def _benchmark(name: str, recorded: RecordedCase) -> dict[str, Any]:
@@ -234,7 +182,12 @@ def read(path: str | Path) -> Recording:
         if missing := {*COMPARABLE, "date", "load", "frequency_mhz"} - {*machine} | {"id", "time", "dirty"} - {*commit}:
             raise KeyError(min(missing))
         datetime.fromisoformat(commit["time"] or machine["date"])
-        return Recording(Environment.from_json(machine), commit, cases)
+        version = Version(
+            asked=str(path),
+            commit=commit["id"],
+            **{key: commit.get(key) for key in ("time", "dirty", "branch", "folder")},
+        )
+        return Recording(Environment.from_json(machine), version, cases, facts.get("accepted", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks parts of a recording ({error}); record it anew") from error
 
@@ -253,29 +206,3 @@ def _recorded(extra: dict[str, Any]) -> RecordedCase:
     if len(facts) != len(runs) or not all(number > 0 for number in singles) or not {*map(type, exact)} <= {int}:
         raise ValueError("facts")
     return RecordedCase(Case(**extra["case"]), clocks, runs, facts)
-
-
-def only(recording: Recording, names: Sequence[str]) -> Recording:
-    """The recording with the cases of these names; with all cases where no name is passed.
-
-    Raises:
-        UserError: a name that was not recorded.
-    """
-    if unknown := [name for name in names if name not in recording.cases]:
-        raise UserError(f"--only has {unknown[0]!r}; recorded are {', '.join(recording.cases)}")
-    return recording._replace(cases={name: recording.cases[name] for name in names or recording.cases})
-
-
-def differences(base: Recording, head: Recording) -> list[str]:
-    """Why the times of two recordings cannot be compared, a line for each field; empty if they can."""
-    return [
-        f"{key}: {getattr(base.environment, key)} against {getattr(head.environment, key)}"
-        for key in COMPARABLE
-        if getattr(base.environment, key) != getattr(head.environment, key)
-    ]
-
-
-def fingerprint(environment: Environment) -> str:
-    """The folder's name for recordings of one kind of device."""
-    text = f"{environment.device}-{environment.threads}-threads"
-    return "".join(c if c.isalnum() else "-" for c in text).strip("-").replace("--", "-").lower()

@@ -1,0 +1,73 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mvc import files
+from mvc.cli import positive
+from mvc.errors import UserError
+from mvc.regress import cases
+
+
+def add_choice_of_cases(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is measured, and on which device."""
+    parser.add_argument(
+        "--cases", metavar="FILE", help="TOML file of cases and thresholds (default mvc's own for the device)"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run only these cases of the file")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="run all cases on this device (default the file's, or cpu)"
+    )
+    parser.add_argument("--rounds", type=positive, metavar="N", help="most rounds of a run (default the file's)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def suite(args: argparse.Namespace) -> cases.Suite:
+    """The cases that the options choose.
+
+    Raises:
+        UserError: unknown cases, or a device that is not there.
+    """
+    chosen = cases.load(args.cases, device=args.device or "cpu").only(args.only)
+    if args.device:
+        moved = tuple(dataclasses.replace(case, device=args.device) for case in chosen.cases)
+        chosen = dataclasses.replace(chosen, cases=moved)
+    if chosen.cases[0].device == "cuda" and not torch.cuda.is_available():
+        raise UserError("the cases run on CUDA, but torch finds no device; use --device cpu, or a CUDA build of torch")
+    if args.rounds:
+        rounds = (min(chosen.thresholds.rounds[0], args.rounds), args.rounds)
+        chosen = dataclasses.replace(chosen, thresholds=dataclasses.replace(chosen.thresholds, rounds=rounds))
+    return chosen
+
+
+def share(text: str) -> float:
+    """The type of an argument that is a share between 0 and 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
+def require_writable(**paths: str | Path | None) -> None:
+    """Refuse at once files that could not be written after long measuring; the names are those of the options."""
+    for option, path in paths.items():
+        if path and str(path) != "-":
+            files.require_folder(Path(path), f"--{option}")
+
+
+def write(path: Path, text: Callable[[], str]) -> None:
+    """Write a text to a file that a user named.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        files.replace(path, text())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

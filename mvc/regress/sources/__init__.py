@@ -1,0 +1,1 @@
+"""What is measured: git revisions as folders, and the folders and locks of a run of the gate."""
