@@ -79,7 +79,7 @@ def _resumed(path: Path, environment: Environment, thresholds: cases.Thresholds)
         study = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise SystemExit(f"{path} is no JSON, or is cut off; remove it, or choose --output") from None
-    differing = [key for key in COMPARABLE if study["environment"][key] != getattr(environment, key)]
+    differing = [key for key in COMPARABLE if study["environment"].get(key) != getattr(environment, key)]
     if differing := [*differing, *(key for key in begun if study.get(key) != begun[key])]:
         raise SystemExit(f"{path} differs in its settings ({', '.join(differing)}); remove it, or choose --output")
     return study

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pynvml
 
 UUID = "6a1d3c2f-0000-1111-2222-333344445555"
-PROPERTIES = SimpleNamespace(uuid=UUID, pci_domain_id=0, pci_bus_id=0x17, pci_device_id=0)
+PROPERTIES = SimpleNamespace(uuid=UUID, pci_domain_id=0, pci_bus_id=0x17, pci_device_id=0, total_memory=84_929_347_584)
 
 
 class FakeNvml:
@@ -24,6 +24,12 @@ class FakeNvml:
             "nvmlDeviceGetMigMode": [0, 0],
             "nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1980, 2: 3201}[kind],
             "nvmlDeviceGetMaxClockInfo": lambda handle, kind: {1: 1985, 2: 3202}[kind],
+            "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+            "nvmlDeviceGetApplicationsClock": 1980,
+            "nvmlDeviceGetDefaultApplicationsClock": 1980,
+            "nvmlDeviceGetEccMode": [1, 1],
+            "nvmlDeviceGetComputeRunningProcesses": [],
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=0),
             "nvmlDeviceGetTemperature": 41,
             "nvmlDeviceGetPowerUsage": 350_000,
             "nvmlDeviceGetCurrentClocksEventReasons": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,36 @@ def frequency(cpuinfo: Path = Path("/proc/cpuinfo"), root: Path = Path("/sys/dev
         return int(current.read_text()) / 1e3
     found = _cpuinfo("cpu MHz", cpuinfo)
     return float(found) if found else None
+
+
+def nominal_frequency(name: str, root: Path = Path("/sys/devices/system/cpu/cpu0")) -> float | None:
+    """MHz of this machine's processor, which has that name: what it is sold with, or the most that it is allowed; None
+    where neither the system nor the name tells."""
+    for file in ("base_frequency", "cpuinfo_max_freq"):
+        if (path := root / "cpufreq" / file).is_file():
+            return int(path.read_text()) / 1e3
+    return named_frequency(name)
+
+
+def named_frequency(processor: str) -> float | None:
+    """MHz in a processor's name, as in "A CPU @ 2.60GHz"; None where it has none."""
+    told = re.search(r"@ *([0-9.]+) *(G|M)Hz", processor)
+    return told and float(told[1]) * (1e3 if told[2] == "G" else 1)
+
+
+def memory() -> int | None:
+    """Bytes of the machine's memory, as `whole_memory` states them; None where the system does not tell."""
+    try:
+        return whole_memory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def whole_memory(available: int) -> int:
+    """The size that a memory was sold with: what is available to programs, which is a few per cent less and varies
+    between equal machines, rounded up to an eighth of the largest power of two within it."""
+    step = 2 ** (available.bit_length() - 1) // 8
+    return -(-available // step) * step
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -41,14 +41,28 @@ POLICIES = {
 
 
 class Identity(NamedTuple):
-    """The driver's version and the highest clocks in MHz; None where NVML does not tell."""
+    """What decides a GPU's speed besides its name; None where NVML does not tell.
 
-    driver: str | None
-    sm_clock: int | None
-    memory_clock: int | None
+    Attributes:
+        driver: version.
+        sm_clock, memory_clock: the highest, MHz.
+        power_limit: W, as enforced.
+        clocks_locked: True where application clocks other than the default are set. NVML has no way to ask for the
+            locks of `nvidia-smi --lock-gpu-clocks`, so this is never False.
+        ecc: whether the memory corrects errors, which costs bandwidth.
+        mig: whether the GPU is divided into slices.
+    """
+
+    driver: str | None = None
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    power_limit: int | None = None
+    clocks_locked: bool | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
 
 
-UNKNOWN = Identity(None, None, None)
+UNKNOWN = Identity()
 
 
 class Unavailable(Exception):
@@ -94,14 +108,14 @@ class Watch:
         self._device = device
         self._done = threading.Event()
         self._cleanup = contextlib.ExitStack()
-        self._gpu: _Gpu | None = None
+        self._gpu: Gpu | None = None
 
     def __enter__(self) -> Watch:
         if self._device.type == "cuda":
             if (visible := torch.cuda.device_count()) > 1:
                 self.notes.append(f"of {visible} GPUs that torch sees, the one at {bus_id(self._device)} was measured")
             try:
-                self._gpu = self._cleanup.enter_context(_open(self._device))
+                self._gpu = self._cleanup.enter_context(open_gpu(self._device))
             except Unavailable as error:
                 self.notes.append(f"{error}: no clocks, no power; throttling is not seen, and nothing is discarded")
         if self._gpu is not None:
@@ -133,7 +147,7 @@ class Watch:
             self.notes.extend(self._gpu.notes.values())
 
 
-class _Gpu:
+class Gpu:
     """One device of NVML. A query that it refuses is noted and not repeated."""
 
     def __init__(self, pynvml: ModuleType, handle: Any, *, slice_of: bool) -> None:
@@ -169,7 +183,32 @@ class _Gpu:
     def identity(self) -> Identity:
         kinds = (self.pynvml.NVML_CLOCK_SM, self.pynvml.NVML_CLOCK_MEM)
         clocks = (self._read("highest clock", "nvmlDeviceGetMaxClockInfo", kind) for kind in kinds)
-        return Identity(self.pynvml.nvmlSystemGetDriverVersion(), *clocks)
+        limit = self._read("power limit", "nvmlDeviceGetEnforcedPowerLimit")
+        return Identity(
+            self.pynvml.nvmlSystemGetDriverVersion(),
+            *clocks,
+            power_limit=None if limit is None else round(limit / 1e3),
+            clocks_locked=self._application_clocks() or None,
+            ecc=_enabled(self.pynvml, "nvmlDeviceGetEccMode", self.handle),
+            mig=_enabled(self.pynvml, "nvmlDeviceGetMigMode", self.handle),
+        )
+
+    def _application_clocks(self) -> bool:
+        """Whether clocks are known to be set for applications, other than those that the GPU comes with."""
+        names = ("nvmlDeviceGetApplicationsClock", "nvmlDeviceGetDefaultApplicationsClock")  # drivers of CUDA 14: gone
+        clock = self.pynvml.NVML_CLOCK_SM
+        ours, default = (self._read("application clocks", name, clock) for name in names)
+        return None not in (ours, default) and ours != default
+
+    def processes(self) -> dict[int, int] | None:
+        """Bytes of the GPU's memory that each process has that computes on it, by the host's process id."""
+        found = self._read("processes", "nvmlDeviceGetComputeRunningProcesses")
+        return None if found is None else {each.pid: each.usedGpuMemory or 0 for each in found}
+
+    def used_memory(self) -> int | None:
+        """Bytes in use by anyone, without what the driver reserves for itself."""
+        memory = self._read("memory", "nvmlDeviceGetMemoryInfo", self.pynvml.nvmlMemory_v2)
+        return memory and memory.used
 
     def _clock_reasons(self) -> frozenset[str]:
         newer = self._reasons == "nvmlDeviceGetCurrentClocksEventReasons"
@@ -191,7 +230,7 @@ class _Gpu:
 
 
 @contextlib.contextmanager
-def _open(device: torch.device) -> Iterator[_Gpu]:
+def open_gpu(device: torch.device) -> Iterator[Gpu]:
     """NVML's handle of torch's device, found by UUID or else by its place on the bus, because the numbers of CUDA's
     devices change with CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 
@@ -213,7 +252,7 @@ def _open(device: torch.device) -> Iterator[_Gpu]:
         raise Unavailable(f"NVML cannot be used ({error})") from error
 
 
-def _find(pynvml: ModuleType, uuid: str, bus: str) -> _Gpu:
+def _find(pynvml: ModuleType, uuid: str, bus: str) -> Gpu:
     missing = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT)
     for prefix in ("GPU-", "MIG-"):
         try:
@@ -223,19 +262,26 @@ def _find(pynvml: ModuleType, uuid: str, bus: str) -> _Gpu:
                 raise
             continue
         if prefix == "MIG-":
-            return _Gpu(pynvml, pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), slice_of=True)
-        return _Gpu(pynvml, handle, slice_of=_in_slices(pynvml, handle))
+            return Gpu(pynvml, pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), slice_of=True)
+        return Gpu(pynvml, handle, slice_of=_in_slices(pynvml, handle))
     handle = pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode())
-    return _Gpu(pynvml, handle, slice_of=_in_slices(pynvml, handle))
+    return Gpu(pynvml, handle, slice_of=_in_slices(pynvml, handle))
 
 
 def _in_slices(pynvml: ModuleType, handle: Any) -> bool:
     """Whether programs run on slices of the GPU (MIG): CUDA may give a slice the whole GPU's UUID and place."""
+    return bool(_enabled(pynvml, "nvmlDeviceGetMigMode", handle))
+
+
+def _enabled(pynvml: ModuleType, function: str, handle: Any) -> bool | None:
+    """Whether a mode is on now; it is off on GPUs that do not have it, and None where NVML does not tell."""
     try:
-        mode, _ = pynvml.nvmlDeviceGetMigMode(handle)
-    except (pynvml.NVMLError, AttributeError):  # GPUs and drivers without MIG
-        return False
-    return mode == pynvml.NVML_DEVICE_MIG_ENABLE
+        mode, _ = getattr(pynvml, function)(handle)
+    except pynvml.NVMLError as error:
+        return False if error.value == pynvml.NVML_ERROR_NOT_SUPPORTED else None
+    except AttributeError:
+        return None
+    return mode == pynvml.NVML_FEATURE_ENABLED
 
 
 def bus_id(device: torch.device) -> str:
@@ -247,7 +293,7 @@ def bus_id(device: torch.device) -> str:
 def identify(device: torch.device) -> Identity:
     """The identity of a CUDA device."""
     try:
-        with _open(device) as gpu:
+        with open_gpu(device) as gpu:
             return gpu.identity()
     except Unavailable:
         return UNKNOWN

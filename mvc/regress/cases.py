@@ -18,6 +18,7 @@ else:
 
 # In a wheel, and in a checkout.
 FOLDERS = (Path(__file__).parents[1] / "cases", Path(__file__).parents[2] / "bench" / "cases")
+RECORDED = "recorded"  # the kind of a case that another tool has measured, and that cannot be run
 DEFAULT_FILES = {"cpu": "default.toml", "cuda": "gpu.toml"}
 
 
@@ -101,7 +102,7 @@ class Case:
     def __post_init__(self) -> None:
         _check_types(self)
         allowed = {
-            "kind": ("model", "scan"),
+            "kind": ("model", "scan", RECORDED),
             "backend": ("mvc", "inductor", "eager"),
             "mode": MODES,
             "dtype": ("float32", "float16", "bfloat16"),
@@ -132,6 +133,8 @@ class Suite:
     thresholds: Thresholds
 
     def __post_init__(self) -> None:
+        if recorded := [case.name for case in self.cases if case.kind == RECORDED]:
+            raise UserError(f"kind of {recorded[0]} is {RECORDED!r}, which is for recordings of other tools")
         if len(devices := {case.device for case in self.cases}) > 1:
             raise UserError(f"the cases are on {' and '.join(sorted(devices))}; give each device a file of its own")
 

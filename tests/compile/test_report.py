@@ -11,6 +11,7 @@ from mvc.measure.device_profile import DeviceProfile, Kernel
 from mvc.measure.environment import Environment, environment
 from mvc.measure.ladder import Ladder, Row
 from mvc.measure.profiler import Measurement, Timing
+from mvc.regress.recordings.recording import OF_A_GPU
 
 OF_GPUS = ("call_median_seconds", "peak_reserved_bytes", "energy_joules_per_image")
 ROW = Row(**dict.fromkeys(report.ROW, 0.5) | dict.fromkeys(OF_GPUS))
@@ -20,8 +21,8 @@ def test_the_environment_is_documented_and_on_a_cpu_has_no_gpu():
     known = environment(torch.device("cpu"))
     documented = {key for key in report.FIELDS if key.startswith("env")}
     assert {f"environment.{field.name}" for field in dataclasses.fields(known)} == documented
-    of_gpus = ("gpu_bus_id", "cuda_devices", "driver", "sm_clock_mhz", "memory_clock_mhz")
-    assert [getattr(known, key) for key in of_gpus] == [None] * 5
+    of_gpus = ("gpu_bus_id", "cuda_devices", *OF_A_GPU)
+    assert {getattr(known, key) for key in of_gpus} == {None}
 
 
 @pytest.fixture
@@ -37,6 +38,11 @@ def test_the_environment_names_the_gpu_that_was_measured(gpu_environment):
     assert str(gpu_environment).startswith("cuda: A Card, ")
 
 
+def test_the_environment_has_what_decides_a_gpus_speed(gpu_environment):
+    of_gpu = [getattr(gpu_environment, key) for key in OF_A_GPU]
+    assert of_gpu == ["580.65", 1985, 3202, 80 * 2**30, 700, None, True, False]
+
+
 def test_of_several_gpus_the_line_says_which(gpu_environment):
     several = dataclasses.replace(gpu_environment, cuda_devices=8)
     assert str(several).startswith("cuda: A Card at 00000000:17:00.0, one of 8, ")
@@ -46,8 +52,13 @@ def test_recordings_from_before_the_field_have_a_line(gpu_environment):
     facts = dataclasses.asdict(gpu_environment)
     older = {name: fact for name, fact in facts.items() if name not in ("gpu_bus_id", "cuda_devices")}
     assert str(Environment.from_json({"node": "", **older})) == str(gpu_environment)
-    with pytest.raises(TypeError, match="threads"):
-        Environment.from_json({name: fact for name, fact in facts.items() if name != "threads"})
+    with pytest.raises(TypeError, match="device"):
+        Environment.from_json({name: fact for name, fact in facts.items() if name != "device"})
+
+
+def test_an_environment_of_which_little_is_known_has_a_line():
+    line = str(Environment(date="2026-01-01", device="cpu: A B"))
+    assert line == "cpu: A B, an unknown number of threads, an unknown torch"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 
 from mvc.measure import machine
@@ -25,6 +26,28 @@ def test_frequency_is_the_governors_or_else_the_processors(tmp_path):
     assert machine.frequency(tmp_path / "none", tmp_path / "none") is None
 
 
+def test_the_nominal_frequency_is_the_systems_or_else_in_the_name(tmp_path):
+    def nominal(name):
+        return machine.nominal_frequency(name, tmp_path)
+
+    assert nominal("A CPU @ 2.60GHz") == 2600
+    assert nominal("A CPU @ 900MHz") == 900
+    assert nominal("A CPU 5-Core") is None
+    (tmp_path / "cpufreq").mkdir()
+    for file, kilohertz in (("cpuinfo_max_freq", 3_500_000), ("base_frequency", 2_000_000)):
+        (tmp_path / "cpufreq" / file).write_text(f"{kilohertz}\n")
+        assert nominal("A CPU @ 2.60GHz") == kilohertz / 1e3
+
+
+@pytest.mark.parametrize(
+    ("available", "sold"),
+    [(15.4, 16), (15.7, 16), (31.0, 32), (62.6, 64), (125.5, 128), (377, 384), (1007.5, 1024), (23.54, 24), (79.1, 80)],
+)
+def test_memory_is_stated_as_sold(available, sold):
+    assert machine.whole_memory(round(available * 2**30)) == sold * 2**30
+    assert machine.whole_memory(sold * 2**30) == sold * 2**30
+
+
 def test_processor_has_a_name_everywhere(tmp_path):
     (tmp_path / "cpuinfo").write_text("model name\t: A CPU: B\n")
     assert machine.processor(tmp_path / "cpuinfo") == "A CPU: B"
@@ -45,3 +68,5 @@ def test_what_a_system_does_not_tell_is_none(monkeypatch):
         monkeypatch.delattr(os, name, raising=False)
     assert machine.load_average() is None
     assert machine.affinity() is None
+    monkeypatch.setattr(os, "sysconf", lambda name: int("unknown"))
+    assert machine.memory() is None

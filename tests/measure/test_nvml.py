@@ -131,14 +131,14 @@ def test_without_nvml_one_sentence_is_all(monkeypatch, code):
 
 def test_the_device_is_found_by_uuid_and_not_by_number(monkeypatch):
     fake = FakeNvml().install(monkeypatch)
-    with nvml._open(CUDA) as gpu:
+    with nvml.open_gpu(CUDA) as gpu:
         assert gpu.handle == f"GPU-{UUID}"
     assert "nvmlDeviceGetHandleByIndex" not in fake.calls
 
 
 def test_an_unknown_uuid_is_looked_for_on_the_bus(monkeypatch):
     FakeNvml(nvmlDeviceGetHandleByUUID=error("NOT_FOUND")).install(monkeypatch)
-    with nvml._open(CUDA) as gpu:
+    with nvml.open_gpu(CUDA) as gpu:
         assert gpu.handle == "00000000:17:00.0"
 
 
@@ -236,9 +236,27 @@ def test_summary_of_nothing_has_its_note_alone(monkeypatch):
 
 def test_identity(monkeypatch):
     FakeNvml().install(monkeypatch)
-    assert nvml.identify(CUDA) == ("580.65", 1985, 3202)
+    assert nvml.identify(CUDA) == ("580.65", 1985, 3202, 700, None, True, False)
     FakeNvml(nvmlInit=error("DRIVER_NOT_LOADED")).install(monkeypatch)
     assert nvml.identify(CUDA) == nvml.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("answers", "field", "known"),
+    [
+        ({"nvmlDeviceGetApplicationsClock": 1410}, "clocks_locked", True),
+        ({"nvmlDeviceGetApplicationsClock": error("DEPRECATED")}, "clocks_locked", None),
+        ({"nvmlDeviceGetEnforcedPowerLimit": error("NO_PERMISSION")}, "power_limit", None),
+        ({"nvmlDeviceGetEccMode": [0, 1]}, "ecc", False),
+        ({"nvmlDeviceGetEccMode": error("NOT_SUPPORTED")}, "ecc", False),
+        ({"nvmlDeviceGetEccMode": error("NO_PERMISSION")}, "ecc", None),
+        ({"nvmlDeviceGetMigMode": [1, 1]}, "mig", True),
+        ({"nvmlDeviceGetMigMode": AttributeError("no such function")}, "mig", None),
+    ],
+)
+def test_what_nvml_does_not_tell_is_unknown(answers, field, known, monkeypatch):
+    FakeNvml(**answers).install(monkeypatch)
+    assert getattr(nvml.identify(CUDA), field) is known
 
 
 def test_the_names_that_are_called_exist():

@@ -98,12 +98,13 @@ def test_github_action_benchmark_finds_its_fields(tmp_path):
         ("", "is no JSON, or is cut off; record it anew"),
         ("[1, 2]", "is not a recording of `python -m mvc.regress record`"),
         ('{"benchmarks": [], "version": "5.1.0"}', "is not a recording of `python -m mvc.regress record`"),
+        ('{"format": "mvc.regress/99"}', "is not a recording of `python -m mvc.regress record`"),
         (f'{{"format": "{store.FORMAT}"}}', "lacks parts of a recording"),
         (f'{{"format": "{store.FORMAT}", "benchmarks": 3}}', "lacks parts of a recording"),
         (f'{{"format": "{store.FORMAT}", "benchmarks": [[]], "machine_info": []}}', "lacks parts of a recording"),
         (f'{{"format": "{store.FORMAT}", "benchmarks": [], "machine_info": {{}}}}', r"lacks .* \(no case\)"),
     ],
-    ids=["empty", "other-json", "foreign-benchmark", "nothing-else", "wrong-type", "wrong-types", "no-case"],
+    ids=["empty", "other-json", "foreign-benchmark", "newer", "nothing-else", "wrong-type", "wrong-types", "no-case"],
 )
 def test_foreign_files_are_refused_in_one_sentence(text, message, tmp_path):
     path = tmp_path / "a.json"
@@ -242,3 +243,38 @@ def test_a_pipe_is_written_to_and_stays(tmp_path):
     assert text.get(timeout=30) == "through it"
     assert path.is_fifo()
     reader.terminate()
+
+
+def older(path, format):
+    """The file as an earlier version wrote it."""
+    facts = json.loads(path.read_text())
+    facts["format"] = format
+    facts.pop("accepted")
+    for field in store.NEWER_FIELDS:
+        facts["machine_info"].pop(field)
+    for each in facts["benchmarks"]:
+        each["extra_info"]["case"]["slowdown"] = 0.0
+        each["extra_info"]["case"].pop("states")
+        if format == store.OF_CALLS:
+            each["extra_info"].pop("clocks")
+            each["extra_info"]["runs"] = [run["time"] for run in each["extra_info"]["runs"]]
+    path.write_text(json.dumps(facts))
+    return store.read(path)
+
+
+@pytest.mark.parametrize("format", store.OLDER)
+def test_older_formats_are_read_and_what_they_lack_is_unknown(format, tmp_path):
+    path = store.write(recording(), tmp_path / "a.json")
+    read = older(path, format)
+    assert read.cases["scan"]._replace(unsaid=frozenset()) == recording().cases["scan"]
+    assert read.cases["scan"].unsaid == {"states"}
+    assert differences(read, recording()) == []
+
+
+def test_a_field_of_a_newer_version_is_named(tmp_path):
+    path = store.write(recording(), tmp_path / "a.json")
+    facts = json.loads(path.read_text())
+    facts["benchmarks"][0]["extra_info"]["case"]["warp"] = 9
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="'warp' of a case is not known to this version of mvc"):
+        store.read(path)

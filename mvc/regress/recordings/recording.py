@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
@@ -12,10 +14,14 @@ from mvc.regress.sources.version import Version
 from mvc.regress.worker import Facts
 
 # The fields in which two recordings must agree for their times to be compared.
-COMPARABLE = (
-    *("device", "driver", "sm_clock_mhz", "memory_clock_mhz", "cpu", "threads", "affinity"),
-    *("platform", "compiler", "torch", "triton", "python"),
+OF_A_GPU = (
+    *("driver", "sm_clock_mhz", "memory_clock_mhz", "gpu_memory_bytes", "power_limit_watts", "clocks_locked", "ecc"),
+    "mig",
 )
+OF_A_HOST = ("cpu", "threads", "affinity", "nominal_mhz", "cache_bytes", "memory_bytes")
+OF_SOFTWARE = ("platform", "compiler", "torch", "triton", "python")
+COMPARABLE = ("device", *OF_A_GPU, *OF_A_HOST, *OF_SOFTWARE)
+OPTIONAL = ("compiler", "triton")  # None means that there is none, where torch is known
 
 
 class Recording(NamedTuple):
@@ -51,6 +57,50 @@ class RecordedCase(NamedTuple):
     unsaid: frozenset[str] = frozenset()
 
 
+def known_case(facts: Mapping[str, Any]) -> tuple[Case, frozenset[str]]:
+    """The case that a recording describes, and the names of the fields that it does not tell: these have defaults.
+
+    Raises:
+        ValueError: it has a field that this version does not know.
+    """
+    fields = {field.name for field in dataclasses.fields(Case)}
+    told = {key: value for key, value in facts.items() if key != "slowdown" or value}  # formats 1 and 2 had a zero
+    if foreign := told.keys() - fields:
+        raise ValueError(f"{min(foreign)!r} of a case is not known to this version of mvc")
+    return Case(**told), frozenset(fields - facts.keys())
+
+
+def merged(recordings: Sequence[Recording]) -> Recording:
+    """Recordings of one version on one machine as one, which has the processes of all.
+
+    Raises:
+        UserError: they are of several versions or machines, or a case differs among them.
+    """
+    first, *others = recordings
+    cases = dict(first.cases)
+    for other in others:
+        pair = f"{first.version.asked} and {other.version.asked}"
+        if lines := [*_other_version(first.version, other.version), *differences(first, other)]:
+            raise UserError(f"{pair} are not processes of one recording: {'; '.join(lines)}")
+        for name, recorded in other.cases.items():
+            if name not in cases:
+                cases[name] = recorded
+                continue
+            ours = cases[name]
+            if (ours.case, ours.clocks) != (recorded.case, recorded.clocks):
+                raise UserError(f"{pair} measure {name} with other inputs or clocks; leave one out")
+            cases[name] = ours._replace(
+                runs=[*ours.runs, *recorded.runs],
+                facts=[*ours.facts, *recorded.facts],
+                unsaid=ours.unsaid | recorded.unsaid,
+            )
+    return first._replace(cases=cases)
+
+
+def _other_version(first: Version, other: Version) -> list[str]:
+    return [] if (first.commit, first.dirty) == (other.commit, other.dirty) else [f"{first.name} against {other.name}"]
+
+
 def only(recording: Recording, names: Sequence[str]) -> Recording:
     """The recording with the cases of these names; with all cases where no name is passed.
 
@@ -62,16 +112,81 @@ def only(recording: Recording, names: Sequence[str]) -> Recording:
     return recording._replace(cases={name: recording.cases[name] for name in names or recording.cases})
 
 
-def differences(base: Recording, head: Recording) -> list[str]:
-    """Why the times of two recordings cannot be compared, a line for each field; empty if they can."""
+def differences(base: Recording, head: Recording, across: Collection[str] = ()) -> list[str]:
+    """Why the times of two recordings cannot be compared, a line for each field; empty if they can. What one of them
+    does not know is no difference: see `unknown`.
+
+    Args:
+        across: fields that may differ.
+    """
+    return [f"{key}: {ours} against {theirs}" for key, ours, theirs in _differing(base, head) if key not in across]
+
+
+def crossed(base: Recording, head: Recording, across: Collection[str]) -> list[str]:
+    """What differs and may, a line for each field: "torch 2.14.1 → 2.15.0"."""
+    return [f"{key} {ours} → {theirs}" for key, ours, theirs in _differing(base, head) if key in across]
+
+
+def unknown(base: Recording, head: Recording) -> list[str]:
+    """What decides speed and is not known of both machines, so that it may differ; a line for each side."""
+    missing = [{key for key in _applicable(base, head) if not _known(each, key)} for each in (base, head)]
+    sides = {"both sides": missing[0] & missing[1], "base": missing[0] - missing[1], "head": missing[1] - missing[0]}
     return [
-        f"{key}: {getattr(base.environment, key)} against {getattr(head.environment, key)}"
-        for key in COMPARABLE
-        if getattr(base.environment, key) != getattr(head.environment, key)
+        f"not known of {side}: {', '.join(key for key in COMPARABLE if key in keys)}"
+        for side, keys in sides.items()
+        if keys
     ]
 
 
+def comparable_fields(text: str) -> frozenset[str]:
+    """The fields that a list such as "torch,driver" names.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if wrong := [name for name in names if name not in COMPARABLE]:
+        raise UserError(f"--across has {wrong[0]!r}; it may name {', '.join(COMPARABLE)}")
+    return frozenset(names)
+
+
+def _differing(base: Recording, head: Recording) -> list[tuple[str, str, str]]:
+    """The fields that both know and in which they differ, with both values for people."""
+    return [
+        (key, _shown(base, key), _shown(head, key))
+        for key in _applicable(base, head)
+        if _known(base, key) and _known(head, key) and getattr(base.environment, key) != getattr(head.environment, key)
+    ]
+
+
+def _applicable(base: Recording, head: Recording) -> list[str]:
+    on_a_gpu = any(each.environment.device.startswith("cuda") for each in (base, head))
+    return [key for key in COMPARABLE if on_a_gpu or key not in OF_A_GPU]
+
+
+def _known(recording: Recording, key: str) -> bool:
+    machine = recording.environment
+    return getattr(machine, key) is not None or (key in OPTIONAL and machine.torch is not None)
+
+
+def _shown(recording: Recording, key: str) -> str:
+    value = getattr(recording.environment, key)
+    if value is None:
+        return "none"
+    return f"{value / 2**20:,.0f} MiB" if key.endswith("_bytes") and isinstance(value, int) else str(value)
+
+
 def fingerprint(environment: Environment) -> str:
-    """The folder's name for recordings of one kind of device."""
-    text = f"{environment.device}-{environment.threads}-threads"
-    return "".join(c if c.isalnum() else "-" for c in text).strip("-").replace("--", "-").lower()
+    """The folder's name for recordings of one kind of machine, for people who look for one. Where a recording lies does
+    not matter to what reads it, which compares the machines."""
+    facts = [environment.device]
+    if environment.threads is not None:
+        facts.append(f"{environment.threads} threads")
+    if environment.gpu_memory_bytes:
+        facts.append(f"{environment.gpu_memory_bytes >> 30} GiB")
+    if environment.power_limit_watts:
+        facts.append(f"{environment.power_limit_watts} W")
+    if environment.affinity not in (None, environment.threads):
+        facts.append(f"{environment.affinity} processors")
+    words = re.findall(r"[a-z0-9]+", " ".join(facts).lower())
+    return "-".join(words)

@@ -16,13 +16,26 @@ import numpy as np
 from mvc import files
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
-from mvc.regress.cases import Case
-from mvc.regress.recordings.recording import COMPARABLE, RecordedCase, Recording, differences, fingerprint
+from mvc.regress.recordings import pytest_benchmark
+from mvc.regress.recordings.recording import (
+    COMPARABLE,
+    RecordedCase,
+    Recording,
+    differences,
+    fingerprint,
+    known_case,
+)
 from mvc.regress.sources.version import Version
 from mvc.regress.worker import Facts
 
-FORMAT = "mvc.regress/2"
-FORMAT_OF_CALLS = "mvc.regress/1"  # still read; in it every time is a call's
+FORMAT = "mvc.regress/3"
+OF_CALLS = "mvc.regress/1"  # still read; in it every time is a call's
+OLDER = (OF_CALLS, "mvc.regress/2")
+# What machines are told apart by since format 3.
+NEWER_FIELDS = {
+    *("gpu_memory_bytes", "power_limit_watts", "clocks_locked", "ecc", "mig"),
+    *("nominal_mhz", "cache_bytes", "memory_bytes"),
+}
 
 
 def write(recording: Recording, path: Path) -> Path:
@@ -155,7 +168,9 @@ def _stats(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> Recording:
-    """The recording in a file.
+    """The recording in a file of `record`, of this version or an older one, or in one of pytest-benchmark's.
+
+    A file with one damaged case is refused as a whole: it was written whole, so that someone has edited it.
 
     Raises:
         UserError: the file cannot be read, is not JSON, or is not a recording.
@@ -164,32 +179,50 @@ def read(path: str | Path) -> Recording:
         facts = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON, or is cut off; record it anew") from error
-    if not isinstance(facts, Mapping) or facts.get("format") not in (FORMAT, FORMAT_OF_CALLS):
-        raise UserError(
-            f"{path} is not a recording of `python -m mvc.regress record` (format {FORMAT}); record it anew"
-        )
     try:
-        if facts["format"] == FORMAT_OF_CALLS:
-            for each in facts["benchmarks"]:
-                each["extra_info"]["clocks"] = {"time": "wall"}
-                each["extra_info"]["runs"] = [{"time": run} for run in each["extra_info"]["runs"]]
-        cases = {each["name"]: _recorded(each["extra_info"]) for each in facts["benchmarks"]}
-        if not cases:
-            raise ValueError("no case")
-        machine, commit = facts["machine_info"], facts["commit_info"]
-        if missing := {*COMPARABLE, "date", "load", "frequency_mhz"} - {*machine} | {"id", "time", "dirty"} - {*commit}:
-            raise KeyError(min(missing))
-        datetime.fromisoformat(commit["time"] or machine["date"])
-        version = Version(
-            asked=str(path),
-            commit=commit["id"],
-            **{key: commit.get(key) for key in ("time", "dirty", "branch", "folder")},
-        )
-        return Recording(Environment.from_json(machine), version, cases, facts.get("accepted", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if pytest_benchmark.wrote(facts):
+            return _dated(pytest_benchmark.recording(facts, str(path)))
+        if isinstance(facts, Mapping) and facts.get("format") in (FORMAT, *OLDER):
+            return _dated(_recording(facts, str(path)))
+    except pytest_benchmark.NoTimes:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} lacks parts of a recording ({error}); record it anew") from error
+    raise UserError(
+        f"{path} is not a recording of `python -m mvc.regress record` (format {FORMAT}), nor one of pytest-benchmark;"
+        " record it anew"
+    )
+
+
+def _recording(facts: Mapping[str, Any], path: str) -> Recording:
+    if facts["format"] == OF_CALLS:
+        for each in facts["benchmarks"]:
+            each["extra_info"]["clocks"] = {"time": "wall"}
+            each["extra_info"]["runs"] = [{"time": run} for run in each["extra_info"]["runs"]]
+    cases = {each["name"]: _recorded(each["extra_info"]) for each in facts["benchmarks"]}
+    if not cases or len(cases) < len(facts["benchmarks"]):
+        raise ValueError("no case" if not cases else "a case twice")
+    machine, commit = facts["machine_info"], facts["commit_info"]
+    fields = {*COMPARABLE} - (NEWER_FIELDS if facts["format"] in OLDER else set())
+    if missing := {*fields, "date", "load", "frequency_mhz"} - {*machine} | {"id", "time", "dirty"} - {*commit}:
+        raise KeyError(min(missing))
+    version = Version(
+        asked=path,
+        commit=commit["id"],
+        **{key: commit.get(key) for key in ("time", "dirty", "branch", "folder")},
+    )
+    accepted = {str(name): list(reasons) for name, reasons in facts.get("accepted", {}).items()}
+    return Recording(Environment.from_json(machine), version, cases, accepted)
+
+
+def _dated(recording: Recording) -> Recording:
+    """The recording, once its dates can be read."""
+    for date in (recording.environment.date, recording.version.time):
+        if date is not None:
+            datetime.fromisoformat(date)
+    return recording
 
 
 def _recorded(extra: dict[str, Any]) -> RecordedCase:
@@ -205,4 +238,5 @@ def _recorded(extra: dict[str, Any]) -> RecordedCase:
     exact = [number for each in facts for number in each.exact.values()]
     if len(facts) != len(runs) or not all(number > 0 for number in singles) or not {*map(type, exact)} <= {int}:
         raise ValueError("facts")
-    return RecordedCase(Case(**extra["case"]), clocks, runs, facts)
+    case, unsaid = known_case(extra["case"])
+    return RecordedCase(case, clocks, runs, facts, unsaid)
