@@ -18,8 +18,9 @@ if [ -s "$page" ]; then
   read -r sentence < "$page" || true
   sentence=${sentence##*(\#)}
   sentence=${sentence# }
+  case $status in 0 | 1 | 2 | 3) ;; *) sentence="exit status $status; $sentence" ;; esac
 else
-  sentence="exit status $status without a result; the log of this step says why"
+  sentence="no result, exit status $status; the log of this step says why"
   case $status in 0 | 2) status=1 ;; esac
 fi
 sentence=${sentence//%/%25}
