@@ -6,13 +6,12 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Literal
 
 from mvc.measure.environment import Environment
 from mvc.regress import changes
 from mvc.regress.cases import Thresholds
-from mvc.regress.recordings.recording import RecordedCase, Recording, fingerprint
+from mvc.regress.recordings.recording import RecordedCase, Recording, fingerprint, order
 
 # A series goes through changes of anything else, and names what changed beside a step: a driver, a version, a clock.
 HARDWARE = (*("device", "gpu_memory_bytes", "mig", "cpu", "threads", "nominal_mhz", "cache_bytes", "memory_bytes"),)
@@ -143,15 +142,9 @@ def series(recordings: Sequence[Recording], *, thresholds: Thresholds | None = N
     """
     effects = (thresholds or Thresholds()).effects
     made = []
-    for name, metric, members in _grouped(sorted(recordings, key=_order)):
+    for name, metric, members in _grouped(sorted(recordings, key=order)):
         made.append(_series(name, metric, members, effects[metric]))
     return made
-
-
-def _order(recording: Recording) -> tuple[datetime, datetime]:
-    """The time of the commit, so that an older commit that is recorded later finds its place, and that of recording."""
-    date = datetime.fromisoformat(recording.environment.date)
-    return datetime.fromisoformat(recording.version.time) if recording.version.time else date, date
 
 
 def _grouped(recordings: Sequence[Recording]) -> list[tuple[str, str, list[Recording]]]:

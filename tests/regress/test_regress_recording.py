@@ -10,10 +10,10 @@ from mvc.regress.recordings.recording import (
     COMPARABLE,
     OF_A_GPU,
     Recording,
-    comparable_fields,
-    crossed,
     differences,
+    fields_across,
     fingerprint,
+    ignored,
     unknown,
 )
 from mvc.regress.sources.version import Version
@@ -86,11 +86,11 @@ def test_of_a_cpu_nothing_is_asked_of_a_gpu():
 
 def test_what_may_differ_is_told():
     newer = recording(torch="2.15.0", driver="590", memory_bytes=256 * GIB)
-    across = comparable_fields("torch, driver")
-    assert crossed(recording(), newer, across) == ["driver 580.65 → 590", "torch 2.14.1 → 2.15.0"]
+    across = fields_across("torch, driver")
+    assert ignored(recording(), newer, across) == ["driver 580.65 → 590", "torch 2.14.1 → 2.15.0"]
     assert differences(recording(), newer, across) == ["memory_bytes: 131,072 MiB against 262,144 MiB"]
     with pytest.raises(UserError, match="--across has 'drivers'; it may name device, driver, "):
-        comparable_fields("drivers")
+        fields_across("drivers")
 
 
 def test_the_folder_of_a_kind_of_machine_is_readable():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from mvc.errors import UserError
@@ -122,7 +123,7 @@ def differences(base: Recording, head: Recording, across: Collection[str] = ()) 
     return [f"{key}: {ours} against {theirs}" for key, ours, theirs in _differing(base, head) if key not in across]
 
 
-def crossed(base: Recording, head: Recording, across: Collection[str]) -> list[str]:
+def ignored(base: Recording, head: Recording, across: Collection[str] = ()) -> list[str]:
     """What differs and may, a line for each field: "torch 2.14.1 → 2.15.0"."""
     return [f"{key} {ours} → {theirs}" for key, ours, theirs in _differing(base, head) if key in across]
 
@@ -138,7 +139,7 @@ def unknown(base: Recording, head: Recording) -> list[str]:
     ]
 
 
-def comparable_fields(text: str) -> frozenset[str]:
+def fields_across(text: str) -> frozenset[str]:
     """The fields that a list such as "torch,driver" names.
 
     Raises:
@@ -174,6 +175,23 @@ def _shown(recording: Recording, key: str) -> str:
     if value is None:
         return "none"
     return f"{value / 2**20:,.0f} MiB" if key.endswith("_bytes") and isinstance(value, int) else str(value)
+
+
+def recorded_at(recording: Recording) -> datetime:
+    """When the recording began."""
+    return _moment(recording.environment.date)
+
+
+def order(recording: Recording) -> tuple[datetime, datetime]:
+    """What sorts recordings by time: that of the commit, so that an older commit that is recorded later finds its
+    place, and then that of recording."""
+    date = recorded_at(recording)
+    return (_moment(recording.version.time) if recording.version.time else date), date
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def fingerprint(environment: Environment) -> str:

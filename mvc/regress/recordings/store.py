@@ -24,6 +24,7 @@ from mvc.regress.recordings.recording import (
     differences,
     fingerprint,
     known_case,
+    order,
 )
 from mvc.regress.sources.version import Version
 from mvc.regress.worker import Facts
@@ -181,19 +182,23 @@ def read(path: str | Path) -> Recording:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON, or is cut off; record it anew") from error
+    if pytest_benchmark.wrote(facts):
+        reader = pytest_benchmark.recording
+    elif isinstance(facts, Mapping) and facts.get("format") in (FORMAT, *OLDER):
+        reader = _recording
+    else:
+        raise UserError(
+            f"{path} is not a recording of `python -m mvc.regress record` (format {FORMAT}) nor of pytest-benchmark;"
+            " record it anew"
+        )
     try:
-        if pytest_benchmark.wrote(facts):
-            return _dated(pytest_benchmark.recording(facts, str(path)))
-        if isinstance(facts, Mapping) and facts.get("format") in (FORMAT, *OLDER):
-            return _dated(_recording(facts, str(path)))
+        recording = reader(facts, str(path))
+        order(recording)  # its dates can be read
     except pytest_benchmark.NoTimes:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} lacks parts of a recording ({error}); record it anew") from error
-    raise UserError(
-        f"{path} is not a recording of `python -m mvc.regress record` (format {FORMAT}), nor one of pytest-benchmark;"
-        " record it anew"
-    )
+    return recording
 
 
 def _recording(facts: Mapping[str, Any], path: str) -> Recording:
@@ -215,14 +220,6 @@ def _recording(facts: Mapping[str, Any], path: str) -> Recording:
     )
     accepted = {str(name): list(reasons) for name, reasons in facts.get("accepted", {}).items()}
     return Recording(Environment.from_json(machine), version, cases, accepted)
-
-
-def _dated(recording: Recording) -> Recording:
-    """The recording, once its dates can be read."""
-    for date in (recording.environment.date, recording.version.time):
-        if date is not None:
-            datetime.fromisoformat(date)
-    return recording
 
 
 def _recorded(extra: dict[str, Any]) -> RecordedCase:
