@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,6 +21,11 @@ from mvc.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNUSABLE, INTERRUPTED = 2, 130  # exit statuses
+STOPPING = {
+    getattr(signal, name): word
+    for name, word in (("SIGTERM", "terminated"), ("SIGHUP", "hung up"))
+    if hasattr(signal, name)  # Windows has no SIGHUP
+}
 
 
 def parser(
@@ -34,20 +43,50 @@ def parser(
     return kind(prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+class _Stopped(BaseException):
+    """A signal asks the process to end; its argument is the number."""
+
+
 def exit_status(run: Callable[[], int], *, unusable: int = UNUSABLE) -> int:
-    """What `run` returns. A `UserError` is printed as one sentence, and an interrupt as one word.
+    """What `run` returns. A `UserError` is printed as one sentence. An interrupt, SIGTERM or SIGHUP is raised in it, so
+    that it cleans up, and is printed as one word; the status is then 128 and the signal's number.
 
     Args:
         unusable: the status for a `UserError`.
     """
     try:
-        return run()
+        with _signals_raised():
+            return run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return unusable
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except _Stopped as stop:
+        (number,) = stop.args
+        print(STOPPING[number], file=sys.stderr)
+        return 128 + number
+
+
+@contextlib.contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Turn the signals of `STOPPING` into exceptions in the block, unless they are ignored (nohup) or handled already.
+    Only the main thread can."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # a second one, for the whole group say, does not stop the cleaning up
+        raise _Stopped(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in STOPPING if main and signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def positive(text: str) -> int:

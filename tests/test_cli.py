@@ -2,6 +2,9 @@
 
 import argparse
 import math
+import os
+import signal
+import threading
 
 import pytest
 
@@ -24,6 +27,42 @@ def test_exit_statuses(capsys):
     assert capsys.readouterr().err.splitlines() == ["error: n is 0; use 1"] * 2 + ["interrupted"]
     with pytest.raises(ZeroDivisionError):
         cli.exit_status(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(("name", "word"), [("SIGTERM", "terminated"), ("SIGHUP", "hung up")])
+def test_signals_clean_up_as_an_interrupt_does(name, word, capsys):
+    number, cleaned = getattr(signal, name), []
+
+    def run():
+        try:
+            os.kill(os.getpid(), number)
+            pytest.fail("went on")
+        finally:
+            os.kill(os.getpid(), number)  # a second one, for the whole group
+            cleaned.append(name)
+
+    assert cli.exit_status(run) == 128 + number
+    assert cleaned == [name]
+    assert capsys.readouterr().err == f"{word}\n"
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
+def test_signals_that_have_a_meaning_keep_it(handler):
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        assert cli.exit_status(lambda: os.kill(os.getpid(), signal.SIGHUP) or 5) == 5
+        assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_other_threads_leave_signals_alone():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(cli.exit_status(lambda: 4)))
+    thread.start()
+    thread.join()
+    assert found == [4]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,9 @@ from mvc.regress.cases import Case, Suite, Thresholds
 from mvc.regress.decide import unanimous, verdict
 from mvc.regress.recordings.recording import RecordedCase, Recording, differences
 from mvc.regress.run import CaseResult, Rounds, compare_case, exact_run, in_turns, judged, recorded_run, shared_clocks
-from mvc.regress.sources.revisions import dependencies, sources
+from mvc.regress.sources.dependencies import alike
+from mvc.regress.sources.revisions import resolve, sources
+from mvc.regress.sources.scratch import Scratch
 from mvc.regress.sources.version import checkout
 from mvc.regress.worker import CaseFailed, Side, Worker
 
@@ -70,10 +71,17 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
     if not cases:
         raise UserError("--exact compares compiled models, and the cases have none; choose others with --only")
     machine = environment(torch.device(cases[0].device))
-    with sources(base) as base_tree, sources(head) as head_tree:
-        obstacles = _different_dependencies(base_tree, head_tree)
+    pair = resolve(base, head)
+    with Scratch() as scratch:
+        trees = sources(pair.base, scratch), sources(pair.head, scratch)
+        remarks, obstacles = alike(*trees)
+        for remark in (*pair.remarks, *remarks):
+            progress.say(remark)
         for seed, case in enumerate(cases if not obstacles else ()):
-            with progress.step(f"comparing {case.name}"), fresh_sides((base, base_tree), (head, head_tree)) as sides:
+            with (
+                progress.step(f"comparing {case.name}"),
+                fresh_sides((base, trees[0].folder), (head, trees[1].folder)) as sides,
+            ):
                 try:
                     if exact:
                         results.append(judged(case, [exact_run(case, sides())], verdict))
@@ -84,24 +92,13 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
     return Comparison(base, head, results, obstacles, machine, suite.thresholds)
 
 
-def _different_dependencies(base: Path, head: Path) -> list[str]:
-    ours, theirs = dependencies(base), dependencies(head)
-    return [] if ours == theirs else [f"dependencies: {ours} against {theirs}; record each with its own installation"]
-
-
 @contextlib.contextmanager
 def fresh_sides(*versions: tuple[str, Path | None]) -> Iterator[Callable[[], tuple[Side, ...]]]:
     """Yield a function that returns the sides, each with a new, empty folder for compiled code at every call."""
-    with tempfile.TemporaryDirectory(prefix="mvc-regress-", ignore_cleanup_errors=True) as folder:
-        serial = itertools.count()
+    with Scratch() as scratch:
 
         def sides() -> tuple[Side, ...]:
-            made = []
-            for name, tree in versions:
-                caches = Path(folder) / str(next(serial))
-                caches.mkdir()
-                made.append(Side(name, tree, caches))
-            return tuple(made)
+            return tuple(Side(name, tree, scratch.folder()) for name, tree in versions)
 
         yield sides
 

@@ -176,12 +176,16 @@ def test_a_slower_checkout_is_a_regression_against_its_commit(repository):
     assert len(trees.stdout.splitlines()) == 1, "the work tree of the revision was left behind"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
-def test_a_recording_that_is_killed_leaves_no_file(repository, number):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_recording_that_is_killed_leaves_no_file(repository, number, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     process = gate("record", "--output", "out.json", "--rounds", "100000", folder=repository)
     assert "recording scan" in process.stderr.readline()
     time.sleep(1)
     os.killpg(process.pid, number)
     process.communicate(timeout=120)
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert bool(list(temporary.glob("mvc-regress-*"))) == (number == signal.SIGKILL)
     assert not list(repository.glob("*.json"))

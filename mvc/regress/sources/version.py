@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-from pathlib import Path
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from mvc.errors import UserError
+from mvc.regress.sources.git import NoRepository, attempt, git, root
+
+# What continuous integration says of a commit that it checked out without a branch: the branch, and of which commit.
+BRANCHES = (("GITHUB_REF_NAME", "GITHUB_SHA"), ("CI_COMMIT_BRANCH", "CI_COMMIT_SHA"), ("BRANCH_NAME", "GIT_COMMIT"))
+# Untracked files that are results and not sources; all others count as changes, because code might read them.
+RESULTS = frozenset((".csv", ".html", ".json", ".log", ".md", ".png", ".pyc", ".svg", ".txt", ".xml"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +25,7 @@ class Version:
         commit: the full id.
         time: of the commit, in ISO format with its time zone.
         dirty: whether the sources differed from the commit.
-        branch: that was checked out.
+        branch: that was checked out or named.
         folder: of the sources that were measured, or of the checkout that they come from.
     """
 
@@ -41,28 +50,79 @@ class Version:
 
 
 def checkout(folder: Path | None, asked: str) -> Version:
-    """The version of the sources in a folder; its commit is None where git does not track them.
+    """The version of the sources in a folder as they are; its commit is None where git does not track them, or there is
+    none yet.
 
     Args:
-        folder: of a package, such as mvc's.
+        folder: of a package, such as mvc's, or of a checkout.
+
+    Raises:
+        UserError: git refuses the repository.
     """
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    tracked = folder is not None and git("ls-files", "--error-unmatch", "__init__.py") is not None
-    head = git("rev-parse", "HEAD") if tracked else None
-    if head is None:
-        return Version(asked=asked, folder=folder and str(folder))
+    if folder is None:
+        return Version(asked=asked)
+    try:
+        tracked = git("ls-files", "--", ".", folder=folder) != ""
+        commit = attempt("rev-parse", "--verify", "HEAD", folder=folder) if tracked else None
+    except NoRepository:
+        commit = None
+    if commit is None:
+        return Version(asked=asked, folder=str(folder))
     return Version(
         asked=asked,
-        commit=head,
-        time=git("show", "-s", "--format=%cI", "HEAD").replace("Z", "+00:00"),
-        dirty=bool(git("status", "--porcelain")),
-        branch=git("rev-parse", "--abbrev-ref", "HEAD"),
+        commit=commit,
+        time=time_of(commit, folder),
+        dirty=_has_changes(folder),
+        branch=branch_of("HEAD", commit, folder),
         folder=str(folder),
     )
+
+
+def time_of(commit: str, folder: Path) -> str:
+    """When a commit was made, in ISO format with its time zone."""
+    return git("show", "--no-patch", "--format=%cI", commit, folder=folder).replace("Z", "+00:00")
+
+
+def branch_of(revision: str, commit: str, folder: Path, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The branch that a revision names. Of a commit that continuous integration checked out without a branch, it is the
+    one that the service says; of a pull request that is no branch of the repository, but a name such as 12/merge."""
+    full = attempt("rev-parse", "--symbolic-full-name", revision, folder=folder) or ""
+    if full.startswith("refs/heads/"):
+        return full.removeprefix("refs/heads/")
+    if full.startswith("refs/remotes/"):
+        return full.removeprefix("refs/remotes/").partition("/")[2]
+    said = (environment.get(branch) for branch, of in BRANCHES if environment.get(of) == commit)
+    return next(filter(None, said), None) if revision == "HEAD" else None
+
+
+def _has_changes(folder: Path) -> bool:
+    """Whether files differ from the commit, or there are sources that git neither tracks nor ignores."""
+    entries = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", folder=folder).split("\0")
+    untracked = (PurePosixPath(entry[3:]) for entry in entries if entry.startswith("?? "))
+    return any(entry and not entry.startswith("?? ") for entry in entries) or any(map(_is_source, untracked))
+
+
+def _is_source(path: PurePosixPath) -> bool:
+    return path.suffix not in RESULTS and not any(part.endswith(".egg-info") for part in path.parts)
+
+
+def require_own(package: Path, *, folder: Path | None = None) -> None:
+    """Refuse to measure a package from elsewhere in a checkout that has its own copy.
+
+    Args:
+        package: the folder that the package was imported from.
+        folder: in the checkout, by default the current one.
+
+    Raises:
+        UserError: the checkout has a package of that name, and it is another folder.
+    """
+    try:
+        top = root(folder)
+    except NoRepository:
+        return
+    for own in (top / package.name, top / "src" / package.name):
+        if (own / "__init__.py").is_file() and not own.samefile(package):
+            raise UserError(
+                f"{package.name} is imported from {package}, but this checkout has its own in {own}; install the"
+                " checkout, run from its top folder, or run outside of it to measure the one that is installed"
+            )
