@@ -144,7 +144,7 @@ def test_commits_that_only_the_base_has_are_counted(repository, head):
     pair = resolve("main", head, folder=repository.folder)
     assert (pair.base.commit, pair.base.branch, pair.base.dirty) == (main, "main", False)
     assert pair.remarks == [
-        f"main is 2 commits ahead of the merge base with {head}; compare main...{head} leaves them out"
+        f"main is 2 commits ahead of the merge base with {head}; `compare main...{head}` leaves them out"
     ]
     assert resolve("main~2", head, folder=repository.folder).remarks == []
 

@@ -123,7 +123,7 @@ def _ahead(base: str, head: str, base_commit: str | None, head_commit: str | Non
     if not count:
         return []
     commits, them = ("commit", "it") if count == 1 else ("commits", "them")
-    compare = f"compare {base}{SINCE}{head} leaves {them} out"
+    compare = f"`compare {base}{SINCE}{head}` leaves {them} out"
     return [f"{base} is {count} {commits} ahead of the merge base with {head}; {compare}"]
 
 
