@@ -60,7 +60,7 @@ def main() -> None:
                 done = sum((each.case, each.slowdown) == (case.name, slowdown) for each in trials)
                 for seed in range(done, wanted):
                     with progress.step(f"{case.name}, {slowdown:.0%} slower, {seed + 1} of {wanted}"):
-                        trials.append(trial(case, slowdown, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
+                        trials.append(trial(case, slowdown, lambda: sides, suite.thresholds_of(case), seed=seed))  # noqa: B023
                     study["trials"].append(trials[-1]._asdict())
                     args.output.parent.mkdir(parents=True, exist_ok=True)
                     write_json(study, str(partial))

@@ -3,13 +3,13 @@
 import pytest
 
 from mvc.regress import cases
-from mvc.regress.process import workload
+from mvc.regress.process import clocks, main
 
 
 @pytest.mark.parametrize("case", cases.load().cases, ids=lambda case: case.name)
 def test_case(case, benchmark):
-    run, facts, _ = workload.build(case.as_dict())
-    run = workload.until_done(run, case.device)
+    built = main.build(case.as_dict())
     benchmark.group = case.kind
-    benchmark.extra_info |= {"case": case.as_dict(), **facts}
-    benchmark.pedantic(run, warmup_rounds=5, rounds=30)
+    benchmark.extra_info |= {"case": case.as_dict(), **built.facts}
+    benchmark.pedantic(clocks.until_done(built.run, case.device), warmup_rounds=5, rounds=30)
+    built.close()

@@ -26,8 +26,8 @@ class FakeWorker:
     noise: float = 0.01
     serial = itertools.count()
 
-    def __init__(self, case, side, *, timed=True):
-        self.case, self.side = case, side
+    def __init__(self, case, side, *, timed=True, slowdown=0.0, timeout=None):
+        self.case, self.side, self.slowdown = case, side, slowdown
         self.draw = np.random.default_rng(next(self.serial))
         source = f"{side.tree or '/installed'}/mvc/__init__.py"
         clocks = self.clocks.get(side.name, ["graph", "kernels"]) if case.device == "cuda" else ["wall"]
@@ -48,7 +48,7 @@ class FakeWorker:
 
     def time(self, calls, clock):
         assert clock in (*self.facts.clocks, "wall")
-        seconds, noise = 0.01 * self.slowness.get(self.side.name, 1.0) * (1 + self.case.slowdown), self.noise
+        seconds, noise = 0.01 * self.slowness.get(self.side.name, 1.0) * (1 + self.slowdown), self.noise
         if clock == "wall" and self.case.device == "cuda":
             seconds, noise = 0.01 * self.host * self.host_slowness.get(self.side.name, 1.0), self.call_noise
         return seconds * float(np.exp(self.draw.normal(0, noise)))

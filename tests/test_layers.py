@@ -25,20 +25,33 @@ TRITON = [path for path in KERNELS if path.stem.startswith("triton_")]
 BACKENDS = ("triton", "torch.utils.cpp_extension", "mvc.kernels.cpu_scan", *(f"mvc.{module(p)}" for p in TRITON))
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """Every module or member that the code imports, by its full name."""
+def imports(tree: ast.AST, package: str = "") -> set[str]:
+    """Every module or member that the code imports, by its full name.
+
+    Args:
+        package: of the code, where its imports may be relative to it.
+    """
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: import by the full name"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.level <= bool(package), f"line {node.lineno}: import by the full name"
+            source = ".".join([package] * node.level + [node.module] * bool(node.module))
+            names |= {f"{source}.{alias.name}" for alias in node.names}
     return names
 
 
+# The process of a case is imported under another name, beside another mvc.
+RELATIVE = ROOT / "mvc" / "regress" / "process"
+
+
+def package_of(path: Path) -> str:
+    return module(path.parent) if path.parent == RELATIVE else ""
+
+
 def of_file(path: Path) -> set[str]:
-    return imports(ast.parse(path.read_text(encoding="utf-8")))
+    return imports(ast.parse(path.read_text(encoding="utf-8")), package_of(path))
 
 
 def within(name: str, *packages: str) -> bool:
@@ -93,7 +106,16 @@ def test_only_a_public_function_imports_its_reference():
 def at_import(path: Path) -> set[str]:
     """What a module imports when it is imported itself."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
-    return set().union(*(imports(node) for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))))
+    nodes = (node for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+    return set().union(*(imports(node, package_of(path)) for node in nodes))
+
+
+@pytest.mark.parametrize("path", sorted(RELATIVE.glob("*.py")), ids=lambda path: path.stem)
+def test_the_process_of_a_case_needs_mvc_for_its_own_cases_alone(path):
+    """Others' sources, and an older mvc's, have none that it knows."""
+    found = {name for name in of_file(path) if within(name, "mvc") and not within(name, module(RELATIVE))}
+    assert found == ({"mvc"} if path.stem == "models" else set())
+    assert not {name for name in at_import(path) if within(name, "mvc") and not within(name, module(RELATIVE))}
 
 
 def test_no_module_of_the_kernels_needs_itself():

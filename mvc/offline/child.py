@@ -38,9 +38,17 @@ def run(
         try:
             output, errors = process.communicate(timeout=timeout)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # ended, or already another's number
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_session(process)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def kill_session(leader: subprocess.Popen) -> None:
+    """Kill a process that leads a session of its own, and all others of it. Where there are no sessions, it alone."""
+    if not hasattr(os, "killpg"):
+        leader.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # ended, or already another's number
+        os.killpg(leader.pid, signal.SIGKILL)
 
 
 def environment(scratch: Path) -> dict[str, str]:

@@ -86,7 +86,7 @@ def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: 
                     if exact:
                         results.append(judged(case, [exact_run(case, sides())], verdict))
                     else:
-                        results.append(compare_case((case, case), sides, suite.thresholds, seed=seed))
+                        results.append(compare_case(case, sides, suite.thresholds_of(case), seed=seed))
                 except CaseFailed as error:
                     obstacles.append(f"{case.name}: {error}")
     return Comparison(base, head, results, obstacles, machine, suite.thresholds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import statistics
 import time
@@ -14,9 +15,9 @@ import torch
 from mvc.measure import nvml
 from mvc.measure.paired import Ratio, paired_ratio
 from mvc.measure.profiler import HOST_LIMIT
-from mvc.regress.cases import Case, Thresholds
+from mvc.regress.cases import EXACT, Case, Thresholds
 from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
-from mvc.regress.worker import CaseFailed, Facts, Side, Worker
+from mvc.regress.worker import TIMEOUT, CaseFailed, Facts, Side, Worker
 
 MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
 TURN_SECONDS = 0.02  # about so long is each turn of a case
@@ -29,7 +30,7 @@ class Times(NamedTuple):
     """The seconds of one call in each round, and the ratio of head's to base's.
 
     Attributes:
-        clock: one of `mvc.regress.process.workload`.
+        clock: one of `mvc.regress.process.clocks`.
     """
 
     clock: str
@@ -64,8 +65,8 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """More graphs, launches or bytes are worse, and so are fewer scans or matches of a pass."""
-        more_is_worse = self.name in ("graphs", "launches", "peak bytes")
+        """More graphs, breaks, recompiles, launches or bytes are worse; so are fewer scans or matches of a pass."""
+        more_is_worse = self.name in ("graphs", *EXACT)
         return "regression" if (self.head > self.base) == more_is_worse else "improvement"
 
     def __str__(self) -> str:
@@ -189,17 +190,32 @@ def sample(rounds: Rounds, name: str, clock: str, thresholds: Thresholds) -> tup
             return Times(clock, base, head, ratio), found
 
 
-def one_run(cases: tuple[Case, Case], sides: tuple[Side, Side], thresholds: Thresholds, *, seed: int) -> Run:
+def one_run(
+    case: Case,
+    sides: tuple[Side, Side],
+    thresholds: Thresholds,
+    *,
+    seed: int,
+    slowdown: float = 0.0,
+    timeout: float | None = TIMEOUT,
+) -> Run:
     """Run both sides in processes of their own.
 
+    Args:
+        slowdown: share of extra work on the head's side, for studies of the gate itself.
+        timeout: seconds for each answer of a process; None waits for ever.
+
     Raises:
-        CaseFailed: a side cannot run its case.
+        CaseFailed: a side cannot run the case.
     """
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(case, side)) for case, side in zip(cases, sides, strict=True)]
+        workers = [
+            stack.enter_context(Worker(case, side, slowdown=share, timeout=timeout))
+            for side, share in zip(sides, (0.0, slowdown), strict=True)
+        ]
         for worker in workers:  # one after the other: two that compile or warm up at once measure each other
             worker.wait_until_ready()
-        watch = stack.enter_context(nvml.Watch(torch.device(cases[0].device)))
+        watch = stack.enter_context(nvml.Watch(torch.device(case.device)))
         clocks = shared_clocks(workers)
         rounds = Rounds(in_turns(workers, clocks, seed=seed), watch)
         sampled = {name: sample(rounds, name, clock, thresholds) for name, clock in clocks.items()}
@@ -231,20 +247,23 @@ def _run(
     findings = {name: found for name, (_, found) in sampled.items()}
     for name, key in SINGLE.items():
         base, head = (getattr(each, key) for each in facts)
-        if base is not None and head is not None:
+        if name in thresholds.effects and base is not None and head is not None:
             findings[name] = single_finding(head / base, thresholds.effects[name])
     return Run({name: times for name, (times, _) in sampled.items()}, findings, facts, discarded)
 
 
-def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
+def exact_run(case: Case, sides: tuple[Side, Side], *, timeout: float | None = TIMEOUT) -> Run:
     """Run a process of each side for the numbers that do not vary from run to run. Nothing is timed.
+
+    Args:
+        timeout: seconds for each answer of a process; None waits for ever.
 
     Raises:
         CaseFailed: a side cannot run its case, or has no such numbers.
     """
     facts = []
     for side in sides:
-        with Worker(case, side, timed=False) as worker:
+        with Worker(case, side, timed=False, timeout=timeout) as worker:
             facts.append(worker.wait_until_ready().facts)
         if not facts[-1].exact:
             raise CaseFailed(f"{side.name}: has no numbers that do not vary")
@@ -252,18 +271,26 @@ def exact_run(case: Case, sides: tuple[Side, Side]) -> Run:
 
 
 def compare_case(
-    cases: tuple[Case, Case], sides: Callable[[], tuple[Side, Side]], thresholds: Thresholds, *, seed: int = 0
+    case: Case,
+    sides: Callable[[], tuple[Side, Side]],
+    thresholds: Thresholds,
+    *,
+    seed: int = 0,
+    slowdown: float = 0.0,
+    timeout: float | None = TIMEOUT,
 ) -> CaseResult:
     """Compare one case on both sides, with a second run in fresh processes unless the first finds no difference at all.
 
     Args:
-        cases: base's and head's; they differ only in studies.
         sides: called for each run; returns sides with fresh folders for compiled code where compile times are compared.
+        slowdown: share of extra work on the head's side, for studies of the gate itself.
+        timeout: seconds for each answer of a process; None waits for ever.
     """
-    runs = [one_run(cases, sides(), thresholds, seed=2 * seed)]
+    run = functools.partial(one_run, case, thresholds=thresholds, slowdown=slowdown, timeout=timeout)
+    runs = [run(sides(), seed=2 * seed)]
     if any(found != "same" for found in runs[0].findings.values()):
-        runs.append(one_run(cases, sides(), thresholds, seed=2 * seed + 1))
-    return judged(cases[1], runs, verdict)
+        runs.append(run(sides(), seed=2 * seed + 1))
+    return judged(case, runs, verdict)
 
 
 def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], Verdict]) -> CaseResult:

@@ -60,7 +60,7 @@ def trial(
 ) -> Trial:
     """Compare a case with itself, with a `slowdown` share of extra work on the head's side."""
     start = time.perf_counter()
-    result = compare_case((case, dataclasses.replace(case, slowdown=slowdown)), sides, thresholds, seed=seed)
+    result = compare_case(case, sides, thresholds, seed=seed, slowdown=slowdown)
     times = [run.times["time"] for run in result.runs]
     return Trial(
         case.name,

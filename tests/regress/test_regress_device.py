@@ -132,9 +132,9 @@ def test_runs_by_different_clocks_are_not_comparable(run, monkeypatch):
     worker = compare.Worker
     started = []
 
-    def start(case, side):
+    def start(case, side, **options):
         started.append(side)
-        made = worker(case, side)
+        made = worker(case, side, **options)
         made.facts.clocks = ["graph", "kernels"] if len(started) <= 2 else ["kernels"]
         return made
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvc.regress import cases
 from mvc.regress.cases import Case
-from mvc.regress.process import workload
+from mvc.regress.process import clocks, extra_work, main
 from mvc.regress.worker import CaseFailed, Side, Worker
 
 
@@ -53,10 +53,10 @@ def test_every_default_case_can_be_built():
         small = dataclasses.replace(
             case, device="cpu", variant="tiny", size=64, batch=1, dim=8, length=4, backend="eager", dtype="float32"
         )
-        run, facts, exact = workload.build(small.as_dict())
-        run()
-        assert Path(facts["source"]) == ROOT / "mvc" / "__init__.py"
-        assert exact() == {}
+        built = main.build(small.as_dict())
+        built.run()
+        assert Path(built.facts["source"]) == ROOT / "mvc" / "__init__.py"
+        assert built.exact() == {}
     torch.set_grad_enabled(True)
 
 
@@ -108,9 +108,9 @@ def test_extra_work_is_the_share_asked_for(monkeypatch):
         behind = len(calls) > ran
         return [0.01 * behind + (products.count - before) * (0.0002 if behind else 0.0001)] * count
 
-    monkeypatch.setattr(workload, "timed", timed)
+    monkeypatch.setattr(clocks, "timed", timed)
     with Products() as products:
-        slowed = workload.slowed(lambda: calls.append(1), 0.01, 0.10)
+        slowed = extra_work.slowed(lambda: calls.append(1), 0.01, 0.10)
         before, ran = products.count, len(calls)
         slowed()
     assert len(calls) == ran + 1

@@ -41,8 +41,7 @@ def suite(args: argparse.Namespace) -> cases.Suite:
     if chosen.cases[0].device == "cuda" and not torch.cuda.is_available():
         raise UserError("the cases run on CUDA, but torch finds no device; use --device cpu, or a CUDA build of torch")
     if args.rounds:
-        rounds = (min(chosen.thresholds.rounds[0], args.rounds), args.rounds)
-        chosen = dataclasses.replace(chosen, thresholds=dataclasses.replace(chosen.thresholds, rounds=rounds))
+        chosen = chosen.limited(args.rounds)
     return chosen
 
 

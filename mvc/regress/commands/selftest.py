@@ -41,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
     trials: list[selftest.Trial] = []
     obstacles: list[str] = []
     for case in suite.cases:
+        thresholds = suite.thresholds_of(case)
         with compare.fresh_sides(("base", None), ("head", None)) as new_sides:
             sides = new_sides()  # one pair: compiled once
             try:
                 for slowdown, seed in itertools.product(slowdowns, range(args.comparisons)):
                     with progress.step(f"{case.name}, {slowdown:.0%} slower, {seed + 1} of {args.comparisons}"):
-                        trials.append(selftest.trial(case, slowdown, lambda: sides, suite.thresholds, seed=seed))  # noqa: B023
+                        trials.append(selftest.trial(case, slowdown, lambda: sides, thresholds, seed=seed))  # noqa: B023
             except CaseFailed as error:
                 obstacles.append(f"{case.name}: {error}")
                 print(f"not tried: {obstacles[-1]}", file=sys.stderr)

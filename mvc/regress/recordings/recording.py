@@ -68,6 +68,7 @@ def known_case(facts: Mapping[str, Any]) -> tuple[Case, frozenset[str]]:
     told = {key: value for key, value in facts.items() if key != "slowdown" or value}  # formats 1 and 2 had a zero
     if foreign := told.keys() - fields:
         raise ValueError(f"{min(foreign)!r} of a case is not known to this version of mvc")
+    told = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     return Case(**told), frozenset(fields - facts.keys())
 
 

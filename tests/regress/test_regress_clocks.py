@@ -13,7 +13,8 @@ from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvc.regress.cases import Case
-from mvc.regress.process import workload
+from mvc.regress.process import clocks, extra_work, main
+from mvc.regress.process.built import Built, own_graphs
 
 REPLAY = 2e-6  # seconds between two replays
 RESOLUTION = 5e-7  # of events
@@ -126,7 +127,7 @@ def device(monkeypatch):
 
 @pytest.mark.parametrize("seconds", [3e-6, 23e-6, 1e-4, 5e-3])
 def test_a_graph_takes_what_its_calls_take(device, seconds):
-    measured = workload.by_graph(lambda: device.work(seconds))(20)
+    measured = clocks.by_graph(lambda: device.work(seconds))(20)
     assert len(measured) >= 3
     assert statistics.median(measured) == pytest.approx(seconds, rel=0.002)
 
@@ -136,22 +137,18 @@ def test_kernels_are_summed_without_what_is_no_kernel(device):
         device.work(1e-4)
         device.work(3e-4)
 
-    (measured,) = workload.by_kernels(run)(7)
+    (measured,) = clocks.by_kernels(run)(7)
     assert measured == pytest.approx(4e-4)
     assert len(device.kernels) == 14
 
 
 def test_a_profiler_that_sees_nothing_is_an_error(device):
     with pytest.raises(RuntimeError, match=r"torch\.profiler saw no kernel"):
-        workload.by_kernels(lambda: None)(7)
-
-
-def clocks(case, run):
-    return workload.device_clocks({"backend": "mvc", **case.as_dict()}, run)
+        clocks.by_kernels(lambda: None)(7)
 
 
 def test_what_can_be_captured_is_timed_by_its_graph(device):
-    names, obstacle = clocks(Case("scan", kind="scan"), lambda: device.work(1e-4))
+    names, obstacle = clocks.device_clocks(lambda: device.work(1e-4))
     assert list(names) == ["graph", "kernels"]
     assert obstacle is None
 
@@ -169,7 +166,7 @@ def test_what_waits_for_the_device_is_timed_by_its_kernels(device, wait, capture
         device.work(1e-4)
         wait(device)
 
-    names, obstacle = clocks(Case("scan", kind="scan"), run)
+    names, obstacle = clocks.device_clocks(run)
     assert list(names) == ["kernels"]
     assert obstacle == reason
     assert device.captures == captures
@@ -178,18 +175,48 @@ def test_what_waits_for_the_device_is_timed_by_its_kernels(device, wait, capture
 
 
 @pytest.mark.parametrize(
-    ("mode", "backend", "expected"),
+    ("mode", "expected"),
     [
-        ("reduce-overhead", "mvc", ["kernels"]),
-        ("max-autotune", "inductor", ["kernels"]),
-        ("max-autotune-no-cudagraphs", "mvc", ["graph", "kernels"]),
-        ("reduce-overhead", "eager", ["graph", "kernels"]),
+        ("reduce-overhead", ["kernels"]),
+        ("max-autotune", ["kernels"]),
+        ("max-autotune-no-cudagraphs", ["graph", "kernels"]),
+        (None, ["graph", "kernels"]),
     ],
 )
-def test_calls_that_replay_graphs_are_captured_by_none(device, mode, backend, expected):
-    names, obstacle = clocks(Case("T", mode=mode, backend=backend), lambda: device.work(1e-3))
+def test_modes_that_replay_graphs_are_captured_by_none(device, mode, expected):
+    names, obstacle = clocks.device_clocks(lambda: device.work(1e-3), obstacle=own_graphs(mode))
     assert list(names) == expected
     assert (obstacle == f"the mode {mode} replays CUDA graphs of its own") == ("graph" not in expected)
+
+
+def test_a_call_that_replays_a_graph_is_captured_by_none(device):
+    graph = torch.cuda.CUDAGraph()
+    graph.kernels.append(1e-3)
+    names, obstacle = clocks.device_clocks(lambda: graph.replay())
+    assert list(names) == ["kernels"]
+    assert obstacle == "a call replays CUDA graphs of its own"
+    assert device.captures == 0
+
+
+@pytest.mark.parametrize("clock", [clocks.by_graph, clocks.by_kernels])
+def test_calls_that_differ_are_timed_together(device, clock):
+    """Whichever of them comes first: another side may have made another number of calls before."""
+    turns = itertools.cycle([1e-4, 2e-4, 6e-4])
+    measure = clock(lambda: device.work(next(turns)), 3)
+    next(turns)
+    for wanted in (1, 3, 5):
+        assert measure(wanted) == pytest.approx([3e-4] * len(measure(wanted)), rel=0.005)
+
+
+def test_calls_that_differ_are_timed_together_by_the_wall(monkeypatch):
+    now, turns = [0.0], itertools.cycle([1.0, 2.0, 6.0])
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: now[0])
+
+    def run():
+        now[0] += next(turns)
+
+    run()
+    assert clocks.by_wall(run, 3)(5) == [3.0, 3.0]
 
 
 class Products(TorchDispatchMode):
@@ -205,13 +232,13 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("clock", [workload.by_graph, workload.by_kernels])
+@pytest.mark.parametrize("clock", [clocks.by_graph, clocks.by_kernels])
 @pytest.mark.parametrize(
     ("seconds", "share"), [(7e-6, 0.05), (2.3e-5, 0.05), (1e-4, 0.05), (1e-4, 0.10), (5e-3, 0.05), (2.5e-2, 0.10)]
 )
 def test_extra_work_is_the_share_asked_for(device, seconds, share, clock):
     with Products(device):
-        slower, every = workload.slowed_on_device(lambda: device.work(seconds), share, clock, "meta")
+        slower, every = extra_work.slowed_on_device(lambda: device.work(seconds), share, clock, "meta")
         measured = statistics.median(clock(slower, every)(20))
     assert measured / seconds - 1 == pytest.approx(share, rel=0.11)
 
@@ -221,55 +248,78 @@ def test_extra_work_that_cannot_be_made_is_an_error(device):
         Products(device, launch=5e-5),
         pytest.raises(RuntimeError, match=r"^extra work of 10% .* the case 50\.\d% slower"),
     ):
-        workload.slowed_on_device(lambda: device.work(1e-4), 0.10, workload.by_graph, "meta")
+        extra_work.slowed_on_device(lambda: device.work(1e-4), 0.10, clocks.by_graph, "meta")
 
 
-def answers(monkeypatch, case, run, turns):
+def answers(case, run, turns=(), slowdown=0.0, **built):
     """What the process of a case answers, in this process."""
-    asked = [{"case": case.as_dict(), "timed": True}, *turns]
+    asked = [{"case": case.as_dict(), "timed": True, "slowdown": slowdown, "paths": []}, *turns]
     answered = io.StringIO()
-    with monkeypatch.context() as patch:
-        patch.setattr(workload.sys, "stdin", io.StringIO("".join(json.dumps(line) + "\n" for line in asked)))
-        patch.setattr(workload.os, "fdopen", lambda *_, **__: answered)
-        patch.setattr(workload.os, "dup", lambda _: None)
-        patch.setattr(workload.os, "dup2", lambda *_: None)
-        patch.setenv("TEARDOWN_CUPTI", "1")
-        patch.setattr(workload, "build", lambda case: (run, {}, dict))
-        workload.main()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "build", lambda case, paths: Built(run, {}, dict, **built))
+        main.serve(
+            io.StringIO("".join(json.dumps(line) + "\n" for line in asked)), answered, SimpleNamespace(texts=["w"])
+        )
     return [json.loads(line) for line in answered.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize("slowdown", [0.0, 0.05])
-def test_a_process_answers_by_every_clock(device, monkeypatch, slowdown):
-    """A call takes 1 ms on the device, and 3 ms until the host has handed it over."""
-
-    def run():
-        if device.captured is None:
-            device.idle += 2e-3
-        device.work(1e-3)
-
-    host = itertools.count()
-    monkeypatch.setattr(workload.time, "perf_counter", lambda: device.now + device.idle + next(host) * 1e-9)
+@pytest.fixture
+def on_device(device, monkeypatch):
     monkeypatch.setattr(torch, "ones", lambda size, device: torch.empty(size, device="meta"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000)
+    monkeypatch.setattr(main, "implementations", lambda run, hidden: run() and ["triton"])
+    host = itertools.count()
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: device.now + device.idle + next(host) * 1e-9)
+    return device
+
+
+@pytest.mark.parametrize("slowdown", [0.0, 0.05])
+def test_a_process_answers_by_every_clock(on_device, slowdown):
+    """A call takes 1 ms on the device, and 3 ms until the host has handed it over."""
+
+    def run():
+        if on_device.captured is None:
+            on_device.idle += 2e-3
+        on_device.work(1e-3)
+
     turns = [{"calls": 5, "clock": clock} for clock in ("graph", "kernels", "wall")]
-    with Products(device):
-        ready, *seconds = answers(monkeypatch, Case("T", device="cuda", slowdown=slowdown), run, turns)
-    assert ready["ready"]["clocks"] == ["graph", "kernels"]
-    assert ready["ready"]["no_graph"] is None
-    assert ready["ready"]["exact"] == {"peak bytes": 1000}
-    assert ready["ready"]["seconds"] == pytest.approx(3e-3, rel=0.001)
+    with Products(on_device):
+        ready, *seconds = answers(Case("T", device="cuda"), run, turns, slowdown)
+    facts = ready["ready"]
+    assert facts["clocks"] == ["graph", "kernels"]
+    assert facts["no_graph"] is None
+    assert facts["exact"] == {"peak bytes": 1000}
+    assert facts["implementations"] == ["triton"]
+    assert facts["warnings"] == ["w"]
+    assert facts["seconds"] == pytest.approx(3e-3, rel=0.001)
     graph, kernels, wall = (statistics.median(each["seconds"]) for each in seconds)
     assert graph == pytest.approx(1e-3 * (1 + slowdown), rel=0.006)
     assert kernels == pytest.approx(graph, rel=0.002)
     assert wall == pytest.approx(graph + 2e-3, rel=0.002)
 
 
-def test_a_case_without_a_clock_says_why(device, monkeypatch):
-    host = itertools.count()
-    monkeypatch.setattr(workload.time, "perf_counter", lambda: next(host) * 1e-3)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000)
-    (answer,) = answers(monkeypatch, Case("scan", kind="scan", device="cuda"), device.synchronize, [])
+def test_what_is_chosen_by_its_time_has_no_exact_peak(on_device):
+    run = lambda: on_device.work(1e-3)  # noqa: E731
+    assert answers(Case("T", device="cuda"), run, chosen_by_time=True)[0]["ready"]["exact"] == {}
+
+
+def test_a_case_without_a_clock_says_why(on_device):
+    (answer,) = answers(Case("scan", kind="scan", device="cuda"), on_device.synchronize)
     assert answer["error"].startswith("RuntimeError: torch.profiler saw no kernel: none ran")
+
+
+def test_a_call_that_fails_later_says_why(on_device):
+    calls = itertools.count()
+
+    def run():
+        on_device.work(1e-3)
+        if next(calls) == 1000:
+            raise ValueError("once\nmore lines")
+
+    turns = [{"calls": 1000, "clock": "wall"}]
+    closed = []
+    assert answers(Case("T", device="cuda"), run, turns, close=lambda: closed.append(1))[1] == {
+        "error": "ValueError: once"
+    }
+    assert closed == [1]

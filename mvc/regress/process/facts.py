@@ -1,0 +1,91 @@
+"""What the process tells of a case besides its times. The private API of torch is in `compilations` alone."""
+
+import platform
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from .built import Refused
+
+# Ops of the scan and of the recurrence, whose suffixes tell the implementation; those without one choose it.
+SCAN = re.compile(r"mvc::(?:selective_scan|linear_recurrence)(_cpu|_triton|_chunked)?(?:_backward)?")
+IMPLEMENTATIONS = {"_cpu": "cpp", "_triton": "triton", "_chunked": "chunked"}
+
+
+def versions():
+    """Of what decides the speed besides the sources, by name; None for what is not installed."""
+    try:
+        import triton
+    except ImportError:
+        triton = None
+    return {"python": platform.python_version(), "torch": torch.__version__, "triton": triton and triton.__version__}
+
+
+def implementations(run, *, hidden):
+    """The implementations of the scan that really ran in a call, by name, the fast paths of eager calls included. None
+    where it is not known: an older mvc ran a scan without saying which.
+
+    Args:
+        hidden: the call may replay CUDA graphs, whose operators are not seen; if there are none, it is not known.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run()
+    matches = [match for event in profiler.events() if (match := SCAN.fullmatch(event.name))]
+    ran = sorted({IMPLEMENTATIONS[match[1]] for match in matches if match[1]})
+    return ran or (None if matches or hidden else [])
+
+
+def compilations():
+    """What torch.compile has done in this process, by name; what this torch does not tell is left out."""
+    if "torch._dynamo" not in sys.modules:
+        return {"graph breaks": 0, "recompiles": 0}
+    counted = {}
+    try:
+        from torch._dynamo.utils import counters
+
+        counted["graph breaks"] = sum(counters["graph_break"].values())
+    except (ImportError, AttributeError, TypeError):
+        pass
+    try:
+        from torch._dynamo.utils import _compilation_metrics, get_compilation_metrics
+
+        ids = {each.compile_id for each in get_compilation_metrics()}  # of a frame and its n-th compilation, as "2/0"
+        if len(get_compilation_metrics()) < _compilation_metrics.maxlen and all(ids):  # else the first are forgotten
+            counted["recompiles"] = sum(not each.endswith("/0") for each in ids)
+    except (ImportError, AttributeError, TypeError):
+        pass
+    if "torch._inductor.metrics" in sys.modules:
+        generated = getattr(sys.modules["torch._inductor.metrics"], "generated_kernel_count", None)
+        if isinstance(generated, int):
+            counted["launches"] = generated
+    return counted
+
+
+def resident_peak():
+    """The peak of the process's memory in bytes."""
+    if sys.platform.startswith("linux"):  # where getrusage counts what the process had before it became Python
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    import resource  # Unix alone
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def require_source(name, file, paths):
+    """Refuse a package that does not come from the sources that are measured.
+
+    Args:
+        file: of the package, or None where it has none.
+        paths: folders of these sources; where there are none, the package may come from anywhere.
+
+    Raises:
+        Refused: it comes from elsewhere.
+    """
+    if not paths or (file and any(Path(file).resolve().is_relative_to(Path(path).resolve()) for path in paths)):
+        return
+    found = Path(file).parent if file else "a folder without a file of its own"
+    raise Refused(f"imports {name} from {found}; {' and '.join(paths)} holds none at its top")
