@@ -164,7 +164,8 @@ def run(args: argparse.Namespace) -> Results:
         rungs = [Rung("eager", model), Rung("compiled", compiled, compilation.seconds)]
         for name in names:
             with progress.step(f"building {name}"):
-                rungs.append(build(name, model, x, mode=args.mode))
+                same = compile_options(name, training=args.train) == _asked(args)
+                rungs.append(Rung(name, *rungs[1][1:]) if same else build(name, model, x, mode=args.mode))
         with progress.step("checking against eager"):
             check = worst(check_against_eager(model, rung.run, x) for rung in rungs[1:])
         if args.dynamic:
@@ -187,7 +188,8 @@ def run(args: argparse.Namespace) -> Results:
         compilation=compilation,
         check=check,
         measured=measured,
-        rungs=None if args.ladder is None else rungs,
+        rungs=rungs,
+        ladder=args.ladder is not None,
         operators=profiled if args.operators else None,
         classes=classes,
         explained=args.explain,
@@ -216,6 +218,12 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     asked = {"passes": args.passes, "impl": args.impl, "frozen": args.frozen, "verify": args.verify, "dump": args.dump}
     usual = {"passes": "all", "impl": None, "frozen": False, "verify": False, "dump": None}
     return {key: value for key, value in asked.items() if value != usual[key]}
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What is compiled, as `compile_options` names it; None where no rung of the ladder is compiled so."""
+    options = _options(args)
+    return None if args.dynamic else {"backend": args.backend} | ({"options": options} if options else {})
 
 
 def _device(name: str) -> torch.device:
@@ -268,14 +276,17 @@ def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> Mod
 
 def _draw(results: Results, path: Path) -> None:
     model, measured, surroundings = results.model, results.measured, results.environment
+    compiled = f"compiled by {results.compilation.backend}, mode {results.compilation.mode}"
     work = "training step" if model.training else "inference"
     plot.ladder(
-        results.rows(),
+        results.rungs,
+        results.measured.rows,
         path,
         batch=model.batch,
         label=f"(clock: {measured.measurement.clock}), median and 10 to 90 % of {measured.rounds} rounds",
-        title=f"MambaVision-{model.variant}, {work}, batch {model.batch}, {model.dtype}\n"
-        f"{surroundings.device}, torch {surroundings.torch}",
+        title=f"MambaVision-{model.variant}, {work}, batch {model.batch}, "
+        f"{model.height} x {model.width}, {model.dtype}\n"
+        f"{surroundings.device}, torch {surroundings.torch}, {compiled}",
     )
 
 

@@ -142,7 +142,8 @@ class Results:
 
     Attributes:
         dynamic: whether one graph was asked to serve every batch size.
-        rungs: what was measured, with --ladder; otherwise None.
+        rungs: what was measured.
+        ladder: whether --ladder was asked for.
         operators, classes: None where they were not asked for.
         explained: whether the explanation was asked for.
     """
@@ -153,15 +154,15 @@ class Results:
     compilation: CompileReport
     check: Check
     measured: Ladder
-    rungs: list[Rung] | None
+    rungs: list[Rung]
+    ladder: bool
     operators: Operators | None
     classes: list[tuple[str, float]] | None
     explained: bool
 
     def rows(self) -> dict[str, Row]:
-        """The figures of every rung with --ladder, otherwise those of eager and compiled."""
-        names = ("eager", "compiled") if self.rungs is None else [rung.name for rung in self.rungs]
-        return {name: self.measured.rows[name] for name in names}
+        """The figures of every rung: of eager and compiled, and with --ladder of others."""
+        return {rung.name: self.measured.rows[rung.name] for rung in self.rungs}
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON, as `FIELDS` documents it."""
@@ -172,12 +173,13 @@ class Results:
             "model": dataclasses.asdict(self.model),
             "timing": _timing(measured),
             "families": measured.profile and measured.profile.as_dict(),
-            "ladder": self.rungs
-            and [
+            "ladder": [
                 {"name": rung.name, "compile_seconds": rung.compile_seconds}
                 | dataclasses.asdict(measured.rows[rung.name])
                 for rung in self.rungs
-            ],
+            ]
+            if self.ladder
+            else None,
             "operators": self.operators and self.operators.as_dict(),
             "classes": self.classes,
             "compile": {

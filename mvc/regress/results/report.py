@@ -1,0 +1,288 @@
+"""The page for a glance: what stands, the last comparison, and a picture of every case over its recordings."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from mvc.regress.history import Change, Series
+from mvc.regress.recordings.recording import COMPARABLE
+from mvc.regress.results.chart import WIDTHS, brief, chart, milliseconds, percent, signed, sparkline, tone
+from mvc.regress.results.markup import document, node
+
+STYLE = Path(__file__).with_name("report.css")
+TONES = {
+    "worse": "slower, and it stands",
+    "better": "faster, and it stands",
+    "accepted": "accepted",
+    "past": "stands no longer",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a page shows.
+
+    Attributes:
+        title: of the page.
+        series: of every case and metric.
+        comparison: the JSON of the last `compare`, or None.
+        left_out: what could not be shown, a line each.
+        made: when the page was made.
+    """
+
+    title: str
+    series: Sequence[Series]
+    comparison: Mapping[str, Any] | None
+    left_out: Sequence[str]
+    made: datetime
+
+
+def page(contents: Contents) -> str:
+    """The page as HTML that needs no other file."""
+    ordered = sorted(contents.series, key=lambda each: (-_worst(each), _name(each)))
+    return document(
+        node(
+            "html",
+            node(
+                "head",
+                node("meta", charset="utf-8"),
+                node("meta", name="viewport", content="width=device-width, initial-scale=1"),
+                node("meta", name="color-scheme", content="light dark"),
+                node("title", f"{contents.title}: {verdict(contents.series)}"),
+                node("style", STYLE.read_text(encoding="utf-8")),
+            ),
+            node(
+                "body",
+                node("header", node("h1", contents.title)),
+                node(
+                    "main",
+                    _card(contents),
+                    _left_out(contents.left_out),
+                    _overview(ordered),
+                    contents.comparison and _comparison(contents.comparison),
+                    node(
+                        "section",
+                        node("h2", "Cases over time", id="cases"),
+                        _legend(),
+                        *(_case(each, serial) for serial, each in enumerate(ordered)),
+                    ),
+                    _machines(ordered),
+                ),
+                node("footer", f"Made {contents.made:%Y-%m-%d %H:%M %Z} by python -m mvc.regress report."),
+            ),
+            lang="en",
+        )
+    )
+
+
+def standing(series: Sequence[Series]) -> list[tuple[Series, Change]]:
+    """The changes for the worse that stand and were not accepted, the worst first."""
+    found = [(each, change) for each in series for change in each.changes if tone(change) == "worse"]
+    return sorted(found, key=lambda pair: -pair[1].ratio)
+
+
+def verdict(series: Sequence[Series]) -> str:
+    """What stands, in words."""
+    worse = standing(series)
+    if not worse:
+        return "All quiet: no change for the worse stands"
+    (worst, change), count = worse[0], len(worse)
+    what = f"{count} changes for the worse stand, the worst" if count > 1 else "1 change for the worse stands:"
+    return f"{what} {percent(change)} in {_name(worst)}"
+
+
+def _worst(series: Series) -> float:
+    return max((change.ratio for _, change in standing([series])), default=0.0)
+
+
+def _name(series: Series) -> str:
+    return series.case if series.metric == "time" else f"{series.case}, {series.metric}"
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _card(contents: Contents) -> Element:
+    series, worse = contents.series, standing(contents.series)
+    last = max((each.points[-1] for each in series), key=lambda point: point.date)
+    days = (contents.made.date() - datetime.fromisoformat(last.date).date()).days
+    absent = [_name(each) for each in series if each.points[-1].date != last.date]
+    accepted = sum(tone(change) == "accepted" for each in series for change in each.changes)
+    better = sum(tone(change) == "better" for each in series for change in each.changes)
+    numbers = [
+        (percent(worse[0][1]) if worse else "none", "worst change that stands"),
+        (str(len(worse)), "changes for the worse stand"),
+        (str(better), "changes for the better stand"),
+        (str(accepted), "changes are accepted"),
+        (str(len({each.case for each in series})), "cases"),
+        (str(len({point.date for each in series for point in each.points})), "recordings"),
+    ]
+    when = f"{last.date[:16].replace('T', ' ')}, {'today' if days == 0 else _plural(days, 'day') + ' before this page'}"
+    return node(
+        "section",
+        node("p", verdict(series), class_="verdict"),
+        node("p", "Last recording: ", node("strong", last.version_name), f", {when}."),
+        node("p", f"Not in the last recording: {', '.join(absent)}.", class_="caution") if absent else None,
+        node("dl", *(node("div", node("dt", what), node("dd", value)) for value, what in numbers)),
+        class_=f"card {'alarm' if worse else 'quiet'}",
+        aria_label="Summary",
+    )
+
+
+def _left_out(lines: Sequence[str]) -> Element | None:
+    if not lines:
+        return None
+    title = node("h2", f"Left out: {_plural(len(lines), 'recording')}")
+    return node("section", title, node("ul", *(node("li", each) for each in lines)), class_="caution")
+
+
+def _overview(series: Sequence[Series]) -> Element:
+    rows = []
+    for serial, each in enumerate(series):
+        last = each.points[-1]
+        rows.append(
+            [
+                node("a", _name(each), href=f"#case-{serial}"),
+                node("td", sparkline(each), class_="wide"),
+                node("td", milliseconds(last.median), class_="number"),
+                node("td", f"{milliseconds(last.low)} to {milliseconds(last.high)}", class_="number wide"),
+                node("td", *_standing(each)),
+            ]
+        )
+    head = [("Case", ""), ("Over time", "wide"), ("Last, ms", "number"), ("Interval, ms", "number wide"), ("Changes that stand", "")]
+    return node("section", node("h2", "At a glance"), _table(head, rows, "Each case at a glance", "glance"))
+
+
+def _standing(series: Series) -> Iterator[Element | str]:
+    """What the overview says of a case: the changes that stand, each a line."""
+    shown = [change for change in series.changes if tone(change) in ("worse", "better")]
+    for change in shown:
+        yield node("div", node("strong", percent(change)), brief(change).removeprefix(percent(change)), class_=tone(change))
+    if not shown:
+        yield node("span", "no change", class_="muted")
+
+
+def _table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[Element]], name: str, style: str | None = None) -> Element:
+    """A table whose first cell in each row names the row; where it is too wide, it scrolls by itself."""
+    columns = (node("th", text, class_=style or None, scope="col") for text, style in head)
+    body = (node("tr", node("th", first, scope="row"), *others) for first, *others in rows)
+    table = node("table", node("thead", node("tr", *columns)), node("tbody", *body), class_=style)
+    return node("div", table, class_="scroll", role="region", aria_label=name, tabindex="0")
+
+
+def _comparison(facts: Mapping[str, Any]) -> Element:
+    """The table of the last comparison, whose first line is its verdict in words."""
+    rows = []
+    for each in facts["cases"]:
+        for metric, change in each["changes"].items():
+            base, head = (_median(each["runs"], metric, side) for side in ("base_seconds", "head_seconds"))
+            name = each["case"]["name"] + ("" if metric == "time" else f", {metric}")
+            median, low, high = (signed(change[key]) for key in ("median", "low", "high"))
+            finding = each["verdict"] if metric == "time" else each["verdicts"][metric]
+            rows.append(
+                [
+                    node("span", name),
+                    node("td", milliseconds(base), class_="number wide"),
+                    node("td", milliseconds(head), class_="number"),
+                    node("td", median, class_="number"),
+                    node("td", f"{low} to {high}", class_="number wide"),
+                    node("td", finding, class_={"regression": "worse", "improvement": "better"}.get(finding)),
+                ]
+            )
+    head = [("Case", ""), ("Base, ms", "number wide"), ("Head, ms", "number"), ("Change", "number")]
+    head += [("Interval", "number wide"), ("Verdict", "")]
+    notes = [*(f"Not comparable: {each}" for each in facts["not_comparable"]), *facts["remarks"]]
+    return node(
+        "section",
+        node("h2", "The last comparison"),
+        node("p", node("strong", facts["headline"])),
+        node("p", f"{_version(facts['head'])} against {_version(facts['base'])}", class_="muted"),
+        _table(head, rows, "The last comparison") if rows else None,
+        node("ul", *(node("li", each) for each in notes)) if notes else None,
+    )
+
+
+def _median(runs: Sequence[Mapping[str, Any]], metric: str, side: str) -> float:
+    """Over the processes of a side, each once: in recordings a process is in several runs."""
+    processes = dict.fromkeys(tuple(run["times"][metric][side]) for run in runs)
+    return statistics.median(seconds for each in processes for seconds in each)
+
+
+def _version(facts: Mapping[str, Any]) -> str:
+    commit = "no known commit" if facts["commit"] is None else facts["commit"][:12] + "-dirty" * bool(facts["dirty"])
+    return f"{facts['asked']} ({commit})"
+
+
+def _legend() -> Element:
+    return node(
+        "p",
+        "Each recording is a step to the right: the line is its median, the ribbon its interval. A vertical mark is a "
+        "step, a dashed slope a creep; ",
+        node("span", "slower", class_="worse"),
+        ", ",
+        node("span", "faster", class_="better"),
+        ", ",
+        node("span", "accepted or no longer standing", class_="muted"),
+        ". The rows under a picture name the versions. The axis of times does not begin at 0.",
+        class_="muted",
+    )
+
+
+def _case(series: Series, serial: int) -> Element:
+    first, last = series.points[0], series.points[-1]
+    count = _plural(len(series.points), "recording")
+    span = f"{count}, {first.date[:10]} to {last.date[:10]}" if len(series.points) > 1 else count
+    found = _plural(len(series.changes), "change") if series.changes else "no change"
+    description = f"{_name(series)}: {span}; last {milliseconds(last.median)} ms; {found}, told below the picture."
+    changes = [
+        node("li", change.text, node("span", f" ({change.kind}, {TONES[tone(change)]})", class_="muted"), class_=tone(change))
+        for change in series.changes
+    ]
+    return node(
+        "article",
+        node("h3", _name(series)),
+        node("p", f"{span}; {series.machine}", class_="muted"),
+        *(chart(series, description, kind) for kind in WIDTHS),
+        node("ul", *changes, class_="changes") if changes else None,
+        _recordings(series),
+        id=f"case-{serial}",
+    )
+
+
+def _recordings(series: Series) -> Element:
+    """The picture as a table, the newest first."""
+    rows = [
+        [
+            node("span", each.date[:16].replace("T", " ")),
+            node("td", node("code", each.version_name)),
+            node("td", milliseconds(each.median), class_="number"),
+            node("td", f"{milliseconds(each.low)} to {milliseconds(each.high)}", class_="number"),
+        ]
+        for each in reversed(series.points)
+    ]
+    head = [("Recorded", ""), ("Version", ""), ("Median, ms", "number"), ("Interval, ms", "number")]
+    summary = node("summary", f"All {_plural(len(rows), 'recording')} as a table" if len(rows) > 1 else "As a table")
+    return node("details", summary, _table(head, rows, f"Recordings of {_name(series)}"))
+
+
+def _machines(series: Sequence[Series]) -> Element:
+    """The newest environment of each machine."""
+    newest = {}
+    for each in series:
+        known = newest.setdefault(each.machine, each.points[-1])
+        newest[each.machine] = max(known, each.points[-1], key=lambda point: point.date)
+    blocks = []
+    for machine, point in newest.items():
+        facts = {field: getattr(point.environment, field) for field in COMPARABLE}
+        known = {field.replace("_", " "): value for field, value in facts.items() if value is not None}
+        rows = (node("div", node("dt", field), node("dd", str(value))) for field, value in known.items())
+        blocks += [node("h3", machine), node("dl", *rows, class_="facts")]
+    title = "Machine" if len(newest) == 1 else "Machines"
+    return node("section", node("h2", f"{title}, as in the last recording"), *blocks)
