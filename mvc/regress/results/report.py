@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from mvc.regress.changes import FEWEST
 from mvc.regress.history import Change, Series
 from mvc.regress.recordings.recording import COMPARABLE
-from mvc.regress.results.chart import WIDTHS, brief, chart, milliseconds, percent, signed, sparkline, tone
+from mvc.regress.results.chart import WIDTHS, chart, milliseconds, sparkline, tone
+from mvc.regress.results.labels import brief, percent, signed
 from mvc.regress.results.markup import document, node
 
 STYLE = Path(__file__).with_name("report.css")
-TONES = {
-    "worse": "slower, and it stands",
-    "better": "faster, and it stands",
-    "accepted": "accepted",
-    "past": "stands no longer",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Contents:
 
 def page(contents: Contents) -> str:
     """The page as HTML that needs no other file."""
-    ordered = sorted(contents.series, key=lambda each: (-_worst(each), _name(each)))
+    ordered = sorted(contents.series, key=lambda each: (-max((c.ratio for c in each.alarms), default=0.0), each.name))
     return document(
         node(
             "html",
@@ -81,28 +77,25 @@ def page(contents: Contents) -> str:
     )
 
 
-def standing(series: Sequence[Series]) -> list[tuple[Series, Change]]:
-    """The changes for the worse that stand and were not accepted, the worst first."""
-    found = [(each, change) for each in series for change in each.changes if tone(change) == "worse"]
-    return sorted(found, key=lambda pair: -pair[1].ratio)
-
-
 def verdict(series: Sequence[Series]) -> str:
     """What stands, in words."""
-    worse = standing(series)
-    if not worse:
-        return "All quiet: no change for the worse stands"
-    (worst, change), count = worse[0], len(worse)
-    what = f"{count} changes for the worse stand, the worst" if count > 1 else "1 change for the worse stands:"
-    return f"{what} {percent(change)} in {_name(worst)}"
+    alarms = _alarms(series)
+    if alarms:
+        (worst, change), count = alarms[0], len(alarms)
+        what = f"{count} slowdowns stand, the worst" if count > 1 else "1 slowdown stands:"
+        return f"{what} {percent(change)} in {worst.name}"
+    judged = sum(each.judged for each in series)
+    if judged == len(series):
+        return "All quiet: no slowdown stands"
+    if not judged:
+        return f"Too early to tell: no case has {FEWEST} recordings"
+    return f"No slowdown stands in {judged} of {len(series)} lines; the others have fewer than {FEWEST} recordings"
 
 
-def _worst(series: Series) -> float:
-    return max((change.ratio for _, change in standing([series])), default=0.0)
-
-
-def _name(series: Series) -> str:
-    return series.case if series.metric == "time" else f"{series.case}, {series.metric}"
+def _alarms(series: Sequence[Series]) -> list[tuple[Series, Change]]:
+    """The changes for the worse that stand and were not accepted, the worst first."""
+    found = [(each, change) for each in series for change in each.alarms]
+    return sorted(found, key=lambda pair: -pair[1].ratio)
 
 
 def _plural(count: int, what: str) -> str:
@@ -110,17 +103,17 @@ def _plural(count: int, what: str) -> str:
 
 
 def _card(contents: Contents) -> Element:
-    series, worse = contents.series, standing(contents.series)
+    series, alarms = contents.series, _alarms(contents.series)
     last = max((each.points[-1] for each in series), key=lambda point: point.date)
     days = (contents.made.date() - datetime.fromisoformat(last.date).date()).days
-    absent = [_name(each) for each in series if each.points[-1].date != last.date]
-    accepted = sum(tone(change) == "accepted" for each in series for change in each.changes)
-    better = sum(tone(change) == "better" for each in series for change in each.changes)
+    absent = [each.name for each in series if each.points[-1].date != last.date]
+    accepted = sum(tone(each, change) == "accepted" for each in series for change in each.changes)
+    better = sum(tone(each, change) == "better" for each in series for change in each.changes)
     numbers = [
-        (percent(worse[0][1]) if worse else "none", "worst change that stands"),
-        (str(len(worse)), "changes for the worse stand"),
-        (str(better), "changes for the better stand"),
-        (str(accepted), "changes are accepted"),
+        (percent(alarms[0][1]) if alarms else "none", "worst slowdown that stands"),
+        (str(len(alarms)), "slowdowns stand"),
+        (str(better), "speed-ups stand"),
+        (str(accepted), "slowdowns are accepted"),
         (str(len({each.case for each in series})), "cases"),
         (str(len({point.date for each in series for point in each.points})), "recordings"),
     ]
@@ -131,7 +124,7 @@ def _card(contents: Contents) -> Element:
         node("p", "Last recording: ", node("strong", last.version_name), f", {when}."),
         node("p", f"Not in the last recording: {', '.join(absent)}.", class_="caution") if absent else None,
         node("dl", *(node("div", node("dt", what), node("dd", value)) for value, what in numbers)),
-        class_=f"card {'alarm' if worse else 'quiet'}",
+        class_=f"card {'alarm' if alarms else 'quiet' if all(each.judged for each in series) else 'unknown'}",
         aria_label="Summary",
     )
 
@@ -149,27 +142,31 @@ def _overview(series: Sequence[Series]) -> Element:
         last = each.points[-1]
         rows.append(
             [
-                node("a", _name(each), href=f"#case-{serial}"),
+                node("a", each.name, href=f"#case-{serial}"),
                 node("td", sparkline(each), class_="wide"),
                 node("td", milliseconds(last.median), class_="number"),
                 node("td", f"{milliseconds(last.low)} to {milliseconds(last.high)}", class_="number wide"),
                 node("td", *_standing(each)),
             ]
         )
-    head = [("Case", ""), ("Over time", "wide"), ("Last, ms", "number"), ("Interval, ms", "number wide"), ("Changes that stand", "")]
+    head = [("Case", ""), ("Over time", "wide"), ("Last, ms", "number"), ("Interval, ms", "number wide")]
+    head.append(("Changes that stand", ""))
     return node("section", node("h2", "At a glance"), _table(head, rows, "Each case at a glance", "glance"))
 
 
 def _standing(series: Series) -> Iterator[Element | str]:
     """What the overview says of a case: the changes that stand, each a line."""
-    shown = [change for change in series.changes if tone(change) in ("worse", "better")]
+    shown = [change for change in series.changes if tone(series, change) in ("worse", "better")]
     for change in shown:
-        yield node("div", node("strong", percent(change)), brief(change).removeprefix(percent(change)), class_=tone(change))
+        rest = brief(change).removeprefix(percent(change))
+        yield node("div", node("strong", percent(change)), rest, class_=tone(series, change))
     if not shown:
-        yield node("span", "no change", class_="muted")
+        yield node("span", "no change" if series.judged else "not judged yet", class_="muted")
 
 
-def _table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[Element]], name: str, style: str | None = None) -> Element:
+def _table(
+    head: Sequence[tuple[str, str]], rows: Sequence[Sequence[Element]], name: str, style: str | None = None
+) -> Element:
     """A table whose first cell in each row names the row; where it is too wide, it scrolls by itself."""
     columns = (node("th", text, class_=style or None, scope="col") for text, style in head)
     body = (node("tr", node("th", first, scope="row"), *others) for first, *others in rows)
@@ -240,14 +237,11 @@ def _case(series: Series, serial: int) -> Element:
     count = _plural(len(series.points), "recording")
     span = f"{count}, {first.date[:10]} to {last.date[:10]}" if len(series.points) > 1 else count
     found = _plural(len(series.changes), "change") if series.changes else "no change"
-    description = f"{_name(series)}: {span}; last {milliseconds(last.median)} ms; {found}, told below the picture."
-    changes = [
-        node("li", change.text, node("span", f" ({change.kind}, {TONES[tone(change)]})", class_="muted"), class_=tone(change))
-        for change in series.changes
-    ]
+    description = f"{series.name}: {span}; last {milliseconds(last.median)} ms; {found}, told below the picture."
+    changes = [node("li", change.text, class_=tone(series, change)) for change in series.changes]
     return node(
         "article",
-        node("h3", _name(series)),
+        node("h3", series.name),
         node("p", f"{span}; {series.machine}", class_="muted"),
         *(chart(series, description, kind) for kind in WIDTHS),
         node("ul", *changes, class_="changes") if changes else None,
@@ -269,7 +263,7 @@ def _recordings(series: Series) -> Element:
     ]
     head = [("Recorded", ""), ("Version", ""), ("Median, ms", "number"), ("Interval, ms", "number")]
     summary = node("summary", f"All {_plural(len(rows), 'recording')} as a table" if len(rows) > 1 else "As a table")
-    return node("details", summary, _table(head, rows, f"Recordings of {_name(series)}"))
+    return node("details", summary, _table(head, rows, f"Recordings of {series.name}"))
 
 
 def _machines(series: Sequence[Series]) -> Element:

@@ -1,0 +1,83 @@
+"""show all cases over their recordings on one HTML page that needs no network"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mvc.errors import UserError
+from mvc.regress import cases, history
+from mvc.regress.commands import options
+from mvc.regress.recordings import store
+from mvc.regress.recordings.recording import Recording
+from mvc.regress.results import report
+from mvc.regress.results.summary import SCHEMA
+
+EXAMPLES = """examples:
+  python -m mvc.regress report bench/baselines --output page.html
+  python -m mvc.regress report bench/baselines --comparison result.json --title "Latency of main" --output page.html
+
+result.json is what compare --json writes
+
+exit status: 0 the page is written; whether a slowdown stands is the exit status of history"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of baselines")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="page to write")
+    parser.add_argument("--comparison", type=Path, metavar="FILE", help="also show this result of compare --json")
+    parser.add_argument("--title", default="Latency over time", metavar="TEXT", help="of the page")
+    parser.add_argument("--cases", metavar="FILE", help="TOML file whose thresholds count (default mvc's own)")
+
+
+def run(args: argparse.Namespace) -> int:
+    options.require_writable(output=args.output)
+    comparison = args.comparison and _comparison(args.comparison)
+    recordings, left_out = _recordings(args.folder)
+    device = recordings[-1].environment.device.partition(":")[0]
+    series = history.series(recordings, thresholds=cases.load(args.cases, device=device).thresholds)
+    contents = report.Contents(args.title, series, comparison, left_out, datetime.now(timezone.utc))
+    options.write(args.output, lambda: report.page(contents))
+    print(f"wrote {args.output}: {report.verdict(series)}")
+    return 0
+
+
+def _recordings(folder: Path) -> tuple[list[Recording], list[str]]:
+    """The recordings under a folder, and why others could not be read, a line each.
+
+    Raises:
+        UserError: there is no folder, or nothing in it could be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name the one that record --baselines fills")
+    found, left_out = [], []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            found.append(store.read(path))
+        except UserError as error:
+            left_out.append(str(error))
+    if not found:
+        why = "; ".join(left_out) or "it has no recording"
+        raise UserError(f"nothing in {folder} can be shown: {why}; fill it with record --baselines {folder}")
+    return found, left_out
+
+
+def _comparison(path: Path) -> dict[str, Any]:
+    """What compare --json wrote.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    remedy = "name a file that compare --json wrote with this version"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--comparison {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"--comparison {path} is no JSON; {remedy}") from error
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise UserError(f"--comparison {path} is not of the format {SCHEMA}; {remedy}")
+    return facts

@@ -1,0 +1,215 @@
+"""The page of all cases: what it says, that foreign text stays text, and that it needs no other file."""
+
+import dataclasses
+import re
+from datetime import datetime, timezone
+from html.parser import HTMLParser
+
+import made_up_recordings
+import pytest
+from made_up_recordings import nightly, six_months, varying
+
+from mvc.regress import history
+from mvc.regress.__main__ import main
+from mvc.regress.changes import FEWEST
+from mvc.regress.recordings import store
+from mvc.regress.results import chart, labels, report
+from mvc.regress.results.markup import document, node
+
+pytest.importorskip("ruptures", reason="ruptures, of the extra `history`, is not installed")
+
+MADE = datetime(2026, 7, 1, tzinfo=timezone.utc)
+VOID = ("meta",)
+FOREIGN = "</script></style><script>alert('1')</script><b onclick=\"x\">&amp;\x1b[31m"
+SHOWN = FOREIGN.replace("\x1b", "?")
+
+
+class Page(HTMLParser):
+    """A page's elements as (tag, attributes), and its texts; every element is closed where it belongs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(f"{each}\n" for each in self.texts).split())
+
+
+def page(recordings, **changes) -> Page:
+    contents = report.Contents("Latency", history.series(recordings), None, [], MADE)
+    return Page(report.page(dataclasses.replace(contents, **changes)))
+
+
+@pytest.fixture(scope="module")
+def months():
+    return history.series(six_months())
+
+
+def test_every_case_change_and_version_is_there_as_text(months):
+    text = page([], series=months).text
+    for each in months:
+        assert each.name in text
+        assert each.points[-1].version_name in text
+        assert all(change.text in text for change in each.changes)
+    for version in ("570.124", "580.65", "2.14.1", "2.15.0", "Example GPU"):
+        assert version in text
+    assert text.count("All 180 recordings as a table") == len(months)
+
+
+def test_the_first_words_are_the_verdict(months):
+    found = page([], series=months)
+    alarms = [change for each in months for change in each.alarms]
+    worst = labels.percent(max(alarms, key=lambda change: change.ratio))
+    assert len(alarms) == 2
+    words = f"2 slowdowns stand, the worst {worst} in decoder"
+    assert found.texts[found.texts.index(words) - 1] == "Latency", "the heading is followed by it"
+    assert f"Latency: {words}" in found.texts, "the window's title"
+
+
+@pytest.mark.parametrize(
+    ("nights", "ratio", "words", "style"),
+    [
+        (1, 1.0, f"Too early to tell: no case has {FEWEST} recordings", "card unknown"),
+        (20, 1.0, "All quiet: no slowdown stands", "card quiet"),
+        (20, 1.3, "1 slowdown stands: +30.0% in scan", "card alarm"),
+        (20, 0.7, "All quiet: no slowdown stands", "card quiet"),
+    ],
+)
+def test_the_card(nights, ratio, words, style):
+    seconds = varying((0, 1e-3), (10, ratio * 1e-3), nights=nights)
+    found = page(nightly({"scan": seconds}, noise=0.0))
+    assert words in found.texts
+    assert ("section", {"class": style, "aria-label": "Summary"}) in found.elements
+
+
+def test_a_case_without_the_last_recording_is_named():
+    recordings = nightly({"scan": [1e-3] * 8, "gone": [1e-3] * 8})
+    recordings[-1] = recordings[-1]._replace(cases={"scan": recordings[-1].cases["scan"]})
+    assert "Not in the last recording: gone." in page(recordings).text
+
+
+def test_foreign_text_stays_text():
+    recordings = nightly({FOREIGN: varying((0, 1e-3), (10, 2e-3), nights=20)}, driver=[FOREIGN] * 20)
+    found = page(recordings, title=FOREIGN, left_out=[FOREIGN])
+    assert {tag for tag, _ in found.elements}.isdisjoint({"script", "b"})
+    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
+    assert found.texts.count(SHOWN) >= 4, "the title, the case, the driver, and what was left out"
+
+
+def test_the_page_needs_no_other_file(months):
+    found = page([], series=months)
+    for _, attributes in found.elements:
+        assert attributes.keys().isdisjoint({"src", "srcset", "action", "data"})
+        assert attributes.get("href", "#").startswith("#")
+    style = report.STYLE.read_text()
+    assert style in "".join(found.texts)
+    assert not re.search(r"url\(|@import|https?:|</", style)
+    targets = {attributes["href"][1:] for _, attributes in found.elements if "href" in attributes}
+    assert targets == {attributes["id"] for tag, attributes in found.elements if tag == "article"}
+
+
+def test_pictures_have_text_alternatives(months):
+    pictures = [attributes for tag, attributes in page([], series=months).elements if tag == "svg"]
+    assert len(pictures) == 3 * len(months)
+    for attributes in pictures:
+        assert attributes.get("aria-hidden") == "true" or attributes["aria-label"]
+
+
+@pytest.mark.parametrize("kind", chart.WIDTHS)
+def test_many_changes_leave_labels_that_do_not_clash(kind):
+    """So many steps have no room for as many sentences."""
+    seconds = [1e-3 * 1.2 ** (night // 8) for night in range(120)]
+    (series,) = history.series(nightly({"scan": seconds}, noise=0.001))
+    assert len(series.changes) > 10
+    width = chart.WIDTHS[kind]
+    marks = [width * change.index / 120 for change in series.changes]
+    found = labels.placed(series, marks, left=0, right=width, wordings=chart.WORDINGS[kind])
+    assert 0 < len(found) <= len(series.changes)
+    assert not [(one, other) for one in found for other in found if one is not other and one.clashes(other)]
+    assert all(each.left >= 0 and each.right <= width and each.row < labels.MOST_ROWS for each in found)
+
+
+def test_a_label_clashes_with_text_and_with_marks_that_run_through_it():
+    lower = labels.Label(None, "+6.1%", row=0, mark=100, left=101, right=150)
+    assert lower.clashes(lower._replace(mark=140, left=141, right=190)), "text over text"
+    assert lower.clashes(lower._replace(row=1, mark=120, left=121, right=170)), "the upper mark runs down through it"
+    assert not lower.clashes(lower._replace(row=1, mark=90, left=91, right=140))
+    assert not lower.clashes(lower._replace(mark=160, left=161, right=210))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0.8, 1.1, ["0.8", "0.9", "1.0", "1.1"]),
+        (119.0, 131.0, ["120.0", "122.5", "125.0", "127.5", "130.0"]),
+        (0.0117, 0.0127, ["0.0118", "0.0120", "0.0122", "0.0124", "0.0126"]),
+        (0.0, 230.0, ["0", "50", "100", "150", "200"]),
+        (1.0, 5.9, ["1", "2", "3", "4", "5"]),
+    ],
+)
+def test_ticks_are_round(low, high, texts):
+    assert chart.ticks(low, high) == texts
+
+
+def test_an_axis_neither_magnifies_noise_nor_is_flattened_by_one_interval():
+    (series,) = history.series(nightly({"scan": [1e-3] * 8}, noise=0.001))
+    low, high = chart.axis(series.points)
+    assert high - low >= chart.LEAST_SPAN * 1e-3
+    wide = dataclasses.replace(series.points[3], high=1.0)
+    assert chart.axis([*series.points, wide])[1] < 2e-3
+
+
+def test_elements_hold_text_and_numbers_as_they_are_meant():
+    made = node("p", "a < b", node("b", "c"), " & d", None, class_="x", stroke_width=1.0, x=2.345, title=None)
+    assert document(made) == (
+        '<!doctype html>\n<p class="x" stroke-width="1" x="2.35">a &lt; b<b>c</b> &amp; d</p>\n'
+    ).replace("2.35", f"{2.345:.2f}")
+
+
+def test_the_command_writes_the_page_and_says_the_verdict(tmp_path, capsys):
+    folder, output = tmp_path / "baselines", tmp_path / "page.html"
+    for each in nightly({"scan": [1e-3] * 8}):
+        store.write(each, store.baseline_path(folder, each))
+    (folder / "broken.json").write_text("{")
+    assert main(["report", str(folder), "--output", str(output), "--title", "Ours"]) == 0
+    assert capsys.readouterr().out == f"wrote {output}: All quiet: no slowdown stands\n"
+    found = Page(output.read_text())
+    assert "Left out: 1 recording" in found.texts
+    assert "Ours" in found.texts
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["baselines", "page.html"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("nowhere", "is no folder"), ("empty", "has no recording"), ("broken", "is no JSON, or is cut off")],
+)
+def test_nothing_to_show_is_an_error_with_its_remedy(folder, message, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.json").write_text("{")
+    output = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / folder), "--output", str(output)]) == 64
+    error = capsys.readouterr().err
+    assert message in error
+    assert "--baselines" in error
+    assert not output.exists()
+
+
+def test_made_up_recordings_are_read_back(tmp_path):
+    made_up_recordings.write(tmp_path)
+    assert len(list(tmp_path.rglob("*.json"))) == made_up_recordings.NIGHTS
