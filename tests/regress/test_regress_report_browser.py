@@ -19,7 +19,8 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser is installed; looked for {', '.join(NAMES)}")
 
 # Shows the page in a frame of that width, which may be narrower than a browser's window, and writes what is wrong.
-FRAME = """<!doctype html><iframe id="frame" style="width: {width}px; height: 900px; border: 0" srcdoc="{page}"></iframe>
+FRAME = """<!doctype html>
+<iframe id="frame" style="width: {width}px; height: 900px; border: 0" srcdoc="{page}"></iframe>
 <pre id="found"></pre><script>
 frame.onload = () => {{
   const page = frame.contentDocument, seen = each => each.getBoundingClientRect().width > 0;

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mvc.errors import UserError
-from mvc.regress import cases, history
+from mvc.regress import history
 from mvc.regress.commands import options
-from mvc.regress.recordings import store
-from mvc.regress.recordings.recording import Recording
+from mvc.regress.recordings import baselines
 from mvc.regress.results import report
 from mvc.regress.results.summary import SCHEMA
 
@@ -30,39 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="page to write")
     parser.add_argument("--comparison", type=Path, metavar="FILE", help="also show this result of compare --json")
     parser.add_argument("--title", default="Latency over time", metavar="TEXT", help="of the page")
-    parser.add_argument("--cases", metavar="FILE", help="TOML file whose thresholds count (default mvc's own)")
 
 
 def run(args: argparse.Namespace) -> int:
     options.require_writable(output=args.output)
     comparison = args.comparison and _comparison(args.comparison)
-    recordings, left_out = _recordings(args.folder)
-    device = recordings[-1].environment.device.partition(":")[0]
-    series = history.series(recordings, thresholds=cases.load(args.cases, device=device).thresholds)
-    contents = report.Contents(args.title, series, comparison, left_out, datetime.now(timezone.utc))
+    found = baselines.found(args.folder)
+    if not found.recordings:
+        why = "; ".join(found.unreadable) or "it has no recording"
+        raise UserError(f"nothing in {args.folder} can be shown: {why}; record with --baselines {args.folder}")
+    series = history.series([*found.recordings.values()])
+    contents = report.Contents(args.title, series, comparison, found.unreadable, datetime.now(timezone.utc))
     options.write(args.output, lambda: report.page(contents))
     print(f"wrote {args.output}: {report.verdict(series)}")
     return 0
-
-
-def _recordings(folder: Path) -> tuple[list[Recording], list[str]]:
-    """The recordings under a folder, and why others could not be read, a line each.
-
-    Raises:
-        UserError: there is no folder, or nothing in it could be read.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name the one that record --baselines fills")
-    found, left_out = [], []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            found.append(store.read(path))
-        except UserError as error:
-            left_out.append(str(error))
-    if not found:
-        why = "; ".join(left_out) or "it has no recording"
-        raise UserError(f"nothing in {folder} can be shown: {why}; fill it with record --baselines {folder}")
-    return found, left_out
 
 
 def _comparison(path: Path) -> dict[str, Any]:
