@@ -113,7 +113,7 @@ def axis(points: Sequence[Point]) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
-def ticks(low: float, high: float, *, most: int = 5) -> list[str]:
+def ticks(low: float, high: float, *, most: int = 6) -> list[str]:
     """Round values of an axis, with as many digits as tell them apart."""
     raw = (high - low) / most
     power = math.floor(math.log10(raw))
@@ -216,9 +216,10 @@ def _line(frame: Frame, points: Sequence[Point]) -> Iterator[Element]:
         yield node("path", class_="whisker", d=_path([*upper, *lower]))
     yield node("path", class_="ribbon", d=f"{_path([*upper, *reversed(lower)])}Z")
     yield node("path", class_="line", d=_path(places))
-    radius = 3 if frame.step >= 14 else 2
-    for x, y in places if frame.step >= 7 else places[-1:]:
-        yield node("circle", class_="dot", cx=x, cy=y, r=radius)
+    *others, last = places
+    for x, y in others if frame.step >= 7 else ():
+        yield node("circle", class_="dot", cx=x, cy=y, r=min(3, frame.step / 4))
+    yield node("circle", class_="dot", cx=last[0], cy=last[1], r=3)
 
 
 def _readout(frame: Frame, points: Sequence[Point]) -> Element:

@@ -75,7 +75,8 @@ def at(change: Change) -> str:
 
 def brief(change: Change) -> str:
     """The change with its version and what else changed there."""
-    return f"{at(change)} ({', '.join(change.causes)})" if change.causes else at(change)
+    meanwhile = "" if change.kind == "step" else "meanwhile "
+    return f"{at(change)} ({meanwhile}{', '.join(change.causes)})" if change.causes else at(change)
 
 
 def cut(text: str, room: float) -> str:

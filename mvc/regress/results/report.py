@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from mvc.regress.changes import FEWEST
-from mvc.regress.history import Change, Series
+from mvc.regress.history import Change, Point, Series
 from mvc.regress.recordings.recording import COMPARABLE
 from mvc.regress.results.chart import WIDTHS, chart, milliseconds, sparkline, tone
 from mvc.regress.results.labels import brief, percent, signed
@@ -98,15 +98,24 @@ def _alarms(series: Sequence[Series]) -> list[tuple[Series, Change]]:
     return sorted(found, key=lambda pair: -pair[1].ratio)
 
 
+def _last(series: Sequence[Series]) -> Point:
+    """The last recording; the points of a series stand in the order of their commits."""
+    return max((point for each in series for point in each.points), key=lambda point: point.date)
+
+
+def _of(series: Sequence[Series], machine: str) -> list[Series]:
+    return [each for each in series if each.machine == machine]
+
+
 def _plural(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _card(contents: Contents) -> Element:
     series, alarms = contents.series, _alarms(contents.series)
-    last = max((each.points[-1] for each in series), key=lambda point: point.date)
+    last = _last(series)
     days = (contents.made.date() - datetime.fromisoformat(last.date).date()).days
-    absent = [each.name for each in series if each.points[-1].date != last.date]
+    absent = [each.name for each in series if _last([each]).date != _last(_of(series, each.machine)).date]
     accepted = sum(tone(each, change) == "accepted" for each in series for change in each.changes)
     better = sum(tone(each, change) == "better" for each in series for change in each.changes)
     numbers = [
@@ -137,12 +146,12 @@ def _left_out(lines: Sequence[str]) -> Element | None:
 
 
 def _overview(series: Sequence[Series]) -> Element:
-    rows = []
+    rows, several = [], len({each.machine for each in series}) > 1
     for serial, each in enumerate(series):
-        last = each.points[-1]
+        last, link = each.points[-1], node("a", each.name, href=f"#case-{serial}")
         rows.append(
             [
-                node("a", each.name, href=f"#case-{serial}"),
+                node("span", link, node("div", each.machine, class_="muted")) if several else link,
                 node("td", sparkline(each), class_="wide"),
                 node("td", milliseconds(last.median), class_="number"),
                 node("td", f"{milliseconds(last.low)} to {milliseconds(last.high)}", class_="number wide"),
@@ -268,15 +277,13 @@ def _recordings(series: Series) -> Element:
 
 def _machines(series: Sequence[Series]) -> Element:
     """The newest environment of each machine."""
-    newest = {}
-    for each in series:
-        known = newest.setdefault(each.machine, each.points[-1])
-        newest[each.machine] = max(known, each.points[-1], key=lambda point: point.date)
+    machines = list(dict.fromkeys(each.machine for each in series))
     blocks = []
-    for machine, point in newest.items():
+    for machine in machines:
+        point = _last(_of(series, machine))
         facts = {field: getattr(point.environment, field) for field in COMPARABLE}
         known = {field.replace("_", " "): value for field, value in facts.items() if value is not None}
         rows = (node("div", node("dt", field), node("dd", str(value))) for field, value in known.items())
         blocks += [node("h3", machine), node("dl", *rows, class_="facts")]
-    title = "Machine" if len(newest) == 1 else "Machines"
+    title = "Machine" if len(machines) == 1 else "Machines"
     return node("section", node("h2", f"{title}, as in the last recording"), *blocks)
