@@ -161,7 +161,7 @@ def search(
     Raises:
         UserError: `good` is no ancestor of `bad`.
     """
-    _require_ancestor(good, bad, root)
+    require_ancestor(good, bad, root)
     goods, skipped = [good], set()
     while True:
         suspects = _suspects(bad, goods, first_parent, root)
@@ -182,7 +182,7 @@ def search(
             skipped.add(commit)
 
 
-def _require_ancestor(good: str, bad: str, root: Path) -> None:
+def require_ancestor(good: str, bad: str, root: Path) -> None:
     if good == bad:
         raise UserError(f"GOOD and BAD are both {good[:12]}; name two commits")
     if attempt("merge-base", "--is-ancestor", good, bad, folder=root) is not None:
