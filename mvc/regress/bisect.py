@@ -98,7 +98,7 @@ class Bisection(NamedTuple):
             [each.commit.id[:12], each.commit.subject[:SHOWN], WORDS[each.answer], "; ".join(_findings(each))]
             for each in self.tried
         ]
-        headers = ("commit", "subject", "answer", f"against {self.good.asked}")
+        headers = ("commit", "subject", "answer", f"against {self.good.name}")
         return f"{tabulate(rows, headers=headers)}\n{self.conclusion}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def search(
         commit = _choice(undecided, len(skipped.intersection(suspects)))
         steps = math.ceil(math.log2(len(undecided) + 1))
         what = f"one of {len(suspects)} commits is the first slow one, about {steps} to try"
-        with progress.step(f"{what}: {describe(commit, root)}"):
-            answer = judge(commit)
+        progress.say(f"{what}: {describe(commit, root)}")
+        answer = judge(commit)
         progress.say(f"{commit[:12]}: {WORDS[answer]}")
         if answer == "bad":
             bad = commit
