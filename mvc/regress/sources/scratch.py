@@ -92,7 +92,7 @@ def device_lock(device: torch.device, progress: Progress, *, wait: bool = True) 
     if (lock := _lock(path, make=True)) is None:
         holder = f"process {_text(path) or 'of another run'} measures on {device}"
         if not wait:
-            raise UserError(f"{holder} already; wait for its end, or leave out the option that refuses to wait")
+            raise UserError(f"{holder} already; wait for its end, or leave out --no-wait")
         with progress.step(f"waiting: {holder}"):
             while (lock := _lock(path, make=True)) is None:
                 time.sleep(POLL_SECONDS)
