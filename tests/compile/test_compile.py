@@ -15,9 +15,11 @@ from places import DATA, ROOT
 
 from mvc import create_model, load_weights
 from mvc.cli import write_json
-from mvc.compile import report
+from mvc.compile import __main__ as compiling, report
 from mvc.compile.__main__ import main
+from mvc.compile.compiler import CompileReport
 from mvc.errors import UserError
+from mvc.measure.ladder import Rung
 from mvc.model.image import load_image, preprocess, top_classes
 
 PHOTO = DATA / "chelsea.png"
@@ -87,6 +89,31 @@ def test_ladder_operators_trace_and_picture(tmp_path, capsys):
     assert all(row.keys() == {"name", "compile_seconds", *report.ROW} for row in facts["ladder"])
     assert sum(row["seconds"] for row in facts["operators"]["rows"]) > 0
     assert all(path.is_file() for path in files.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rung", "same"),
+    [
+        (["--backend", "inductor"], "inductor", True),
+        (["--backend", "inductor", "--dynamic"], "inductor", False),
+        (["--backend", "mvc"], "mvc", True),
+        (["--backend", "mvc", "--frozen"], "mvc", False),
+        (["--backend", "mvc", "--frozen"], "frozen", True),
+        (["--backend", "mvc", "--passes", "lower_scan"], "mvc:lower_scan", True),
+        (["--backend", "eager"], "reference", False),
+    ],
+)
+def test_a_rung_that_is_what_was_compiled_is_not_built_again(arguments, rung, same, monkeypatch):
+    """Compiled and rungs are the model itself here; what counts is which are asked for."""
+    built = []
+    seconds = CompileReport("eager", "default", None, None)
+    monkeypatch.setattr(compiling, "compile_model", lambda model, x, **options: (model, seconds))
+    monkeypatch.setattr(compiling, "build", lambda name, model, x, **options: built.append(name) or Rung(name, model))
+    monkeypatch.setattr(compiling, "measure", lambda *arguments, **options: None)
+    monkeypatch.setattr(compiling, "Results", lambda **facts: facts)
+    facts = compiling.run(compiling._parser().parse_args([*QUICK, "--quiet", *arguments, "--ladder", rung]))
+    assert built == ([] if same else [rung])
+    assert [each.name for each in facts["rungs"]] == ["eager", "compiled", rung]
 
 
 @pytest.mark.slow

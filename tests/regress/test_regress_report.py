@@ -90,15 +90,27 @@ def test_the_first_words_are_the_verdict(months):
 )
 def test_the_card(nights, ratio, words, style):
     seconds = varying((0, 1e-3), (10, ratio * 1e-3), nights=nights)
-    found = page(nightly({"scan": seconds}, noise=0.0))
+    found = page(nightly({"scan": seconds}, noise=0.0), made=FIRST + timedelta(days=nights))
     assert words in found.texts
     assert ("section", {"class": style, "aria-label": "Summary"}) in found.elements
 
 
-def test_a_case_without_the_last_recording_is_named():
-    recordings = nightly({"scan": [1e-3] * 8, "gone": [1e-3] * 8})
-    recordings[-1] = recordings[-1]._replace(cases={"scan": recordings[-1].cases["scan"]})
-    assert "Not in the last recording: gone." in page(recordings).text
+@pytest.mark.parametrize("ratio", [1.0, 1.3], ids=["quiet", "alarm"])
+def test_what_is_not_seen_is_said_first(ratio):
+    """A page is not green where it is blind."""
+    seconds = varying((0, 1e-3), (10, ratio * 1e-3), nights=20)
+    recordings = nightly({"scan": seconds, "gone": seconds, "new": seconds}, noise=0.0)
+    for i, each in enumerate(recordings):
+        missing = "gone" if i == 19 else "new" if i < 15 else None
+        recordings[i] = each._replace(cases={name: case for name, case in each.cases.items() if name != missing})
+    found = page(recordings, made=FIRST + timedelta(days=30), left_out=["a.json is cut off"])
+    doubts = (
+        "nothing was recorded for 11 days; gone is not in the last recording; new has fewer than 6 recordings; "
+        "1 recording could not be read"
+    )
+    assert (f"No slowdown stands, but {doubts}" if ratio == 1 else f"Not sure: {doubts}.") in found.texts
+    style = "card unknown" if ratio == 1 else "card alarm"
+    assert ("section", {"class": style, "aria-label": "Summary"}) in found.elements
 
 
 def test_machines_are_told_apart():
@@ -109,7 +121,7 @@ def test_machines_are_told_apart():
         *nightly({"scan": [2e-3] * 8}, first=FIRST - timedelta(days=9), **other),
     ]
     found = page(recordings)
-    assert "Not in the last recording" not in found.text
+    assert "not in the last recording" not in found.text
     assert "Machines, as in the last recording" in found.texts
     for machine in ("cuda-example-gpu-16-threads", "cuda-another-gpu-16-threads"):
         assert found.texts.count(machine) == 2, "at a glance, and with its facts"
@@ -198,7 +210,8 @@ def test_the_command_writes_the_page_and_says_the_verdict(tmp_path, capsys):
     write(folder, nightly({"scan": [1e-3] * 8}))
     (folder / "broken.json").write_text("{")
     assert main(["report", str(folder), "--output", str(output), "--title", "Ours"]) == 0
-    assert capsys.readouterr().out == f"wrote {output}: All quiet: no slowdown stands\n"
+    said = f"wrote {output}: No slowdown stands, but nothing was recorded for "
+    assert re.fullmatch(re.escape(said) + r"\d+ days; 1 recording could not be read\n", capsys.readouterr().out)
     found = Page(output.read_text())
     assert "Left out: 1 recording" in found.texts
     assert "Ours" in found.texts

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     series = history.series([*found.recordings.values()])
     contents = report.Contents(args.title, series, comparison, found.unreadable, datetime.now(timezone.utc))
     options.write(args.output, lambda: report.page(contents))
-    print(f"wrote {args.output}: {report.verdict(series)}")
+    print(f"wrote {args.output}: {report.verdict(contents)}")
     return 0
 
 

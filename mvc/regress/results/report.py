@@ -17,6 +17,7 @@ from mvc.regress.results.chart import WIDTHS, chart, milliseconds, sparkline, to
 from mvc.regress.results.labels import brief, percent, signed
 from mvc.regress.results.markup import document, node
 
+STALE = 7  # days without a recording after which nothing is known of today
 STYLE = Path(__file__).with_name("report.css")
 
 
@@ -50,7 +51,7 @@ def page(contents: Contents) -> str:
                 node("meta", charset="utf-8"),
                 node("meta", name="viewport", content="width=device-width, initial-scale=1"),
                 node("meta", name="color-scheme", content="light dark"),
-                node("title", f"{contents.title}: {verdict(contents.series)}"),
+                node("title", f"{contents.title}: {verdict(contents)}"),
                 node("style", STYLE.read_text(encoding="utf-8")),
             ),
             node(
@@ -77,19 +78,37 @@ def page(contents: Contents) -> str:
     )
 
 
-def verdict(series: Sequence[Series]) -> str:
-    """What stands, in words."""
-    alarms = _alarms(series)
+def verdict(contents: Contents) -> str:
+    """What stands, in words; without a slowdown also why that is not sure."""
+    series, alarms = contents.series, _alarms(contents.series)
     if alarms:
         (worst, change), count = alarms[0], len(alarms)
         what = f"{count} slowdowns stand, the worst" if count > 1 else "1 slowdown stands:"
         return f"{what} {percent(change)} in {worst.name}"
-    judged = sum(each.judged for each in series)
-    if judged == len(series):
-        return "All quiet: no slowdown stands"
-    if not judged:
+    if not any(each.judged for each in series):
         return f"Too early to tell: no case has {FEWEST} recordings"
-    return f"No slowdown stands in {judged} of {len(series)} lines; the others have fewer than {FEWEST} recordings"
+    doubts = _doubts(contents)
+    return f"No slowdown stands, but {'; '.join(doubts)}" if doubts else "All quiet: no slowdown stands"
+
+
+def _doubts(contents: Contents) -> list[str]:
+    """Why a slowdown may stand that is not seen."""
+    series = contents.series
+    doubts = []
+    if (days := _age(contents)) >= STALE:
+        doubts.append(f"nothing was recorded for {days} days")
+    if absent := [each.name for each in series if _last([each]).date != _last(_of(series, each.machine)).date]:
+        doubts.append(f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not in the last recording")
+    if few := [each.name for each in series if not each.judged]:
+        doubts.append(f"{', '.join(few)} {'has' if len(few) == 1 else 'have'} fewer than {FEWEST} recordings")
+    if contents.left_out:
+        doubts.append(f"{_plural(len(contents.left_out), 'recording')} could not be read")
+    return doubts
+
+
+def _age(contents: Contents) -> int:
+    """Days from the last recording to the page."""
+    return max(0, (contents.made.date() - datetime.fromisoformat(_last(contents.series).date).date()).days)
 
 
 def _alarms(series: Sequence[Series]) -> list[tuple[Series, Change]]:
@@ -113,9 +132,7 @@ def _plural(count: int, what: str) -> str:
 
 def _card(contents: Contents) -> Element:
     series, alarms = contents.series, _alarms(contents.series)
-    last = _last(series)
-    days = (contents.made.date() - datetime.fromisoformat(last.date).date()).days
-    absent = [each.name for each in series if _last([each]).date != _last(_of(series, each.machine)).date]
+    last, days, doubts = _last(series), _age(contents), _doubts(contents)
     accepted = sum(tone(each, change) == "accepted" for each in series for change in each.changes)
     better = sum(tone(each, change) == "better" for each in series for change in each.changes)
     numbers = [
@@ -129,11 +146,11 @@ def _card(contents: Contents) -> Element:
     when = f"{last.date[:16].replace('T', ' ')}, {'today' if days == 0 else _plural(days, 'day') + ' before this page'}"
     return node(
         "section",
-        node("p", verdict(series), class_="verdict"),
+        node("p", verdict(contents), class_="verdict"),
         node("p", "Last recording: ", node("strong", last.version_name), f", {when}."),
-        node("p", f"Not in the last recording: {', '.join(absent)}.", class_="caution") if absent else None,
+        node("p", f"Not sure: {'; '.join(doubts)}.", class_="caution") if alarms and doubts else None,
         node("dl", *(node("div", node("dt", what), node("dd", value)) for value, what in numbers)),
-        class_=f"card {'alarm' if alarms else 'quiet' if all(each.judged for each in series) else 'unknown'}",
+        class_=f"card {'alarm' if alarms else 'unknown' if doubts else 'quiet'}",
         aria_label="Summary",
     )
 
