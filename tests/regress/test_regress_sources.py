@@ -3,6 +3,8 @@
 import os
 import shutil
 import stat
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from git_repository import Repository, run
@@ -36,6 +38,10 @@ def written(monkeypatch, tmp_path):
 
         yield written
     assert list(temporary.iterdir()) == []
+
+
+class Clone(NamedTuple):
+    folder: Path
 
 
 def state(folder):
@@ -87,6 +93,16 @@ def test_a_checkout_that_cannot_be_written_to_will_do(repository, written):
 
 def test_the_working_tree_is_the_checkout_itself(repository, written):
     assert written(repository, ".") == (repository.folder, [])
+
+
+def test_a_work_tree_of_the_users_is_a_checkout_too(repository, tmp_path):
+    repository.git("worktree", "add", "--quiet", "-b", "topic", tmp_path / "tree")
+    repository.write({"../tree/a.py": "changed"})
+    pair = resolve("HEAD", ".", folder=tmp_path / "tree")
+    assert [(side.branch, side.dirty) for side in (pair.base, pair.head)] == [("topic", False), ("topic", True)]
+    with Scratch() as scratch:
+        assert (sources(pair.base, scratch).folder / "a.py").read_text() == "1"
+    assert len(repository.git("worktree", "list").splitlines()) == 2
 
 
 def test_submodules_are_written_or_told(repository, written, tmp_path):
@@ -227,6 +243,26 @@ def test_a_repository_of_another_user_is_refused_with_the_command_that_trusts_it
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(GitError, match=f"--add safe.directory {repository.folder}`$"):
         checkout(repository.folder, "installed")
+
+
+def test_files_that_a_partial_clone_cannot_fetch_are_told(repository, written, tmp_path):
+    repository.git("config", "uploadpack.allowFilter", "true")
+    partial = tmp_path / "partial"
+    run(
+        "git",
+        "clone",
+        "--quiet",
+        "--no-checkout",
+        "--filter=blob:none",
+        f"file://{repository.folder}",
+        partial,
+        cwd=tmp_path,
+    )
+    repository.folder.rename(tmp_path / "gone")
+    with pytest.raises(
+        GitError, match=r"partial/\.git: this clone lacks files .*; let it be reached, or clone without"
+    ):
+        written(Clone(partial))
 
 
 def test_an_unknown_complaint_is_passed_on(repository):

@@ -26,6 +26,10 @@ REMEDIES = (  # the first complaint that is found decides; {folder} and the grou
         "Git LFS failed; install git-lfs, or where the cases do not read such files set GIT_LFS_SKIP_SMUDGE=1, and"
         " without git-lfs run `git config --global --remove-section filter.lfs`",
     ),
+    (
+        r"from promisor remote",
+        "this clone lacks files that its remote did not hand out; let it be reached, or clone without --filter",
+    ),
 )
 SHOWN = 5  # lines of git's complaint
 
@@ -75,7 +79,7 @@ def git(
             raise NoRepository(f"{where} is no folder; name a checkout") from error
         raise NoRepository(f"git cannot be run ({error.strerror}); install it, or compare two recordings") from error
     if done.returncode:
-        raise _refusal(arguments, where, done.stderr.strip())
+        raise _refusal(arguments, (environment or {}).get("GIT_DIR", where), done.stderr.strip())
     return done.stdout.strip()
 
 
@@ -105,13 +109,13 @@ class _Unknown(GitError):
     """A refusal for which no remedy is known."""
 
 
-def _refusal(arguments: tuple[str, ...], where: Path, complaint: str) -> GitError:
+def _refusal(arguments: tuple[str, ...], where: str | Path, complaint: str) -> GitError:
     for pattern, remedy in REMEDIES:
         if found := re.search(pattern, complaint):
             return GitError(f"{where}: {remedy.format(**found.groupdict())}")
     if "not a git repository" in complaint:
         return NoRepository(f"{where} is not a git repository; run in a checkout, or compare two recordings")
-    lines = complaint.splitlines()
+    lines = [line for line in complaint.splitlines() if line]
     said = "; ".join(lines[-SHOWN:]) or "it does not say why"
     command = next((each for each in arguments if not each.startswith("-")), "")
     return _Unknown(f"git {command} failed in {where}: {said}")
