@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from xml.etree.ElementTree import Element, tostring
 
 FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML; compilers colour messages
@@ -45,3 +46,20 @@ def _text(value: str | float) -> str:
 def document(root: Element) -> str:
     """The text of an HTML document."""
     return f"<!doctype html>\n{tostring(root, encoding='unicode', method='html')}\n"
+
+
+def table(
+    head: Sequence[tuple[str, str]], rows: Sequence[Sequence[Element]], name: str, style: str | None = None
+) -> Element:
+    """A table whose first cell in each row names the row; where it is too wide, it scrolls by itself.
+
+    Args:
+        head: of each column the text and the class.
+        rows: of each row the contents of its first cell, and the other cells.
+        name: for those who do not see the table.
+        style: its class.
+    """
+    columns = (node("th", text, class_=style or None, scope="col") for text, style in head)
+    body = (node("tr", node("th", first, scope="row"), *others) for first, *others in rows)
+    made = node("table", node("thead", node("tr", *columns)), node("tbody", *body), class_=style)
+    return node("div", made, class_="scroll", role="region", aria_label=name, tabindex="0")

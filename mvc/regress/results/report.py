@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +13,9 @@ from mvc.regress.changes import FEWEST
 from mvc.regress.history import Change, Point, Series
 from mvc.regress.recordings.recording import COMPARABLE
 from mvc.regress.results.chart import WIDTHS, chart, milliseconds, sparkline, tone
-from mvc.regress.results.labels import brief, percent, signed
-from mvc.regress.results.markup import document, node
+from mvc.regress.results.compared import compared
+from mvc.regress.results.labels import brief, percent
+from mvc.regress.results.markup import document, node, table
 
 STALE = 7  # days without a recording after which nothing is known of today
 STYLE = Path(__file__).with_name("report.css")
@@ -62,7 +62,7 @@ def page(contents: Contents) -> str:
                     _card(contents),
                     _left_out(contents.left_out),
                     _overview(ordered),
-                    contents.comparison and _comparison(contents.comparison),
+                    contents.comparison and compared(contents.comparison),
                     node(
                         "section",
                         node("h2", "Cases over time", id="cases"),
@@ -168,7 +168,7 @@ def _overview(series: Sequence[Series]) -> Element:
         last, link = each.points[-1], node("a", each.name, href=f"#case-{serial}")
         rows.append(
             [
-                node("span", link, node("div", each.machine, class_="muted")) if several else link,
+                node("div", link, node("div", each.machine, class_="muted")) if several else link,
                 node("td", sparkline(each), class_="wide"),
                 node("td", milliseconds(last.median), class_="number"),
                 node("td", f"{milliseconds(last.low)} to {milliseconds(last.high)}", class_="number wide"),
@@ -177,7 +177,7 @@ def _overview(series: Sequence[Series]) -> Element:
         )
     head = [("Case", ""), ("Over time", "wide"), ("Last, ms", "number"), ("Interval, ms", "number wide")]
     head.append(("Changes that stand", ""))
-    return node("section", node("h2", "At a glance"), _table(head, rows, "Each case at a glance", "glance"))
+    return node("section", node("h2", "At a glance"), table(head, rows, "Each case at a glance", "glance"))
 
 
 def _standing(series: Series) -> Iterator[Element | str]:
@@ -188,59 +188,6 @@ def _standing(series: Series) -> Iterator[Element | str]:
         yield node("div", node("strong", percent(change)), rest, class_=tone(series, change))
     if not shown:
         yield node("span", "no change" if series.judged else "not judged yet", class_="muted")
-
-
-def _table(
-    head: Sequence[tuple[str, str]], rows: Sequence[Sequence[Element]], name: str, style: str | None = None
-) -> Element:
-    """A table whose first cell in each row names the row; where it is too wide, it scrolls by itself."""
-    columns = (node("th", text, class_=style or None, scope="col") for text, style in head)
-    body = (node("tr", node("th", first, scope="row"), *others) for first, *others in rows)
-    table = node("table", node("thead", node("tr", *columns)), node("tbody", *body), class_=style)
-    return node("div", table, class_="scroll", role="region", aria_label=name, tabindex="0")
-
-
-def _comparison(facts: Mapping[str, Any]) -> Element:
-    """The table of the last comparison, whose first line is its verdict in words."""
-    rows = []
-    for each in facts["cases"]:
-        for metric, change in each["changes"].items():
-            base, head = (_median(each["runs"], metric, side) for side in ("base_seconds", "head_seconds"))
-            name = each["case"]["name"] + ("" if metric == "time" else f", {metric}")
-            median, low, high = (signed(change[key]) for key in ("median", "low", "high"))
-            finding = each["verdict"] if metric == "time" else each["verdicts"][metric]
-            rows.append(
-                [
-                    node("span", name),
-                    node("td", milliseconds(base), class_="number wide"),
-                    node("td", milliseconds(head), class_="number"),
-                    node("td", median, class_="number"),
-                    node("td", f"{low} to {high}", class_="number wide"),
-                    node("td", finding, class_={"regression": "worse", "improvement": "better"}.get(finding)),
-                ]
-            )
-    head = [("Case", ""), ("Base, ms", "number wide"), ("Head, ms", "number"), ("Change", "number")]
-    head += [("Interval", "number wide"), ("Verdict", "")]
-    notes = [*(f"Not comparable: {each}" for each in facts["not_comparable"]), *facts["remarks"]]
-    return node(
-        "section",
-        node("h2", "The last comparison"),
-        node("p", node("strong", facts["headline"])),
-        node("p", f"{_version(facts['head'])} against {_version(facts['base'])}", class_="muted"),
-        _table(head, rows, "The last comparison") if rows else None,
-        node("ul", *(node("li", each) for each in notes)) if notes else None,
-    )
-
-
-def _median(runs: Sequence[Mapping[str, Any]], metric: str, side: str) -> float:
-    """Over the processes of a side, each once: in recordings a process is in several runs."""
-    processes = dict.fromkeys(tuple(run["times"][metric][side]) for run in runs)
-    return statistics.median(seconds for each in processes for seconds in each)
-
-
-def _version(facts: Mapping[str, Any]) -> str:
-    commit = "no known commit" if facts["commit"] is None else facts["commit"][:12] + "-dirty" * bool(facts["dirty"])
-    return f"{facts['asked']} ({commit})"
 
 
 def _legend() -> Element:
@@ -289,7 +236,7 @@ def _recordings(series: Series) -> Element:
     ]
     head = [("Recorded", ""), ("Version", ""), ("Median, ms", "number"), ("Interval, ms", "number")]
     summary = node("summary", f"All {_plural(len(rows), 'recording')} as a table" if len(rows) > 1 else "As a table")
-    return node("details", summary, _table(head, rows, f"Recordings of {series.name}"))
+    return node("details", summary, table(head, rows, f"Recordings of {series.name}"))
 
 
 def _machines(series: Sequence[Series]) -> Element:
