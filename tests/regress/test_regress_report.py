@@ -11,8 +11,10 @@ from made_up_recordings import FIRST, nightly, six_months, varying, write
 from mvc.regress import history
 from mvc.regress.__main__ import main
 from mvc.regress.changes import FEWEST
+from mvc.regress.recordings import branch
 from mvc.regress.results import chart, labels, report
 from mvc.regress.results.markup import document, node
+from mvc.regress.sources.git import git
 
 pytest.importorskip("ruptures", reason="ruptures, of the extra `history`, is not installed")
 
@@ -216,6 +218,22 @@ def test_the_command_writes_the_page_and_says_the_verdict(tmp_path, capsys):
     assert "Left out: 1 recording" in found.texts
     assert "Ours" in found.texts
     assert sorted(path.name for path in tmp_path.iterdir()) == ["baselines", "page.html"]
+
+
+def test_recordings_of_a_branch(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet", folder=tmp_path)
+    arguments = ["report", "--branch", "recordings", "--output", "page.html"]
+    assert main(arguments) == 64
+    assert "nothing in the branch recordings can be read: it has no recording; fill it with" in capsys.readouterr().err
+    with branch.opened("recordings") as opened:
+        write(opened.folder, nightly({"scan": [1e-3] * 8}))
+        (opened.folder / "broken.json").write_text("{")
+        opened.save("eight nights")
+    assert main(arguments) == 0
+    found = Page((tmp_path / "page.html").read_text())
+    assert "scan" in found.texts
+    assert "broken.json is no JSON, or is cut off; record it anew" in found.texts, "without the temporary folder"
 
 
 @pytest.mark.parametrize(

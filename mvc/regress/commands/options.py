@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mvc import files
 from mvc.cli import positive
 from mvc.errors import UserError
 from mvc.regress import cases
+from mvc.regress.recordings import baselines, branch
 
 
 def add_choice_of_cases(parser: argparse.ArgumentParser) -> None:
@@ -70,3 +72,30 @@ def write(path: Path, text: Callable[[], str]) -> None:
         files.replace(path, text())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def add_recordings(parser: argparse.ArgumentParser) -> None:
+    """Add the two ways of naming many recordings."""
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="folder of recordings")
+    place.add_argument("--branch", metavar="NAME", help="branch of recordings")
+
+
+def recordings(args: argparse.Namespace) -> baselines.Found:
+    """The recordings that `add_recordings` lets a user name, at least one.
+
+    Raises:
+        UserError: there is no such place, or nothing in it can be read.
+    """
+    if args.branch:
+        with branch.opened(args.branch) as opened:
+            found, where = baselines.found(opened.folder), opened.where
+            prefix = f"{opened.folder}{os.sep}"
+        found = found._replace(unreadable=[text.replace(prefix, "") for text in found.unreadable])
+    else:
+        found, where = baselines.found(args.folder), args.folder
+    if not found.recordings:
+        why = "; ".join(found.unreadable) or "it has no recording"
+        option = f"--branch {args.branch}" if args.branch else f"--baselines {args.folder}"
+        raise UserError(f"nothing in {where} can be read: {why}; fill it with record {option}")
+    return found

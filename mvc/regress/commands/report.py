@@ -11,13 +11,12 @@ from typing import Any
 from mvc.errors import UserError
 from mvc.regress import history
 from mvc.regress.commands import options
-from mvc.regress.recordings import baselines
 from mvc.regress.results import report
 from mvc.regress.results.summary import SCHEMA
 
 EXAMPLES = """examples:
   python -m mvc.regress report bench/baselines --output page.html
-  python -m mvc.regress report bench/baselines --comparison result.json --title "Latency of main" --output page.html
+  python -m mvc.regress report --branch mvc-baselines --comparison result.json --title "Ours" --output page.html
 
 result.json is what compare --json writes
 
@@ -25,7 +24,7 @@ exit status: 0 the page is written; whether a slowdown stands is the exit status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of baselines")
+    options.add_recordings(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="page to write")
     parser.add_argument("--comparison", type=Path, metavar="FILE", help="also show this result of compare --json")
     parser.add_argument("--title", default="Latency over time", metavar="TEXT", help="of the page")
@@ -34,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options.require_writable(output=args.output)
     comparison = args.comparison and _comparison(args.comparison)
-    found = baselines.found(args.folder)
-    if not found.recordings:
-        why = "; ".join(found.unreadable) or "it has no recording"
-        raise UserError(f"nothing in {args.folder} can be shown: {why}; record with --baselines {args.folder}")
+    found = options.recordings(args)
     series = history.series([*found.recordings.values()])
     contents = report.Contents(args.title, series, comparison, found.unreadable, datetime.now(timezone.utc))
     options.write(args.output, lambda: report.page(contents))
