@@ -32,7 +32,7 @@ def implementations(run, *, hidden):
     """
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         run()
     matches = [match for event in profiler.events() if (match := SCAN.fullmatch(event.name))]
     ran = sorted({IMPLEMENTATIONS[match[1]] for match in matches if match[1]})
