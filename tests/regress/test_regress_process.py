@@ -153,7 +153,8 @@ def test_a_process_ends_when_its_driver_is_killed(side):
 from pathlib import Path
 from mvc.regress.worker import Side, Worker
 from mvc.regress.cases import Case
-with Worker(Case("a", kind="call", call="hangs:case"), Side("that", Path({str(that.tree)!r}), Path({str(that.caches)!r}))) as worker:
+side = Side("that", Path({str(that.tree)!r}), Path({str(that.caches)!r}))
+with Worker(Case("a", kind="call", call="hangs:case"), side) as worker:
     print(worker._process.pid, flush=True)
     worker.wait_until_ready()
 """
