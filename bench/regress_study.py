@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from mvc import cli, files, regress
+from mvc import cli, files
 from mvc.cli import write_json
 from mvc.measure.environment import Environment, environment
 from mvc.progress import Progress
-from mvc.regress import cases
-from mvc.regress.compare import fresh_sides
+from mvc.regress import cases, compare, record
 from mvc.regress.recordings.recording import COMPARABLE
 from mvc.regress.selftest import Trial, count, smallest_detectable, trial
+from mvc.regress.sources.scratch import Scratch, device_lock
 from mvc.regress.sources.version import checkout
 from mvc.table import tabulate
 
@@ -53,9 +53,11 @@ def main() -> None:
     study = _resumed(partial, environment(torch.device(args.device)), suite.thresholds)
     trials = [Trial.from_json(each) for each in study["trials"]]
     progress = Progress(quiet=False)
-    for case in suite.cases:
-        with fresh_sides(("base", None), ("head", None)) as new_sides:
-            sides = new_sides()  # one pair for the whole study: compiled once
+    folder = record.PACKAGE.parent
+    with Scratch() as scratch, device_lock(torch.device(args.device), progress):
+        for case in suite.cases:
+            # One pair for the whole study: compiled once.
+            sides = compare.fresh_sides(scratch, ("base", folder, None), ("head", folder, None))()
             for slowdown, wanted in counts.items():
                 done = sum((each.case, each.slowdown) == (case.name, slowdown) for each in trials)
                 for seed in range(done, wanted):
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def _resumed(path: Path, environment: Environment, thresholds: cases.Thresholds) -> dict[str, Any]:
-    version = checkout(Path(regress.__file__).parents[1], "installed")
+    version = checkout(record.PACKAGE, "installed")
     begun = {"commit": version.commit, "thresholds": json.loads(json.dumps(dataclasses.asdict(thresholds)))}
     if not path.is_file():
         return {"environment": dataclasses.asdict(environment), **begun, "trials": []}

@@ -8,7 +8,8 @@ from mvc.regress.worker import CaseFailed, Facts
 
 
 class FakeWorker:
-    """Its sides are as slow as `slowness` says, by name; `exact`, `compile_seconds` and `clocks` are by name too.
+    """Its sides are as slow as `slowness` says, by name; the facts `exact`, `compile_seconds`, `implementations`,
+    `warnings`, `versions` and `clocks` are by name too.
 
     On CUDA a call takes 0.01 s on the device, and `host` times that until it is done: `host_slowness` by name, and a
     noise of its own, `call_noise`.
@@ -21,6 +22,9 @@ class FakeWorker:
     clocks: dict = {}  # noqa: RUF012
     exact: dict = {}  # noqa: RUF012
     compile_seconds: dict = {}  # noqa: RUF012
+    implementations: dict = {}  # noqa: RUF012
+    warnings: dict = {}  # noqa: RUF012
+    versions: dict = {}  # noqa: RUF012
     broken: set = set()  # noqa: RUF012
     message: str = "no such variant"
     noise: float = 0.01
@@ -39,6 +43,9 @@ class FakeWorker:
             no_graph=None if clocks[0] in ("graph", "wall") else "it synchronizes",
             compile_seconds=self.compile_seconds.get(side.name),
             peak_bytes=10**9,
+            implementations=self.implementations.get(side.name, [case.expected_scan] if case.expected_scan else []),
+            warnings=self.warnings.get(side.name),
+            versions=self.versions.get(side.name),
         )
 
     def wait_until_ready(self):
@@ -63,5 +70,5 @@ class FakeWorker:
 def fake(monkeypatch, **rules):
     """Let the gate start these instead of processes."""
     worker = type("FakeWorker", (FakeWorker,), {"serial": itertools.count(), **rules})
-    for module in ("mvc.regress.run", "mvc.regress.compare"):
+    for module in ("mvc.regress.run", "mvc.regress.compare", "mvc.regress.record"):
         monkeypatch.setattr(f"{module}.Worker", worker)

@@ -180,11 +180,13 @@ class Suite:
     Attributes:
         thresholds: of the cases that have none of their own.
         own: thresholds by the case's name.
+        path: the file, absolute.
     """
 
     cases: tuple[Case, ...]
     thresholds: Thresholds
     own: Mapping[str, Thresholds] = dataclasses.field(default_factory=dict)
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         if recorded := [case.name for case in self.cases if case.kind == RECORDED]:
@@ -239,7 +241,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Suite:
         each.pop("thresholds", None)
         known = ["kind", *FIELDS.get(str(each["kind"]), each)]
         cases.append(_build(Case, {**each, "name": name}, ["name", *known], f"{chosen}, case {name}"))
-    return Suite(tuple(cases), thresholds, own)
+    return Suite(tuple(cases), thresholds, own, chosen.resolve())
 
 
 def _table(facts: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -1,49 +1,50 @@
-"""Two recordings, or two revisions measured side by side, case for case."""
+"""Two revisions that are measured side by side, case for case."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from mvc.errors import UserError
-from mvc.measure import nvml
 from mvc.measure.environment import Environment, environment
+from mvc.measure.gpu_processes import other_processes
 from mvc.progress import Progress
+from mvc.regress import accepted, cases
 from mvc.regress.cases import Case, Suite, Thresholds
-from mvc.regress.decide import unanimous, verdict
-from mvc.regress.recordings.recording import RecordedCase, Recording, differences
-from mvc.regress.run import CaseResult, Rounds, compare_case, exact_run, in_turns, judged, recorded_run, shared_clocks
+from mvc.regress.decide import verdict
+from mvc.regress.run import CaseResult, compare_case, exact_run, judged
 from mvc.regress.sources.dependencies import alike
-from mvc.regress.sources.revisions import resolve, sources
-from mvc.regress.sources.scratch import Scratch
-from mvc.regress.sources.version import checkout
-from mvc.regress.worker import CaseFailed, Side, Worker
-
-RUNS = 2  # processes of each case in a recording: a finding must recur in the second
+from mvc.regress.sources.revisions import Pair, sources
+from mvc.regress.sources.scratch import Scratch, device_lock
+from mvc.regress.sources.version import Version
+from mvc.regress.worker import CaseFailed, Side, Worker, unexpected
 
 
 class Comparison(NamedTuple):
     """All cases of two versions.
 
     Attributes:
-        base, head: the names of what was compared, for people.
+        base, head: what was compared; of a window of recordings, base is its newest.
         obstacles: why something cannot be compared, a line each.
-        environment: of this machine before the first case, or of both recordings.
-        apart: whether two recordings were compared, whose rounds were not taken in turns.
+        environment: of this machine before the first case, or of head's recording.
+        remarks: what a reader must know besides, a line each.
+        bases: the versions of a window's recordings.
+        across: what differs between the sides and was to be compared all the same, a line each.
+        apart: whether recordings were compared, whose rounds were not taken in turns.
     """
 
-    base: str
-    head: str
+    base: Version
+    head: Version
     results: list[CaseResult]
     obstacles: list[str]
     environment: Environment
-    thresholds: Thresholds
+    remarks: list[str]
+    bases: Sequence[Version] = ()
+    across: list[str] = []  # noqa: RUF012 - each comparison has its own
     apart: bool = False
 
     @property
@@ -57,107 +58,146 @@ class Comparison(NamedTuple):
         return 2 if "inconclusive" in verdicts else 0
 
 
-def revisions(base: str, head: str, suite: Suite, progress: Progress, *, exact: bool = False) -> Comparison:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """In which way revisions are measured.
+
+    Attributes:
+        exact: judge only the numbers that do not vary from run to run, of the cases that have some, and time nothing.
+        across: software that may differ between the sides, such as "torch".
+        pythons: the interpreters of base and head; None is the one that runs the gate.
+        timeout: seconds for each answer of a process.
+        wait: for another run of the gate on the device; otherwise it is an error.
+    """
+
+    exact: bool = False
+    across: frozenset[str] = frozenset()
+    pythons: tuple[str | None, str | None] = (None, None)
+    timeout: float
+    wait: bool = True
+
+
+def revisions(
+    pair: Pair, suite: Suite, how: How, progress: Progress, *, keep: Callable[[Comparison], None] = lambda _: None
+) -> Comparison:
     """Compare two revisions, whose processes take turns on this machine.
 
     Args:
-        exact: judge only the numbers that do not vary from run to run, of the cases that have some, and time nothing.
+        keep: called before each case with the comparison so far, in which the cases to come are obstacles.
 
     Raises:
-        UserError: `exact` is set, and no case has such numbers.
+        UserError: only exact numbers are judged, and no case has some; or another run of the gate is not waited for.
     """
-    results: list[CaseResult] = []
-    cases = [case for case in suite.cases if case.has_exact_numbers or not exact]
-    if not cases:
+    chosen = [case for case in suite.cases if case.has_exact_numbers or not how.exact]
+    if not chosen:
         raise UserError("--exact compares compiled models, and the cases have none; choose others with --only")
-    machine = environment(torch.device(cases[0].device))
-    pair = resolve(base, head)
-    with Scratch() as scratch:
-        trees = sources(pair.base, scratch), sources(pair.head, scratch)
-        remarks, obstacles = alike(*trees)
-        for remark in (*pair.remarks, *remarks):
-            progress.say(remark)
-        for seed, case in enumerate(cases if not obstacles else ()):
-            with (
-                progress.step(f"comparing {case.name}"),
-                fresh_sides((base, trees[0].folder), (head, trees[1].folder)) as sides,
-            ):
-                try:
-                    if exact:
-                        results.append(judged(case, [exact_run(case, sides())], verdict))
-                    else:
-                        results.append(compare_case(case, sides, suite.thresholds_of(case), seed=seed))
-                except CaseFailed as error:
-                    obstacles.append(f"{case.name}: {error}")
-    return Comparison(base, head, results, obstacles, machine, suite.thresholds)
+    device = torch.device(chosen[0].device)
+    with Scratch() as scratch, device_lock(device, progress, wait=how.wait):
+        base, head = sources(pair.base, scratch), sources(pair.head, scratch)
+        told, obstacles = alike(base, head, pythons=how.pythons)
+        declared = [_Declared.of(side.folder, suite.path, pair.root) for side in (base, head)]
+        remarks = [*pair.remarks, *told, *_deleted(*declared), *other_processes(device)]
+        comparison = Comparison(pair.base, pair.head, [], obstacles, environment(device), remarks, across=[])
+        sides = fresh_sides(scratch, (base.name, base.folder, how.pythons[0]), (head.name, head.folder, how.pythons[1]))
+        for index, case in enumerate(chosen if not obstacles else ()):
+            waiting = [f"{each.name}: not measured yet" for each in chosen[index:]]
+            keep(comparison._replace(obstacles=[*obstacles, *waiting]))
+            with progress.step(f"comparing {case.name}, {index + 1} of {len(chosen)}"):
+                _compare(comparison, case, sides, suite.thresholds_of(case), how, declared, seed=index)
+    return comparison
 
 
-@contextlib.contextmanager
-def fresh_sides(*versions: tuple[str, Path | None]) -> Iterator[Callable[[], tuple[Side, ...]]]:
-    """Yield a function that returns the sides, each with a new, empty folder for compiled code at every call."""
-    with Scratch() as scratch:
+def fresh_sides(scratch: Scratch, *versions: tuple[str, Path, str | None]) -> Callable[[], tuple[Side, ...]]:
+    """A function that returns the sides, each with a new, empty folder for compiled code at every call.
 
-        def sides() -> tuple[Side, ...]:
-            return tuple(Side(name, tree, scratch.folder()) for name, tree in versions)
-
-        yield sides
+    Args:
+        versions: the name, the folder of the sources and the interpreter of each.
+    """
+    return lambda: tuple(Side(name, tree, scratch.folder(), python) for name, tree, python in versions)
 
 
-def recordings(base: Recording, head: Recording, thresholds: Thresholds, *, names: tuple[str, str]) -> Comparison:
-    """Compare two recordings, which must come from the same kind of machine and have the same cases."""
-    obstacles = differences(base, head)
-    results: list[CaseResult] = []
-    for name in base.cases.keys() | head.cases.keys() if not obstacles else ():
-        pair = [each.cases.get(name) for each in (base, head)]
-        if None in pair:
-            obstacles.append(f"{name}: only {names[pair[0] is None]} has this case")
-        elif pair[0].case != pair[1].case:
-            obstacles.append(f"{name}: {_different_inputs(pair[0].case, pair[1].case)}")
-        elif pair[0].clocks != pair[1].clocks:
-            ours, theirs = (" and ".join(f"{of} by {clock}" for of, clock in each.clocks.items()) for each in pair)
-            obstacles.append(f"{name}: {ours} against {theirs}; compare the revisions, which are timed alike")
+class _Declared(NamedTuple):
+    """What the files in a side's own sources say.
+
+    Attributes:
+        cases: the names of its cases; None where it has no such file.
+        accepted: see `mvc.regress.accepted`.
+    """
+
+    cases: frozenset[str] | None
+    accepted: Mapping[str, list[str]]
+
+    @classmethod
+    def of(cls, tree: Path, cases_file: Path, root: Path) -> _Declared:
+        if not cases_file.is_relative_to(root):  # a file from elsewhere belongs to neither side
+            return cls(None, {})
+        path = tree / cases_file.relative_to(root)
+        names = frozenset(case.name for case in cases.load(path).cases) if path.is_file() else None
+        return cls(names, accepted.read(accepted.path_for(path)))
+
+
+def _deleted(base: _Declared, head: _Declared) -> list[str]:
+    """A line for each case that base has and that is no longer measured."""
+    gone = (base.cases or frozenset()) - (head.cases or frozenset()) if head.cases is not None else ()
+    return [f"{name}: deleted from the cases, and not measured" for name in sorted(gone)]
+
+
+def _compare(
+    comparison: Comparison,
+    case: Case,
+    sides: Callable[[], tuple[Side, Side]],
+    thresholds: Thresholds,
+    how: How,
+    declared: Sequence[_Declared],
+    *,
+    seed: int,
+) -> None:
+    """Measure a case, and add its result or what is in its way to the comparison."""
+    try:
+        if how.exact:
+            result = judged(case, thresholds, [exact_run(case, sides(), timeout=how.timeout)], verdict)
         else:
-            results.append(_judge_recorded(pair[0], pair[1], thresholds))
-    results.sort(key=lambda result: result.case.name)
-    return Comparison(*names, results, sorted(obstacles), head.environment, thresholds, apart=True)
+            result = compare_case(case, sides, thresholds, timeout=how.timeout, seed=seed)
+        _require_expected(result, how, comparison.across)
+    except CaseFailed as error:
+        added = declared[0].cases is not None and case.name not in declared[0].cases
+        if added and _runs(case, sides()[1], how):
+            comparison.remarks.append(f"{case.name}: added, and base cannot run it ({error})")
+        else:
+            comparison.obstacles.append(f"{case.name}: {error}")
+        return
+    news = accepted.news(declared[0].accepted, declared[1].accepted, case.name)
+    comparison.results.append(result._replace(accepted=news))
 
 
-def _different_inputs(base: Case, head: Case) -> str:
-    ours, theirs = base.as_dict(), head.as_dict()
-    return ", ".join(f"{key} {ours[key]} against {theirs[key]}" for key in ours if ours[key] != theirs[key])
+def _require_expected(result: CaseResult, how: How, across: list[str]) -> None:
+    """Check that every process measured what the case names, by software that both sides share.
 
+    Args:
+        across: a line is added for each difference that is wanted.
 
-def _judge_recorded(base: RecordedCase, head: RecordedCase, thresholds: Thresholds) -> CaseResult:
-    """Compare each process of the base with each process of the head. A finding on which all pairs agree is larger than
-    the difference between two processes of one version."""
-    sides = (zip(each.runs, each.facts, strict=True) for each in (base, head))
-    pairs = itertools.product(*sides)
-    runs = [recorded_run(ours[0], theirs[0], head.clocks, (ours[1], theirs[1]), thresholds) for ours, theirs in pairs]
-    return judged(head.case, runs, unanimous)
-
-
-def record(suite: Suite, progress: Progress) -> tuple[Recording, list[str]]:
-    """Record every case in fresh processes, each with the most rounds; and say why cases are missing."""
-    recorded: dict[str, RecordedCase] = {}
-    device = torch.device(suite.cases[0].device)
-    machine, package = environment(device), None
-    obstacles: list[str] = []
-    for case in suite.cases:
-        runs, facts, clocks = [], [], {}
-        with progress.step(f"recording {case.name}"), fresh_sides(("installed", None)) as sides:
-            try:
-                for _ in range(RUNS):
-                    with Worker(case, *sides()).wait_until_ready() as worker, nvml.Watch(device) as watch:
-                        if shared_clocks([worker]) != (clocks := clocks or shared_clocks([worker])):
-                            raise CaseFailed("its two processes have different clocks")
-                        rounds = Rounds(in_turns([worker], clocks, seed=0), watch)
-                        taken = [turn for (turn,) in rounds.up_to(suite.thresholds.rounds[1])]
-                        runs.append({name: [turn[name] for turn in taken] for name in clocks})
-                    gpu = dataclasses.asdict(nvml.summary(watch)) if device.type == "cuda" else None
-                    facts.append(dataclasses.replace(worker.facts, discarded=rounds.discarded, gpu=gpu))
-            except CaseFailed as error:
-                obstacles.append(f"{case.name}: {error}")
+    Raises:
+        CaseFailed: something else was measured.
+    """
+    for run in result.runs:
+        for name, facts in zip(("base", "head"), run.facts, strict=True):
+            if (reason := unexpected(result.case, facts)) is not None:
+                raise CaseFailed(f"{name}: {reason}")
+        base, head = (facts.versions or {} for facts in run.facts)
+        for software in sorted(base.keys() & head.keys()):
+            line = f"{software} {base[software]} against {head[software]}"
+            if base[software] == head[software] or line in across:
                 continue
-        recorded[case.name] = RecordedCase(case, clocks, runs, facts)
-        package = Path(facts[0].source).parent
-    return Recording(machine, checkout(package, "installed"), recorded), obstacles
+            if software not in how.across:
+                raise CaseFailed(f"{line}; compare all the same with --across {software}")
+            across.append(line)
+
+
+def _runs(case: Case, side: Side, how: How) -> bool:
+    """Whether a side can run a case."""
+    try:
+        with Worker(case, side, timed=False, timeout=how.timeout) as worker:
+            worker.wait_until_ready()
+    except CaseFailed:
+        return False
+    return True

@@ -12,6 +12,7 @@ from mvc.measure.paired import Ratio
 from mvc.regress.cases import Thresholds
 
 MOST_ROUNDS = 10_000  # further ones that are worth counting
+RESAMPLES = 2000  # of a bootstrap
 
 Finding = Literal["slower", "faster", "same", "undecided"]
 Verdict = Literal["regression", "improvement", "no change", "inconclusive"]
@@ -54,21 +55,43 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
     return "inconclusive"
 
 
-def unanimous(findings: Sequence[Finding]) -> Verdict:
-    """The verdict of findings of which none is trusted alone: inconclusive unless they agree."""
+def apart(findings: Sequence[Finding], *, base_processes: int) -> Verdict:
+    """The verdict on recordings, from a finding of each of head's processes; inconclusive unless they agree.
+
+    Args:
+        base_processes: with which each was compared. One process of a side cannot show how much processes differ, so
+            nothing is concluded from it.
+    """
     alike = {("slower",): "regression", ("faster",): "improvement", ("same",): "no change"}
+    if min(len(findings), base_processes) < 2:
+        return "inconclusive"
     return alike.get(tuple(set(findings)), "inconclusive")
 
 
-def unpaired_ratio(head: Sequence[float], base: Sequence[float], *, confidence: float) -> Ratio:
-    """The ratio of the medians with its percentile bootstrap interval; each side is resampled on its own."""
+def pooled_ratio(head: Sequence[float], base: Sequence[Sequence[float]], *, confidence: float) -> Ratio:
+    """The ratio of head's median to the median of base's processes' medians, with its percentile bootstrap interval.
+
+    The bootstrap draws among base's processes and then among the rounds of each, since processes differ by more than
+    their rounds tell. Two processes make the interval reach from one to the other.
+
+    Args:
+        head: seconds of the rounds of one process.
+        base: the same of each process that it is compared with.
+    """
     generator = np.random.default_rng(0)
-    logs = [np.log(np.asarray(each)) for each in (head, base)]
-    medians = [np.median(each[generator.integers(len(each), size=(2000, len(each)))], axis=1) for each in logs]
+    drawn = [_medians(generator, each) for each in base]
+    chosen = generator.integers(len(base), size=(RESAMPLES, len(base)))
+    of_base = np.median(np.stack(drawn, axis=1)[np.arange(RESAMPLES)[:, None], chosen], axis=1)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(medians[0] - medians[1], [tail, 1 - tail])
-    median = np.median(logs[0]) - np.median(logs[1])
-    return Ratio(*(float(each) for each in np.exp([median, low, high])))
+    low, high = np.quantile(_medians(generator, head) - of_base, [tail, 1 - tail])
+    median = np.median(np.log(head)) - np.median([np.median(np.log(each)) for each in base])
+    return Ratio(*(float(each) for each in np.exp([median, min(low, median), max(high, median)])))
+
+
+def _medians(generator: np.random.Generator, seconds: Sequence[float]) -> np.ndarray:
+    """Medians of the logarithms of resampled rounds."""
+    logs = np.log(np.asarray(seconds))
+    return np.median(logs[generator.integers(len(logs), size=(RESAMPLES, len(logs)))], axis=1)
 
 
 def further_rounds(ratio: Ratio, rounds: int, effect: float) -> int | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -16,7 +17,7 @@ from mvc.measure import nvml
 from mvc.measure.paired import Ratio, paired_ratio
 from mvc.measure.profiler import HOST_LIMIT
 from mvc.regress.cases import EXACT, Case, Thresholds
-from mvc.regress.decide import Finding, Verdict, finding, next_look, single_finding, unpaired_ratio, verdict
+from mvc.regress.decide import Finding, Verdict, finding, next_look, pooled_ratio, single_finding, verdict
 from mvc.regress.worker import TIMEOUT, CaseFailed, Facts, Side, Worker
 
 MOST_DISCARDED = 20  # rounds one after the other; then a throttled GPU is given up
@@ -31,12 +32,14 @@ class Times(NamedTuple):
 
     Attributes:
         clock: one of `mvc.regress.process.clocks`.
+        pairs: of recordings, the ratio to each of base's processes, whose rounds are all in `base`.
     """
 
     clock: str
     base: list[float]
     head: list[float]
     ratio: Ratio
+    pairs: list[Ratio] = []  # noqa: RUF012 - never written to
 
 
 class Run(NamedTuple):
@@ -79,18 +82,46 @@ class CaseResult(NamedTuple):
     Attributes:
         verdicts: by metric, with the keys of `Run.findings`.
         exact: the exact numbers that differ.
+        unknown: the exact numbers that one side does not tell, a sentence each.
+        accepted: why a regression of this case is meant, or None.
     """
 
     case: Case
+    thresholds: Thresholds
     runs: list[Run]
     verdicts: dict[str, Verdict]
     exact: list[Difference]
+    unknown: list[str]
+    accepted: str | None = None
 
     @property
-    def verdict(self) -> Verdict:
-        """The worst of the verdicts: a regression before an inconclusive one, and that before an improvement."""
+    def verdict(self) -> Verdict | Literal["accepted"]:
+        """The worst of the verdicts: a regression before an inconclusive one, and that before an improvement. A
+        regression that is meant is "accepted"."""
         found = {*self.verdicts.values(), *(each.verdict for each in self.exact), "no change"}
-        return next(each for each in ("regression", "inconclusive", "improvement", "no change") if each in found)
+        worst = next(each for each in ("regression", "inconclusive", "improvement", "no change") if each in found)
+        return "accepted" if worst == "regression" and self.accepted else worst
+
+    @property
+    def causes(self) -> list[str]:
+        """The metrics and exact numbers from which the verdict comes."""
+        wanted = "regression" if self.verdict == "accepted" else self.verdict
+        found = [*self.verdicts.items(), *((each.name, each.verdict) for each in self.exact)]
+        return [name for name, verdict in found if verdict == wanted]
+
+    def change(self, metric: str) -> Ratio:
+        """Head's time over base's in all runs: the mean of their medians, and an interval that holds theirs."""
+        ratios = [run.times[metric].ratio for run in self.runs]
+        return Ratio(
+            statistics.geometric_mean([each.median for each in ratios]),
+            min(each.low for each in ratios),
+            max(each.high for each in ratios),
+        )
+
+    @property
+    def lone_process(self) -> bool:
+        """Whether a side of two recordings has one process alone."""
+        return len(self.runs) < 2 or any(len(times.pairs) < 2 for run in self.runs for times in run.times.values())
 
     @property
     def call_over_device(self) -> tuple[float, float] | None:
@@ -223,18 +254,20 @@ def one_run(
 
 
 def recorded_run(
-    base: Mapping[str, list[float]],
+    base: Sequence[Mapping[str, list[float]]],
     head: Mapping[str, list[float]],
     clocks: Mapping[str, str],
     facts: tuple[Facts, Facts],
     thresholds: Thresholds,
 ) -> Run:
-    """One process of each of two recordings as a run, whose rounds were not taken in turns."""
-    sampled = {}
+    """One process of a recording beside the processes of others as a run, whose rounds were not taken in turns."""
+    sampled, confidence = {}, thresholds.confidence
     for name, clock in clocks.items():
-        ratio = unpaired_ratio(head[name], base[name], confidence=thresholds.confidence)
-        found = finding(ratio, thresholds.effects[name])
-        sampled[name] = Times(clock, base[name], head[name], ratio), found
+        processes = [each[name] for each in base]
+        ratio = pooled_ratio(head[name], processes, confidence=confidence)
+        pairs = [pooled_ratio(head[name], [each], confidence=confidence) for each in processes]
+        times = Times(clock, list(itertools.chain.from_iterable(processes)), head[name], ratio, pairs)
+        sampled[name] = times, finding(ratio, thresholds.effects[name])
     return _run(sampled, facts, thresholds)
 
 
@@ -290,10 +323,12 @@ def compare_case(
     runs = [run(sides(), seed=2 * seed)]
     if any(found != "same" for found in runs[0].findings.values()):
         runs.append(run(sides(), seed=2 * seed + 1))
-    return judged(case, runs, verdict)
+    return judged(case, thresholds, runs, verdict)
 
 
-def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], Verdict]) -> CaseResult:
+def judged(
+    case: Case, thresholds: Thresholds, runs: list[Run], together: Callable[[Sequence[Finding]], Verdict]
+) -> CaseResult:
     """The result of the runs together, by one of the rules of `mvc.regress.decide`.
 
     Raises:
@@ -303,15 +338,31 @@ def judged(case: Case, runs: list[Run], together: Callable[[Sequence[Finding]], 
         raise CaseFailed(f"its runs were timed by different clocks, {' and '.join(clocks)}")
     metrics = [metric for metric in runs[0].findings if all(metric in run.findings for run in runs)]
     verdicts = {metric: together([run.findings[metric] for run in runs]) for metric in metrics}
-    return CaseResult(case, runs, verdicts, exact_differences(*(facts.exact for facts in runs[0].facts)))
+    base, head = (facts.exact for facts in runs[0].facts)
+    return CaseResult(case, thresholds, runs, verdicts, exact_differences(base, head), _unknown(base, head))
 
 
 def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[Difference]:
     """The exact numbers that differ. A pass that a side lacks has no matches there; any other number that only one side
     has is unknown on the other, and not compared."""
-    passes = {name for name in base.keys() | head.keys() if name.startswith("matches of ")}
     return [
         Difference(name, base.get(name, 0), head.get(name, 0))
-        for name in sorted(passes | (base.keys() & head.keys()))
+        for name in sorted(_passes(base, head) | (base.keys() & head.keys()))
         if base.get(name, 0) != head.get(name, 0)
     ]
+
+
+def _unknown(base: dict[str, int], head: dict[str, int]) -> list[str]:
+    """What only one side tells, a sentence each."""
+    sides = (("base", base), ("head", head))
+    lacking = base.keys() ^ head.keys()
+    return [
+        f"{name} is not known of {side}, and was not compared"
+        for name in sorted(lacking - _passes(base, head))
+        for side, exact in sides
+        if name not in exact
+    ]
+
+
+def _passes(base: dict[str, int], head: dict[str, int]) -> set[str]:
+    return {name for name in base.keys() | head.keys() if name.startswith("matches of ")}

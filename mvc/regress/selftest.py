@@ -14,10 +14,11 @@ from mvc.measure.paired import Ratio
 from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import finding
 from mvc.regress.run import compare_case
+from mvc.regress.sources.version import Version
 from mvc.regress.worker import Side
 from mvc.table import tabulate
 
-SCHEMA = "mvc.regress.selftest/1"
+SCHEMA = "mvc.regress.selftest/2"
 Outcome = Literal["right", "wrong", "inconclusive"]
 
 
@@ -89,13 +90,22 @@ def exit_status(trials: Sequence[Trial], obstacles: Sequence[str]) -> int:
 
 
 def as_dict(
-    trials: Sequence[Trial], obstacles: Sequence[str], environment: Environment, thresholds: Thresholds
+    trials: Sequence[Trial],
+    obstacles: Sequence[str],
+    version: Version,
+    environment: Environment,
+    thresholds: Thresholds,
 ) -> dict[str, Any]:
-    """The trials for programs, as plain types that JSON can hold."""
+    """The trials for programs, as plain types that JSON can hold.
+
+    Args:
+        version: that was compared with itself.
+    """
     return {
         "schema": SCHEMA,
         "exit_status": exit_status(trials, obstacles),
         "not_comparable": list(obstacles),
+        "version": dataclasses.asdict(version),
         "environment": dataclasses.asdict(environment),
         "thresholds": dataclasses.asdict(thresholds),
         "trials": [

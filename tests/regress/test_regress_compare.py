@@ -1,57 +1,29 @@
-"""`python -m mvc.regress`: what it decides, prints and writes, on processes that are stood for."""
+"""`python -m mvc.regress compare` of revisions: what it decides, prints and writes, on processes that are stood for."""
 
 import dataclasses
+import itertools
 import json
 import re
 from xml.etree import ElementTree
 
 import pytest
 import torch
-from fake_worker import fake
+from conftest import CASES
+from fake_worker import FakeWorker, fake
 
-from mvc.errors import UserError
 from mvc.measure import nvml
-from mvc.regress import cases, compare
-from mvc.regress.__main__ import main
-from mvc.regress.recordings import store
-from mvc.regress.recordings.recording import OF_A_HOST, OF_SOFTWARE
+from mvc.regress import compare
+from mvc.regress.accepted import add, path_for
+from mvc.regress.commands import compare as command
 from mvc.regress.run import Rounds
-from mvc.regress.sources.revisions import Pair, Sources, resolve
-from mvc.regress.sources.version import Version
-
-CASES = '[thresholds]\nrounds = [5, 20]\n[cases.scan]\nkind = "scan"\n[cases.T]\n'
-
-
-@pytest.fixture
-def cases_file(tmp_path):
-    path = tmp_path / "cases.toml"
-    path.write_text(CASES)
-    return path
-
-
-@pytest.fixture
-def run(tmp_path, cases_file, monkeypatch, capsys):
-    """Runs the command on the cases of CASES with two revisions that are folders; status and output."""
-    for name in ("base", "head"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "pyproject.toml").write_text('[project]\ndependencies = ["torch"]\n')
-    versions = {name: Version(asked=name, commit=8 * name, dirty=False) for name in ("base", "head")}
-    monkeypatch.setattr(compare, "resolve", lambda base, head: Pair(versions[base], versions[head], tmp_path, []))
-    monkeypatch.setattr(compare, "sources", lambda version, _: Sources(version.asked, tmp_path / version.asked, []))
-
-    def run(*arguments, command="compare"):
-        positional = ["base", "head"] if command == "compare" else []
-        status = main([command, *positional, "--cases", str(cases_file), "--quiet", *map(str, arguments)])
-        return status, capsys.readouterr()
-
-    return run
+from mvc.regress.sources.revisions import Sources
 
 
 def test_equal_revisions_exit_with_0(run, monkeypatch):
     fake(monkeypatch)
     status, printed = run()
     assert status == 0
-    assert "no change for the worse" in printed.out
+    assert printed.out.startswith("2 cases unchanged\n")
 
 
 def throttled(monkeypatch, *rounds):
@@ -110,7 +82,7 @@ def test_a_faster_head_exits_with_0(run, monkeypatch):
     fake(monkeypatch, slowness={"head": 0.8})
     status, printed = run()
     assert status == 0
-    assert "improvement" in printed.out
+    assert re.match(r"scan: 2\d % faster, 10\.0 to 8\.\d\d ms; T: ", printed.out)
 
 
 def test_noise_exits_with_2_and_says_how_many_rounds_would_settle_it(run, monkeypatch):
@@ -206,15 +178,32 @@ def test_junit_takes_coloured_messages(run, monkeypatch, tmp_path):
 
 
 def test_markdown_and_junit_say_the_same(run, monkeypatch, tmp_path):
-    fake(monkeypatch, slowness={"head": 1.2}, broken=set())
-    run("--markdown", tmp_path / "summary.md", "--junit", tmp_path / "junit.xml")
-    text = (tmp_path / "summary.md").read_text()
-    assert text.startswith("## Latency: a regression\n")
-    assert "| scan" in text
+    fake(monkeypatch, slowness={"head": 1.2})
+    run("--markdown", tmp_path / "comment.md", "--junit", tmp_path / "junit.xml", "--json", tmp_path / "out.json")
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert re.fullmatch(r"scan: (19|20|21) % slower, (9\.9\d|10\.\d) to 1[12]\.\d ms; T: .*", facts["headline"])
+    text = (tmp_path / "comment.md").read_text()
+    assert text.splitlines()[0] == facts["headline"]
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:] == ["scan", "T"]
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert suite.attrib | {"tests": "2", "failures": "2", "errors": "0", "skipped": "0"} == suite.attrib
     assert [case.get("name") for case in suite.iter("testcase")] == ["scan", "T"]
-    assert all("regression" in failure.get("message") for failure in suite.iter("failure"))
+    said = [failure.get("message") for failure in suite.iter("failure")]
+    assert "; ".join(said) == facts["headline"]
+
+
+def test_every_result_names_the_commits_and_whether_they_were_dirty(run, monkeypatch, tmp_path, sides):
+    fake(monkeypatch)
+    changed = sides._replace(head=dataclasses.replace(sides.head, asked=".", dirty=True, folder="/here"))
+    monkeypatch.setattr(command, "resolve", lambda base, head: changed)
+    monkeypatch.setattr(compare, "sources", lambda version, _: Sources(version.asked, tmp_path / "head", []))
+    outputs = {name: tmp_path / name for name in ("out.json", "out.md", "out.xml")}
+    _, printed = run(*itertools.chain(*zip(("--json", "--markdown", "--junit"), outputs.values(), strict=True)))
+    for text in (printed.out, *(path.read_text() for path in outputs.values())):
+        assert "basebasebase"[:12] in text
+        assert "headheadhead"[:12] in text
+        assert "changes that are not committed" in text or '"dirty": true' in text
+        assert "/here" in text
 
 
 def test_junit_has_errors_for_what_cannot_be_compared(run, monkeypatch, tmp_path):
@@ -222,107 +211,6 @@ def test_junit_has_errors_for_what_cannot_be_compared(run, monkeypatch, tmp_path
     run("--junit", tmp_path / "junit.xml")
     errors = list(ElementTree.parse(tmp_path / "junit.xml").iter("error"))
     assert ["head: no such variant" in error.get("message") for error in errors] == [True, True]
-
-
-@pytest.fixture
-def recorded(run, tmp_path, monkeypatch):
-    """Records under a name, with the processes of the rules given."""
-
-    def recorded(name, **rules):
-        fake(monkeypatch, **rules)
-        path = tmp_path / f"{name}.json"
-        assert run("--output", path, command="record")[0] == 0
-        return path
-
-    return recorded
-
-
-def compared(base, head, cases_file, *options):
-    return main(["compare", str(base), str(head), "--cases", str(cases_file), *options])
-
-
-def test_recordings_are_compared_case_for_case(recorded, cases_file):
-    base, same, slower = (
-        recorded(name, slowness={"installed": slowness}) for name, slowness in (("a", 1.0), ("b", 1.0), ("c", 1.2))
-    )
-    assert compared(base, same, cases_file) == 0
-    assert compared(base, slower, cases_file) == 1
-    assert compared(slower, base, cases_file) == 0
-
-
-def test_what_two_processes_of_one_recording_differ_by_decides_nothing(recorded, cases_file, capsys):
-    base, head = recorded("a"), recorded("b", slowness={"installed": 1.2})
-    facts = json.loads(base.read_text())
-    for benchmark in facts["benchmarks"]:
-        runs = benchmark["extra_info"]["runs"]
-        runs[1] = {"time": [1.2 * seconds for seconds in runs[1]["time"]]}
-    base.write_text(json.dumps(facts))
-    assert compared(base, head, cases_file) == 2
-    printed = capsys.readouterr().out
-    assert "recorded at different times" in printed
-    assert "the processes of one recording differ by as much" in printed
-    assert " 20 + 20 " in printed, "each process counts once"
-
-
-@pytest.mark.parametrize("option", [["--exact"], ["--device", "cpu"], ["--rounds", "9"]], ids=lambda option: option[0])
-def test_options_of_revisions_are_refused_with_recordings(recorded, cases_file, option, capsys):
-    base = recorded("a")
-    assert compared(base, base, cases_file, *option) == 64
-    assert f"{option[0]} is for git revisions" in capsys.readouterr().err
-
-
-def test_some_cases_of_recordings(recorded, cases_file, capsys):
-    base, head = recorded("a"), recorded("b")
-    assert main(["compare", str(base), str(head), "--cases", str(cases_file), "--only", "T", "--json", "-"]) == 0
-    assert [each["case"]["name"] for each in json.loads(capsys.readouterr().out)["cases"]] == ["T"]
-    assert main(["compare", str(base), str(head), "--cases", str(cases_file), "--only", "S"]) == 64
-    assert "--only has 'S'; recorded are scan, T" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("field", ["device", *OF_A_HOST, *OF_SOFTWARE])
-def test_recordings_of_other_machines_are_not_compared(recorded, cases_file, field, capsys):
-    base, head = recorded("a"), recorded("b")
-    for path, value in ((base, "one"), (head, "another")):
-        facts = json.loads(path.read_text())
-        facts["machine_info"][field] = value
-        path.write_text(json.dumps(facts))
-    assert compared(base, head, cases_file) == 3
-    assert f"not comparable: {field}: " in capsys.readouterr().out
-
-
-def test_recordings_with_other_inputs_are_not_compared(recorded, cases_file, capsys):
-    base = recorded("a")
-    cases_file.write_text(CASES + "batch = 2\n[cases.S]\n")
-    head = recorded("b")
-    assert compared(base, head, cases_file) == 3
-    printed = capsys.readouterr().out
-    assert "T: batch 1 against 2" in printed
-    assert "S: only" in printed
-
-
-def test_the_newest_baseline_of_this_device_is_compared_with(run, recorded, cases_file, tmp_path, monkeypatch):
-    for slowness in (2.0, 1.0):
-        fake(monkeypatch, slowness={"installed": slowness})
-        assert run("--baselines", tmp_path / "baselines", command="record")[0] == 0
-    head = recorded("head")
-    assert compared(tmp_path / "baselines", head, cases_file) == 0
-    ours = store.read(head)
-    other = dataclasses.replace(ours.environment, device="cuda: another")
-    with pytest.raises(store.UserError, match="has no recording for"):
-        store.newest(tmp_path / "baselines", ours._replace(environment=other))
-    latest = max((tmp_path / "baselines").rglob("*.json"))
-    facts = json.loads(latest.read_text())
-    facts["machine_info"]["torch"] = "another"
-    latest.write_text(json.dumps(facts))
-    assert store.newest(tmp_path / "baselines", ours) < latest, "the newest that can be compared with"
-
-
-def test_a_case_that_cannot_be_recorded_leaves_the_others(run, tmp_path, monkeypatch):
-    fake(monkeypatch, broken={"installed"})
-    status, printed = run("--output", tmp_path / "none.json", command="record")
-    assert status == 3
-    assert "not recorded: T: installed: no such variant" in printed.err
-    assert not (tmp_path / "none.json").exists()
 
 
 def test_selftest_counts_false_alarms(run, monkeypatch):
@@ -333,64 +221,107 @@ def test_selftest_counts_false_alarms(run, monkeypatch):
     assert [case, slower, *counts[:4]] == ["scan", "0%", "3", "3", "0", "0"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["compare", "no-such-revision", "HEAD"], "'no-such-revision' is no file and no commit"),
-        (["compare", __file__, __file__], "is no JSON"),
-        (["compare", __file__, "HEAD"], "one is a file; give two recordings, or two git revisions"),
-        (["compare", "HEAD", "HEAD", "--only", "X"], "--only has 'X'; the cases are"),
-        (["compare", "HEAD", "HEAD", "--cases", "no-such.toml"], "--cases no-such.toml cannot be read"),
-        (["compare", "HEAD", "HEAD", "--rounds", "4"], "5 <= least <= most"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_unusable_input_exits_with_64(arguments, message, capsys):
-    assert main([*arguments]) == 64
-    assert message in capsys.readouterr().err
+def test_results_are_kept_after_each_case(run, monkeypatch, tmp_path):
+    """What is still to come is an obstacle, so that no file of a run that was killed is green."""
+    seen = []
+
+    class Stopped(FakeWorker):
+        def wait_until_ready(self):
+            seen.append(json.loads((tmp_path / "out.json").read_text()))
+            return self
+
+    fake(monkeypatch)
+    for module in ("run", "compare"):
+        monkeypatch.setattr(f"mvc.regress.{module}.Worker", Stopped)
+    status, _ = run("--json", tmp_path / "out.json")
+    assert status == 0
+    first, second = seen[0], seen[-1]
+    assert (first["exit_status"], first["not_comparable"]) == (3, ["scan: not measured yet", "T: not measured yet"])
+    assert (second["exit_status"], second["not_comparable"]) == (3, ["T: not measured yet"])
+    assert [each["verdict"] for each in second["cases"]] == ["no change"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["compare"], ["record"], ["compare", "a", "b", "--rounds", "x"]])
-def test_wrong_usage_exits_with_64_too(arguments):
-    with pytest.raises(SystemExit) as exit:
-        main(arguments)
-    assert exit.value.code == 64
+def test_a_full_disk_loses_a_file_and_no_verdict(run, monkeypatch, tmp_path):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mvc.files.replace", full)
+    for slowness, expected in ((1.2, 1), (1.0, 73)):
+        fake(monkeypatch, slowness={"head": slowness})
+        status, printed = run("--only", "scan", "--json", tmp_path / "out.json", "--junit", tmp_path / "out.xml")
+        assert status == expected
+        assert printed.err.count("No space left on device") == 2, "each file is told once"
+        assert "scan" in printed.out
 
 
-def test_outside_git_recordings_are_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(UserError, match="not a git repository"):
-        resolve("HEAD", "HEAD")
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_scan_that_fell_back_is_not_comparable(run, monkeypatch, side):
+    fake(monkeypatch, implementations={side: ["chunked"]}, warnings={side: ["UserWarning: the cache cannot be used"]})
+    status, printed = run("--only", "scan")
+    assert status == 3
+    assert f"scan: {side}: scan: chunked ran, cpp is expected" in printed.out
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "has no cases"),
-        ("[", "is no TOML file"),
-        ("x = 1\n[cases.a]", "has 'x'"),
-        ("[cases.a]\nspeed = 1", "'speed' is unknown; known are name, kind"),
-        ('[cases.a]\nkind = "train"', "kind is 'train'; it must be model or scan"),
-        ("[cases.a]\nbatch = 0", "batch is 0; it must be at least 1"),
-        ('[cases.a]\nbatch = "2"', "batch is '2'; it must be of type int"),
-        ("[cases.a]\nbatch = true", "batch is True; it must be of type int"),
-        ('[cases.a]\ntraining = "false"', "training is 'false'; it must be true or false"),
-        ('[cases.a]\nmode = "fast"', "mode is 'fast'; it must be default or"),
-        ("[cases.a]\n[thresholds]\nrounds = [20.5, 60]", r"rounds is \[20\.5, 60\]; it must be \[int, int\]"),
-        ("[cases.a]\n[thresholds]\neffect = 5", "effect is 5; it must lie between 0 and 1"),
-        ("[cases.a]\n[thresholds]\nconfidence = 1.5", "confidence is 1.5"),
-        ('[cases.a]\n[cases.b]\ndevice = "cuda"', "cases are on cpu and cuda"),
-    ],
-)
-def test_a_wrong_cases_file_is_one_sentence(text, message, tmp_path):
-    path = tmp_path / "cases.toml"
-    path.write_text(text)
-    with pytest.raises(cases.UserError, match=message):
-        cases.load(path)
+def test_warnings_of_the_processes_reach_the_output(run, monkeypatch):
+    fake(monkeypatch, warnings={"base": ["UserWarning: old"], "head": ["UserWarning: old", "UserWarning: new"]})
+    _, printed = run("--only", "scan")
+    assert "scan: warning in base and head: UserWarning: old" in printed.out
+    assert "scan: warning in head: UserWarning: new" in printed.out
 
 
-def test_the_default_cases_are_those_under_bench():
-    suite = cases.load()
-    assert {"scan", "T"} <= {case.name for case in suite.cases}
-    assert suite.thresholds == cases.Thresholds()
+def test_other_software_is_refused_unless_it_is_asked_for(run, monkeypatch):
+    fake(monkeypatch, versions={"base": {"torch": "2.14.1"}, "head": {"torch": "2.15.0"}}, slowness={"head": 1.3})
+    status, printed = run("--only", "scan")
+    assert status == 3
+    assert "torch 2.14.1 against 2.15.0; compare all the same with --across torch" in printed.out
+    status, printed = run("--only", "scan", "--across", "torch")
+    assert status == 1
+    assert printed.out.startswith("Across torch 2.14.1 against 2.15.0: scan: ")
+
+
+def declare(tmp_path, side, names, accepted=()):
+    """Writes a side's own files of cases and of accepted slowdowns."""
+    text = "".join(f'[cases.{name}]\nkind = "scan"\n' for name in names)
+    (tmp_path / side / "cases.toml").write_text(text)
+    for reason in accepted:
+        add(path_for(tmp_path / side / "cases.toml"), "scan", reason)
+
+
+def test_a_new_case_that_base_cannot_run_is_told(run, monkeypatch, tmp_path):
+    fake(monkeypatch, broken={"base"})
+    declare(tmp_path, "base", ["T", "old"])
+    declare(tmp_path, "head", ["scan", "T"])
+    status, printed = run("--only", "scan")
+    assert status == 0
+    assert "scan: added, and base cannot run it (base: no such variant)" in printed.out
+    assert "old: deleted from the cases, and not measured" in printed.out
+    fake(monkeypatch, broken={"base", "head"})
+    assert run("--only", "scan")[0] == 3
+
+
+def test_a_slowdown_that_head_accepts_passes_once(run, monkeypatch, tmp_path):
+    fake(monkeypatch, slowness={"head": 1.3})
+    declare(tmp_path, "base", ["scan"])
+    declare(tmp_path, "head", ["scan"], ["sums in float32 now"])
+    status, printed = run("--only", "scan")
+    assert status == 0
+    assert "% slower" in printed.out
+    assert "sums in float32 now)" in printed.out
+    declare(tmp_path, "base", ["scan"], ["sums in float32 now"])
+    assert run("--only", "scan")[0] == 1, "base is as slow already"
+
+
+def test_runs_that_disagree_ask_for_new_ones_and_not_for_rounds(run, monkeypatch):
+    slowness = iter([1.0, 1.3, 1.0, 1 / 1.3])  # of base and head, in the first and in the second run
+
+    class Odd(FakeWorker):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.slowness = {self.side.name: next(slowness)}
+
+    fake(monkeypatch)
+    monkeypatch.setattr("mvc.regress.run.Worker", Odd)
+    status, printed = run("--only", "scan")
+    assert status == 2
+    assert "its two runs, in processes of their own, disagree; compare again" in printed.out
+    assert "more rounds" not in printed.out

@@ -158,18 +158,21 @@ def test_a_finding_must_recur(findings, expected):
 
 
 @pytest.mark.parametrize(
-    ("findings", "expected"),
+    ("findings", "processes", "expected"),
     [
-        (["slower"] * 4, "regression"),
-        (["faster"] * 4, "improvement"),
-        (["same"] * 4, "no change"),
-        (["slower", "slower", "same", "slower"], "inconclusive"),
-        (["undecided"] * 4, "inconclusive"),
+        (["slower"] * 2, 4, "regression"),
+        (["faster"] * 2, 4, "improvement"),
+        (["same"] * 2, 2, "no change"),
+        (["slower", "same"], 4, "inconclusive"),
+        (["undecided"] * 2, 4, "inconclusive"),
+        (["slower"], 4, "inconclusive"),  # it does not recur
+        (["slower"] * 2, 1, "inconclusive"),  # base's process may be an odd one
+        (["same"], 1, "inconclusive"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: str(value),
 )
-def test_what_is_trusted_alone_nowhere_must_be_unanimous(findings, expected):
-    assert decide.unanimous(findings) == expected
+def test_processes_of_a_recording_must_agree_and_one_alone_decides_nothing(findings, processes, expected):
+    assert decide.apart(findings, base_processes=processes) == expected
 
 
 def test_single_measurements_need_the_whole_effect():
@@ -200,13 +203,39 @@ def test_a_ratio_on_the_bound_asks_for_more_than_are_worth_counting():
     assert decide.further_rounds(Ratio(1.0499, 0.99, 1.11), 60, 0.05) is None
 
 
-def test_unpaired_times_have_the_ratio_of_their_medians():
+def test_pooled_times_have_the_ratio_of_their_medians():
     draw = np.random.default_rng(5)
-    base, head = draw.normal(1.0, 0.01, 60), draw.normal(1.1, 0.01, 40)
-    ratio = decide.unpaired_ratio(head, base, confidence=0.95)
-    assert ratio.median == pytest.approx(np.median(head) / np.median(base))
+    base, head = draw.normal(1.0, 0.01, (4, 60)), draw.normal(1.1, 0.01, 40)
+    ratio = decide.pooled_ratio(head, base, confidence=0.95)
+    assert ratio.median == pytest.approx(np.median(head) / np.median(base), rel=0.005)
     assert ratio.low < 1.1 < ratio.high
+    assert ratio.high / ratio.low < 1.02
     assert decide.finding(ratio, 0.05) == "slower"
+
+
+def test_the_interval_holds_what_processes_differ_by():
+    """Their rounds hardly scatter."""
+    base = [[1.0, 1.001] * 10, [1.1, 1.101] * 10]
+    ratio = decide.pooled_ratio([1.1, 1.101] * 10, base, confidence=0.95)
+    assert ratio.low < 1.002
+    assert ratio.high > 1.098
+    assert decide.finding(ratio, 0.05) == "undecided"
+
+
+def test_recordings_of_one_version_are_rarely_called_different():
+    """Processes differ by 1 % from each other, besides what their rounds scatter."""
+    draw = np.random.default_rng(7)
+
+    def process():
+        return np.exp(draw.normal(0, 0.01) + draw.normal(0, 0.01, 40))
+
+    found = []
+    for _ in range(TRIALS):
+        window = [process() for _ in range(10)]
+        ratios = [decide.pooled_ratio(process(), window, confidence=0.95) for _ in range(2)]
+        found.append(decide.apart([decide.finding(each, 0.05) for each in ratios], base_processes=10))
+    assert found.count("regression") + found.count("improvement") == 0
+    assert found.count("no change") >= 0.9 * TRIALS
 
 
 def test_smallest_detectable_slowdown_grows_with_the_noise():

@@ -1,6 +1,7 @@
 """Files of pytest-benchmark as recordings: those that it writes here, and what is refused of others."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -31,7 +32,8 @@ def written(tmp_path_factory):
     (folder / "test_speed.py").write_text(TESTS)
     options = ["--benchmark-json=whole.json", "--benchmark-save=bare", "--benchmark-storage=file://saved"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *options]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of xdist
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
     return folder
 
 

@@ -1,67 +1,139 @@
-"""decide whether HEAD is slower than BASE: two recordings, or two git revisions"""
+"""decide whether HEAD is slower than BASE: two git revisions, or two recordings"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mvc.cli import write_json
+from mvc import files
 from mvc.errors import UserError
 from mvc.progress import Progress
-from mvc.regress import cases, compare
+from mvc.regress import apart, cases, compare
 from mvc.regress.commands import options
-from mvc.regress.recordings import store
-from mvc.regress.recordings.recording import only
-from mvc.regress.results import summary
+from mvc.regress.compare import Comparison
+from mvc.regress.recordings import baselines, store
+from mvc.regress.recordings.recording import Recording, fields_across, merged, only
+from mvc.regress.results import junit, summary
+from mvc.regress.sources.revisions import resolve
 
 EXAMPLES = """examples:
-  python -m mvc.regress compare origin/main .                    this checkout, changes included, against a branch
-  python -m mvc.regress compare main HEAD --only scan T --markdown summary.md --junit regress.xml
-  python -m mvc.regress compare main HEAD --device cuda          the cases for GPUs, by the device's time
-  python -m mvc.regress compare main HEAD --exact                graphs, launches, matches of passes: nothing is timed
+  python -m mvc.regress compare main...HEAD                      the last commit, against where its branch left main
+  python -m mvc.regress compare main .                           this checkout, changes included, against a branch
+  python -m mvc.regress compare main...HEAD --only scan T --markdown comment.md --junit regress.xml
+  python -m mvc.regress compare main...HEAD --device cuda        the cases for GPUs, by the device's time
+  python -m mvc.regress compare main...HEAD --exact              graphs, launches, matches of passes: nothing is timed
+  python -m mvc.regress compare HEAD HEAD --head-python /opt/nightly/bin/python --across torch,triton
   python -m mvc.regress compare before.json after.json
-  python -m mvc.regress compare bench/baselines after.json       against the newest recording of this kind of device
+  python -m mvc.regress compare bench/baselines after.json       against the last of main on this kind of machine
+  python -m mvc.regress compare a1.json,a2.json b1.json,b2.json  of pytest-benchmark: each file is one process
 
-exit status, the first that applies: 1 regression, 3 not comparable, 2 inconclusive, 0 no change or better"""
+exit status, the first that applies: 1 regression, 3 not comparable, 2 inconclusive, 73 a file could not be written,
+0 no change or better"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", metavar="BASE", help="recording, folder of baselines, or git revision")
-    parser.add_argument("head", metavar="HEAD", help="recording, or git revision; . is the checkout as it is")
+    parser.add_argument("base", metavar="BASE", help="git revision, recordings, or folder of them; or BASE...HEAD")
+    parser.add_argument("head", metavar="HEAD", nargs="?", help="git revision, . for this checkout, or recordings")
     options.add_choice_of_cases(parser)
+    options.add_processes(parser)
     parser.add_argument("--exact", action="store_true", help="only numbers that do not vary; for revisions")
+    parser.add_argument(
+        "--across",
+        default="",
+        metavar="NAMES",
+        help="compare although these differ, such as torch,driver",
+    )
+    parser.add_argument("--base-python", metavar="FILE", help="interpreter of base's processes (default this one)")
+    parser.add_argument("--head-python", metavar="FILE", help="interpreter of head's processes (default this one)")
+    options.add_window(parser)
     parser.add_argument("--json", metavar="FILE", help="also write JSON; - prints it instead of the table")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown, for a pull request")
 
 
 def run(args: argparse.Namespace) -> int:
     options.require_writable(json=args.json, junit=args.junit, markdown=args.markdown)
-    comparison = _compared(args)
-    if args.json:
-        write_json(summary.as_dict(comparison), args.json)
-    if args.json != "-":
+    results = _Results(args)
+    comparison = _compared(args, results.keep)
+    if args.json == "-":
+        print(summary.json_text(comparison), end="")
+    else:
         print(summary.table(comparison))
-    for path, text in ((args.junit, summary.junit), (args.markdown, summary.markdown)):
-        if path:
-            options.write(path, lambda text=text: text(comparison))
-    return comparison.exit_status
+    results.keep(comparison)
+    return comparison.exit_status or (options.CANNOT_CREATE if results.failed else 0)
 
 
-def _compared(args: argparse.Namespace) -> compare.Comparison:
-    base, head = Path(args.base), Path(args.head)
-    if base.is_file() != head.is_file() and not (base.is_dir() and head.is_file()):
-        raise UserError(f"of {base} and {head} one is a file; give two recordings, or two git revisions")
-    if not head.is_file():
-        suite = options.suite(args)
-        return compare.revisions(args.base, args.head, suite, Progress(quiet=args.quiet), exact=args.exact)
-    for option in ("exact", "device", "rounds"):
+class _Results:
+    """The files that the command was asked for. One that cannot be written is told and loses nothing but itself."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        wanted = ((args.json, summary.json_text), (args.junit, junit.junit), (args.markdown, summary.markdown))
+        self._texts = {Path(path): text for path, text in wanted if path and path != "-"}
+        self.failed: set[Path] = set()
+
+    def keep(self, comparison: Comparison) -> None:
+        for path, text in self._texts.items():
+            try:
+                files.replace(path, text(comparison))
+                self.failed.discard(path)
+            except OSError as error:
+                if path not in self.failed:
+                    print(f"error: cannot write {path}: {error.strerror}", file=sys.stderr)
+                self.failed.add(path)
+
+
+def _compared(args: argparse.Namespace, keep: Callable[[Comparison], None]) -> Comparison:
+    if _files(args.head or "") or _files(args.base):
+        return _of_recordings(args)
+    for option in ("window", "main_branch", "allow_dirty"):
         if getattr(args, option):
-            raise UserError(f"--{option} is for git revisions; of recordings leave it out")
-    ours = store.read(head)
-    if base.is_dir():
-        base = store.newest(base, ours)
-    device = next(iter(ours.cases.values())).case.device
-    thresholds = cases.load(args.cases, device=device).thresholds
-    pair = (only(store.read(base), args.only), only(ours, args.only))
-    return compare.recordings(*pair, thresholds, names=(str(base), args.head))
+            raise UserError(f"--{option.replace('_', '-')} is for a folder of recordings; of revisions leave it out")
+    how = compare.How(
+        exact=args.exact,
+        across=fields_across(args.across),
+        pythons=(args.base_python, args.head_python),
+        timeout=args.timeout,
+        wait=not args.no_wait,
+    )
+    suite, progress = options.suite(args), Progress(quiet=args.quiet)
+    return compare.revisions(resolve(args.base, args.head), suite, how, progress, keep=keep)
+
+
+def _of_recordings(args: argparse.Namespace) -> Comparison:
+    for option in ("exact", "device", "rounds", "base_python", "head_python"):
+        if getattr(args, option):
+            raise UserError(f"--{option.replace('_', '-')} is for git revisions; of recordings leave it out")
+    if not args.head or not (ours := _files(args.head)) or not (_files(args.base) or Path(args.base).is_dir()):
+        raise UserError(f"of {args.base} and {args.head} one is a file; give two recordings, or two git revisions")
+    head = _read(ours, args.only)
+    suite = cases.load(args.cases, device=head.device)
+    across = fields_across(args.across)
+    remarks: list[str] = []
+    if theirs := _files(args.base):
+        bases = [_read(theirs, args.only)]
+    else:
+        found = baselines.window(
+            Path(args.base),
+            head,
+            size=args.window or baselines.SIZE,
+            main=args.main_branch,
+            allow_dirty=args.allow_dirty,
+            across=across,
+        )
+        remarks = found.left_out
+        bases = [only(base, [name for name in args.only if name in base.cases]) for base in found.recordings]
+    if not bases:
+        return apart.without_base(head, remarks)
+    return apart.recordings(bases, head, suite, across=across, deleted=bool(args.cases), remarks=remarks)
+
+
+def _files(named: str) -> list[Path]:
+    """The files that an argument names, separated by commas; none where it names something else."""
+    paths = [Path(named)] if Path(named).is_file() else [Path(each) for each in named.split(",")]
+    return paths if all(path.is_file() for path in paths) else []
+
+
+def _read(paths: Sequence[Path], names: Sequence[str]) -> Recording:
+    return only(merged([store.read(path) for path in paths]), names)

@@ -15,6 +15,9 @@ from mvc.cli import positive
 from mvc.errors import UserError
 from mvc.regress import cases
 from mvc.regress.recordings import baselines, branch
+from mvc.regress.worker import TIMEOUT
+
+CANNOT_CREATE = 73  # of sysexits.h: a result could not be written
 
 
 def add_choice_of_cases(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,33 @@ def add_choice_of_cases(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=positive, metavar="N", help="most rounds of a run (default the file's)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that measure."""
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help=f"limit for each answer of a process that is measured (default {TIMEOUT:.0f})",
+    )
+    parser.add_argument(
+        "--no-wait", action="store_true", help="refuse instead of waiting for another run of the gate on the device"
+    )
+
+
+def _seconds(text: str) -> float:
+    if not (seconds := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return seconds
+
+
+def add_window(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which of many recordings are the base."""
+    parser.add_argument("--window", type=positive, metavar="N", help=f"how many at most (default {baselines.SIZE})")
+    parser.add_argument("--main-branch", metavar="NAME", help="whose recordings count (default main or master; * any)")
+    parser.add_argument("--allow-dirty", action="store_true", help="also of trees with changes that were not committed")
 
 
 def suite(args: argparse.Namespace) -> cases.Suite:

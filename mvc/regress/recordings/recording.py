@@ -40,6 +40,11 @@ class Recording(NamedTuple):
     cases: dict[str, RecordedCase]
     accepted: dict[str, list[str]] = {}  # noqa: RUF012 - never written to
 
+    @property
+    def device(self) -> str:
+        """The kind of device, "cpu" or "cuda", of all cases."""
+        return next(iter(self.cases.values())).case.device
+
 
 class RecordedCase(NamedTuple):
     """The measurements of a case.

@@ -48,12 +48,16 @@ def write(recording: Recording, path: Path) -> Path:
     Raises:
         UserError: the folder cannot be written to.
     """
-    text = json.dumps(as_dict(recording), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     require_writable(path)
     try:
-        return files.add(path, text)
+        return files.add(path, text(recording))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def text(recording: Recording) -> str:
+    """The contents of a recording's file."""
+    return json.dumps(as_dict(recording), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def require_writable(path: Path) -> None:
