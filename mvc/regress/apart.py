@@ -139,7 +139,7 @@ def _judged(bases: Sequence[RecordedCase], head: RecordedCase, suite: Suite) -> 
 
 
 def _middle(bases: Sequence[RecordedCase]) -> list[RecordedCase]:
-    """The recordings of a window without its fastest and slowest fifth: one odd night says nothing of the others."""
-    cut = len(bases) // 5
+    """The recordings of a window without its fastest and slowest quarter: one odd night says nothing of the others."""
+    cut = len(bases) // 4
     by_time = sorted(bases, key=lambda base: statistics.median(itertools.chain(*(run["time"] for run in base.runs))))
     return by_time[cut : len(bases) - cut]

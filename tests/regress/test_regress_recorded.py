@@ -85,7 +85,7 @@ def test_a_folder_is_a_window_of_the_last_recordings(run, recorded, compared, tm
     head = recorded("head")
     status, printed = compared(folder, head)
     assert status == 0
-    monkeypatch.setattr(record, "subject", lambda suite: Version(asked="installed", commit="f" * 40))
+    monkeypatch.setattr(record, "subject", lambda suite: Version(asked="installed", commit="f" * 40, folder="."))
     slower = recorded("slower", slowness={"installed": 1.3})
     status, printed = compared(folder, slower, "--window", "3")
     assert status == 1

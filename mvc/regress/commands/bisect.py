@@ -11,7 +11,7 @@ from mvc.regress import bisect, compare
 from mvc.regress.bisect import Answer, Bisection, Measured, Tried
 from mvc.regress.cases import Suite
 from mvc.regress.commands import options
-from mvc.regress.sources.revisions import WORKING_TREE, Pair, resolve
+from mvc.regress.sources.revisions import WORKING_TREE, Pair, resolve, version
 
 EXAMPLES = """examples:
   python -m mvc.regress bisect v1.4 main
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("good", metavar="GOOD", help="git revision that is fast, an ancestor of BAD")
     parser.add_argument("bad", metavar="BAD", help="git revision that is slower")
     options.add_choice_of_cases(parser)
+    options.add_processes(parser)
     parser.add_argument("--first-parent", action="store_true", help="follow the first parent of merges alone")
     parser.add_argument("--json", metavar="FILE", help="also write JSON; - prints it instead of the table")
 
@@ -67,10 +68,12 @@ def _bisected(pair: Pair, suite: Suite, args: argparse.Namespace) -> Bisection:
 
 def _tried(pair: Pair, commit: str, suite: Suite, args: argparse.Namespace, progress: Progress) -> Tried:
     """Compare a commit with the good one: bad if a case is slower, good if it is sure that none is."""
-    comparison = compare.revisions(pair.base.asked, commit[:12], suite, progress)
+    how = compare.How(timeout=args.timeout, wait=not args.no_wait)
+    candidate = pair._replace(head=version(commit[:12], pair.root), remarks=[])
+    comparison = compare.revisions(candidate, suite, how, progress)
     answer: Answer = {0: "good", 1: "bad"}.get(comparison.exit_status, "skip")
     measured = [
-        Measured(each.case.name, each.verdict, each.runs[-1].times["time"].ratio if each.runs[-1].times else None)
+        Measured(each.case.name, each.verdict, each.change("time") if each.runs[0].times else None)
         for each in comparison.results
     ]
     return Tried(bisect.describe(commit, pair.root), answer, measured, comparison.obstacles)

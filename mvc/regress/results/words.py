@@ -37,12 +37,12 @@ def headline(comparison: Comparison) -> str:
 
 def sentence(result: CaseResult) -> str:
     """What became of a case, with its figures: "scan: 30 % slower, 1.00 to 1.31 ms"."""
-    what = {
-        "no change": "unchanged",
-        "inconclusive": "inconclusive, " + "; ".join(_span(result, cause) for cause in result.causes),
-    }.get(result.verdict) or "; ".join(_changed(result, cause) for cause in result.causes)
+    if result.verdict == "no change":
+        return f"{result.case.name}: unchanged"
+    sure = result.verdict != "inconclusive"
+    what = "; ".join((_changed if sure else _span)(result, cause) for cause in result.causes)
     accepted = f" (accepted, {result.accepted})" if result.verdict == "accepted" else ""
-    return f"{result.case.name}: {what}{accepted}"
+    return f"{result.case.name}: {'' if sure else 'inconclusive, '}{what}{accepted}"
 
 
 def _changed(result: CaseResult, cause: str) -> str:
