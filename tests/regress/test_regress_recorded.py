@@ -87,9 +87,9 @@ def test_a_folder_is_a_window_of_the_last_recordings(run, recorded, compared, tm
     assert status == 0
     monkeypatch.setattr(record, "subject", lambda suite: Version(asked="installed", commit="f" * 40, folder="."))
     slower = recorded("slower", slowness={"installed": 1.3})
-    status, printed = compared(folder, slower, "--window", "3")
+    status, printed = compared(folder, slower, "--window", "4")
     assert status == 1
-    assert printed.out.count("base: ") == 3
+    assert printed.out.count("base: ") == 4
     (here,) = folder.iterdir()
     for path in here.iterdir():
         facts = json.loads(path.read_text())
