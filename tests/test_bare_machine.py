@@ -16,7 +16,7 @@ for name in {MISSING}:
 import torch
 from mvc import compile_model, create_model, load_weights
 from mvc.errors import UserError
-from mvc.measure import nvml, profiler
+from mvc.measure import gpu_identity, nvml, profiler
 import mvc.compile.__main__, mvc.regress.__main__, mvc.offline.report
 
 model, x = create_model("tiny").eval(), torch.randn(1, 3, 64, 64)
@@ -29,7 +29,7 @@ torch.cuda.device_count = lambda: 1  # a GPU is stood for
 with nvml.Watch(torch.device("cuda")) as watch:
     pass
 print(*watch.notes)
-assert nvml.identify(torch.device("cuda")) == nvml.UNKNOWN
+assert gpu_identity.identify(torch.device("cuda")) == gpu_identity.UNKNOWN
 try:
     load_weights(model, sys.argv[1])
 except UserError as error:

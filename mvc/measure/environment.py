@@ -12,7 +12,7 @@ import torch
 
 from mvc import __version__
 from mvc.compile import torch_private
-from mvc.measure import machine, nvml
+from mvc.measure import gpu_identity, machine, nvml
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def environment(device: torch.device) -> Environment:
     except ImportError:
         triton = None
     cuda = device.type == "cuda"
-    gpu = nvml.identify(device) if cuda else nvml.UNKNOWN
+    gpu = gpu_identity.identify(device) if cuda else gpu_identity.UNKNOWN
     name = torch.cuda.get_device_name(device) if cuda else machine.processor()
     return Environment(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),

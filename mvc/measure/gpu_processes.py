@@ -23,11 +23,15 @@ def other_processes(device: torch.device, proc: Path = Path("/proc")) -> list[st
         return []
     try:
         with nvml.open_gpu(device) as gpu:
-            processes, used = gpu.processes(), gpu.used_memory()
+            found = gpu.read("processes", "nvmlDeviceGetComputeRunningProcesses")
+            # This version of the answer leaves out what the driver reserves for itself.
+            memory = gpu.read("memory", "nvmlDeviceGetMemoryInfo", gpu.pynvml.nvmlMemory_v2)
     except nvml.Unavailable as error:
         return [f"{error}: whether other processes use the GPU is not known"]
-    if processes is None:
+    if found is None:
         return [f"{gpu.notes['processes']}: whether others use it is not known"]
+    processes = {each.pid: each.usedGpuMemory or 0 for each in found}
+    used = memory.used if memory else 0
     if not _host_ids(proc):
         count = len(processes) - (torch.cuda.is_initialized() and len(processes) > 0)
         named = [f"{count} other {'process uses' if count == 1 else 'processes use'} the GPU (ids of the host, which"
@@ -38,7 +42,7 @@ def other_processes(device: torch.device, proc: Path = Path("/proc")) -> list[st
             f"process {pid}{_name(pid, proc)} also uses the GPU, {size / 2**30:.1f} GiB of it"
             for pid, size in others.items()
         ]
-    if not processes and not torch.cuda.is_initialized() and (used or 0) > CONTEXT:
+    if not processes and not torch.cuda.is_initialized() and used > CONTEXT:
         return [f"{used / 2**30:.1f} GiB of the GPU's memory are in use by processes that NVML does not name"]
     return named
 

@@ -40,31 +40,6 @@ POLICIES = {
 }
 
 
-class Identity(NamedTuple):
-    """What decides a GPU's speed besides its name; None where NVML does not tell.
-
-    Attributes:
-        driver: version.
-        sm_clock, memory_clock: the highest, MHz.
-        power_limit: W, as enforced.
-        clocks_locked: True where application clocks other than the default are set. NVML has no way to ask for the
-            locks of `nvidia-smi --lock-gpu-clocks`, so this is never False.
-        ecc: whether the memory corrects errors, which costs bandwidth.
-        mig: whether the GPU is divided into slices.
-    """
-
-    driver: str | None = None
-    sm_clock: int | None = None
-    memory_clock: int | None = None
-    power_limit: int | None = None
-    clocks_locked: bool | None = None
-    ecc: bool | None = None
-    mig: bool | None = None
-
-
-UNKNOWN = Identity()
-
-
 class Unavailable(Exception):
     """NVML cannot be used; the message says why."""
 
@@ -157,69 +132,40 @@ class Gpu:
         self._reasons = "nvmlDeviceGetCurrentClocksEventReasons"
 
     def sample(self) -> Sample:
-        power = self._read("power", "nvmlDeviceGetPowerUsage")
+        power = self.read("power", "nvmlDeviceGetPowerUsage")
         return Sample(
             time.perf_counter(),
-            self._read("SM clock", "nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_SM),
-            self._read("memory clock", "nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_MEM),
-            self._read("temperature", "nvmlDeviceGetTemperature", self.pynvml.NVML_TEMPERATURE_GPU),
+            self.read("SM clock", "nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_SM),
+            self.read("memory clock", "nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_MEM),
+            self.read("temperature", "nvmlDeviceGetTemperature", self.pynvml.NVML_TEMPERATURE_GPU),
             None if power is None else power / 1e3,
             self._clock_reasons(),
         )
 
     def energy(self) -> float | None:
         """Joules since the driver was loaded."""
-        energy = self._read("energy counter", "nvmlDeviceGetTotalEnergyConsumption")
+        energy = self.read("energy counter", "nvmlDeviceGetTotalEnergyConsumption")
         return None if energy is None else energy / 1e3
 
     def violations(self) -> dict[str, float]:
         """Seconds that the clock has been held down, by cause."""
         read = {
-            name: self._read(f"{name} violation time", "nvmlDeviceGetViolationStatus", getattr(self.pynvml, policy))
+            name: self.read(f"{name} violation time", "nvmlDeviceGetViolationStatus", getattr(self.pynvml, policy))
             for name, policy in POLICIES.items()
         }
         return {name: status.violationTime / 1e9 for name, status in read.items() if status is not None}
 
-    def identity(self) -> Identity:
-        kinds = (self.pynvml.NVML_CLOCK_SM, self.pynvml.NVML_CLOCK_MEM)
-        clocks = (self._read("highest clock", "nvmlDeviceGetMaxClockInfo", kind) for kind in kinds)
-        limit = self._read("power limit", "nvmlDeviceGetEnforcedPowerLimit")
-        return Identity(
-            self.pynvml.nvmlSystemGetDriverVersion(),
-            *clocks,
-            power_limit=None if limit is None else round(limit / 1e3),
-            clocks_locked=self._application_clocks() or None,
-            ecc=_enabled(self.pynvml, "nvmlDeviceGetEccMode", self.handle),
-            mig=_enabled(self.pynvml, "nvmlDeviceGetMigMode", self.handle),
-        )
-
-    def _application_clocks(self) -> bool:
-        """Whether clocks are known to be set for applications, other than those that the GPU comes with."""
-        names = ("nvmlDeviceGetApplicationsClock", "nvmlDeviceGetDefaultApplicationsClock")  # drivers of CUDA 14: gone
-        clock = self.pynvml.NVML_CLOCK_SM
-        ours, default = (self._read("application clocks", name, clock) for name in names)
-        return None not in (ours, default) and ours != default
-
-    def processes(self) -> dict[int, int] | None:
-        """Bytes of the GPU's memory that each process has that computes on it, by the host's process id."""
-        found = self._read("processes", "nvmlDeviceGetComputeRunningProcesses")
-        return None if found is None else {each.pid: each.usedGpuMemory or 0 for each in found}
-
-    def used_memory(self) -> int | None:
-        """Bytes in use by anyone, without what the driver reserves for itself."""
-        memory = self._read("memory", "nvmlDeviceGetMemoryInfo", self.pynvml.nvmlMemory_v2)
-        return memory and memory.used
-
     def _clock_reasons(self) -> frozenset[str]:
         newer = self._reasons == "nvmlDeviceGetCurrentClocksEventReasons"
-        bits = self._read("clock reasons", self._reasons)
+        bits = self.read("clock reasons", self._reasons)
         if bits is None and newer:  # drivers before 535 know them by their older name
             self._reasons = "nvmlDeviceGetCurrentClocksThrottleReasons"
             self.notes.pop("clock reasons")
-            bits = self._read("clock reasons", self._reasons)
+            bits = self.read("clock reasons", self._reasons)
         return frozenset(name for bit, name in REASONS.items() if bits and bits & bit)
 
-    def _read(self, what: str, function: str, *arguments: Any) -> Any:
+    def read(self, what: str, function: str, *arguments: Any) -> Any:
+        """The answer of one of NVML's functions for this device, or None where it refuses, which `notes` then says."""
         if what in self.notes:
             return None
         try:
@@ -270,10 +216,10 @@ def _find(pynvml: ModuleType, uuid: str, bus: str) -> Gpu:
 
 def _in_slices(pynvml: ModuleType, handle: Any) -> bool:
     """Whether programs run on slices of the GPU (MIG): CUDA may give a slice the whole GPU's UUID and place."""
-    return bool(_enabled(pynvml, "nvmlDeviceGetMigMode", handle))
+    return bool(enabled(pynvml, "nvmlDeviceGetMigMode", handle))
 
 
-def _enabled(pynvml: ModuleType, function: str, handle: Any) -> bool | None:
+def enabled(pynvml: ModuleType, function: str, handle: Any) -> bool | None:
     """Whether a mode is on now; it is off on GPUs that do not have it, and None where NVML does not tell."""
     try:
         mode, _ = getattr(pynvml, function)(handle)
@@ -288,15 +234,6 @@ def bus_id(device: torch.device) -> str:
     """Where on the bus a CUDA device is, as NVML writes it, "00000000:17:00.0"; of a MIG slice, where its GPU is."""
     properties = torch.cuda.get_device_properties(device)
     return f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
-
-
-def identify(device: torch.device) -> Identity:
-    """The identity of a CUDA device."""
-    try:
-        with open_gpu(device) as gpu:
-            return gpu.identity()
-    except Unavailable:
-        return UNKNOWN
 
 
 def _integral(samples: Sequence[Sample]) -> float | None:

@@ -234,31 +234,6 @@ def test_summary_of_nothing_has_its_note_alone(monkeypatch):
     assert list(nvml.summary(watch).lines()) == watch.notes
 
 
-def test_identity(monkeypatch):
-    FakeNvml().install(monkeypatch)
-    assert nvml.identify(CUDA) == ("580.65", 1985, 3202, 700, None, True, False)
-    FakeNvml(nvmlInit=error("DRIVER_NOT_LOADED")).install(monkeypatch)
-    assert nvml.identify(CUDA) == nvml.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("answers", "field", "known"),
-    [
-        ({"nvmlDeviceGetApplicationsClock": 1410}, "clocks_locked", True),
-        ({"nvmlDeviceGetApplicationsClock": error("DEPRECATED")}, "clocks_locked", None),
-        ({"nvmlDeviceGetEnforcedPowerLimit": error("NO_PERMISSION")}, "power_limit", None),
-        ({"nvmlDeviceGetEccMode": [0, 1]}, "ecc", False),
-        ({"nvmlDeviceGetEccMode": error("NOT_SUPPORTED")}, "ecc", False),
-        ({"nvmlDeviceGetEccMode": error("NO_PERMISSION")}, "ecc", None),
-        ({"nvmlDeviceGetMigMode": [1, 1]}, "mig", True),
-        ({"nvmlDeviceGetMigMode": AttributeError("no such function")}, "mig", None),
-    ],
-)
-def test_what_nvml_does_not_tell_is_unknown(answers, field, known, monkeypatch):
-    FakeNvml(**answers).install(monkeypatch)
-    assert getattr(nvml.identify(CUDA), field) is known
-
-
 def test_the_names_that_are_called_exist():
     for name in FakeNvml().answers:
         assert callable(getattr(pynvml, name)), name
@@ -289,4 +264,3 @@ def test_the_real_one_answers():
     with nvml.Watch(CUDA) as watch:
         torch.zeros(2**20, device="cuda").sum().item()
     assert watch.samples[0].sm_clock > 0
-    assert nvml.identify(CUDA).driver

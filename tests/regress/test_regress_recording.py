@@ -6,9 +6,11 @@ import pytest
 
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
+from mvc.regress.cases import Case
 from mvc.regress.recordings.recording import (
     COMPARABLE,
     OF_A_GPU,
+    RecordedCase,
     Recording,
     differences,
     fields_across,
@@ -17,6 +19,7 @@ from mvc.regress.recordings.recording import (
     unknown,
 )
 from mvc.regress.sources.version import Version
+from mvc.regress.worker import Facts
 
 GIB = 2**30
 CARD = Environment(
@@ -82,6 +85,20 @@ def test_of_a_cpu_nothing_is_asked_of_a_gpu():
     cpu = recording(device="cpu: A CPU", **dict.fromkeys(OF_A_GPU))
     assert unknown(cpu, cpu) == []
     assert differences(cpu, recording()) == ["device: cpu: A CPU against cuda: A Card 80GB"]
+
+
+def seen(*clocks):
+    """A recording of a card whose locks are not known, with the highest clocks of its processes."""
+    facts = [Facts(exact={}, gpu={"sm_clock_mhz": clock and [300, clock, clock]}) for clock in clocks]
+    case = RecordedCase(Case("scan", kind="scan"), {"time": "graph"}, [], facts)
+    return recording(clocks_locked=None)._replace(cases={"scan": case})
+
+
+def test_clocks_that_were_seen_stand_for_locks_that_nvml_does_not_tell():
+    assert unknown(seen(1980, 1905), seen(1950, None)) == []
+    (line,) = unknown(seen(1410, 1410), seen(1980, 1500))
+    assert line == "the GPU reached 1410 MHz in base and 1980 MHz in head: clocks may be locked"
+    assert unknown(seen(1980), seen(None)) == ["not known of both sides: clocks_locked"]
 
 
 def test_what_may_differ_is_told():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ OF_A_GPU = (
 OF_A_HOST = ("cpu", "threads", "affinity", "nominal_mhz", "cache_bytes", "memory_bytes")
 OF_SOFTWARE = ("platform", "compiler", "torch", "triton", "python")
 COMPARABLE = ("device", *OF_A_GPU, *OF_A_HOST, *OF_SOFTWARE)
+CLOCKS_APART = 0.05  # the share by which the highest clocks of equal GPUs do not differ
 OPTIONAL = ("compiler", "triton")  # None means that there is none, where torch is known
 
 
@@ -135,14 +137,33 @@ def ignored(base: Recording, head: Recording, across: Collection[str] = ()) -> l
 
 
 def unknown(base: Recording, head: Recording) -> list[str]:
-    """What decides speed and is not known of both machines, so that it may differ; a line for each side."""
+    """What decides speed and is not known of both machines, so that it may differ; a line for each side.
+
+    NVML does not tell whether clocks are locked. Where neither side knows, the highest clocks that were seen while both
+    were measured tell whether they may be.
+    """
     missing = [{key for key in _applicable(base, head) if not _known(each, key)} for each in (base, head)]
+    clocks = (_highest_clock(base), _highest_clock(head))
+    lines = []
+    if None not in clocks:
+        for keys in missing:
+            keys.discard("clocks_locked")
+        if abs(math.log(clocks[0] / clocks[1])) > math.log(1 + CLOCKS_APART):
+            lines.append(f"the GPU reached {clocks[0]} MHz in base and {clocks[1]} MHz in head: clocks may be locked")
     sides = {"both sides": missing[0] & missing[1], "base": missing[0] - missing[1], "head": missing[1] - missing[0]}
-    return [
+    lines += [
         f"not known of {side}: {', '.join(key for key in COMPARABLE if key in keys)}"
         for side, keys in sides.items()
         if keys
     ]
+    return lines
+
+
+def _highest_clock(recording: Recording) -> int | None:
+    """MHz of the GPU's multiprocessors that were seen while cases were measured; None where that is not known."""
+    seen = [facts.gpu for recorded in recording.cases.values() for facts in recorded.facts]
+    ranges = [gpu.get("sm_clock_mhz") for gpu in seen if isinstance(gpu, Mapping)]
+    return max((range_[2] for range_ in ranges if range_), default=None)
 
 
 def fields_across(text: str) -> frozenset[str]:
