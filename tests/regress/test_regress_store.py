@@ -1,8 +1,10 @@
 """Recordings as files: whole or absent, readable by pytest-benchmark, and refused in one sentence."""
 
 import dataclasses
+import functools
 import json
 import multiprocessing
+import operator
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from mvc.errors import UserError
 from mvc.measure.environment import Environment
 from mvc.regress.cases import Case
 from mvc.regress.recordings import store
-from mvc.regress.recordings.recording import COMPARABLE, RecordedCase, Recording, differences
+from mvc.regress.recordings.recording import COMPARABLE, RecordedCase, Recording, differences, unknown
 from mvc.regress.sources.version import Version, checkout
 from mvc.regress.worker import Facts
 
@@ -269,6 +271,38 @@ def test_older_formats_are_read_and_what_they_lack_is_unknown(format, tmp_path):
     assert read.cases["scan"]._replace(unsaid=frozenset()) == recording().cases["scan"]
     assert read.cases["scan"].unsaid == {"states"}
     assert differences(read, recording()) == []
+
+
+def places(value, path=()):
+    """The keys that lead to every value in nested dicts and lists, of lists to their first."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield (*path, key)
+        yield from places(each, (*path, key))
+
+
+def test_what_is_read_can_be_used_wherever_a_file_is_damaged(tmp_path):
+    good = recording()
+    good.cases["scan"].facts[0].gpu = {"sm_clock_mhz": [1, 2, 3]}
+    path = store.write(good._replace(accepted={"scan": ["meant"]}), tmp_path / "a.json")
+    text, read = path.read_text(), 0
+    for *before, last in places(json.loads(text)):
+        for value in (None, 3, -1.5, "x", [], {}, True):
+            facts = json.loads(text)
+            functools.reduce(operator.getitem, before, facts)[last] = value
+            path.write_text(json.dumps(facts))
+            try:
+                damaged = store.read(path)
+            except UserError:
+                continue
+            read += 1
+            assert isinstance(differences(good, damaged) + unknown(good, damaged), list)
+            assert str(damaged.environment)
+            assert str(damaged.version)
+            assert store.baseline_path(tmp_path, damaged)
+            assert store.as_dict(damaged)
+            assert hash((damaged.version, damaged.environment))
+    assert read > 100, "of facts that nothing is made of, and of values that are right"
 
 
 def test_a_field_of_a_newer_version_is_named(tmp_path):
