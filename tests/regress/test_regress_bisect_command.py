@@ -12,11 +12,17 @@ CASES = '[thresholds]\nrounds = [5, 20]\n[cases.scan]\nkind = "scan"\n[cases.oth
 
 
 @pytest.fixture
-def history(tmp_path, monkeypatch):
-    """The commits of the repository that is the current folder, as the gate names them."""
-    repository = Repository(tmp_path / "repository")
-    repository.write({"cases.toml": CASES, "pyproject.toml": "[project]\ndependencies = []\n"})
-    monkeypatch.chdir(repository.folder)
+def repository(tmp_path, monkeypatch):
+    """The current folder."""
+    made = Repository(tmp_path / "repository")
+    made.write({"cases.toml": CASES, "pyproject.toml": "[project]\ndependencies = []\n"})
+    monkeypatch.chdir(made.folder)
+    return made
+
+
+@pytest.fixture
+def history(repository):
+    """Its commits, as the gate names them."""
     return [repository.commit(message=f"change {i}")[:12] for i in range(8)]
 
 
@@ -65,6 +71,22 @@ def test_without_a_slowdown_there_is_nothing_to_look_for(history, monkeypatch, c
     fake(monkeypatch, **{key: {history[-1]} if value == "bad" else value for key, value in rules.items()})
     assert bisect(history[0], history[-1], "--only", "scan") == status
     assert f"{history[-1]} against {history[0]}: {message}" in capsys.readouterr().out
+
+
+def test_a_slowdown_that_is_meant_is_found_too(history, repository, monkeypatch, capsys):
+    accepted = '[[accepted]]\ncase = "scan"\ndate = "2026-01-01"\nreason = "more exact"\n'
+    slow = repository.commit({"cases.accepted.toml": accepted}, message="more exact")[:12]
+    last = repository.commit(message="later")[:12]
+    fake(monkeypatch, slowness=dict.fromkeys((slow, last), 1.3))
+    assert bisect(history[0], last, "--only", "scan") == 1
+    assert f"the first slow commit is {slow} more exact" in capsys.readouterr().out
+
+
+def test_a_case_that_the_good_commit_lacks_is_not_green(repository, history, monkeypatch, capsys):
+    last = repository.commit({"cases.toml": f'{CASES}[cases.new]\nkind = "scan"\n'})[:12]
+    fake(monkeypatch, broken={history[0]})
+    assert bisect(history[0], last, "--only", "new") == 3
+    assert f"new: cannot run in {history[0]}" in capsys.readouterr().out
 
 
 def test_the_working_tree_is_no_commit(history, capsys):

@@ -24,6 +24,8 @@ inconclusive, is skipped and told. The repository is not written to.
 exit status: 1 a commit is named, 2 inconclusive: it is one of several, or it is not sure that BAD is slower,
 3 GOOD and BAD are not comparable, 0 BAD is not slower"""
 
+SLOWER = ("regression", "accepted")  # which commit it was is asked of a slowdown that is meant too
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("good", metavar="GOOD", help="git revision that is fast, an ancestor of BAD")
@@ -53,7 +55,7 @@ def _bisected(pair: Pair, suite: Suite, args: argparse.Namespace) -> Bisection:
     tried = [_tried(pair, bad, suite, args, progress)]
     if tried[0].answer != "bad":
         return Bisection(pair.base, pair.head, tried, [])
-    slower = suite.only([each.case for each in tried[0].measured if each.verdict == "regression"])
+    slower = suite.only([each.case for each in tried[0].measured if each.verdict in SLOWER])
 
     def judge(commit: str) -> Answer:
         try:
@@ -67,13 +69,19 @@ def _bisected(pair: Pair, suite: Suite, args: argparse.Namespace) -> Bisection:
 
 
 def _tried(pair: Pair, commit: str, suite: Suite, args: argparse.Namespace, progress: Progress) -> Tried:
-    """Compare a commit with the good one: bad if a case is slower, good if it is sure that none is."""
+    """Compare a commit with the good one: bad if a case is slower, good if it is sure of every case that it is not."""
     how = compare.How(timeout=args.timeout, wait=not args.no_wait)
     candidate = pair._replace(head=version(commit[:12], pair.root), remarks=[])
     comparison = compare.revisions(candidate, suite, how, progress)
-    answer: Answer = {0: "good", 1: "bad"}.get(comparison.exit_status, "skip")
+    obstacles = list(comparison.obstacles)
+    if not obstacles:  # an added case is none to `compare`
+        found = {each.case.name for each in comparison.results}
+        obstacles = [f"{each.name}: cannot run in {pair.base.asked}" for each in suite.cases if each.name not in found]
+    verdicts = {each.verdict for each in comparison.results}
+    sure = not obstacles and "inconclusive" not in verdicts
+    answer: Answer = "bad" if verdicts.intersection(SLOWER) else "good" if sure else "skip"
     measured = [
         Measured(each.case.name, each.verdict, each.change("time") if each.runs[0].times else None)
         for each in comparison.results
     ]
-    return Tried(bisect.describe(commit, pair.root), answer, measured, comparison.obstacles)
+    return Tried(bisect.describe(commit, pair.root), answer, measured, obstacles)
