@@ -9,6 +9,7 @@ from fake_worker import FakeWorker, fake
 from git_repository import Repository
 
 from mvc.regress import record
+from mvc.regress.__main__ import main
 from mvc.regress.recordings import store
 from mvc.regress.recordings.recording import OF_A_HOST, OF_SOFTWARE
 from mvc.regress.sources.version import Version
@@ -90,7 +91,7 @@ def test_a_folder_is_a_window_of_the_last_recordings(run, recorded, compared, tm
     slower = recorded("slower", slowness={"installed": 1.3})
     status, printed = compared(folder, slower, "--window", "4")
     assert status == 1
-    assert printed.out.count("base: ") == 4
+    assert printed.out.count("\nbase: ") == 4
     (here,) = folder.iterdir()
     for path in here.iterdir():
         facts = json.loads(path.read_text())
@@ -179,3 +180,34 @@ def test_a_scan_that_fell_back_is_not_recorded(run, tmp_path, monkeypatch):
     status, printed = run("--output", tmp_path / "out.json", "--only", "scan", command="record")
     assert status == 3
     assert "not recorded: scan: installed: scan: chunked ran, cpp is expected" in printed.err
+
+
+def test_recordings_on_a_branch_are_a_base_too(run, recorded, tmp_path, monkeypatch, capsys, cases_file):
+    checkout = Repository(tmp_path / "checkout")
+    checkout.commit({"a.py": ""})
+    monkeypatch.chdir(checkout.folder)
+    for number in range(3):
+        fake(monkeypatch)
+        version = Version(asked="installed", commit=f"{number}" * 40, dirty=False, branch="main", folder=".")
+        monkeypatch.setattr(record, "subject", lambda suite: version)  # noqa: B023
+        status, printed = run("--branch", "kept", "--keep", "30d", command="record")
+        assert status == 0
+        assert "on the branch kept: scan, T of installed" in printed.out
+    assert checkout.git("status", "--porcelain") == ""
+    version = Version(asked="installed", commit="f" * 40, folder=".")
+    slower = recorded("slower", slowness={"installed": 1.3})
+    capsys.readouterr()
+    assert main(["compare", "--branch", "kept", str(slower), "--cases", str(cases_file), "--only", "T"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("T: 30 % slower")
+    assert printed.count("\nbase: ") == 3
+
+
+def test_a_schedule_is_for_many_recordings_and_has_a_form(run, capsys):
+    status, printed = run("--keep", "30d", "--output", "a.json", command="record")
+    assert status == 64
+    assert "--keep is for many recordings; give --baselines or --branch" in printed.err
+    with pytest.raises(SystemExit) as usage:
+        run("--keep", "1y", "--branch", "kept", command="record")
+    assert usage.value.code == 64
+    assert "write it as 30d,26w,24m" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from mvc.progress import Progress
 from mvc.regress import apart, cases, compare
 from mvc.regress.commands import options
 from mvc.regress.compare import Comparison
-from mvc.regress.recordings import baselines, store
+from mvc.regress.recordings import baselines, branch, store
 from mvc.regress.recordings.recording import Recording, fields_across, merged, only
 from mvc.regress.results import junit, summary
 from mvc.regress.sources.revisions import resolve
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   python -m mvc.regress compare HEAD HEAD --head-python /opt/nightly/bin/python --across torch,triton
   python -m mvc.regress compare before.json after.json
   python -m mvc.regress compare bench/baselines after.json       against the last of main on this kind of machine
+  python -m mvc.regress compare --branch mvc-baselines after.json
   python -m mvc.regress compare a1.json,a2.json b1.json,b2.json  of pytest-benchmark: each file is one process
 
 exit status, the first that applies: 1 regression, 3 not comparable, 2 inconclusive, 73 a file could not be written,
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--base-python", metavar="FILE", help="interpreter of base's processes (default this one)")
     parser.add_argument("--head-python", metavar="FILE", help="interpreter of head's processes (default this one)")
+    parser.add_argument("--branch", metavar="NAME", help="branch of recordings that is the base; then give HEAD alone")
     options.add_window(parser)
     parser.add_argument("--json", metavar="FILE", help="also write JSON; - prints it instead of the table")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
@@ -85,11 +88,9 @@ class _Results:
 
 
 def _compared(args: argparse.Namespace, keep: Callable[[Comparison], None]) -> Comparison:
-    if _files(args.head or "") or _files(args.base):
+    if args.branch or _files(args.head or "") or _files(args.base):
         return _of_recordings(args)
-    for option in ("window", "main_branch", "allow_dirty"):
-        if getattr(args, option):
-            raise UserError(f"--{option.replace('_', '-')} is for a folder of recordings; of revisions leave it out")
+    _refuse(args, "a folder or a branch of recordings; of revisions", "window", "main_branch", "allow_dirty")
     how = compare.How(
         exact=args.exact,
         across=fields_across(args.across),
@@ -102,31 +103,52 @@ def _compared(args: argparse.Namespace, keep: Callable[[Comparison], None]) -> C
 
 
 def _of_recordings(args: argparse.Namespace) -> Comparison:
-    for option in ("exact", "device", "rounds", "base_python", "head_python"):
-        if getattr(args, option):
-            raise UserError(f"--{option.replace('_', '-')} is for git revisions; of recordings leave it out")
-    if not args.head or not (ours := _files(args.head)) or not (_files(args.base) or Path(args.base).is_dir()):
-        raise UserError(f"of {args.base} and {args.head} one is a file; give two recordings, or two git revisions")
+    _refuse(args, "git revisions; of recordings", "exact", "device", "rounds", "base_python", "head_python")
+    ours = _files(args.base if args.branch else args.head or "")
+    theirs = [] if args.branch else _files(args.base)
+    folder = None if theirs or args.branch else Path(args.base)
+    if not ours or (args.branch and args.head) or not (theirs or args.branch or folder.is_dir()):
+        raise UserError(
+            f"of {args.base} and {args.head} one is a file; give two recordings, a folder of them or --branch and a"
+            " recording, or two git revisions"
+        )
     head = _read(ours, args.only)
-    suite = cases.load(args.cases, device=head.device)
-    across = fields_across(args.across)
-    remarks: list[str] = []
-    if theirs := _files(args.base):
-        bases = [_read(theirs, args.only)]
+    suite, across = cases.load(args.cases, device=head.device), fields_across(args.across)
+    if theirs:
+        bases, left_out = [_read(theirs, args.only)], []
     else:
+        bases, left_out = _window(args, folder, head, across)
+    if not bases:
+        return apart.without_base(head, left_out)
+    return apart.recordings(bases, head, suite, across=across, deleted=bool(args.cases), remarks=left_out)
+
+
+def _window(
+    args: argparse.Namespace, folder: Path | None, head: Recording, across: frozenset[str]
+) -> tuple[list[Recording], list[str]]:
+    """The recordings of a folder, or of the branch, that are the base, and why others are not."""
+    with contextlib.ExitStack() as stack:
         found = baselines.window(
-            Path(args.base),
+            folder or stack.enter_context(branch.opened(args.branch)).folder,
             head,
             size=args.window or baselines.SIZE,
             main=args.main_branch,
             allow_dirty=args.allow_dirty,
             across=across,
         )
-        remarks = found.left_out
-        bases = [only(base, [name for name in args.only if name in base.cases]) for base in found.recordings]
-    if not bases:
-        return apart.without_base(head, remarks)
-    return apart.recordings(bases, head, suite, across=across, deleted=bool(args.cases), remarks=remarks)
+    bases = found.recordings
+    if args.only:
+        bases = [
+            base._replace(cases={name: base.cases[name] for name in head.cases.keys() & base.cases.keys()})
+            for base in bases
+        ]
+    return bases, found.left_out
+
+
+def _refuse(args: argparse.Namespace, whose: str, *options: str) -> None:
+    for option in options:
+        if getattr(args, option):
+            raise UserError(f"--{option.replace('_', '-')} is for {whose} leave it out")
 
 
 def _files(named: str) -> list[Path]:

@@ -72,7 +72,7 @@ def _notes(comparison: Comparison) -> list[str]:
     lines += [f"base: {each}" for each in comparison.bases or [comparison.base]]
     lines.append(f"head: {comparison.head}")
     lines.append(str(comparison.environment))
-    lines.append(f"head against base: {MEANINGS[comparison.exit_status]}")
+    lines.append(f"exit status {comparison.exit_status}: {MEANINGS[comparison.exit_status]}")
     return lines
 
 
