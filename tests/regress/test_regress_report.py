@@ -1,11 +1,13 @@
 """The page of all cases: what it says, that foreign text stays text, and that it needs no other file."""
 
 import dataclasses
+import json
 import re
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 
 import pytest
+from fake_worker import fake
 from made_up_recordings import FIRST, nightly, six_months, varying, write
 
 from mvc.regress import history
@@ -218,6 +220,58 @@ def test_the_command_writes_the_page_and_says_the_verdict(tmp_path, capsys):
     assert "Left out: 1 recording" in found.texts
     assert "Ours" in found.texts
     assert sorted(path.name for path in tmp_path.iterdir()) == ["baselines", "page.html"]
+
+
+@pytest.fixture
+def with_comparison(run, tmp_path, monkeypatch, capsys):
+    """The page beside a comparison of two revisions, as compare --json writes it."""
+    write(tmp_path / "baselines", nightly({"scan": [1e-3] * 8}))
+
+    def with_comparison(*options, **rules):
+        result, output = tmp_path / "result.json", tmp_path / "page.html"
+        fake(monkeypatch, **rules)
+        run("--json", result, *options)
+        command = ["report", str(tmp_path / "baselines"), "--comparison", str(result), "--output", str(output)]
+        assert main(command) == 0
+        return json.loads(result.read_text()), Page(output.read_text())
+
+    return with_comparison
+
+
+def test_the_last_comparison_is_a_table_under_its_verdict(with_comparison):
+    facts, found = with_comparison("--only", "scan", slowness={"head": 1.3})
+    assert facts["headline"] in found.texts
+    assert "head (headhead" in found.text
+    assert "against base (basebase" in found.text
+    (case,) = facts["cases"]
+    change = {name: f"{ratio - 1:+.1%}" for name, ratio in case["changes"]["time"].items()}
+    assert {change["median"], f"{change['low']} to {change['high']}", "regression"} <= {*found.texts}
+    assert 1.25 < case["changes"]["time"]["median"] < 1.35
+
+
+def test_a_comparison_of_exact_numbers_alone_has_its_verdicts(with_comparison):
+    facts, found = with_comparison("--exact", exact={"base": {"launches": 7}, "head": {"launches": 8}})
+    assert facts["headline"] in found.texts
+    (case,) = facts["cases"]
+    assert case["remarks"] == ["launches: 8, was 7"]
+    assert {"T: launches: 8, was 7", "regression"} <= {*found.texts}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{", "is no JSON; name a file that compare --json wrote"),
+        ('{"schema": "mvc.regress.compare/1"}', "is not of the format mvc.regress.compare/"),
+    ],
+)
+def test_another_file_than_a_comparison_is_refused(text, message, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    if text is not None:
+        path.write_text(text)
+    command = ["report", str(tmp_path), "--comparison", str(path), "--output", str(tmp_path / "page.html")]
+    assert main(command) == 64
+    assert message in capsys.readouterr().err
 
 
 def test_recordings_of_a_branch(tmp_path, monkeypatch, capsys):
