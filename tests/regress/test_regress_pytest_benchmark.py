@@ -1,13 +1,16 @@
 """Files of pytest-benchmark as recordings: those that it writes here, and what is refused of others."""
 
+import importlib.util
 import json
-import os
 import subprocess
 import sys
 
 import pytest
+import torch
+from places import ROOT
 
 from mvc.errors import UserError
+from mvc.measure.environment import environment
 from mvc.regress.cases import Case
 from mvc.regress.recordings import store
 from mvc.regress.recordings.recording import differences, merged, unknown
@@ -53,7 +56,7 @@ def changed(written, tmp_path):
 
 def test_a_run_is_one_process_of_each_benchmark(written):
     recording = store.read(written / "whole.json")
-    names = [f"test_speed.py::{name}" for name in ("test_sum[10]", "test_sum[20]", "test_of_a_case")]
+    names = ["test_speed.py::test_sum[10]", "test_speed.py::test_sum[20]", "T"]
     assert list(recording.cases) == names
     facts = json.loads((written / "whole.json").read_text())
     for name, benchmark in zip(names, facts["benchmarks"], strict=True):
@@ -72,7 +75,7 @@ def test_a_run_is_one_process_of_each_benchmark(written):
 
 
 def test_what_the_benchmarks_here_add_is_read(written):
-    recorded = store.read(written / "whole.json").cases["test_speed.py::test_of_a_case"]
+    recorded = store.read(written / "whole.json").cases["T"]
     assert recorded.case == Case("T", batch=2)
     assert "dtype" in recorded.unsaid
     assert (recorded.facts[0].compile_seconds, recorded.facts[0].source) == (1.5, "a/mvc/__init__.py")
@@ -86,6 +89,16 @@ def test_facts_that_a_project_adds_are_compared(written, changed):
     other = store.read(changed(lambda facts: facts["machine_info"].update(torch="2.14.1")))
     assert differences(other, told) == ["torch: 2.14.1 against 2.15.0"]
     assert differences(other, told, across={"torch"}) == []
+
+
+def test_files_of_the_benchmarks_here_know_the_machine_as_recordings_do(changed):
+    path = ROOT / "bench" / "conftest.py"
+    hooks = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("bench_hooks", path))
+    spec.loader.exec_module(hooks)
+    told = store.read(changed(lambda facts: hooks.pytest_benchmark_update_machine_info(facts["machine_info"])))
+    ours = told._replace(environment=environment(torch.device("cpu")))
+    assert differences(ours, told) == []
+    assert unknown(ours, told) == unknown(ours, ours)
 
 
 def test_without_single_times_the_remedy_is_named(written):

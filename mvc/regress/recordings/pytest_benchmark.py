@@ -37,8 +37,9 @@ def recording(facts: Mapping[str, Any], path: str) -> Recording:
         NoTimes: the single times are not in it, or some are zero or not finite.
         KeyError, TypeError, ValueError, AttributeError: parts are missing or damaged.
     """
-    cases = {each["fullname"]: _recorded(each, path) for each in facts["benchmarks"]}
-    if not cases or len(cases) < len(facts["benchmarks"]):
+    recorded = [_recorded(each, path) for each in facts["benchmarks"]]
+    cases = {each.case.name: each for each in recorded}
+    if not cases or len(cases) < len(recorded):
         raise ValueError("a benchmark twice" if cases else "no benchmark")
     devices = {each.case.device for each in cases.values()}
     if len(devices) > 1:
