@@ -139,6 +139,14 @@ def test_recordings_are_found_wherever_they_lie(folder, add):
     assert days(window(folder, recording(9))) == [1]
 
 
+def test_files_of_a_branch_are_named_by_it(folder, add):
+    name = add(1).relative_to(folder)
+    (folder / "result.json").write_text("{}")
+    chosen = window(folder, recording(9), branch="mvc-baselines")
+    assert chosen.recordings[0].version.asked == f"mvc-baselines:{name}"
+    assert chosen.left_out[0].startswith("mvc-baselines:result.json is not a recording of")
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="no is no folder; record one with --baselines"):
         window(tmp_path / "no", recording(1))

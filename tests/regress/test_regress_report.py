@@ -287,7 +287,7 @@ def test_recordings_of_a_branch(tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0
     found = Page((tmp_path / "page.html").read_text())
     assert "scan" in found.texts
-    assert "broken.json is no JSON, or is cut off; record it anew" in found.texts, "without the temporary folder"
+    assert "recordings:broken.json is no JSON, or is cut off; record it anew" in found.texts, "and no temporary folder"
 
 
 @pytest.mark.parametrize(

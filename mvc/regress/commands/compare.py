@@ -135,6 +135,7 @@ def _window(
             main=args.main_branch,
             allow_dirty=args.allow_dirty,
             across=across,
+            branch=args.branch,
         )
     bases = found.recordings
     if args.only:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,9 +118,7 @@ def recordings(args: argparse.Namespace) -> baselines.Found:
     """
     if args.branch:
         with branch.opened(args.branch) as opened:
-            found, where = baselines.found(opened.folder), opened.where
-            prefix = f"{opened.folder}{os.sep}"
-        found = found._replace(unreadable=[text.replace(prefix, "") for text in found.unreadable])
+            found, where = baselines.found(opened.folder, branch=opened.name), opened.where
     else:
         found, where = baselines.found(args.folder), args.folder
     if not found.recordings:

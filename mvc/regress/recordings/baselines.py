@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
@@ -43,8 +44,11 @@ class Found(NamedTuple):
     unreadable: list[str]
 
 
-def found(folder: Path) -> Found:
+def found(folder: Path, *, branch: str | None = None) -> Found:
     """Read a folder. A file that cannot be read loses only itself.
+
+    Args:
+        branch: whose files the folder holds for a while; they are named for people as BRANCH:FILE.
 
     Raises:
         UserError: there is no such folder.
@@ -55,10 +59,13 @@ def found(folder: Path) -> Found:
     for path in folder.rglob("*.json"):
         if path.name.startswith("."):
             continue  # one that is being written
+        shown = f"{branch}:{path.relative_to(folder).as_posix()}" if branch else str(path)
         try:
-            recordings[path] = store.read(path)
+            read = store.read(path)
         except UserError as error:
-            unreadable.append(str(error))
+            unreadable.append(str(error).replace(str(path), shown))
+            continue
+        recordings[path] = read._replace(version=dataclasses.replace(read.version, asked=shown))
     return Found(dict(sorted(recordings.items(), key=lambda each: order(each[1]))), sorted(unreadable))
 
 
@@ -70,6 +77,7 @@ def window(
     main: str | None = None,
     allow_dirty: bool = False,
     across: Collection[str] = (),
+    branch: str | None = None,
 ) -> Window:
     """The last recordings of the main branch on head's kind of machine, made before head.
 
@@ -78,11 +86,12 @@ def window(
         main: the main branch, by default main or master; "*" stands for any, known or not.
         allow_dirty: also those of trees with changes that were not committed, or that are not known to be clean.
         across: fields of the environment that may differ.
+        branch: as for `found`.
 
     Raises:
         UserError: there is no such folder.
     """
-    contents = found(folder)
+    contents = found(folder, branch=branch)
     branches = MAIN if main is None else (main,)
     reasons: Counter[str] = Counter()
     fitting = []
