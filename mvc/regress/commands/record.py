@@ -50,9 +50,7 @@ def _schedule(text: str) -> baselines.Keep:
 
 def run(args: argparse.Namespace) -> int:
     if args.keep and args.output:
-        raise UserError(
-            "--keep is for a folder or a branch of recordings; leave it out, or give --baselines or --branch"
-        )
+        raise UserError("--keep is for many recordings; give --baselines or --branch instead of --output")
     suite, version = options.suite(args), record.subject(options.suite(args))
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(branch.opened(args.branch)) if args.branch else None
