@@ -338,8 +338,9 @@ def judged(
         raise CaseFailed(f"its runs were timed by different clocks, {' and '.join(clocks)}")
     metrics = [metric for metric in runs[0].findings if all(metric in run.findings for run in runs)]
     verdicts = {metric: together([run.findings[metric] for run in runs]) for metric in metrics}
-    base, head = (facts.exact for facts in runs[0].facts)
-    return CaseResult(case, thresholds, runs, verdicts, exact_differences(base, head), _unknown(base, head))
+    base, head = runs[0].facts
+    differing = exact_differences(base.exact, head.exact)
+    return CaseResult(case, thresholds, runs, verdicts, differing, _unknown(case, base, head))
 
 
 def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[Difference]:
@@ -352,16 +353,19 @@ def exact_differences(base: dict[str, int], head: dict[str, int]) -> list[Differ
     ]
 
 
-def _unknown(base: dict[str, int], head: dict[str, int]) -> list[str]:
-    """What only one side tells, a sentence each."""
+def _unknown(case: Case, base: Facts, head: Facts) -> list[str]:
+    """What a side does not tell, a sentence each."""
     sides = (("base", base), ("head", head))
-    lacking = base.keys() ^ head.keys()
-    return [
+    lacking = (base.exact.keys() ^ head.exact.keys()) - _passes(base.exact, head.exact)
+    told = [
         f"{name} is not known of {side}, and was not compared"
-        for name in sorted(lacking - _passes(base, head))
-        for side, exact in sides
-        if name not in exact
+        for name in sorted(lacking)
+        for side, facts in sides
+        if name not in facts.exact
     ]
+    if case.expected_scan is not None:
+        told += [f"which scan ran is not known of {side}" for side, facts in sides if facts.implementations is None]
+    return told
 
 
 def _passes(base: dict[str, int], head: dict[str, int]) -> set[str]:

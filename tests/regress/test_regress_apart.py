@@ -112,3 +112,15 @@ def test_without_a_base_nothing_is_green():
     comparison = apart.without_base(recorded(), ["5 recordings were made with driver 570"])
     assert comparison.exit_status == 3
     assert "5 recordings were made with driver 570" in headline(comparison)
+
+
+def test_what_ran_in_an_older_recording_is_told_to_be_unknown():
+    status, _, comparison = verdicts([recorded(facts={"implementations": None})], recorded())
+    assert status == 0
+    assert "scan: which scan ran is not known of base" in summary.table(comparison)
+
+
+def test_one_odd_recording_of_a_window_changes_nothing():
+    window = [recorded(level) for level in (1e-3, 1e-3, 2e-3, 1e-3, 1e-3)]
+    assert verdicts(window, recorded())[0] == 0
+    assert verdicts(window, recorded(1.1e-3))[0] == 1
