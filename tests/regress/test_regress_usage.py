@@ -13,7 +13,10 @@ from mvc.regress.sources.revisions import resolve
     [
         (["compare", "no-such-revision", "HEAD"], "'no-such-revision' is no file and no commit"),
         (["compare", __file__, __file__], "is no JSON"),
-        (["compare", __file__, "HEAD"], "one is a file; give two recordings, or two git revisions"),
+        (
+            ["compare", __file__, "HEAD"],
+            "one is a file; give two recordings, a folder of them",
+        ),
         (["compare", "HEAD", "HEAD", "--only", "X"], "--only has 'X'; the cases are"),
         (["compare", "HEAD", "HEAD", "--cases", "no-such.toml"], "--cases no-such.toml cannot be read"),
         (["compare", "HEAD", "HEAD", "--rounds", "4"], "5 <= least <= most"),

@@ -136,10 +136,10 @@ def _card(contents: Contents) -> Element:
     accepted = sum(tone(each, change) == "accepted" for each in series for change in each.changes)
     better = sum(tone(each, change) == "better" for each in series for change in each.changes)
     numbers = [
-        (percent(alarms[0][1]) if alarms else "none", "worst slowdown that stands"),
-        (str(len(alarms)), "slowdowns stand"),
-        (str(better), "speed-ups stand"),
-        (str(accepted), "slowdowns are accepted"),
+        (percent(alarms[0][1]) if alarms else "none", "worst slowdown standing"),
+        (str(len(alarms)), "slowdowns standing"),
+        (str(better), "speed-ups standing"),
+        (str(accepted), "slowdowns accepted"),
         (str(len({each.case for each in series})), "cases"),
         (str(len({point.date for each in series for point in each.points})), "recordings"),
     ]
