@@ -116,7 +116,8 @@ def unexpected(case: Case, facts: Facts) -> str | None:
     if expected is None or ran is None or ran == [expected]:
         return None
     seen = f"{' and '.join(ran)} ran" if ran else "no operator of the scan was seen, as where Inductor took it apart"
-    return f"scan: {seen}, {expected} is expected; what the process warns of may say why, or name the other in the case"
+    warned = f" ({'; '.join(facts.warnings[:3])})" if facts.warnings else ""
+    return f"scan: {seen}, {expected} is expected{warned}; mend that, or name what is to run as `scan` of the case"
 
 
 class Worker:

@@ -5,14 +5,15 @@ import dataclasses
 import itertools
 import random
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mvc.regress import cases
 from mvc.regress.cases import Case
-from mvc.regress.process import call, main
-from mvc.regress.process.built import Refused
+from mvc.regress.process import call, facts, main
+from mvc.regress.process.built import Built, Refused
 from mvc.regress.worker import Facts, unexpected
 
 serial = itertools.count()
@@ -182,15 +183,32 @@ def test_a_case_may_have_thresholds_of_its_own(tmp_path):
     ],
 )
 def test_another_implementation_than_the_case_names_is_told(case, ran, found):
-    said = unexpected(case, Facts(exact={}, implementations=ran))
-    assert said is None if found is None else said.startswith(found)
+    said = unexpected(case, Facts(exact={}, implementations=ran, warnings=["UserWarning: no compiler"]))
+    assert said is None if found is None else said.startswith(found) and "(UserWarning: no compiler)" in said
+
+
+def test_what_this_torch_does_not_tell_is_said(monkeypatch):
+    """Also where so much was compiled that the first compilations are forgotten."""
+    from torch._dynamo import utils
+
+    case = Case("a", kind="call", call="m:f", exact=("recompiles", "launches"))
+
+    def told():
+        built = Built(lambda: None, {}, facts.compilations)
+        found, _ = main.prepared(built, case=case.as_dict(), timed=False, slowdown=0.0, paths=[])
+        return found["exact"].keys(), found["warnings"]
+
+    full = [SimpleNamespace(compile_id="0/0")] * utils._compilation_metrics.maxlen
+    monkeypatch.setattr(utils, "get_compilation_metrics", lambda: full)
+    assert told() == ({"launches"}, ["recompiles: not known here"])
+    monkeypatch.delattr(utils, "get_compilation_metrics")
+    assert told() == (set(), ["recompiles: not known here", "launches: not known here"])
 
 
 def test_names_of_implementations_are_those_of_the_kernels():
     from mvc.kernels.implementations import TABLE, fastest
-    from mvc.regress.process.facts import IMPLEMENTATIONS
 
     assert {*cases.SCANS} == TABLE.keys()
-    assert {each.suffix: name for name, each in TABLE.items() if name != "reference"} == IMPLEMENTATIONS
+    assert {each.suffix: name for name, each in TABLE.items() if name != "reference"} == facts.IMPLEMENTATIONS
     assert list(TABLE)[-1] == cases.FASTEST["cuda"]
     assert fastest(torch.device("cpu"), torch.float32) == cases.FASTEST["cpu"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from places import ROOT
 
 from mvc.regress import cases
+from mvc.regress.__main__ import main
 from mvc.regress.cases import Case
+from mvc.regress.recordings import store
 from mvc.regress.worker import CaseFailed, Side, Worker
 
 EXAMPLE = ROOT / "examples" / "regress"
@@ -151,6 +155,7 @@ def test_a_process_ends_when_its_driver_is_killed(side):
     that = side("hangs", HANGS)
     program = f"""
 from pathlib import Path
+from mvc.regress.recordings import store
 from mvc.regress.worker import Side, Worker
 from mvc.regress.cases import Case
 side = Side("that", Path({str(that.tree)!r}), Path({str(that.caches)!r}))
@@ -175,9 +180,18 @@ def test_an_interpreter_that_is_not_there_is_said(side):
         Worker(Case("a"), side("a", "", "/nowhere/python"))
 
 
-def test_the_example_is_measured_from_its_src(tmp_path):
-    suite = cases.load(EXAMPLE / "cases.toml")
-    (case,) = suite.only(["queries"]).cases
-    with Worker(case, Side("example", EXAMPLE, tmp_path)).wait_until_ready() as worker:
-        assert worker.time(calls=2, clock="wall") > 0
-        assert worker.facts.source == str(EXAMPLE / "src" / "rotary" / "cases.py")
+def test_the_example_is_recorded_in_a_repository_of_its_own(tmp_path, monkeypatch):
+    """From its src, and without a word of mvc among its sources."""
+    folder = tmp_path / "rotary"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "--message=as it is"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    monkeypatch.chdir(folder)
+    chosen = ["--cases", "cases.toml", "--only", "queries", "--rounds", "5", "--quiet"]
+    assert main(["record", *chosen, "--output", str(tmp_path / "a.json")]) == 0
+    recording = store.read(tmp_path / "a.json")
+    assert recording.version.dirty is False
+    facts = recording.cases["queries"].facts
+    assert {each.source for each in facts} == {str(folder / "src" / "rotary" / "cases.py")}
+    assert {each.versions["torch"] for each in facts} == {torch.__version__}

@@ -40,28 +40,24 @@ def implementations(run, *, hidden):
 
 
 def compilations():
-    """What torch.compile has done in this process, by name; what this torch does not tell is left out."""
+    """What torch.compile has done in this process, by name; None for what this torch does not tell."""
+    counted = {"graph breaks": 0, "recompiles": 0, "launches": 0}
     if "torch._dynamo" not in sys.modules:
-        return {"graph breaks": 0, "recompiles": 0}
-    counted = {}
+        return counted
+    counted = dict.fromkeys(counted)
     try:
-        from torch._dynamo.utils import counters
+        from torch._dynamo import utils
 
-        counted["graph breaks"] = sum(counters["graph_break"].values())
+        counted["graph breaks"] = sum(utils.counters["graph_break"].values())
+        # Of a frame and its n-th compilation, as "2/0"; a full list has forgotten the first.
+        ids = [each.compile_id for each in utils.get_compilation_metrics()]
+        if len(ids) < utils._compilation_metrics.maxlen and all(ids):
+            counted["recompiles"] = sum(not each.endswith("/0") for each in {*ids})
+        from torch._inductor import metrics
+
+        counted["launches"] = metrics.generated_kernel_count
     except (ImportError, AttributeError, TypeError):
         pass
-    try:
-        from torch._dynamo.utils import _compilation_metrics, get_compilation_metrics
-
-        ids = {each.compile_id for each in get_compilation_metrics()}  # of a frame and its n-th compilation, as "2/0"
-        if len(get_compilation_metrics()) < _compilation_metrics.maxlen and all(ids):  # else the first are forgotten
-            counted["recompiles"] = sum(not each.endswith("/0") for each in ids)
-    except (ImportError, AttributeError, TypeError):
-        pass
-    if "torch._inductor.metrics" in sys.modules:
-        generated = getattr(sys.modules["torch._inductor.metrics"], "generated_kernel_count", None)
-        if isinstance(generated, int):
-            counted["launches"] = generated
     return counted
 
 

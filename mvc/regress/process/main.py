@@ -26,7 +26,7 @@ def serve(asked, answers, warned):
         built = build(first["case"], first["paths"])
         try:
             facts, by_name = prepared(built, **first)
-            answer(ready={**facts, "warnings": warned.texts})
+            answer(ready={**facts, "warnings": [*warned.texts, *facts["warnings"]]})
             once = clocks.until_done(built.run, first["case"]["device"])
             for line in asked:
                 turn = json.loads(line)
@@ -82,8 +82,9 @@ def prepared(built, *, case, timed, slowdown, paths):
             exact["peak bytes"] = torch.cuda.max_memory_allocated()
     elif sys.platform != "win32":
         facts["peak_bytes"] = resident_peak()
-    wanted = case.get("exact")
-    facts["exact"] = {name: number for name, number in exact.items() if wanted is None or name in wanted}
+    wanted = exact.keys() if case["exact"] is None else case["exact"]
+    facts["exact"] = {name: exact[name] for name in exact if name in wanted and exact[name] is not None}
+    facts["warnings"] = [f"{name}: not known here" for name in exact if name in wanted and exact[name] is None]
     return facts, clocks_of(built, case["device"], slowdown, facts) if timed else {}
 
 
