@@ -1,6 +1,7 @@
 """`python -m mvc.regress bisect`, on processes that are stood for."""
 
 import json
+import tempfile
 
 import pytest
 from fake_worker import fake
@@ -17,6 +18,7 @@ def repository(tmp_path, monkeypatch):
     made = Repository(tmp_path / "repository")
     made.write({"cases.toml": CASES, "pyproject.toml": "[project]\ndependencies = []\n"})
     monkeypatch.chdir(made.folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a run of the gate elsewhere is not waited for
     return made
 
 

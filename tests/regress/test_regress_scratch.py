@@ -155,6 +155,26 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(temporary):
     assert (temporary / "file").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_made_is_told(monkeypatch):
+    def refuse(prefix):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", refuse)
+    with pytest.raises(UserError, match=r"no temporary folder can be made .*No space left.*; free some space"):
+        Scratch().__enter__()
+
+
+def test_links_and_files_with_such_a_name_stay(temporary):
+    (temporary / "kept").mkdir()
+    (temporary / f"{scratch.FOLDERS}link").symlink_to(temporary / "kept")
+    (temporary / f"{scratch.FOLDERS}file").write_text("")
+    with Scratch():
+        pass
+    assert {each.name for each in temporary.iterdir()} == {
+        "kept", f"{scratch.FOLDERS}link", f"{scratch.FOLDERS}file"
+    }  # fmt: skip
+
+
 def test_a_disk_without_locks_is_told(monkeypatch):
     def refuse(file, how):
         raise OSError(37, "No locks available")

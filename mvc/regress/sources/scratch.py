@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ except ImportError:  # on Windows
 FOLDERS = "mvc-regress-run-"  # each is locked by its run for as long as that lives
 WORK_TREES = "mvc-regress-"  # folders in which older gates registered work trees
 POLL_SECONDS = 0.2
+FOR_ALL = 0o666  # every user may lock and write the file
 
 
 class Scratch:
@@ -39,11 +39,14 @@ class Scratch:
     """
 
     def __enter__(self) -> Scratch:
-        _remove_dead()
-        self._lock = None
-        while self._lock is None:
-            self.path = Path(tempfile.mkdtemp(prefix=FOLDERS))
-            self._lock = _lock(self.path)
+        try:
+            _remove_dead()
+            self._lock = None
+            while self._lock is None:
+                self.path = Path(tempfile.mkdtemp(prefix=FOLDERS))
+                self._lock = _lock(self.path)
+        except OSError as error:
+            raise UserError(f"no temporary folder can be made ({error}); free some space, or set TMPDIR") from error
         return self
 
     def folder(self) -> Path:
@@ -59,9 +62,10 @@ def _remove_dead() -> None:
     if fcntl is None:
         return  # nothing tells which are dead
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
-        if (lock := _lock(folder)) is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+        with contextlib.suppress(PermissionError, NotADirectoryError):  # another user's, or no folder of a run
+            if (lock := _lock(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 def prune_work_trees(repository: Path) -> None:
@@ -114,7 +118,7 @@ def _key(device: torch.device) -> str:
 
 
 def _lock(path: Path, *, make: bool = False) -> int | None:
-    """Lock a file or a folder; None where another process holds it, or where it is gone or another user's folder.
+    """Lock a folder, or with `make` a file; None where another process holds it, or the folder is gone.
 
     Args:
         make: make the file if there is none, such that every user can lock it.
@@ -123,15 +127,14 @@ def _lock(path: Path, *, make: bool = False) -> int | None:
         a file descriptor, whose closing releases the lock.
 
     Raises:
+        OSError: the folder cannot be opened.
         UserError: the file system has no locks, or the file cannot be made.
     """
     if fcntl is None:
-        return os.open(path, os.O_RDONLY)
+        return os.open(os.devnull, os.O_RDONLY)
     try:
-        file = _open_for_all(path) if make else os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError as error:
-        if make:
-            raise UserError(f"{path} cannot be opened ({error.strerror}); remove it, or set TMPDIR") from error
+        file = _open_for_all(path) if make else os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,12 +153,15 @@ def _lock(path: Path, *, make: bool = False) -> int | None:
 
 def _open_for_all(path: Path) -> int:
     while True:
-        with contextlib.suppress(FileNotFoundError):  # without O_CREAT, which is refused for another user's file
-            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        with contextlib.suppress(FileExistsError):
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            os.fchmod(file, stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH)
-            return file
+        try:
+            with contextlib.suppress(FileNotFoundError):  # without O_CREAT, which is refused for another user's file
+                return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            with contextlib.suppress(FileExistsError):
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                os.fchmod(file, FOR_ALL)
+                return file
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened ({error.strerror}); remove it, or set TMPDIR") from error
 
 
 def _text(path: Path) -> str:
