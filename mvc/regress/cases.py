@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import sys
 import types
@@ -260,9 +261,12 @@ def _build(cls: type, facts: Mapping[str, Any], known: Sequence[str], where: str
         raise UserError(f"{where}: {error}") from error
 
 
+_hints = functools.cache(typing.get_type_hints)  # it compiles every annotation anew
+
+
 def _check_types(facts: Thresholds | Case) -> None:
     """Check every field by its annotation. A whole number may stand for a float."""
-    for name, hint in typing.get_type_hints(type(facts)).items():
+    for name, hint in _hints(type(facts)).items():
         if not _fits(value := getattr(facts, name), hint):
             expected = " or ".join(_in_words(each) for each in _choices(hint))
             shown = list(value) if isinstance(value, tuple) else value

@@ -49,10 +49,10 @@ class Branch:
         # By its address, because git keeps a local copy of the branches of a remote that has a name.
         self._remote = git("remote", "get-url", "--push", REMOTE, folder=repository) if REMOTE in remotes else None
         if self._remote:  # then the checkout may be one that cannot be written to
-            objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", folder=repository)
+            objects = repository / git("rev-parse", "--git-path", "objects", folder=repository)
             self._environment |= {
                 "GIT_OBJECT_DIRECTORY": str(scratch.folder()),
-                "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects.resolve()),
             }
         if attempt("var", "GIT_COMMITTER_IDENT", folder=repository) is None:
             who = {"NAME": "mvc.regress", "EMAIL": "mvc.regress@localhost"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_hints = functools.cache(get_type_hints)  # it compiles every annotation anew
 
 
 def require_types(cls: type, facts: Mapping[str, Any]) -> None:
@@ -13,7 +16,7 @@ def require_types(cls: type, facts: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one is of another type.
     """
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         if name in facts and not _conforms(facts[name], hint):
             raise ValueError(f"{name} is {facts[name]!r}")
 
