@@ -10,8 +10,8 @@ from functools import partial
 from mvc.regress import accepted, decide
 from mvc.regress.cases import Suite
 from mvc.regress.compare import Comparison
+from mvc.regress.outcome import CaseResult, judged, recorded_run
 from mvc.regress.recordings.recording import RecordedCase, Recording, differences, ignored, unknown
-from mvc.regress.run import CaseResult, judged, recorded_run
 from mvc.regress.sources.version import Version
 from mvc.regress.worker import CaseFailed, unexpected
 

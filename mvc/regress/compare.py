@@ -16,7 +16,8 @@ from mvc.progress import Progress
 from mvc.regress import accepted, cases
 from mvc.regress.cases import Case, Suite, Thresholds
 from mvc.regress.decide import verdict
-from mvc.regress.run import CaseResult, compare_case, exact_run, judged
+from mvc.regress.outcome import CaseResult, judged
+from mvc.regress.run import compare_case, exact_run
 from mvc.regress.sources.dependencies import alike
 from mvc.regress.sources.revisions import Pair, sources
 from mvc.regress.sources.scratch import Scratch, device_lock

@@ -5,9 +5,9 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from mvc.regress.compare import Comparison
+from mvc.regress.outcome import CaseResult
 from mvc.regress.results.markup import clean
 from mvc.regress.results.words import headline, processes, remarks, sentence
-from mvc.regress.run import CaseResult
 
 TAGS = {"regression": "failure", "inconclusive": "skipped"}
 COUNTS = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}

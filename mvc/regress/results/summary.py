@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from mvc.regress.compare import Comparison
+from mvc.regress.outcome import CaseResult, Run
 from mvc.regress.results.words import MEANINGS, headline, milliseconds, percentage, remarks, sentence
-from mvc.regress.run import CaseResult, Run
 from mvc.table import tabulate
 
 SCHEMA = "mvc.regress.compare/3"

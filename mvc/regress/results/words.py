@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mvc.measure.paired import Ratio
 from mvc.regress.compare import Comparison
 from mvc.regress.decide import MOST_ROUNDS, further_rounds
-from mvc.regress.run import SINGLE, CaseResult, Run, Times
+from mvc.regress.outcome import SINGLE, CaseResult, Run, Times
 
 MEANINGS = {
     0: "no change for the worse",
