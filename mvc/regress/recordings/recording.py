@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
-from mvc.regress.cases import Case
+from mvc.regress.cases import FIELDS, Case
 from mvc.regress.sources.version import Version
 from mvc.regress.worker import Facts
 
@@ -66,7 +66,8 @@ class RecordedCase(NamedTuple):
 
 
 def known_case(facts: Mapping[str, Any]) -> tuple[Case, frozenset[str]]:
-    """The case that a recording describes, and the names of the fields that it does not tell: these have defaults.
+    """The case that a recording describes, and the names of the fields of its kind that it does not tell, which have
+    their defaults.
 
     Raises:
         ValueError: it has a field that this version does not know.
@@ -76,7 +77,8 @@ def known_case(facts: Mapping[str, Any]) -> tuple[Case, frozenset[str]]:
     if foreign := told.keys() - fields:
         raise ValueError(f"{min(foreign)!r} of a case is not known to this version of mvc")
     told = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-    return Case(**told), frozenset(fields - facts.keys())
+    case = Case(**told)
+    return case, frozenset(FIELDS.get(case.kind, ())) - facts.keys()
 
 
 def merged(recordings: Sequence[Recording]) -> Recording:
