@@ -79,3 +79,10 @@ def test_what_is_not_known_is_said(monkeypatch, proc):
     (line,) = found(monkeypatch, proc, nvmlInit=error("DRIVER_NOT_LOADED"))
     assert line == "NVML cannot be used (Driver Not Loaded): whether other processes use the GPU is not known"
     assert other_processes(torch.device("cpu"), proc) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_real_one_answers():
+    torch.zeros(1, device="cuda")
+    assert not any("is not known" in line for line in other_processes(CUDA))

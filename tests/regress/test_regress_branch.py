@@ -199,6 +199,19 @@ def test_an_address_may_be_relative_and_the_command_run_in_a_folder_below(clone,
     assert names(clone("b")) == ["1.json"]
 
 
+def test_a_push_whose_answer_was_lost_is_not_repeated(clone, remote, monkeypatch):
+    def lose(*arguments, **options):
+        answer = real(*arguments, **options)
+        if arguments[0] == "push":
+            raise branch.GitError("the remote end hung up unexpectedly")
+        return answer
+
+    real = branch.git
+    monkeypatch.setattr(branch, "git", lose)
+    assert add(clone("a"), "1.json") == git(remote, "rev-parse", NAME)
+    assert git(remote, "rev-list", "--count", NAME) == "1"
+
+
 def test_the_repositorys_hooks_do_not_run(clone):
     checkout = clone("a")
     for name in ("pre-push", "reference-transaction", "post-checkout"):

@@ -9,7 +9,9 @@ import pytest
 from git_repository import SETTINGS, Repository
 from places import ROOT
 
-SLOWER = "\n\n_norm = norm\n\n\ndef norm(*args):\n    for _ in range(3):\n        _norm(*args)\n    return _norm(*args)\n"
+SLOWER = (
+    "\n\n_norm = norm\n\n\ndef norm(*args):\n    for _ in range(3):\n        _norm(*args)\n    return _norm(*args)\n"
+)
 
 
 @pytest.mark.slow

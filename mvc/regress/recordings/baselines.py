@@ -207,7 +207,7 @@ def thin(folder: Path, schedule: Keep, *, now: datetime | None = None) -> Thinne
                 terms.add(term)
                 continue
             try:
-                path.unlink()
+                path.unlink(missing_ok=True)  # another job may thin the same folder
                 deleted.append(path)
             except OSError as error:
                 left.append(f"{path} cannot be deleted: {error.strerror}")

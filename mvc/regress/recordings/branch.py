@@ -15,7 +15,8 @@ from mvc.regress.sources.git import GitError, attempt, git
 from mvc.regress.sources.scratch import Scratch
 
 REMOTE = "origin"
-ATTEMPTS = 10  # of writing, when others write at the same time
+ATTEMPTS = 20  # of writing, when others write at the same time
+ATTEMPTS_ALONE = 3  # when nobody does: another's write that begins may lock the branch before it can be seen
 ABOUT = "README.md"
 ABOUT_TEXT = """\
 Recordings of `python -m mvc.regress record`, which writes this branch. `python -m mvc.regress compare`, `history` and
@@ -98,6 +99,7 @@ class Branch:
         changed = sorted(self._written ^ self._files())
         if not changed:
             return None
+        alone = 0  # failures in a row while nobody else wrote
         for number in itertools.count(1):
             commit = self._commit(self._tip, changed, message)
             try:
@@ -105,9 +107,10 @@ class Branch:
                 break
             except GitError:
                 before, self._tip = self._tip, self._fetched()
-                if number == ATTEMPTS or (
-                    number > 1 and before == self._tip
-                ):  # nobody else wrote: it is something else
+                if self._tip == commit:
+                    break  # it was written, and the answer was lost
+                alone = alone + 1 if self._tip == before else 0
+                if alone == ATTEMPTS_ALONE or number == ATTEMPTS:
                     raise
                 time.sleep(random.uniform(0, 0.1 * number))
         self._tip, self._written = commit, self._files()
