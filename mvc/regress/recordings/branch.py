@@ -15,8 +15,8 @@ from mvc.regress.sources.git import GitError, attempt, git
 from mvc.regress.sources.scratch import Scratch
 
 REMOTE = "origin"
-ATTEMPTS = 20  # of writing, when others write at the same time
-ATTEMPTS_ALONE = 3  # when nobody does: another's write that begins may lock the branch before it can be seen
+PATIENCE = 300.0  # seconds of writing again when others write at the same time
+ALONE = 3  # attempts when nobody does: another's write that begins may lock the branch before it can be seen
 ABOUT = "README.md"
 ABOUT_TEXT = """\
 Recordings of `python -m mvc.regress record`, which writes this branch. `python -m mvc.regress compare`, `history` and
@@ -99,8 +99,8 @@ class Branch:
         changed = sorted(self._written ^ self._files())
         if not changed:
             return None
-        alone = 0  # failures in a row while nobody else wrote
-        for number in itertools.count(1):
+        end, alone = time.monotonic() + PATIENCE, 0  # failures in a row while nobody else wrote
+        while True:
             commit = self._commit(self._tip, changed, message)
             try:
                 self._publish(commit)
@@ -110,9 +110,9 @@ class Branch:
                 if self._tip == commit:
                     break  # it was written, and the answer was lost
                 alone = alone + 1 if self._tip == before else 0
-                if alone == ATTEMPTS_ALONE or number == ATTEMPTS:
+                if alone == ALONE or time.monotonic() > end:
                     raise
-                time.sleep(random.uniform(0, 0.1 * number))
+                time.sleep(random.uniform(0, 1))
         self._tip, self._written = commit, self._files()
         return commit
 
