@@ -16,6 +16,7 @@ from mvc.regress.recordings.recording import (
     fields_across,
     fingerprint,
     ignored,
+    order,
     unknown,
 )
 from mvc.regress.sources.version import Version
@@ -115,3 +116,11 @@ def test_the_folder_of_a_kind_of_machine_is_readable():
     lesser = dataclasses.replace(CARD, gpu_memory_bytes=40 * GIB, power_limit_watts=400)
     assert fingerprint(lesser) == "cuda-a-card-80gb-8-threads-40-gib-400-w-16-processors"
     assert fingerprint(Environment(date="", device="cpu: A/B (C)")) == "cpu-a-b-c"
+
+
+def test_times_of_every_form_are_in_one_order():
+    def committed(time):
+        return recording()._replace(version=Version(asked="a.json", time=time))
+
+    times = ("2026-01-01T00:00:00Z", "2026-01-01T02:30:00+02:00", "2026-01-01T01:00:00")
+    assert sorted(times, key=lambda time: order(committed(time)), reverse=True) == [*reversed(times)]

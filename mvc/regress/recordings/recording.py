@@ -219,7 +219,7 @@ def order(recording: Recording) -> tuple[datetime, datetime]:
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not know Z, which newer gits write
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
