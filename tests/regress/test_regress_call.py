@@ -117,7 +117,7 @@ def test_wrong_use_is_one_sentence(built, function, fields, message, monkeypatch
 def test_what_comes_from_elsewhere_is_refused(built, tmp_path):
     sources = tmp_path / "sources"
     sources.mkdir()
-    with pytest.raises(Refused, match=rf"^imports measured_\d+ from {tmp_path}; {sources} holds none at its top$"):
+    with pytest.raises(Refused, match=rf"^imports measured_\d+ from {tmp_path}, not from {sources}$"):
         built("def case(): return print, ()", "case", [str(sources)])
     made, _, _ = built("def case(): return print, ()", "case", [str(tmp_path)])
     assert made.facts["source"].startswith(str(tmp_path))

@@ -13,7 +13,7 @@ from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvc.regress.cases import Case
-from mvc.regress.process import clocks, extra_work, main
+from mvc.regress.process import call, clocks, extra_work, main
 from mvc.regress.process.built import Built, own_graphs
 
 REPLAY = 2e-6  # seconds between two replays
@@ -302,6 +302,17 @@ def test_a_process_answers_by_every_clock(on_device, slowdown):
 def test_what_is_chosen_by_its_time_has_no_exact_peak(on_device):
     run = lambda: on_device.work(1e-3)  # noqa: E731
     assert answers(Case("T", device="cuda"), run, chosen_by_time=True)[0]["ready"]["exact"] == {}
+
+
+def test_launches_on_a_device_are_those_that_the_profiler_sees(device):
+    def run():
+        device.work(1e-4)
+        device.work(2e-4)
+
+    case = {"device": "cuda", "inputs": 3}
+    assert call._exact(run, case, launches=True)["launches"] == 6
+    assert call._exact(lambda: None, case, launches=True)["launches"] is None
+    assert "launches" not in call._exact(run, case, launches=False)
 
 
 def test_a_case_without_a_clock_says_why(on_device):

@@ -1,6 +1,7 @@
 """The process of a case and the driver's end of it: what it is given, what it tells, and how it ends."""
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from places import ROOT
 from mvc.regress import cases
 from mvc.regress.__main__ import main
 from mvc.regress.cases import Case
+from mvc.regress.process import warned
 from mvc.regress.recordings import store
 from mvc.regress.worker import CaseFailed, Side, Worker
 
@@ -69,6 +71,21 @@ def side(tmp_path):
         return Side("that", tree, caches, python)
 
     return side
+
+
+def test_warnings_without_end_are_cut_with_a_word(monkeypatch):
+    monkeypatch.setattr(warned.warnings, "showwarning", lambda *_: None)
+    factory = logging.getLogRecordFactory()
+    collected = warned.Warned()
+    try:
+        for index in range(50):
+            logging.getLogger("apart").warning("number %d", index % 40)
+    finally:
+        logging.setLogRecordFactory(factory)
+    assert collected.texts == [
+        *(f"WARNING of apart: number {index}" for index in range(20)),
+        "further warnings are not listed",
+    ]
 
 
 def ended(pid):
@@ -155,6 +172,7 @@ def test_a_process_ends_when_its_driver_is_killed(side):
     that = side("hangs", HANGS)
     program = f"""
 from pathlib import Path
+from mvc.regress.process import warned
 from mvc.regress.recordings import store
 from mvc.regress.worker import Side, Worker
 from mvc.regress.cases import Case

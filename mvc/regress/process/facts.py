@@ -84,4 +84,4 @@ def require_source(name, file, paths):
     if not paths or (file and any(Path(file).resolve().is_relative_to(Path(path).resolve()) for path in paths)):
         return
     found = Path(file).parent if file else "a folder without a file of its own"
-    raise Refused(f"imports {name} from {found}; {' and '.join(paths)} holds none at its top")
+    raise Refused(f"imports {name} from {found}, not from {' or '.join(paths)}")

@@ -10,7 +10,7 @@ class Warned:
     """Collects each text once, with its category, from when it is made.
 
     Attributes:
-        texts: in the order in which they came, at most `MOST`.
+        texts: in the order in which they came, at most `MOST`, and one that says that there were more.
     """
 
     def __init__(self):
@@ -31,5 +31,5 @@ class Warned:
 
     def _add(self, text):
         text = " ".join(text.split())[:LENGTH]
-        if text not in self.texts and len(self.texts) < MOST:
-            self.texts.append(text)
+        if text not in self.texts and len(self.texts) <= MOST:
+            self.texts.append(text if len(self.texts) < MOST else "further warnings are not listed")

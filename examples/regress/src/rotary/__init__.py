@@ -17,12 +17,6 @@ def rotate(x: Tensor, turned: Tensor) -> Tensor:
     return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2)
 
 
-class Norm(torch.nn.Module):
+def norm(x: Tensor, weight: Tensor) -> Tensor:
     """x over the root of the mean of its squares, times a weight for each channel."""
-
-    def __init__(self, dim: int, *, device: str = "cpu") -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(dim, device=device))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.weight
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight

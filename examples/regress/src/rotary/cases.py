@@ -2,16 +2,17 @@
 
 import torch
 
-from rotary import Norm, angles, rotate
+import rotary
 
 
 def queries(batch: int, length: int, device: str):
     x = torch.randn(batch, 4, length, 64, device=device)
-    return rotate, (x, angles(length, 64, device=device))
+    return rotary.rotate, (x, rotary.angles(length, 64, device=device))
 
 
 def norm(device: str):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # what is set up before the `yield` is undone behind it
-    yield Norm(256, device=device), (torch.randn(64, 256, device=device),)
+    weight = torch.ones(256, device=device, requires_grad=True)
+    yield rotary.norm, (torch.randn(64, 256, device=device), weight)
     torch.set_num_threads(threads)
