@@ -106,7 +106,8 @@ class Case:
         compile: whether the callable goes through `torch.compile`, or its `COMPILE_OPTIONS`.
         backward: whether a backward of the sum of the callable's floating outputs is run too.
         inputs: how often the function is asked, each time with another seed; calls rotate over the argument sets.
-        exact: which of `EXACT` are compared; None compares all.
+        exact: which of `EXACT` are compared; None compares all that the case has: launches where it is compiled, the
+            peak of the memory of tensors on CUDA.
         scan: the implementation of the scan that must run. None stands for the fastest of the device, and where a
             function is called for any.
     """
@@ -156,13 +157,16 @@ class Case:
         for key, known in (("compile", COMPILE_OPTIONS), ("exact", EXACT)):
             if unknown := [each for each in chosen[key] if each not in known]:
                 raise UserError(f"{key} has {unknown[0]!r}; it may have {', '.join(known)}")
+        if "launches" in chosen["exact"] and self.compile is False:
+            raise UserError("exact has 'launches', which only what is compiled has; set compile, or leave it out")
 
     @property
     def has_exact_numbers(self) -> bool:
         """Whether the case has numbers that do not vary from run to run: of compiled code, or the memory of tensors on
         a GPU."""
         if self.kind == "call":
-            return self.exact != ()
+            wanted = EXACT if self.exact is None else self.exact
+            return any(name != "peak bytes" or self.device == "cuda" for name in wanted)
         return self.device == "cuda" or (self.kind == "model" and self.backend != "eager")
 
     @property

@@ -142,6 +142,7 @@ def test_a_module_that_is_missing_is_told_from_one_that_it_misses(tmp_path, monk
         ('[cases.a]\ncall = "m:f"\ncompile = {graph = 1}', "compile has 'graph'; it may have backend, mode"),
         ('[cases.a]\ncall = "m:f"\ncompile = "yes"', "compile is 'yes'; it must be true or false or a table"),
         ('[cases.a]\ncall = "m:f"\nexact = ["graphs"]', "exact has 'graphs'; it may have graph breaks, recompiles"),
+        ('[cases.a]\ncall = "m:f"\nexact = ["launches"]', "'launches', which only what is compiled has; set compile"),
         ('[cases.a]\ncall = "m:f"\ninputs = 0', "inputs is 0; it must be at least 1"),
         ('[cases.a]\ncall = "m:f"\narguments = 3', "arguments is 3; it must be a table"),
         ('[cases.a]\ncall = "m:f"\nthresholds = 3', "case a: thresholds is 3; it must be a table"),
@@ -168,6 +169,17 @@ def test_a_case_may_have_thresholds_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("device", "exact", "some"),
+    [
+        *(("cpu", None, True), ("cpu", ("recompiles",), True), ("cpu", ("peak bytes",), False), ("cpu", (), False)),
+        *(("cuda", ("peak bytes",), True), ("cuda", (), False)),
+    ],
+)
+def test_which_calls_have_exact_numbers(device, exact, some):
+    assert Case("a", kind="call", call="m:f", device=device, exact=exact).has_exact_numbers == some
+
+
+@pytest.mark.parametrize(
     ("case", "ran", "found"),
     [
         (Case("a", kind="scan"), ["cpp"], None),
@@ -191,7 +203,7 @@ def test_what_this_torch_does_not_tell_is_said(monkeypatch):
     """Also where so much was compiled that the first compilations are forgotten."""
     from torch._dynamo import utils
 
-    case = Case("a", kind="call", call="m:f", exact=("recompiles", "launches"))
+    case = Case("a", kind="call", call="m:f", exact=("recompiles", "launches"), compile=True)
 
     def told():
         built = Built(lambda: None, {}, facts.compilations)
