@@ -13,6 +13,7 @@ from mvc.regress.cases import Thresholds
 
 MOST_ROUNDS = 10_000  # further ones that are worth counting
 RESAMPLES = 2000  # of a bootstrap
+MOST_RUNS = 4
 
 Finding = Literal["slower", "faster", "same", "undecided"]
 Verdict = Literal["regression", "improvement", "no change", "inconclusive"]
@@ -41,7 +42,7 @@ def single_finding(ratio: float, effect: float) -> Finding:
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
-    """The verdict of independent runs together; a further run is asked for unless the first says "same".
+    """The verdict of independent runs together, as many as `runs_wanted` says.
 
     A change must recur in all runs. Where one run is undecided, another may decide for "same" but not for a change.
     """
@@ -53,6 +54,23 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
     if found == {"faster"}:
         return "improvement"
     return "inconclusive"
+
+
+def runs_wanted(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: float) -> int:
+    """How many independent runs a metric takes, by those that it has had.
+
+    One that finds "same" is enough, and otherwise there are two. Where all found the same change, and one of them has an
+    interval wider than from one effect below to one above, the machine is so busy that two may agree by chance: then
+    there are `MOST_RUNS`.
+
+    Args:
+        ratios: of the same runs; none for a figure that each process has one of.
+    """
+    if "same" in findings[:1]:
+        return 1
+    changed = set(findings) in ({"slower"}, {"faster"})
+    busy = any(math.log(ratio.high / ratio.low) > 2 * math.log1p(effect) for ratio in ratios)
+    return MOST_RUNS if changed and busy else 2
 
 
 def apart(findings: Sequence[Finding], *, base_processes: int) -> Verdict:

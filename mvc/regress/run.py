@@ -13,7 +13,7 @@ import torch
 from mvc.measure import nvml
 from mvc.measure.paired import paired_ratio
 from mvc.regress.cases import Case, Thresholds
-from mvc.regress.decide import Finding, finding, next_look, verdict
+from mvc.regress.decide import MOST_RUNS, Finding, finding, next_look, runs_wanted, verdict
 from mvc.regress.outcome import CaseResult, Run, Times, judged
 from mvc.regress.worker import TIMEOUT, CaseFailed, Side, Worker
 
@@ -159,7 +159,7 @@ def compare_case(
     slowdown: float = 0.0,
     timeout: float | None = TIMEOUT,
 ) -> CaseResult:
-    """Compare one case on both sides, with a second run in fresh processes unless the first finds no difference at all.
+    """Compare one case on both sides, in as many runs with fresh processes as their findings ask for.
 
     Args:
         sides: called for each run; returns sides with fresh folders for compiled code where compile times are compared.
@@ -167,7 +167,21 @@ def compare_case(
         timeout: seconds for each answer of a process; None waits for ever.
     """
     run = functools.partial(one_run, case, thresholds=thresholds, slowdown=slowdown, timeout=timeout)
-    runs = [run(sides(), seed=2 * seed)]
-    if any(found != "same" for found in runs[0].findings.values()):
-        runs.append(run(sides(), seed=2 * seed + 1))
+    runs: list[Run] = []
+    while len(runs) < _wanted(runs, thresholds):
+        runs.append(run(sides(), seed=MOST_RUNS * seed + len(runs)))
     return judged(case, thresholds, runs, verdict)
+
+
+def _wanted(runs: Sequence[Run], thresholds: Thresholds) -> int:
+    """How many runs the metric takes that takes most."""
+    if not runs:
+        return 1
+    return max(
+        runs_wanted(
+            [run.findings[name] for run in runs if name in run.findings],
+            [run.times[name].ratio for run in runs if name in run.times],
+            thresholds.effects[name],
+        )
+        for name in runs[0].findings
+    )
