@@ -59,7 +59,7 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
 def runs_wanted(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: float) -> int:
     """How many independent runs a metric takes, by those that it has had.
 
-    One that finds "same" is enough, and otherwise there are two. Where all found the same change, and one of them has an
+    One that finds "same" is enough, and otherwise there are two. Where all found the same change and one of them has an
     interval wider than from one effect below to one above, the machine is so busy that two may agree by chance: then
     there are `MOST_RUNS`.
 
