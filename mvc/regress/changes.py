@@ -1,18 +1,18 @@
-"""Steps and creeps in a series of times, told apart from noise, outliers and each other.
+"""Steps and creeps in a series of times, told apart from noise, from outliers and from each other.
 
-The logarithms of the times are modelled as a level, a jump at each step, and a straight rise over each creep:
+The logarithms of the times are modelled as a level, a jump at each step and a straight rise over each creep:
 
 1. Excursions that come back within a week or so are left out.
-2. PELT of the package ruptures proposes steps: the borders of the cheapest division into straight lines.
-3. Ramps are added as long as one explains a clear part of what the steps leave, so that a slope is not cut into steps.
-4. The weakest step is dropped and the ramps are searched anew, until all steps are clear.
+2. PELT of the package ruptures proposes steps: the borders of the cheapest division into lines that rise slowly at most.
+3. Ramps are added as long as one explains a clear part of what the steps leave.
+4. The weakest step is dropped and the ramps are searched anew, until all steps are clear of noise.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,10 +21,12 @@ from mvc.errors import UserError
 FEWEST = 6  # points that are judged
 SIDE = 3  # points on each side of a step at least: fewer are not told from outliers
 AROUND = 14  # points on each side that tell an excursion; two weeks of nights
-SHORTEST_CREEP = 21  # points
-LEAST_NOISE = 0.001  # of a time, which no clock and no machine goes below from day to day
-CHANCE = 1e-5  # of a change in noise alone, for each test of one
-STRAY = 0.2  # of the points near a step, the share that may lie on the wrong side of its middle
+SHORTEST_CREEP = 28  # points, in which a creep rises by the effect at most: four weeks of nights
+LEAST_STEP, LEAST_CREEP = 2 / 3, 1 / 2  # of the effect, what is found
+PRICE = 2  # of a border, in logarithms of the number of points: Schwarz's criterion, for a place and a level
+LEAST_NOISE = 0.001  # of a time, which no machine goes below from day to day
+CHANCE = 1e-5  # of a change in noise alone, for each that is tried
+STRAY = 0.2  # of the points on one side of a step, the share that may lie beyond its middle
 
 
 class Found(NamedTuple):
@@ -60,18 +62,29 @@ def fitted(seconds: Sequence[float], *, effect: float) -> Fitted:
     Raises:
         UserError: ruptures is not installed.
     """
-    least = math.log1p(effect) / 2
-    logs = np.log(np.asarray(seconds, dtype=float))
-    values = _without_excursions(logs)
-    steps, ramps = _borders(values), []
+    logs, bound = np.log(np.asarray(seconds, dtype=float)), math.log1p(effect)
+    points = _Points(len(logs), *_without_excursions(logs))
+    steps = _borders(points, slope=bound / (4 * SHORTEST_CREEP))
     while True:
-        ramps = _ramps(values, steps, least)
-        steps = _placed(logs, steps, ramps, values)
-        model = _Regression(values, steps, ramps)
-        doubts = {start: doubt for start in steps if (doubt := model.doubt(start, logs, least))}
+        ramps = _ramps(points, steps, bound)
+        steps = _placed(points, steps, ramps)
+        model = _Model(points, steps, ramps)
+        doubts = {start: doubt for start in steps if (doubt := model.doubt(start, LEAST_STEP * bound)) > 0}
         if not doubts:
-            return Fitted(model.changes(), np.exp(model.level))
+            return Fitted(model.changes(LEAST_STEP * bound), np.exp(model.level()))
         steps.remove(max(doubts, key=doubts.get))
+
+
+class _Points(NamedTuple):
+    """The points of a series of `count` that the model is fitted to: their places in it, and their logarithms."""
+
+    count: int
+    at: np.ndarray
+    values: np.ndarray
+
+    @property
+    def noise(self) -> float:
+        return _noise(self.values)
 
 
 def _noise(values: np.ndarray) -> float:
@@ -79,129 +92,158 @@ def _noise(values: np.ndarray) -> float:
     return max(LEAST_NOISE, 1.4826 * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2))
 
 
-def _without_excursions(values: np.ndarray) -> np.ndarray:
-    """The values, of which those beyond both the `AROUND` before and the `AROUND` after are put at the nearer median.
+def _without_excursions(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places and values of the points that do not lie beyond both the `AROUND` before and the `AROUND` after.
 
     Outliers and disturbances of up to a half of `AROUND` are thus left out, and the points between two steps are not.
     The first and the last point have one side, whose three nearest points stand for the other.
     """
-    reach, made = 3 * _noise(values), values.copy()
+    reach, kept = 3 * _noise(values), np.ones(len(values), dtype=bool)
     for i, value in enumerate(values):
         before, after = values[max(0, i - AROUND) : i], values[i + 1 : i + 1 + AROUND]
         sides = [before if len(before) else after[:3], after if len(after) else before[-3:]]
         low, high = sorted(float(np.median(side)) for side in sides)
-        if not low - reach <= value <= high + reach:
-            made[i] = min(max(value, low), high)
-    return made
+        kept[i] = low - reach <= value <= high + reach
+    return np.flatnonzero(kept), values[kept]
 
 
-def _borders(values: np.ndarray) -> list[int]:
-    """Where straight lines that follow each other begin, but the first."""
+def _borders(points: _Points, *, slope: float) -> list[int]:
+    """Where lines that follow each other begin, but the first.
+
+    Args:
+        slope: for each point, that a line has for nothing; a steeper one costs more.
+    """
     try:
         import ruptures
     except ImportError as error:
-        raise UserError(
-            f"a history needs the package ruptures; pip install 'mvc-mambavision[history]' ({error})"
-        ) from error
-    count = len(values)
-    signal = np.column_stack([values, np.ones(count), np.arange(count)])
-    # A further line costs as much as by Schwarz's criterion: its level, its slope and its border.
-    penalty = 3 * math.log(count) * _noise(values) ** 2
-    search = ruptures.Pelt(model="linear", min_size=SIDE, jump=1).fit(signal)
-    return search.predict(penalty)[:-1]
+        raise UserError(f"this needs the package ruptures ({error}); pip install 'mvc-mambavision[history]'") from error
+    cost = _lines(points.noise / slope)
+    search = ruptures.Pelt(custom_cost=cost, min_size=SIDE, jump=1).fit(points.values / points.noise)
+    found = search.predict(PRICE * math.log(len(points.values)))  # Schwarz's criterion: a level and a border
+    return [int(points.at[border]) for border in found[:-1]]
 
 
-def _ramp(count: int, start: int, end: int) -> np.ndarray:
-    return np.clip((np.arange(count) - start) / (end - start), 0.0, 1.0)
+def _lines(stiffness: float) -> Any:
+    """The cost of a part of a series for ruptures: the squares of what a line leaves, and that of its slope times
+    `stiffness`."""
+    from ruptures.base import BaseCost
+
+    class Lines(BaseCost):
+        model, min_size = "lines", SIDE
+
+        def fit(self, signal: np.ndarray) -> Lines:
+            self.signal = signal.reshape(-1, 1)
+            x = np.arange(len(signal)) - len(signal) / 2
+            columns = np.column_stack([x, x * x, signal, x * signal, signal * signal])
+            self.sums = np.vstack([np.zeros(5), np.cumsum(columns, axis=0)]).tolist()
+            return self
+
+        def error(self, start: int, end: int) -> float:
+            count = end - start
+            x, xx, y, xy, yy = (b - a for a, b in zip(self.sums[start], self.sums[end], strict=True))
+            along = (xy - x * y / count) ** 2 / (xx - x * x / count + stiffness**2)
+            return max(0.0, yy - y * y / count - along)
+
+    return Lines()
 
 
-def _ramps(values: np.ndarray, steps: list[int], least: float) -> list[tuple[int, int]]:
+def _ramp(at: np.ndarray, start: int, end: int) -> np.ndarray:
+    return np.clip((at - start) / (end - start), 0.0, 1.0)
+
+
+def _ramps(points: _Points, steps: list[int], bound: float) -> list[tuple[int, int]]:
     """The creeps beside the steps, as the last point before and the last point of each; the clearest is found first."""
-    count = len(values)
-    grid = range(0, count, max(1, count // 60))
-    ends = sorted({*grid, count - 1})
+    grid = range(0, points.count, max(1, points.count // 60))
+    ends = sorted({*grid, points.count - 1})
     candidates = [(start, end) for start in grid for end in ends if end - start >= SHORTEST_CREEP]
-    found: list[tuple[int, int]] = []
-    while candidates:
-        model = _Regression(values, steps, found)
-        shapes = np.column_stack([_ramp(count, *each) for each in candidates])
-        rest = shapes - model.basis @ (model.basis.T @ shapes)
-        weight = (rest**2).sum(axis=0)
-        known = weight < 1e-6  # the steps and the creeps that were found have this shape
-        rise = np.where(known, 0.0, rest.T @ model.residual / np.where(known, 1.0, weight))
-        gain = np.where(np.abs(rise) >= least, rise**2 * weight, 0.0)
+    if not candidates:
+        return []
+    starts, stops = np.array(candidates).T
+    shapes = np.column_stack([_ramp(points.at, *each) for each in candidates])
+    squares = (shapes**2).sum(axis=0)
+    apart, found = np.ones(len(candidates), dtype=bool), []
+    while True:
+        model = _Model(points, steps, found)
+        weight = squares - ((model.basis.T @ shapes) ** 2).sum(axis=0)
+        usable = apart & (weight > 1e-6)  # the steps do not have this shape
+        rise = (shapes.T @ model.residual) / np.where(usable, weight, 1.0)
+        usable &= (np.abs(rise) >= LEAST_CREEP * bound) & (np.abs(rise) <= bound * (stops - starts) / SHORTEST_CREEP)
+        gain = np.where(usable, rise**2 * weight, 0.0)
         best = int(np.argmax(gain))
-        if gain[best] == 0 or math.sqrt(gain[best]) < model.clear * model.noise:
-            break
+        if math.sqrt(gain[best]) <= model.clear * model.noise:
+            return found
         found.append(candidates[best])
-    return found
+        apart &= (stops <= starts[best]) | (starts >= stops[best])
 
 
-def _placed(logs: np.ndarray, steps: list[int], ramps: list[tuple[int, int]], values: np.ndarray) -> list[int]:
-    """The steps where the absolute differences from the model are least, each with the others held."""
-    model, index = _Regression(values, steps, ramps), np.arange(len(logs))
-    level, placed = model.level.copy(), list(steps)
-    for i, (start, rise) in enumerate(zip(steps, model.rises, strict=False)):
-        rest = logs - level + rise * (index >= start)
-        bounds = [0, *placed[:i], start, *placed[i + 1 :], len(logs)]
-        choices = range(max(bounds[i] + SIDE, start - 7), min(bounds[i + 2] - SIDE, start + 7) + 1)
-        placed[i] = min(choices, key=lambda at: float(np.abs(rest - rise * (index >= at)).sum()))
-        level += rise * ((index >= placed[i]).astype(float) - (index >= start))
+def _placed(points: _Points, steps: list[int], ramps: list[tuple[int, int]]) -> list[int]:
+    """The steps, each moved to where the model leaves least while the others are held."""
+    placed = list(steps)
+    for i, start in enumerate(steps):
+        first, last = [-1, *placed][i] + SIDE, [*placed, points.count][i + 1] - SIDE
+        near = range(max(first, start - SIDE), min(last, start + SIDE) + 1)
+        left = {at: _Model(points, [*placed[:i], at, *placed[i + 1 :]], ramps).squares for at in near}
+        placed[i] = min(left, key=left.get, default=start)
     return placed
 
 
-class _Regression:
+class _Model:
     """Least squares of a level, steps and ramps.
 
     Attributes:
+        basis: orthonormal columns that span the model.
+        squares: the sum of the squares that it leaves.
         noise: the standard deviation of a point.
-        clear: how many standard errors are clear of chance.
     """
 
-    def __init__(self, values: np.ndarray, steps: list[int], ramps: list[tuple[int, int]]) -> None:
+    def __init__(self, points: _Points, steps: list[int], ramps: list[tuple[int, int]]) -> None:
+        self.points, self.steps, self.ramps = points, steps, ramps
+        self.basis, triangle = np.linalg.qr(self._design(points.at))
+        inverse = np.linalg.pinv(triangle)
+        self.weights = inverse @ (self.basis.T @ points.values)
+        self.residual = points.values - self.basis @ (self.basis.T @ points.values)
+        self.squares = float(self.residual @ self.residual)
+        self.freedom = max(1, len(points.at) + 1 - 2 * len(self.weights))  # a change has a rise and a place
+        self.noise = max(points.noise, math.sqrt(self.squares / self.freedom))
+        self.errors = self.noise * np.sqrt((inverse**2).sum(axis=1))
+
+    def _design(self, at: np.ndarray) -> np.ndarray:
+        jumps = [(at >= start).astype(float) for start in self.steps]
+        return np.column_stack([np.ones(len(at)), *jumps, *(_ramp(at, *each) for each in self.ramps)])
+
+    def level(self) -> np.ndarray:
+        """The logarithm of the level at every point of the series."""
+        return self._design(np.arange(self.points.count)) @ self.weights
+
+    @property
+    def clear(self) -> float:
+        """How many standard errors are clear of chance."""
         from scipy.stats import t  # ruptures needs it
 
-        self.steps, self.ramps = steps, ramps
-        index = np.arange(len(values))
-        columns = [
-            np.ones(len(values)),
-            *(index >= start for start in steps),
-            *(_ramp(len(values), *each) for each in ramps),
-        ]
-        design = np.column_stack(columns).astype(float)
-        self.basis, triangle = np.linalg.qr(design)
-        inverse = np.linalg.pinv(triangle)
-        self.rises = (inverse @ (self.basis.T @ values))[1:]
-        self.level = self.basis @ (self.basis.T @ values)
-        self.residual = values - self.level
-        freedom = max(1, len(values) - design.shape[1] - len(steps))  # the place of a step is fitted too
-        self.noise = max(_noise(values), math.sqrt(float(self.residual @ self.residual) / freedom))
-        self.errors = self.noise * np.sqrt((inverse**2).sum(axis=1))[1:]
-        self.clear = float(t.isf(CHANCE / 2, freedom))
+        return float(t.isf(CHANCE / 2, self.freedom))
 
-    def doubt(self, start: int, logs: np.ndarray, least: float) -> float:
-        """How far a step is from being clear; 0 for one that is."""
-        place = self.steps.index(start)
-        rise = self.rises[place]
-        edges = [0, *self.steps, len(logs)]
-        before = slice(max(edges[place], start - 15), start)
-        after = slice(start, min(edges[place + 2], start + 15))
-        spread = [np.var(self.residual[side], ddof=1) / (side.stop - side.start) for side in (before, after)]
-        error = max(self.errors[place], math.sqrt(sum(spread)))
-        ratio = min(abs(rise) / (self.clear * error), abs(rise) / least)
-        # Without the step and what else the model has, one side of it lies at -rise / 2 and the other at rise / 2.
-        apart = (logs - self.level) * math.copysign(1, rise)
-        half = abs(rise) / 2
-        strays = [np.mean(apart[before] > half), np.mean(apart[after] < -half)]
-        if max(strays) > STRAY:
-            ratio = min(ratio, 0.5)
-        return max(0.0, 1 - ratio)
+    def doubt(self, start: int, least: float) -> float:
+        """How far a step is from being clear; 0 or less for one that is."""
+        place, at = self.steps.index(start), self.points.at
+        edges, rise, error = [-1, *self.steps, self.points.count], self.weights[place + 1], self.errors[place + 1]
+        before = (at >= max(edges[place], start - AROUND)) & (at < start)
+        after = (at >= start) & (at < min(edges[place + 2], start + AROUND))
+        sides = [self.residual[before], self.residual[after]]
+        if min(map(len, sides)) < SIDE:
+            return 1.0
+        spread = math.sqrt(sum(np.var(side, ddof=1) / len(side) for side in sides))
+        middle = abs(rise) / 2
+        strays = [np.mean(side * sign > middle) for side, sign in zip(sides, (np.sign(rise), -np.sign(rise)))]
+        sureness = min(abs(rise) / (self.clear * max(error, spread)), abs(rise) / least)
+        return max(0.5 * (max(strays) > STRAY), 1 - sureness)
 
-    def changes(self) -> list[Found]:
-        """What was fitted, in the order of time."""
-        kinds = [("step", start, start) for start in self.steps] + [("creep", a + 1, b) for a, b in self.ramps]
-        made = [
-            Found(*kind, float(rise), float(error))
-            for kind, rise, error in zip(kinds, self.rises, self.errors, strict=True)
-        ]
-        return sorted(made, key=lambda change: change.start)
+    def changes(self, least: float) -> list[Found]:
+        """What was fitted, in the order of time, without steps that are taken back within a week or so."""
+        places = [("step", start, start) for start in self.steps] + [("creep", a + 1, b) for a, b in self.ramps]
+        rises = zip(places, self.weights[1:].tolist(), self.errors[1:].tolist(), strict=True)
+        found = [Found(*place, rise, error) for place, rise, error in rises]
+        steps = sorted(each for each in found if each.kind == "step")
+        for up, down in zip(steps, steps[1:]):
+            if down.start - up.start <= AROUND // 2 and abs(up.rise + down.rise) < least:
+                found = [each for each in found if each not in (up, down)]  # a bad week
+        return sorted(found, key=lambda change: change.start)
