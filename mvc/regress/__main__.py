@@ -9,9 +9,9 @@ from typing import NoReturn
 
 from mvc import cli
 from mvc.cli import exit_status
-from mvc.regress.commands import accept, bisect, compare, record, report, selftest
+from mvc.regress.commands import accept, bisect, compare, history, record, report, selftest
 
-COMMANDS = (compare, record, accept, report, bisect, selftest)
+COMMANDS = (compare, record, accept, history, report, bisect, selftest)
 EPILOG = """python -m mvc.regress COMMAND --help shows the examples and the exit statuses of a command
 
 exit status of all: 64 unusable input, 70 a defect of mvc, 129 hung up, 130 interrupted, 143 terminated"""

@@ -3,13 +3,14 @@
 The logarithms of the times are modelled as a level, a jump at each step and a straight rise over each creep:
 
 1. Excursions that come back within a week or so are left out.
-2. PELT of the package ruptures proposes steps: the borders of the cheapest division into lines that rise slowly at most.
+2. PELT of the package ruptures proposes steps: the borders of the cheapest division into lines, which rise slowly.
 3. Ramps are added as long as one explains a clear part of what the steps leave.
 4. The weakest step is dropped and the ramps are searched anew, until all steps are clear of noise.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -57,7 +58,8 @@ def fitted(seconds: Sequence[float], *, effect: float) -> Fitted:
     """The changes in a series of at least `FEWEST` times.
 
     Args:
-        effect: the smallest change that counts. What reaches half of it and is clear of noise is found.
+        effect: the smallest change that counts. Steps of two thirds of it and creeps of half of it are found, if
+            they are clear of noise.
 
     Raises:
         UserError: ruptures is not installed.
@@ -233,7 +235,7 @@ class _Model:
             return 1.0
         spread = math.sqrt(sum(np.var(side, ddof=1) / len(side) for side in sides))
         middle = abs(rise) / 2
-        strays = [np.mean(side * sign > middle) for side, sign in zip(sides, (np.sign(rise), -np.sign(rise)))]
+        strays = np.mean(sides[0] * np.sign(rise) > middle), np.mean(sides[1] * np.sign(rise) < -middle)
         sureness = min(abs(rise) / (self.clear * max(error, spread)), abs(rise) / least)
         return max(0.5 * (max(strays) > STRAY), 1 - sureness)
 
@@ -243,7 +245,7 @@ class _Model:
         rises = zip(places, self.weights[1:].tolist(), self.errors[1:].tolist(), strict=True)
         found = [Found(*place, rise, error) for place, rise, error in rises]
         steps = sorted(each for each in found if each.kind == "step")
-        for up, down in zip(steps, steps[1:]):
+        for up, down in itertools.pairwise(steps):
             if down.start - up.start <= AROUND // 2 and abs(up.rise + down.rise) < least:
                 found = [each for each in found if each not in (up, down)]  # a bad week
         return sorted(found, key=lambda change: change.start)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 from mvc.measure.environment import Environment
 from mvc.regress import changes
-from mvc.regress.cases import Thresholds
-from mvc.regress.recordings.recording import RecordedCase, Recording, fingerprint, order
+from mvc.regress.cases import Case, Thresholds
+from mvc.regress.recordings.recording import RecordedCase, Recording, fingerprint, moment, order
 
 # A series goes through changes of anything else, and names what changed beside a step: a driver, a version, a clock.
 HARDWARE = (*("device", "gpu_memory_bytes", "mig", "cpu", "threads", "nominal_mhz", "cache_bytes", "memory_bytes"),)
@@ -43,6 +44,11 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.version_name} ({self.date[:10]})"
+
+    @property
+    def moment(self) -> datetime:
+        """The date with its time zone."""
+        return moment(self.date)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +130,11 @@ class Series:
     def judged(self) -> bool:
         return len(self.points) >= changes.FEWEST
 
+    def since(self, moment: datetime) -> Series:
+        """The series with those changes alone whose last point is of a moment or later."""
+        kept = tuple(each for each in self.changes if each.after.moment >= moment)
+        return dataclasses.replace(self, changes=kept)
+
     @property
     def alarms(self) -> tuple[Change, ...]:
         """The changes for the worse that stand, were not accepted, and left the level higher by at least the effect."""
@@ -131,19 +142,22 @@ class Series:
         return tuple(each for each in worse if each.today >= 1 + self.effect)
 
 
-def series(recordings: Sequence[Recording], *, thresholds: Thresholds | None = None) -> list[Series]:
-    """The series of all cases, each with its changes.
+def series(
+    recordings: Sequence[Recording], *, thresholds_of: Callable[[Case], Thresholds] = lambda _: Thresholds()
+) -> list[Series]:
+    """The series of all cases, each with its changes. A time that the thresholds leave unjudged has none.
 
     Args:
-        thresholds: the effects of the case's time and of the time of calls; None stands for the defaults.
+        thresholds_of: the thresholds of a case, whose effects are those of its time and of the time of calls.
 
     Raises:
         UserError: the package ruptures is not installed.
     """
-    effects = (thresholds or Thresholds()).effects
     made = []
     for name, metric, members in _grouped(sorted(recordings, key=order)):
-        made.append(_series(name, metric, members, effects[metric]))
+        effect = thresholds_of(members[-1].cases[name].case).effects.get(metric)
+        if effect is not None:
+            made.append(_series(name, metric, members, effect))
     return made
 
 

@@ -55,6 +55,11 @@ def _seconds(text: str) -> float:
 def add_window(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which of many recordings are the base."""
     parser.add_argument("--window", type=positive, metavar="N", help=f"how many at most (default {baselines.SIZE})")
+    add_choice_of_recordings(parser)
+
+
+def add_choice_of_recordings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which recordings tell of the main branch."""
     parser.add_argument("--main-branch", metavar="NAME", help="whose recordings count (default main or master; * any)")
     parser.add_argument("--allow-dirty", action="store_true", help="also of trees with changes that were not committed")
 

@@ -11,6 +11,7 @@ from typing import Any
 from mvc.errors import UserError
 from mvc.regress import history
 from mvc.regress.commands import options
+from mvc.regress.recordings import baselines
 from mvc.regress.results import report
 from mvc.regress.results.summary import SCHEMA
 
@@ -25,6 +26,7 @@ exit status: 0 the page is written; whether a slowdown stands is the exit status
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_recordings(parser)
+    options.add_choice_of_recordings(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="page to write")
     parser.add_argument("--comparison", type=Path, metavar="FILE", help="also show this result of compare --json")
     parser.add_argument("--title", default="Latency over time", metavar="TEXT", help="of the page")
@@ -34,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
     options.require_writable(output=args.output)
     comparison = args.comparison and _comparison(args.comparison)
     found = options.recordings(args)
-    series = history.series([*found.recordings.values()])
-    contents = report.Contents(args.title, series, comparison, found.unreadable, datetime.now(timezone.utc))
+    chosen, left_out = baselines.of_main(found.recordings.values(), main=args.main_branch, allow_dirty=args.allow_dirty)
+    remarks = [*found.unreadable, *left_out]
+    contents = report.Contents(args.title, history.series(chosen), comparison, remarks, datetime.now(timezone.utc))
     options.write(args.output, lambda: report.page(contents))
     print(f"wrote {args.output}: {report.verdict(contents)}")
     return 0

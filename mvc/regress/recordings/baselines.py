@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -92,17 +92,15 @@ def window(
         UserError: there is no such folder.
     """
     contents = found(folder, branch=branch)
-    branches = MAIN if main is None else (main,)
     reasons: Counter[str] = Counter()
     fitting = []
     for each in contents.recordings.values():
-        reason = next(_obstacles(each, head, branches, allow_dirty, across), None)
+        reason = next(_obstacles(each, head, _branches(main), allow_dirty, across), None)
         if reason is None:
             fitting.append(each)
         else:
             reasons[reason] += 1
-    left_out = [f"{count} recording{'s' * (count > 1)} left out: {reason}" for reason, count in reasons.items()]
-    return Window(fitting[-size:], contents.unreadable + left_out)
+    return Window(fitting[-size:], contents.unreadable + _told(reasons))
 
 
 def _obstacles(
@@ -120,15 +118,47 @@ def _obstacles(
             yield lines[0]
         else:
             yield f"{'; '.join(lines)} (--across {','.join(line.partition(':')[0] for line in lines)} allows it)"
-    if base.version.dirty and not allow_dirty:
+    yield from foreign(base, branches, allow_dirty=allow_dirty)
+
+
+def foreign(recording: Recording, branches: Collection[str], *, allow_dirty: bool) -> Iterator[str]:
+    """Why a recording does not tell of the main branch, each with what allows it."""
+    version = recording.version
+    if version.dirty and not allow_dirty:
         yield "of a tree with changes that were not committed (--allow-dirty allows it)"
-    if base.version.dirty is None and not allow_dirty:
+    if version.dirty is None and not allow_dirty:
         yield "not known to be of a tree without changes (--allow-dirty allows it)"
-    branch = base.version.branch
-    if ANY not in branches and branch in (None, "HEAD"):  # the latter is git's word where no branch is checked out
+    if ANY not in branches and version.branch in (None, "HEAD"):  # git's word where no branch is checked out
         yield f"of no known branch (--main-branch '{ANY}' allows it)"
-    elif not {ANY, branch} & {*branches}:
-        yield f"of the branch {branch} (--main-branch {branch} allows it)"
+    elif not {ANY, version.branch} & {*branches}:
+        yield f"of the branch {version.branch} (--main-branch {version.branch} allows it)"
+
+
+def of_main(
+    recordings: Iterable[Recording], *, main: str | None = None, allow_dirty: bool = False
+) -> tuple[list[Recording], list[str]]:
+    """The recordings that tell of the main branch, and why others do not, a sentence for each reason.
+
+    Args:
+        main, allow_dirty: as for `window`.
+    """
+    reasons: Counter[str] = Counter()
+    chosen = []
+    for each in recordings:
+        reason = next(foreign(each, _branches(main), allow_dirty=allow_dirty), None)
+        if reason is None:
+            chosen.append(each)
+        else:
+            reasons[reason] += 1
+    return chosen, _told(reasons)
+
+
+def _branches(main: str | None) -> tuple[str, ...]:
+    return MAIN if main is None else (main,)
+
+
+def _told(reasons: Counter[str]) -> list[str]:
+    return [f"{count} recording{'s' * (count > 1)} left out: {reason}" for reason, count in reasons.items()]
 
 
 def _same(base: Recording, head: Recording) -> bool:

@@ -208,19 +208,24 @@ def _shown(recording: Recording, key: str) -> str:
 
 def recorded_at(recording: Recording) -> datetime:
     """When the recording began."""
-    return _moment(recording.environment.date)
+    return moment(recording.environment.date)
 
 
 def order(recording: Recording) -> tuple[datetime, datetime]:
     """What sorts recordings by time: that of the commit, so that an older commit that is recorded later finds its
     place, and then that of recording."""
     date = recorded_at(recording)
-    return (_moment(recording.version.time) if recording.version.time else date), date
+    return (moment(recording.version.time) if recording.version.time else date), date
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not know Z, which newer gits write
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+def moment(text: str) -> datetime:
+    """The moment that a text in ISO format names, in UTC where it names no time zone.
+
+    Raises:
+        ValueError: it names none.
+    """
+    read = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not know Z, which newer gits write
+    return read if read.tzinfo else read.replace(tzinfo=timezone.utc)
 
 
 def fingerprint(environment: Environment) -> str:

@@ -1,0 +1,94 @@
+"""find the steps and creeps in many recordings; fails while a slowdown stands"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from mvc.errors import UserError
+from mvc.regress import cases, history
+from mvc.regress.cases import Case, Thresholds
+from mvc.regress.commands import options
+from mvc.regress.recordings import baselines
+from mvc.regress.recordings.recording import Recording, moment, recorded_at
+from mvc.regress.results import trends
+
+EXAMPLES = """examples:
+  python -m mvc.regress history bench/baselines
+  python -m mvc.regress history --branch mvc-baselines --since 2026-06-01 --markdown history.md
+  python -m mvc.regress history bench/baselines --effect 0.03 --only scan --json -
+
+exit status: 1 a slowdown of at least the effect stands and was not accepted, 3 too few recordings to judge, 0 none"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_recordings(parser)
+    options.add_choice_of_recordings(parser)
+    parser.add_argument("--cases", metavar="FILE", help="TOML file of thresholds (default mvc's own for the device)")
+    parser.add_argument(
+        "--effect", type=options.share, metavar="SHARE", help="smallest change that counts, of any time"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these cases")
+    parser.add_argument("--since", metavar="DATE|COMMIT", help="only changes then or later, such as 2026-06-01")
+    parser.add_argument("--json", metavar="FILE", help="also write JSON; - prints it instead of the table")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
+
+
+def run(args: argparse.Namespace) -> int:
+    options.require_writable(json=args.json, markdown=args.markdown)
+    found = options.recordings(args)
+    chosen, left_out = baselines.of_main(found.recordings.values(), main=args.main_branch, allow_dirty=args.allow_dirty)
+    series = history.series(_only(chosen, args.only), thresholds_of=_thresholds(args))
+    if args.since:
+        first = _first(args.since, chosen)
+        series = [each.since(first) for each in series]
+    shown = trends.Trends(series, [*found.unreadable, *left_out])
+    if args.json == "-":
+        print(trends.json_text(shown), end="")
+    else:
+        print(trends.table(shown))
+    for path, text in ((args.json, trends.json_text), (args.markdown, trends.markdown)):
+        if path and str(path) != "-":
+            options.write(Path(path), lambda text=text: text(shown))
+    return shown.exit_status
+
+
+def _thresholds(args: argparse.Namespace) -> Callable[[Case], Thresholds]:
+    """The thresholds of each case: of the file that was named, or of mvc's own for the case's device."""
+    suites = {device: cases.load(args.cases, device=device) for device in ("cpu", "cuda")}
+
+    def of(case: Case) -> Thresholds:
+        thresholds = suites[case.device].thresholds_of(case)
+        effects = {"effect": args.effect, "call_effect": args.effect} if args.effect else {}
+        return dataclasses.replace(thresholds, **effects)
+
+    return of
+
+
+def _only(recordings: Sequence[Recording], names: Sequence[str]) -> list[Recording]:
+    """The recordings with the cases of these names, or with all."""
+    known = {name for each in recordings for name in each.cases}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"--only has {unknown[0]!r}; recorded are {', '.join(sorted(known)) or 'no cases'}")
+    wanted = set(names) or known
+    return [
+        each._replace(cases={name: case for name, case in each.cases.items() if name in wanted}) for each in recordings
+    ]
+
+
+def _first(text: str, recordings: Sequence[Recording]) -> datetime:
+    """The moment that a date names, or that at which a commit was first recorded.
+
+    Raises:
+        UserError: it is no date, and no recording is of such a commit.
+    """
+    of_commit = [each for each in recordings if (each.version.commit or "").startswith(text)]
+    if of_commit:
+        return min(map(recorded_at, of_commit))
+    try:
+        return moment(text)
+    except ValueError:
+        raise UserError(f"--since is {text!r}; give a date such as 2026-06-01, or a commit that was recorded") from None
