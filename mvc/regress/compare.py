@@ -185,13 +185,15 @@ def _require_expected(result: CaseResult, how: How, across: list[str]) -> None:
             if (reason := unexpected(result.case, facts)) is not None:
                 raise CaseFailed(f"{name}: {reason}")
         base, head = (facts.versions or {} for facts in run.facts)
-        for software in sorted(base.keys() & head.keys()):
-            line = f"{software} {base[software]} against {head[software]}"
-            if base[software] == head[software] or line in across:
-                continue
-            if software not in how.across:
-                raise CaseFailed(f"{line}; compare all the same with --across {software}")
-            across.append(line)
+        differing = {
+            software: f"{software} {base[software]} against {head[software]}"
+            for software in sorted(base.keys() & head.keys())
+            if base[software] != head[software]
+        }
+        if refused := [software for software in differing if software not in how.across]:
+            lines = ", ".join(differing[software] for software in refused)
+            raise CaseFailed(f"{lines}; compare all the same with --across {','.join(differing)}")
+        across.extend(line for line in differing.values() if line not in across)
 
 
 def _runs(case: Case, side: Side, how: How) -> bool:
