@@ -249,6 +249,14 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Suite:
     return Suite(tuple(cases), thresholds, own, chosen.resolve())
 
 
+def names(path: Path) -> frozenset[str] | None:
+    """The names of the cases in a file of any version of the gate; None where there is no such file."""
+    try:
+        return frozenset(tomllib.loads(path.read_text(encoding="utf-8"))["cases"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _table(facts: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     if not isinstance(table := facts.get(key, {}), dict):
         raise UserError(f"{where}: {key} is {table!r}; it must be a table")

@@ -133,14 +133,14 @@ class _Declared(NamedTuple):
         if not cases_file.is_relative_to(root):  # a file from elsewhere belongs to neither side
             return cls(None, {})
         path = tree / cases_file.relative_to(root)
-        names = frozenset(case.name for case in cases.load(path).cases) if path.is_file() else None
-        return cls(names, accepted.read(accepted.path_for(path)))
+        return cls(cases.names(path), accepted.read(accepted.path_for(path)))
 
 
 def _deleted(base: _Declared, head: _Declared) -> list[str]:
     """A line for each case that base has and that is no longer measured."""
-    gone = (base.cases or frozenset()) - (head.cases or frozenset()) if head.cases is not None else ()
-    return [f"{name}: deleted from the cases, and not measured" for name in sorted(gone)]
+    if base.cases is None or head.cases is None:
+        return []
+    return [f"{name}: deleted from the cases, and not measured" for name in sorted(base.cases - head.cases)]
 
 
 def _compare(
