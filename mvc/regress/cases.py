@@ -25,7 +25,7 @@ FOLDERS = (Path(__file__).parents[1] / "cases", Path(__file__).parents[2] / "ben
 RECORDED = "recorded"  # the kind of a case that another tool has measured, and that cannot be run
 DEFAULT_FILES = {"cpu": "default.toml", "cuda": "gpu.toml"}
 
-SCANS = ("cpp", "triton", "chunked", "reference")  # the keys of mvc.kernels.implementations.TABLE
+SCANS = ("cpp", "triton", "chunked")  # of mvc.kernels.implementations.TABLE; the reference runs without being seen
 FASTEST = {"cpu": "cpp", "cuda": "triton"}
 COMPILE_OPTIONS = ("backend", "mode", "dynamic", "fullgraph")  # of torch.compile
 EXACT = ("graph breaks", "recompiles", "launches", "peak bytes")  # what is compared exactly of a called function

@@ -1,15 +1,19 @@
 """Cases of anyone's: how their functions are asked, and what is said of those that cannot be measured."""
 
 import builtins
+import contextlib
 import dataclasses
 import itertools
 import random
+import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from places import ROOT
 
+import mvc
 from mvc.regress import cases
 from mvc.regress.cases import Case
 from mvc.regress.process import call, facts, main
@@ -147,7 +151,7 @@ def test_a_module_that_is_missing_is_told_from_one_that_it_misses(tmp_path, monk
         ('[cases.a]\ncall = "m:f"\narguments = 3', "arguments is 3; it must be a table"),
         ('[cases.a]\ncall = "m:f"\nthresholds = 3', "case a: thresholds is 3; it must be a table"),
         ('[cases.a]\ncall = "m:f"\nthresholds = {effect = 2}', "thresholds of case a: effect is 2; it must lie"),
-        ('[cases.a]\nscan = "fast"', "scan is 'fast'; it must be cpp or triton or chunked or reference"),
+        ('[cases.a]\nscan = "fast"', "scan is 'fast'; it must be cpp or triton or chunked$"),
     ],
 )
 def test_a_wrong_case_is_one_sentence(text, message, tmp_path):
@@ -217,10 +221,57 @@ def test_what_this_torch_does_not_tell_is_said(monkeypatch):
     assert told() == (set(), ["recompiles: not known here", "launches: not known here"])
 
 
+@pytest.mark.parametrize(
+    ("names", "hidden", "ran"),
+    [
+        (["aten::mul"], False, []),
+        (["aten::mul"], True, None),
+        (["mvc::selective_scan", "mvc::selective_scan_cpu"], False, ["cpp"]),
+        (["mvc::selective_scan_backward"], False, None),
+        (["mvc::selective_scan_chunked_backward", "mvc::linear_recurrence_cpu"], True, ["chunked", "cpp"]),
+        (["mvc::selective_scan_triton_training", "mvc::selective_scan_triton_gradients"], False, ["triton"]),
+        (["triton_poi_fused_mul_0", "forward_kernel_0"], True, ["triton"]),
+        (["triton_poi_fused_cumsum_scan_kernel_0"], True, None),
+    ],
+)
+def test_what_ran_is_told_by_operators_and_by_kernels_that_have_none(monkeypatch, names, hidden, ran):
+    events = [SimpleNamespace(name=name) for name in names]
+    profile = contextlib.nullcontext(SimpleNamespace(events=lambda: events))
+    monkeypatch.setattr(torch.profiler, "profile", lambda **_: profile)
+    assert facts.implementations(lambda: None, hidden=hidden) == ran
+
+
+def test_kernels_without_an_operator_are_those_that_profiles_take_for_the_scans():
+    from mvc.measure.families import family
+
+    kernels = {
+        name
+        for path in ROOT.glob("kernels/*/triton_*.py")
+        for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)
+    }
+    assert {name for name in kernels if facts.KERNEL.fullmatch(f"{name}_0")} == kernels - {"step_kernel"}
+    assert {family(f"{name}_0") for name in kernels} == {"scan"}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(("impl", "name"), [("chunked", "chunked"), (None, "cpp"), ("reference", None)])
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_what_ran_is_seen_in_eager_calls(impl, name, training):
+    u = torch.rand(1, 5, 4, requires_grad=training)
+    A, B = -torch.rand(4, 2), torch.rand(1, 5, 2)
+
+    def run():
+        y = mvc.selective_scan(u, u, A, B, B, impl=impl)
+        return torch.autograd.grad(y.sum(), u) if training else y
+
+    run()
+    assert facts.implementations(run, hidden=False) == ([name] if name else [])
+
+
 def test_names_of_implementations_are_those_of_the_kernels():
     from mvc.kernels.implementations import TABLE, fastest
 
-    assert {*cases.SCANS} == TABLE.keys()
+    assert {*cases.SCANS} == TABLE.keys() - {"reference"}
     assert {each.suffix: name for name, each in TABLE.items() if name != "reference"} == facts.IMPLEMENTATIONS
     assert list(TABLE)[-1] == cases.FASTEST["cuda"]
     assert fastest(torch.device("cpu"), torch.float32) == cases.FASTEST["cpu"]

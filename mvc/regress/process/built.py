@@ -18,6 +18,7 @@ class Built(NamedTuple):
         every: calls differ, and this many one after the other do the average work.
         chosen_by_time: whether measurements choose what runs, which then varies.
         no_graph: why calls cannot be captured by a CUDA graph, where that is known beforehand.
+        hidden: whether a call may run more than the profiler of a CPU sees: replays of graphs, or Triton kernels.
         close: called once after the last run.
     """
 
@@ -27,6 +28,7 @@ class Built(NamedTuple):
     every: int = 1
     chosen_by_time: bool = False
     no_graph: str | None = None
+    hidden: bool = False
     close: Callable[[], Any] = lambda: None
 
 

@@ -41,6 +41,7 @@ def build(case, paths):
             every=case["inputs"],
             chosen_by_time=by_time,
             no_graph=own_graphs(mode),
+            hidden=case["device"] == "cuda",
             close=stack.pop_all().close,
         )
 

@@ -10,8 +10,10 @@ import torch
 from .built import Refused
 
 # Ops of the scan and of the recurrence, whose suffixes tell the implementation; those without one choose it.
-SCAN = re.compile(r"mvc::(?:selective_scan|linear_recurrence)(_cpu|_triton|_chunked)?(?:_backward)?")
+OP = re.compile(r"mvc::(?:selective_scan|linear_recurrence)(?:(_cpu|_triton|_chunked))?(?:_\w+)?")
 IMPLEMENTATIONS = {"_cpu": "cpp", "_triton": "triton", "_chunked": "chunked"}
+# Inductor launches the kernels of a Triton op without the op.
+KERNEL = re.compile(r"(forward|summary|combine|backward|recurrence)_kernel(_\d+)?")
 
 
 def versions():
@@ -28,15 +30,18 @@ def implementations(run, *, hidden):
     where it is not known: an older mvc ran a scan without saying which.
 
     Args:
-        hidden: the call may replay CUDA graphs, whose operators are not seen; if there are none, it is not known.
+        hidden: not all that the call runs is seen; if nothing is, it is not known.
     """
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         run()
-    matches = [match for event in profiler.events() if (match := SCAN.fullmatch(event.name))]
-    ran = sorted({IMPLEMENTATIONS[match[1]] for match in matches if match[1]})
-    return ran or (None if matches or hidden else [])
+    names = {event.name for event in profiler.events()}
+    matches = [match for name in names if (match := OP.fullmatch(name))]
+    ran = {IMPLEMENTATIONS[match[1]] for match in matches if match[1]}
+    if "mvc" in sys.modules and any(map(KERNEL.fullmatch, names)):
+        ran.add("triton")
+    return sorted(ran) or (None if matches or hidden else [])
 
 
 def compilations():

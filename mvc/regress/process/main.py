@@ -67,7 +67,7 @@ def prepared(built, *, case, timed, slowdown, paths):
     """
     facts = {**built.facts, "versions": versions()}
     one_of_each = lambda: [built.run() for _ in range(built.every)]  # noqa: E731
-    facts["implementations"] = implementations(one_of_each, hidden=built.no_graph is not None)
+    facts["implementations"] = implementations(one_of_each, hidden=built.hidden)
     until_done = clocks.until_done(built.run, case["device"])
     if timed:
         facts["seconds"] = clocks.warm(until_done, built.every)

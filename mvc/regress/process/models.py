@@ -36,7 +36,8 @@ def _model(mvc, case, device, dtype):
         run = lambda: torch.autograd.grad(compiled(x).float().sum(), parameters)  # noqa: E731
     else:
         run = lambda: compiled(x)  # noqa: E731
-    return Built(run, facts, exact, chosen_by_time=_chosen_by_time(case), no_graph=no_graph)
+    by_time, hidden = _chosen_by_time(case), compiled is not model and device.type == "cuda"
+    return Built(run, facts, exact, chosen_by_time=by_time, no_graph=no_graph, hidden=hidden)
 
 
 def _chosen_by_time(case):
