@@ -15,7 +15,7 @@ from mvc.regress.cases import Case, Thresholds
 from mvc.regress.decide import finding
 from mvc.regress.run import compare_case
 from mvc.regress.sources.version import Version
-from mvc.regress.worker import Side
+from mvc.regress.worker import CaseFailed, Side, unexpected
 from mvc.table import tabulate
 
 SCHEMA = "mvc.regress.selftest/2"
@@ -59,9 +59,16 @@ class Trial(NamedTuple):
 def trial(
     case: Case, slowdown: float, sides: Callable[[], tuple[Side, Side]], thresholds: Thresholds, *, seed: int
 ) -> Trial:
-    """Compare a case with itself, with a `slowdown` share of extra work on the head's side."""
+    """Compare a case with itself, with a `slowdown` share of extra work on the head's side.
+
+    Raises:
+        CaseFailed: the case cannot run, or something else ran than it names.
+    """
     start = time.perf_counter()
     result = compare_case(case, sides, thresholds, seed=seed, slowdown=slowdown)
+    for facts in (each for run in result.runs for each in run.facts):
+        if (reason := unexpected(case, facts)) is not None:
+            raise CaseFailed(reason)
     times = [run.times["time"] for run in result.runs]
     return Trial(
         case.name,

@@ -227,6 +227,13 @@ def test_selftest_finds_inserted_work_and_nothing_else(run, monkeypatch, rules, 
     assert "scan-model: device time by graph; a call takes 1.0" in printed.out
 
 
+def test_selftest_does_not_try_another_scan_than_the_case_names(run, monkeypatch):
+    fake(monkeypatch, implementations={"head": ["chunked"]})
+    status, printed = run("selftest", "--comparisons", 1)
+    assert status == 3
+    assert "not tried: scan-model: scan: chunked ran, triton is expected" in printed.err
+
+
 def test_selftest_as_json_names_what_could_not_be_tried(run, monkeypatch):
     fake(monkeypatch, broken={"head"})
     status, printed = run("selftest", "--comparisons", 1, "--json", "-")
