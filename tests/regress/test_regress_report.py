@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 
 def page(recordings, **changes) -> Page:
-    contents = report.Contents("Latency", history.series(recordings), None, [], MADE)
+    contents = report.Contents("Latency", history.series(recordings), None, [], [], MADE)
     return Page(report.page(dataclasses.replace(contents, **changes)))
 
 
@@ -107,7 +107,7 @@ def test_what_is_not_seen_is_said_first(ratio):
     for i, each in enumerate(recordings):
         missing = "gone" if i == 19 else "new" if i < 15 else None
         recordings[i] = each._replace(cases={name: case for name, case in each.cases.items() if name != missing})
-    found = page(recordings, made=FIRST + timedelta(days=30), left_out=["a.json is cut off"])
+    found = page(recordings, made=FIRST + timedelta(days=30), unreadable=["a.json is cut off"])
     doubts = (
         "nothing was recorded for 11 days; gone is not in the last recording; new has fewer than 6 recordings; "
         "1 recording could not be read"
@@ -133,7 +133,7 @@ def test_machines_are_told_apart():
 
 def test_foreign_text_stays_text():
     recordings = nightly({FOREIGN: varying((0, 1e-3), (10, 2e-3), nights=20)}, driver=[FOREIGN] * 20)
-    found = page(recordings, title=FOREIGN, left_out=[FOREIGN])
+    found = page(recordings, title=FOREIGN, unreadable=[FOREIGN])
     assert {tag for tag, _ in found.elements}.isdisjoint({"script", "b"})
     assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
     assert found.texts.count(SHOWN) >= 4, "the title, the case, the driver, and what was left out"
@@ -217,9 +217,35 @@ def test_the_command_writes_the_page_and_says_the_verdict(tmp_path, capsys):
     said = f"wrote {output}: No slowdown stands, but nothing was recorded for "
     assert re.fullmatch(re.escape(said) + r"\d+ days; 1 recording could not be read\n", capsys.readouterr().out)
     found = Page(output.read_text())
-    assert "Left out: 1 recording" in found.texts
+    assert "Left out" in found.texts
     assert "Ours" in found.texts
     assert sorted(path.name for path in tmp_path.iterdir()) == ["baselines", "page.html"]
+
+
+def test_what_does_not_tell_of_the_main_branch_is_left_out(tmp_path, capsys):
+    folder, output = tmp_path / "baselines", tmp_path / "page.html"
+    recordings = nightly({"scan": varying((0, 1e-3), (7, 2e-3), nights=14)})
+    dirty = [each._replace(version=dataclasses.replace(each.version, dirty=True)) for each in recordings]
+    write(folder, [*recordings[:7], *dirty[7:]])
+    assert main(["report", str(folder), "--output", str(output)]) == 0
+    said = "No slowdown stands, but nothing was recorded for "
+    assert said in capsys.readouterr().out
+    assert "7 recordings left out: of a tree with changes" in Page(output.read_text()).text
+    assert main(["report", str(folder), "--output", str(output), "--allow-dirty"]) == 0
+    assert "1 slowdown stands: +" in capsys.readouterr().out
+    output.unlink()
+    assert main(["report", str(folder), "--output", str(output), "--main-branch", "release"]) == 64
+    assert "nothing is left to show: 7 recordings left out: of the branch main" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [([], "1 slowdown stands: +3.0% in scan"), (["--effect", "0.05"], "No slowdown stands, but")]
+)
+def test_the_thresholds_are_those_of_the_device(options, words, tmp_path, capsys):
+    write(tmp_path, nightly({"scan": varying((0, 1e-3), (10, 1.03e-3), nights=20)}, noise=0.0))
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "page.html"), *options]) == 0
+    assert words in capsys.readouterr().out
 
 
 @pytest.fixture

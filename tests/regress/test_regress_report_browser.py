@@ -86,7 +86,7 @@ RECORDINGS = {
 @pytest.mark.parametrize("recordings", RECORDINGS)
 def test_nothing_overflows_or_overlaps(recordings, width, dark, tmp_path):
     series = history.series(RECORDINGS[recordings]())
-    contents = report.Contents("Latency", series, None, [f"{NAME}.json is cut off"], datetime.now(timezone.utc))
+    contents = report.Contents("Latency", series, None, [f"{NAME}.json is cut off"], [], datetime.now(timezone.utc))
     found = look(report.page(contents), tmp_path, width=width, dark=dark)
     assert found["content"] <= found["width"] <= width
     assert found["pictures"] == len(series), "one for each case, drawn for that width"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from mvc.errors import UserError
-from mvc.regress import cases, history
-from mvc.regress.cases import Case, Thresholds
+from mvc.regress import history
 from mvc.regress.commands import options
 from mvc.regress.recordings import baselines
 from mvc.regress.recordings.recording import Recording, moment, recorded_at
@@ -27,10 +25,7 @@ exit status: 1 a slowdown of at least the effect stands and was not accepted, 3 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_recordings(parser)
     options.add_choice_of_recordings(parser)
-    parser.add_argument("--cases", metavar="FILE", help="TOML file of thresholds (default mvc's own for the device)")
-    parser.add_argument(
-        "--effect", type=options.share, metavar="SHARE", help="smallest change that counts, of any time"
-    )
+    options.add_thresholds(parser)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these cases")
     parser.add_argument("--since", metavar="DATE|COMMIT", help="only changes then or later, such as 2026-06-01")
     parser.add_argument("--json", metavar="FILE", help="also write JSON; - prints it instead of the table")
@@ -41,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     options.require_writable(json=args.json, markdown=args.markdown)
     found = options.recordings(args)
     chosen, left_out = baselines.of_main(found.recordings.values(), main=args.main_branch, allow_dirty=args.allow_dirty)
-    series = history.series(_only(chosen, args.only), thresholds_of=_thresholds(args))
+    series = history.series(_only(chosen, args.only), thresholds_of=options.thresholds_of(args))
     if args.since:
         first = _first(args.since, chosen)
         series = [each.since(first) for each in series]
@@ -54,18 +49,6 @@ def run(args: argparse.Namespace) -> int:
         if path and str(path) != "-":
             options.write(Path(path), lambda text=text: text(shown))
     return shown.exit_status
-
-
-def _thresholds(args: argparse.Namespace) -> Callable[[Case], Thresholds]:
-    """The thresholds of each case: of the file that was named, or of mvc's own for the case's device."""
-    suites = {device: cases.load(args.cases, device=device) for device in ("cpu", "cuda")}
-
-    def of(case: Case) -> Thresholds:
-        thresholds = suites[case.device].thresholds_of(case)
-        effects = {"effect": args.effect, "call_effect": args.effect} if args.effect else {}
-        return dataclasses.replace(thresholds, **effects)
-
-    return of
 
 
 def _only(recordings: Sequence[Recording], names: Sequence[str]) -> list[Recording]:

@@ -131,3 +131,21 @@ def recordings(args: argparse.Namespace) -> baselines.Found:
         option = f"--branch {args.branch}" if args.branch else f"--baselines {args.folder}"
         raise UserError(f"nothing in {where} can be read: {why}; fill it with record {option}")
     return found
+
+
+def add_thresholds(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which changes count over many recordings."""
+    parser.add_argument("--cases", metavar="FILE", help="TOML file of thresholds (default mvc's own for the device)")
+    parser.add_argument("--effect", type=share, metavar="SHARE", help="smallest change that counts, of any time")
+
+
+def thresholds_of(args: argparse.Namespace) -> Callable[[cases.Case], cases.Thresholds]:
+    """The thresholds of each case: of the file that was named, or of mvc's own for the case's device."""
+    suites = {device: cases.load(args.cases, device=device) for device in ("cpu", "cuda")}
+
+    def of(case: cases.Case) -> cases.Thresholds:
+        thresholds = suites[case.device].thresholds_of(case)
+        effects = {"effect": args.effect, "call_effect": args.effect} if args.effect else {}
+        return dataclasses.replace(thresholds, **effects)
+
+    return of

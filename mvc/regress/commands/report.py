@@ -27,6 +27,7 @@ exit status: 0 the page is written; whether a slowdown stands is the exit status
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_recordings(parser)
     options.add_choice_of_recordings(parser)
+    options.add_thresholds(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="page to write")
     parser.add_argument("--comparison", type=Path, metavar="FILE", help="also show this result of compare --json")
     parser.add_argument("--title", default="Latency over time", metavar="TEXT", help="of the page")
@@ -37,8 +38,16 @@ def run(args: argparse.Namespace) -> int:
     comparison = args.comparison and _comparison(args.comparison)
     found = options.recordings(args)
     chosen, left_out = baselines.of_main(found.recordings.values(), main=args.main_branch, allow_dirty=args.allow_dirty)
-    remarks = [*found.unreadable, *left_out]
-    contents = report.Contents(args.title, history.series(chosen), comparison, remarks, datetime.now(timezone.utc))
+    if not chosen:
+        raise UserError(f"nothing is left to show: {'; '.join([*left_out, *found.unreadable])}")
+    contents = report.Contents(
+        args.title,
+        history.series(chosen, thresholds_of=options.thresholds_of(args)),
+        comparison,
+        unreadable=found.unreadable,
+        left_out=left_out,
+        made=datetime.now(timezone.utc),
+    )
     options.write(args.output, lambda: report.page(contents))
     print(f"wrote {args.output}: {report.verdict(contents)}")
     return 0

@@ -29,13 +29,15 @@ class Contents:
         title: of the page.
         series: of every case and metric.
         comparison: the JSON of the last `compare`, or None.
-        left_out: what could not be shown, a line each.
+        unreadable: why recordings could not be read, a line each.
+        left_out: which recordings do not belong here, a line each.
         made: when the page was made.
     """
 
     title: str
     series: Sequence[Series]
     comparison: Mapping[str, Any] | None
+    unreadable: Sequence[str]
     left_out: Sequence[str]
     made: datetime
 
@@ -60,7 +62,7 @@ def page(contents: Contents) -> str:
                 node(
                     "main",
                     _card(contents),
-                    _left_out(contents.left_out),
+                    _left_out([*contents.unreadable, *contents.left_out]),
                     _overview(ordered),
                     contents.comparison and compared(contents.comparison),
                     node(
@@ -101,8 +103,8 @@ def _doubts(contents: Contents) -> list[str]:
         doubts.append(f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not in the last recording")
     if few := [each.name for each in series if not each.judged]:
         doubts.append(f"{', '.join(few)} {'has' if len(few) == 1 else 'have'} fewer than {FEWEST} recordings")
-    if contents.left_out:
-        doubts.append(f"{_plural(len(contents.left_out), 'recording')} could not be read")
+    if contents.unreadable:
+        doubts.append(f"{_plural(len(contents.unreadable), 'recording')} could not be read")
     return doubts
 
 
@@ -158,8 +160,7 @@ def _card(contents: Contents) -> Element:
 def _left_out(lines: Sequence[str]) -> Element | None:
     if not lines:
         return None
-    title = node("h2", f"Left out: {_plural(len(lines), 'recording')}")
-    return node("section", title, node("ul", *(node("li", each) for each in lines)), class_="caution")
+    return node("section", node("h2", "Left out"), node("ul", *(node("li", each) for each in lines)), class_="caution")
 
 
 def _overview(series: Sequence[Series]) -> Element:
