@@ -99,7 +99,7 @@ def test_commands_of_the_gate_are_understood():
             words = shlex.split(command.replace("\\\n", " "))
             _parser().parse_args(words)
             found.add(words[0])
-    assert found == {"compare", "record", "report"}
+    assert found == {"compare", "record", "report", "history"}
 
 
 @pytest.mark.parametrize("name", ["gpu.yml", "nightly.yml"])
