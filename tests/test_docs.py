@@ -8,7 +8,7 @@ from places import ROOT
 
 from mvc.passes.pipeline import PASSES
 from mvc.regress import cases
-from mvc.regress.__main__ import _parser
+from mvc.regress.__main__ import COMMANDS, _parser
 
 PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = "mvc|kernels|passes|tests|bench|docs|examples"
@@ -53,6 +53,15 @@ def test_commands_of_the_gate_are_understood(page):
     for words in commands(page.read_text()):
         if words[0] != "COMMAND":
             _parser().parse_args(words)
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_examples_in_the_help_are_understood(module):
+    examples = [line.partition("  ")[0] for line in module.EXAMPLES.replace("\n  ", "\n").splitlines()]
+    found = commands("\n".join(examples))
+    assert len(found) >= 2
+    for words in found:
+        assert _parser().parse_args(words).run is module.run
 
 
 def test_commands_are_found():
