@@ -115,8 +115,12 @@ class CaseResult(NamedTuple):
         return [name for name, verdict in found if verdict == wanted]
 
     def change(self, metric: str) -> Ratio:
-        """Head's time over base's in all runs: the mean of their medians, and an interval that holds theirs."""
-        ratios = [run.times[metric].ratio for run in self.runs]
+        """Head's time over base's in the runs that decided: the mean of their medians, an interval that holds theirs.
+
+        A run that found the same decides alone, whatever a process of another run had against it.
+        """
+        same = [run for run in self.runs if run.findings[metric] == "same"]
+        ratios = [run.times[metric].ratio for run in same or self.runs]
         return Ratio(
             statistics.geometric_mean([each.median for each in ratios]),
             min(each.low for each in ratios),

@@ -327,3 +327,20 @@ def test_runs_that_disagree_ask_for_new_ones_and_not_for_rounds(run, monkeypatch
     assert status == 2
     assert "its two runs, in processes of their own, disagree; compare again" in printed.out
     assert "more rounds" not in printed.out
+
+
+def test_the_change_that_is_shown_is_that_of_the_runs_that_decided(run, monkeypatch):
+    slowness = iter([1.0, 3.0, 1.0, 1.0])  # of base and head: a process of the first run is held up for all its life
+
+    class Odd(FakeWorker):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.slowness = {self.side.name: next(slowness)}
+
+    fake(monkeypatch)
+    monkeypatch.setattr("mvc.regress.run.Worker", Odd)
+    status, printed = run("--only", "scan", "--json", "-")
+    assert status == 0
+    (case,) = json.loads(printed.out)["cases"]
+    assert len(case["runs"]) == 2
+    assert case["changes"]["time"]["high"] < 1.05
