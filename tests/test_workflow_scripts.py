@@ -20,7 +20,7 @@ SENTENCE = "scan: 30 % slower, 1.00 to 1.31 ms; 11 cases unchanged"
         (0, SENTENCE, 0, ""),
         (1, f"## {SENTENCE}\n\nmore\n", 1, f"::error title=Latency::{SENTENCE.replace('%', '%25')}\n"),
         (2, SENTENCE, 0, f"::warning title=Latency::{SENTENCE.replace('%', '%25')}\n"),
-        (3, "not comparable: another driver", 3, "::error title=Latency::not comparable: another driver\n"),
+        (3, "**not comparable: another driver**", 3, "::error title=Latency::not comparable: another driver\n"),
         (73, SENTENCE, 73, f"::error title=Latency::exit status 73; {SENTENCE.replace('%', '%25')}\n"),
         (0, None, 1, "::error title=Latency::no result, exit status 0; the log of this step says why\n"),
         (2, None, 1, "::error title=Latency::no result, exit status 2; the log of this step says why\n"),

@@ -18,6 +18,7 @@ if [ -s "$page" ]; then
   read -r sentence < "$page" || true
   sentence=${sentence##*(\#)}
   sentence=${sentence# }
+  sentence=${sentence//\*\*/}
   case $status in 0 | 1 | 2 | 3) ;; *) sentence="exit status $status; $sentence" ;; esac
 else
   sentence="no result, exit status $status; the log of this step says why"
