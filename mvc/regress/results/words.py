@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator
 
@@ -135,16 +136,23 @@ def _remedy(result: CaseResult, metric: str, comparison: Comparison) -> str:
     if not undecided and comparison.apart:
         return "the processes differ by as much; record anew on a quieter machine, or compare revisions"
     if not undecided:
-        return "its two runs, in processes of their own, disagree; compare again on a quieter machine"
+        return "its runs, in processes of their own, disagree; compare again on a quieter machine"
     times = [run.times[metric] for run in undecided]
     if comparison.apart and max(map(_spread, times)) > effect:
         return "the processes of base differ by as much; record anew on a quieter machine, or compare revisions"
     more = [further_rounds(each.ratio, len(each.head), effect) for each in times]
+    if None in more and max(_width(each.ratio) for each in times) > 2 * math.log1p(effect):
+        return "rounds scatter by more than is looked for; compare again on a quieter machine"
     if None in more:
         return f"more than {MOST_ROUNDS:,} more rounds would settle it: it is about the effect looked for, {effect:.0%}"
     how = "record both with" if comparison.apart else "with"
     rounds = max(len(each.head) for each in times)
     return f"about {max(more)} more rounds would settle it ({how} --rounds {rounds + max(more)})"
+
+
+def _width(ratio: Ratio) -> float:
+    """The logarithm of an interval's end over its beginning."""
+    return math.log(ratio.high / ratio.low)
 
 
 def _spread(times: Times) -> float:
