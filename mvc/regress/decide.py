@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,22 +16,26 @@ MOST_ROUNDS = 10_000  # further ones that are worth counting
 RESAMPLES = 2000  # of a bootstrap
 MOST_RUNS = 4
 
-Finding = Literal["slower", "faster", "same", "undecided"]
+Finding = Literal["slower", "somewhat slower", "faster", "somewhat faster", "same", "undecided"]
 Verdict = Literal["regression", "improvement", "no change", "inconclusive"]
+SIDES: dict[Verdict, tuple[Finding, Finding]] = {
+    "regression": ("slower", "somewhat slower"),
+    "improvement": ("faster", "somewhat faster"),
+}
 
 
 def finding(ratio: Ratio, effect: float) -> Finding:
     """The finding of one run, from its ratio of head over base.
 
-    "slower" when the median reaches the effect and the interval lies above half of it; "same" when the interval lies
-    within the effect on both sides; "faster" mirrors "slower".
+    "slower" when the interval lies above half of the effect and the median reaches the effect, "somewhat slower" when
+    only the interval does so; "faster" mirrors them; "same" when the interval lies within the effect on both sides.
     """
     bound, half = math.log1p(effect), math.log1p(effect) / 2
     median, low, high = (math.log(each) for each in ratio)
-    if median >= bound and low > half:
-        return "slower"
-    if median <= -bound and high < -half:
-        return "faster"
+    if low > half:
+        return "slower" if median >= bound else "somewhat slower"
+    if high < -half:
+        return "faster" if median <= -bound else "somewhat faster"
     return "same" if -bound < low and high < bound else "undecided"
 
 
@@ -41,49 +46,61 @@ def single_finding(ratio: float, effect: float) -> Finding:
     return "faster" if ratio <= 1 / (1 + effect) else "same"
 
 
-def verdict(findings: Sequence[Finding]) -> Verdict:
+def verdict(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: float) -> Verdict:
     """The verdict of independent runs together, as many as `runs_wanted` says.
 
-    A change must recur in all runs. Where one run is undecided, another may decide for "same" but not for a change.
+    A change must recur in all runs, and the mean of their medians must reach the effect. Where one run is undecided,
+    another may decide for "same" but not for a change.
+
+    Args:
+        ratios: of the same runs; none for a figure that each process has one of.
     """
     found = set(findings)
     if "same" in found:
         return "no change"
-    if found == {"slower"}:
-        return "regression"
-    if found == {"faster"}:
-        return "improvement"
+    for changed, side in SIDES.items():
+        if found <= {*side}:
+            return changed if found == {side[0]} or _reached(ratios, effect) else "no change"
     return "inconclusive"
+
+
+def _reached(ratios: Sequence[Ratio], effect: float) -> bool:
+    """Whether the mean of the medians is as far from 1 as the effect."""
+    return abs(statistics.fmean(math.log(ratio.median) for ratio in ratios)) >= math.log1p(effect)
 
 
 def runs_wanted(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: float) -> int:
     """How many independent runs a metric takes, by those that it has had.
 
-    One that finds "same" is enough, and otherwise there are two. Where all found the same change and one of them has an
-    interval wider than from one effect below to one above, the machine is so busy that two may agree by chance: then
-    there are `MOST_RUNS`.
+    One that finds "same" is enough, and otherwise there are two. Where all lie on one side, there are `MOST_RUNS` in
+    two cases: some do not reach the effect, so that the mean decides; or an interval is wider than from one effect below
+    to one above, and the machine so busy that two may agree by chance.
 
     Args:
-        ratios: of the same runs; none for a figure that each process has one of.
+        ratios: as `verdict` accepts them.
     """
+    found = set(findings)
     if "same" in findings[:1]:
         return 1
-    changed = set(findings) in ({"slower"}, {"faster"})
+    if len(findings) < 2 or "same" in found or not any(found <= {*side} for side in SIDES.values()):
+        return 2
     busy = any(math.log(ratio.high / ratio.low) > 2 * math.log1p(effect) for ratio in ratios)
-    return MOST_RUNS if changed and busy else 2
+    return MOST_RUNS if busy or found & {side[1] for side in SIDES.values()} else 2
 
 
-def apart(findings: Sequence[Finding], *, base_processes: int) -> Verdict:
+def apart(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: float, *, base_processes: int) -> Verdict:
     """The verdict on recordings, from a finding of each of head's processes; inconclusive unless they agree.
 
     Args:
         base_processes: with which each was compared. One process of a side cannot show how much processes differ, so
             nothing is concluded from it.
     """
-    alike = {("slower",): "regression", ("faster",): "improvement", ("same",): "no change"}
+    found = set(findings)
     if min(len(findings), base_processes) < 2:
         return "inconclusive"
-    return alike.get(tuple(set(findings)), "inconclusive")
+    if "same" in found and found <= {"same", *(side[1] for side in SIDES.values())}:
+        return "no change"
+    return "inconclusive" if "same" in found else verdict(findings, ratios, effect)
 
 
 def pooled_ratio(head: Sequence[float], base: Sequence[Sequence[float]], *, confidence: float) -> Ratio:

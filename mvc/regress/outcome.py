@@ -16,6 +16,9 @@ from mvc.regress.worker import CaseFailed, Facts
 SINGLE = {"compile time": "compile_seconds", "peak memory": "peak_bytes"}  # facts of which a process has one
 
 
+Together = Callable[[Sequence[Finding], Sequence[Ratio], float], Verdict]
+
+
 class Times(NamedTuple):
     """The seconds of one call in each round, and the ratio of head's to base's.
 
@@ -171,9 +174,7 @@ def recorded_run(
     return Run.of(sampled, facts, thresholds)
 
 
-def judged(
-    case: Case, thresholds: Thresholds, runs: list[Run], together: Callable[[Sequence[Finding]], Verdict]
-) -> CaseResult:
+def judged(case: Case, thresholds: Thresholds, runs: list[Run], together: Together) -> CaseResult:
     """The result of the runs together, by one of the rules of `mvc.regress.decide`.
 
     Raises:
@@ -182,7 +183,14 @@ def judged(
     if len(clocks := sorted({run.times["time"].clock for run in runs if run.times})) > 1:
         raise CaseFailed(f"its runs were timed by different clocks, {' and '.join(clocks)}")
     metrics = [metric for metric in runs[0].findings if all(metric in run.findings for run in runs)]
-    verdicts = {metric: together([run.findings[metric] for run in runs]) for metric in metrics}
+    verdicts = {
+        metric: together(
+            [run.findings[metric] for run in runs],
+            [run.times[metric].ratio for run in runs if metric in run.times],
+            thresholds.effects[metric],
+        )
+        for metric in metrics
+    }
     base, head = runs[0].facts
     differing = exact_differences(base.exact, head.exact)
     return CaseResult(case, thresholds, runs, verdicts, differing, _unknown(case, base, head))

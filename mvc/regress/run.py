@@ -96,7 +96,7 @@ def sample(rounds: Rounds, name: str, clock: str, thresholds: Thresholds) -> tup
         ratio = paired_ratio(head, base, confidence=thresholds.confidence)
         found = finding(ratio, thresholds.effects[name])
         look = next_look(len(base), thresholds)
-        if found != "undecided" or look is None:
+        if found in ("slower", "faster", "same") or look is None:
             return Times(clock, base, head, ratio), found
 
 

@@ -83,7 +83,7 @@ def verdict(noise, slowdown: float, draw: np.random.Generator, thresholds: Thres
         ratios.append(times.ratio)
         findings.append(found)
         wanted = decide.runs_wanted(findings, ratios, thresholds.effect)
-    return decide.verdict(findings)
+    return decide.verdict(findings, ratios, thresholds.effect)
 
 
 @pytest.fixture(scope="module", params=NOISES, ids=lambda noise: noise.__name__)
@@ -118,17 +118,20 @@ def test_equal_sides_are_rarely_called_different_on_a_busy_machine():
         (["slower", "undecided"], True, 2),
         (["faster", "faster", "faster"], True, 4),
         (["slower", "slower", "faster"], True, 2),
+        (["somewhat slower"], False, 2),
+        (["somewhat slower", "slower"], False, 4),
+        (["somewhat slower", "same"], False, 2),
     ],
 )
 def test_a_change_on_a_busy_machine_must_recur_more_often(findings, wide, wanted):
     ratios = [Ratio(1.5, 1.2, 1.9) if wide else Ratio(1.5, 1.48, 1.52)] * len(findings)
     assert decide.runs_wanted(findings, ratios, 0.05) == wanted
-    assert decide.runs_wanted(findings, [], 0.05) == min(wanted, 2), "of single figures"
 
 
-def test_a_tenth_slower_is_called_a_regression(noise):
+@pytest.mark.parametrize("slowdown", [0.075, 0.10])
+def test_half_more_than_the_effect_is_called_a_regression(noise, slowdown):
     draw = np.random.default_rng(2)
-    found = [verdict(noise, 0.10, draw) for _ in range(TRIALS)]
+    found = [verdict(noise, slowdown, draw) for _ in range(TRIALS)]
     assert found.count("regression") >= 0.95 * TRIALS
     assert "improvement" not in found
 
@@ -161,8 +164,11 @@ def test_faster_mirrors_slower():
     [
         (Ratio(1.06, 1.03, 1.09), "slower"),
         (Ratio(1.06, 1.02, 1.10), "undecided"),  # the interval reaches below half of the effect
-        (Ratio(1.04, 1.035, 1.045), "same"),  # surely slower, but by less than counts
-        (Ratio(1.04, 1.03, 1.06), "undecided"),
+        (Ratio(1.04, 1.035, 1.045), "somewhat slower"),  # surely slower, but by less than counts
+        (Ratio(1.04, 1.03, 1.06), "somewhat slower"),
+        (Ratio(1.04, 1.02, 1.06), "undecided"),
+        (Ratio(1 / 1.04, 1 / 1.05, 1 / 1.03), "somewhat faster"),
+        (Ratio(1.02, 1.01, 1.045), "same"),
         (Ratio(1 / 1.06, 1 / 1.09, 1 / 1.03), "faster"),
         (Ratio(1.0, 0.94, 1.04), "undecided"),
     ],
@@ -171,23 +177,37 @@ def test_finding(ratio, expected):
     assert decide.finding(ratio, 0.05) == expected
 
 
+def ratios_of(findings, medians):
+    """Ratios with narrow intervals, one for each finding."""
+    return [Ratio(median, median * 0.999, median * 1.001) for median in medians[: len(findings)]]
+
+
 @pytest.mark.parametrize(
-    ("findings", "expected"),
+    ("findings", "medians", "expected"),
     [
-        (["same"], "no change"),
-        (["slower", "slower"], "regression"),
-        (["slower", "same"], "no change"),
-        (["slower", "undecided"], "inconclusive"),
-        (["slower", "faster"], "inconclusive"),
-        (["undecided", "slower"], "inconclusive"),  # seen once only
-        (["undecided", "same"], "no change"),
-        (["faster", "faster"], "improvement"),
-        (["slower", "slower", "slower", "undecided"], "inconclusive"),
+        (["same"], [1.0], "no change"),
+        (["slower", "slower"], [1.06, 1.07], "regression"),
+        (["slower", "same"], [1.06, 1.0], "no change"),
+        (["slower", "undecided"], [1.06, 1.03], "inconclusive"),
+        (["slower", "faster"], [1.06, 0.9], "inconclusive"),
+        (["undecided", "slower"], [1.03, 1.06], "inconclusive"),  # seen once only
+        (["undecided", "same"], [1.03, 1.0], "no change"),
+        (["faster", "faster"], [0.9, 0.9], "improvement"),
+        (["slower", "somewhat slower"] * 2, [1.08, 1.045] * 2, "regression"),  # 6.2 % in the mean
+        (["slower", "somewhat slower"] * 2, [1.055, 1.03] * 2, "no change"),  # 4.2 % in the mean
+        (["somewhat slower"] * 4, [1.04] * 4, "no change"),
+        (["faster", "somewhat faster"] * 2, [0.9, 0.96] * 2, "improvement"),
+        (["somewhat slower", "somewhat faster"], [1.04, 0.96], "inconclusive"),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+    ids=lambda value: "-".join(value) if isinstance(value, list) and isinstance(value[0], str) else "",
 )
-def test_a_finding_must_recur(findings, expected):
-    assert decide.verdict(findings) == expected
+def test_a_finding_must_recur_and_the_mean_must_reach_the_effect(findings, medians, expected):
+    assert decide.verdict(findings, ratios_of(findings, medians), 0.05) == expected
+
+
+def test_single_figures_must_all_reach_the_effect():
+    assert decide.verdict(["slower", "slower"], [], 0.25) == "regression"
+    assert decide.verdict(["slower", "same"], [], 0.25) == "no change"
 
 
 @pytest.mark.parametrize(
@@ -196,8 +216,11 @@ def test_a_finding_must_recur(findings, expected):
         (["slower"] * 2, 4, "regression"),
         (["faster"] * 2, 4, "improvement"),
         (["same"] * 2, 2, "no change"),
+        (["same", "somewhat slower"], 4, "no change"),
+        (["somewhat slower"] * 2, 4, "no change"),
         (["slower", "same"], 4, "inconclusive"),
         (["undecided"] * 2, 4, "inconclusive"),
+        (["undecided", "same"], 4, "inconclusive"),
         (["slower"], 4, "inconclusive"),  # it does not recur
         (["slower"] * 2, 1, "inconclusive"),  # base's process may be an odd one
         (["same"], 1, "inconclusive"),
@@ -205,7 +228,8 @@ def test_a_finding_must_recur(findings, expected):
     ids=lambda value: str(value),
 )
 def test_processes_of_a_recording_must_agree_and_one_alone_decides_nothing(findings, processes, expected):
-    assert decide.apart(findings, base_processes=processes) == expected
+    ratios = ratios_of(findings, [1.04, 1.04])
+    assert decide.apart(findings, ratios, 0.05, base_processes=processes) == expected
 
 
 def test_single_measurements_need_the_whole_effect():
@@ -266,7 +290,8 @@ def test_recordings_of_one_version_are_rarely_called_different():
     for _ in range(TRIALS):
         window = [process() for _ in range(10)]
         ratios = [decide.pooled_ratio(process(), window, confidence=0.95) for _ in range(2)]
-        found.append(decide.apart([decide.finding(each, 0.05) for each in ratios], base_processes=10))
+        findings = [decide.finding(each, 0.05) for each in ratios]
+        found.append(decide.apart(findings, ratios, 0.05, base_processes=10))
     assert found.count("regression") + found.count("improvement") == 0
     assert found.count("no change") >= 0.9 * TRIALS
 
