@@ -73,8 +73,8 @@ def runs_wanted(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: fl
     """How many independent runs a metric takes, by those that it has had.
 
     One that finds "same" is enough, and otherwise there are two. Where all lie on one side, there are `MOST_RUNS` in
-    two cases: some do not reach the effect, so that the mean decides; or an interval is wider than from one effect below
-    to one above, and the machine so busy that two may agree by chance.
+    two cases: some do not reach the effect, so that the mean decides; or an interval is wider than from one effect
+    below to one above, and the machine so busy that two may agree by chance.
 
     Args:
         ratios: as `verdict` accepts them.
