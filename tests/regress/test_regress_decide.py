@@ -132,7 +132,8 @@ def test_a_change_on_a_busy_machine_must_recur_more_often(findings, wide, wanted
 def test_half_more_than_the_effect_is_called_a_regression(noise, slowdown):
     draw = np.random.default_rng(2)
     found = [verdict(noise, slowdown, draw) for _ in range(TRIALS)]
-    assert found.count("regression") >= 0.95 * TRIALS
+    hidden = noise is luck and slowdown < 0.10  # by what two processes differ by
+    assert found.count("regression") >= (0.85 if hidden else 0.95) * TRIALS
     assert "improvement" not in found
 
 
