@@ -5,7 +5,8 @@ The logarithms of the times are modelled as a level, a jump at each step and a s
 1. Excursions that come back within a week or so are left out.
 2. PELT of the package ruptures proposes steps: the borders of the cheapest division into lines, which rise slowly.
 3. Ramps are added as long as one explains a clear part of what the steps leave.
-4. The weakest step is dropped and the ramps are searched anew, until all steps are clear of noise.
+4. Steps are dropped, or put in the place of a ramp, while that makes the model better.
+5. The weakest step is dropped and the ramps are searched anew, until all steps are clear of noise.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from mvc.errors import UserError
 FEWEST = 6  # points that are judged
 SIDE = 3  # points on each side of a step at least: fewer are not told from outliers
 AROUND = 14  # points on each side that tell an excursion; two weeks of nights
-SHORTEST_CREEP = 28  # points, in which a creep rises by the effect at most: four weeks of nights
+SHORTEST_CREEP = 35  # points, in which a creep rises by the effect at most: five weeks of nights
 LEAST_STEP, LEAST_CREEP = 2 / 3, 1 / 2  # of the effect, what is found
 PRICE = 2  # of a border, in logarithms of the number of points: Schwarz's criterion, for a place and a level
 LEAST_NOISE = 0.001  # of a time, which no machine goes below from day to day
 CHANCE = 1e-5  # of a change in noise alone, for each that is tried
-STRAY = 0.2  # of the points on one side of a step, the share that may lie beyond its middle
+FEW, STRAY = 7, 0.2  # of so few points on one side of a step, the share that may lie beyond its middle
 
 
 class Found(NamedTuple):
@@ -66,15 +67,13 @@ def fitted(seconds: Sequence[float], *, effect: float) -> Fitted:
     """
     logs, bound = np.log(np.asarray(seconds, dtype=float)), math.log1p(effect)
     points = _Points(len(logs), *_without_excursions(logs))
-    steps = _borders(points, slope=bound / (4 * SHORTEST_CREEP))
+    model = _improved(_model(points, _borders(points, slope=bound / (4 * SHORTEST_CREEP)), bound), bound)
     while True:
-        ramps = _ramps(points, steps, bound)
-        steps = _placed(points, steps, ramps)
-        model = _Model(points, steps, ramps)
-        doubts = {start: doubt for start in steps if (doubt := model.doubt(start, LEAST_STEP * bound)) > 0}
+        doubts = {start: doubt for start in model.steps if (doubt := model.doubt(start, LEAST_STEP * bound)) > 0}
         if not doubts:
             return Fitted(model.changes(LEAST_STEP * bound), np.exp(model.level()))
-        steps.remove(max(doubts, key=doubts.get))
+        weakest = max(doubts, key=doubts.get)
+        model = _model(points, [start for start in model.steps if start != weakest], bound)
 
 
 class _Points(NamedTuple):
@@ -149,7 +148,7 @@ def _lines(stiffness: float) -> Any:
     return Lines()
 
 
-def _ramp(at: np.ndarray, start: int, end: int) -> np.ndarray:
+def _ramp(at: np.ndarray, start: Any, end: Any) -> np.ndarray:
     return np.clip((at - start) / (end - start), 0.0, 1.0)
 
 
@@ -161,7 +160,7 @@ def _ramps(points: _Points, steps: list[int], bound: float) -> list[tuple[int, i
     if not candidates:
         return []
     starts, stops = np.array(candidates).T
-    shapes = np.column_stack([_ramp(points.at, *each) for each in candidates])
+    shapes = _ramp(points.at[:, None], starts, stops)
     squares = (shapes**2).sum(axis=0)
     apart, found = np.ones(len(candidates), dtype=bool), []
     while True:
@@ -176,6 +175,28 @@ def _ramps(points: _Points, steps: list[int], bound: float) -> list[tuple[int, i
             return found
         found.append(candidates[best])
         apart &= (stops <= starts[best]) | (starts >= stops[best])
+
+
+def _model(points: _Points, steps: list[int], bound: float) -> _Model:
+    """The model with these steps, each moved a little to where it fits best, and the ramps beside them."""
+    ramps = _ramps(points, steps, bound)
+    return _Model(points, _placed(points, steps, ramps), ramps)
+
+
+def _improved(model: _Model, bound: float) -> _Model:
+    """The model after steps were dropped, or put in the place of a ramp, as long as that makes it better."""
+    while True:
+        steps = model.steps
+        trials = [[each for each in steps if each != step] for step in steps]
+        for ramp in model.ramps:
+            rest = _Model(model.points, steps, [each for each in model.ramps if each != ramp])
+            trials += [sorted([*steps, start]) for start in rest.best_step()]
+        better = min(
+            (_model(model.points, trial, bound) for trial in trials), key=lambda each: each.cost, default=model
+        )
+        if better.cost >= model.cost - 1e-6:
+            return model
+        model = better
 
 
 def _placed(points: _Points, steps: list[int], ramps: list[tuple[int, int]]) -> list[int]:
@@ -213,6 +234,23 @@ class _Model:
         jumps = [(at >= start).astype(float) for start in self.steps]
         return np.column_stack([np.ones(len(at)), *jumps, *(_ramp(at, *each) for each in self.ramps)])
 
+    @property
+    def cost(self) -> float:
+        """By Schwarz's criterion: a change has a place and a rise."""
+        return self.squares / self.points.noise**2 + 2 * (len(self.steps) + len(self.ramps)) * math.log(
+            len(self.points.at)
+        )
+
+    def best_step(self) -> list[int]:
+        """The place at which a further step explains most, if there is one."""
+        at = self.points.at
+        taken = [0, *self.steps, self.points.count]
+        places = [int(a) for a in at if min(abs(a - each) for each in taken) >= SIDE]
+        shapes = (at[:, None] >= np.array(places)).astype(float)
+        weight = (shapes**2).sum(axis=0) - ((self.basis.T @ shapes) ** 2).sum(axis=0)
+        gain = np.where(weight > 1e-6, (shapes.T @ self.residual) ** 2 / np.maximum(weight, 1e-6), 0.0)
+        return [places[int(np.argmax(gain))]] if places else []
+
     def level(self) -> np.ndarray:
         """The logarithm of the level at every point of the series."""
         return self._design(np.arange(self.points.count)) @ self.weights
@@ -220,9 +258,9 @@ class _Model:
     @property
     def clear(self) -> float:
         """How many standard errors are clear of chance."""
-        from scipy.stats import t  # ruptures needs it
+        from scipy.special import stdtrit  # ruptures needs scipy; Student's quantile
 
-        return float(t.isf(CHANCE / 2, self.freedom))
+        return -float(stdtrit(self.freedom, CHANCE / 2))
 
     def doubt(self, start: int, least: float) -> float:
         """How far a step is from being clear; 0 or less for one that is."""
@@ -235,9 +273,11 @@ class _Model:
             return 1.0
         spread = math.sqrt(sum(np.var(side, ddof=1) / len(side) for side in sides))
         middle = abs(rise) / 2
-        strays = np.mean(sides[0] * np.sign(rise) > middle), np.mean(sides[1] * np.sign(rise) < -middle)
+        # A few outliers in a row look like a step at the end of a series, but not all of them are as far.
+        strays = [np.sum(sides[0] * np.sign(rise) > middle), np.sum(sides[1] * np.sign(rise) < -middle)]
+        few = any(len(side) <= FEW and stray > STRAY * len(side) for side, stray in zip(sides, strays, strict=True))
         sureness = min(abs(rise) / (self.clear * max(error, spread)), abs(rise) / least)
-        return max(0.5 * (max(strays) > STRAY), 1 - sureness)
+        return max(0.5 * few, 1 - sureness)
 
     def changes(self, least: float) -> list[Found]:
         """What was fitted, in the order of time, without steps that are taken back within a week or so."""

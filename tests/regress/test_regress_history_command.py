@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 from test_regress_history import nightly, stepped
@@ -86,3 +87,9 @@ def test_too_few_recordings_are_not_judged(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("nothing can be judged")
     assert "+50.0%" in printed
+
+
+def test_without_ruptures_the_remedy_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ruptures", None)
+    assert main(["history", kept(tmp_path, nightly([0.001] * 8))]) == 64
+    assert "pip install 'mvc-mambavision[history]'" in capsys.readouterr().err
