@@ -112,6 +112,11 @@ def name(text: str) -> str:
     return text
 
 
+def json_text(facts: dict[str, Any]) -> str:
+    """The text of a JSON file for programs; what is not finite is an error."""
+    return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(facts: dict[str, Any], target: str) -> None:
     """Write what `--json` asks for. A file is written under another name first, so that it is whole or absent.
 
@@ -121,7 +126,7 @@ def write_json(facts: dict[str, Any], target: str) -> None:
     Raises:
         UserError: the target cannot be written.
     """
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text(facts)
     if target == "-":
         print(text, end="")
         return

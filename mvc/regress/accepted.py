@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 from mvc import files
 from mvc.errors import UserError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from mvc.regress import toml
 
 HEADING = "# Slowdowns that are meant; `python -m mvc.regress accept CASE --reason TEXT` adds one.\n"
 Accepted = Mapping[str, list[str]]  # "date: reason" of each acceptance, by the case's name
@@ -32,7 +27,7 @@ def read(path: Path) -> dict[str, list[str]]:
         UserError: the file cannot be read, or holds something else.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["accepted"]
+        entries = toml.read(path)["accepted"]
         found: dict[str, list[str]] = {}
         for entry in entries:
             found.setdefault(entry["case"], []).append(f"{entry['date']}: {entry['reason']}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,7 @@ from typing import Any
 
 from mvc.compile.backend import MODES
 from mvc.errors import UserError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from mvc.regress import toml
 
 # In a wheel, and in a checkout.
 FOLDERS = (Path(__file__).parents[1] / "cases", Path(__file__).parents[2] / "bench" / "cases")
@@ -225,10 +220,10 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Suite:
     defaults = (folder / DEFAULT_FILES[device] for folder in FOLDERS)
     chosen = Path(path) if path else next(each for each in defaults if each.is_file())
     try:
-        facts = tomllib.loads(chosen.read_text(encoding="utf-8"))
+        facts = toml.read(chosen)
     except OSError as error:
         raise UserError(f"--cases {chosen} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"--cases {chosen} is no TOML file: {error}") from error
     if unknown := facts.keys() - {"thresholds", "cases"}:
         raise UserError(f"{chosen} has {sorted(unknown)[0]!r}; it may hold [thresholds] and [cases.NAME]")
@@ -252,7 +247,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Suite:
 def names(path: Path) -> frozenset[str] | None:
     """The names of the cases in a file of any version of the gate; None where there is no such file."""
     try:
-        return frozenset(tomllib.loads(path.read_text(encoding="utf-8"))["cases"])
+        return frozenset(toml.read(path)["cases"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     results = _Results(args)
     comparison = _compared(args, results.keep)
     if args.json == "-":
-        print(summary.json_text(comparison), end="")
+        print(summary.json(comparison), end="")
     else:
         print(summary.table(comparison))
     results.keep(comparison)
@@ -72,7 +72,7 @@ class _Results:
     """The files that the command was asked for. One that cannot be written is told and loses nothing but itself."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        wanted = ((args.json, summary.json_text), (args.junit, junit.junit), (args.markdown, summary.markdown))
+        wanted = ((args.json, summary.json), (args.junit, junit.junit), (args.markdown, summary.markdown))
         self._texts = {Path(path): text for path, text in wanted if path and path != "-"}
         self.failed: set[Path] = set()
 
@@ -90,7 +90,7 @@ class _Results:
 def _compared(args: argparse.Namespace, keep: Callable[[Comparison], None]) -> Comparison:
     if args.branch or _files(args.head or "") or _files(args.base):
         return _of_recordings(args)
-    _refuse(args, "a folder or a branch of recordings; of revisions", "window", "main_branch", "allow_dirty")
+    _refuse(args, "many recordings; leave it out with revisions", "window", "main_branch", "allow_dirty")
     how = compare.How(
         exact=args.exact,
         across=fields_across(args.across),
@@ -103,7 +103,9 @@ def _compared(args: argparse.Namespace, keep: Callable[[Comparison], None]) -> C
 
 
 def _of_recordings(args: argparse.Namespace) -> Comparison:
-    _refuse(args, "git revisions; of recordings", "exact", "device", "rounds", "base_python", "head_python")
+    _refuse(
+        args, "git revisions; leave it out with recordings", "exact", "device", "rounds", "base_python", "head_python"
+    )
     ours = _files(args.base if args.branch else args.head or "")
     theirs = [] if args.branch else _files(args.base)
     folder = None if theirs or args.branch else Path(args.base)
@@ -146,10 +148,10 @@ def _window(
     return bases, found.left_out
 
 
-def _refuse(args: argparse.Namespace, whose: str, *options: str) -> None:
+def _refuse(args: argparse.Namespace, why: str, *options: str) -> None:
     for option in options:
         if getattr(args, option):
-            raise UserError(f"--{option.replace('_', '-')} is for {whose} leave it out")
+            raise UserError(f"--{option.replace('_', '-')} is for {why}")
 
 
 def _files(named: str) -> list[Path]:

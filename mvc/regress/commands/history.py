@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from mvc.cli import write_json
 from mvc.errors import UserError
 from mvc.regress import history
 from mvc.regress.commands import options
@@ -41,13 +42,12 @@ def run(args: argparse.Namespace) -> int:
         first = _first(args.since, chosen)
         series = [each.since(first) for each in series]
     shown = trends.Trends(series, [*found.unreadable, *left_out])
-    if args.json == "-":
-        print(trends.json_text(shown), end="")
-    else:
+    if args.json != "-":
         print(trends.table(shown))
-    for path, text in ((args.json, trends.json_text), (args.markdown, trends.markdown)):
-        if path and str(path) != "-":
-            options.write(Path(path), lambda text=text: text(shown))
+    if args.json:
+        write_json(trends.as_dict(shown), args.json)
+    if args.markdown:
+        options.write(args.markdown, trends.markdown(shown))
     return shown.exit_status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,9 +48,23 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    if not (seconds := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    if not 0 < (seconds := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return seconds
+
+
+def share(text: str) -> float:
+    """The type of an argument that is a share between 0 and 1."""
+    if not 0 < (value := _number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def add_window(parser: argparse.ArgumentParser) -> None:
@@ -81,14 +96,6 @@ def suite(args: argparse.Namespace) -> cases.Suite:
     return chosen
 
 
-def share(text: str) -> float:
-    """The type of an argument that is a share between 0 and 1."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
-    return value
-
-
 def require_writable(**paths: str | Path | None) -> None:
     """Refuse at once files that could not be written after long measuring; the names are those of the options."""
     for option, path in paths.items():
@@ -96,14 +103,14 @@ def require_writable(**paths: str | Path | None) -> None:
             files.require_folder(Path(path), f"--{option}")
 
 
-def write(path: Path, text: Callable[[], str]) -> None:
+def write(path: Path, text: str) -> None:
     """Write a text to a file that a user named.
 
     Raises:
         UserError: it cannot be written.
     """
     try:
-        files.replace(path, text())
+        files.replace(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

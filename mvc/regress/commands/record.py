@@ -51,7 +51,8 @@ def _schedule(text: str) -> baselines.Keep:
 def run(args: argparse.Namespace) -> int:
     if args.keep and args.output:
         raise UserError("--keep is for many recordings; give --baselines or --branch instead of --output")
-    suite, version = options.suite(args), record.subject(options.suite(args))
+    suite = options.suite(args)
+    version = record.subject(suite)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(branch.opened(args.branch)) if args.branch else None
         if opened:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         left_out=left_out,
         made=datetime.now(timezone.utc),
     )
-    options.write(args.output, lambda: report.page(contents))
+    options.write(args.output, report.page(contents))
     print(f"wrote {args.output}: {report.verdict(contents)}")
     return 0
 

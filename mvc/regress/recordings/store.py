@@ -22,7 +22,6 @@ from mvc.regress.recordings.recording import (
     COMPARABLE,
     RecordedCase,
     Recording,
-    differences,
     fingerprint,
     known_case,
     order,
@@ -79,20 +78,6 @@ def baseline_path(folder: Path, recording: Recording) -> Path:
     """The path of a recording among those of its kind of device: FOLDER/FINGERPRINT/DATE-COMMIT.json."""
     date = recording.environment.date.replace(":", "").removesuffix("+0000")
     return folder / fingerprint(recording.environment) / f"{date}-{recording.version.name}.json"
-
-
-def newest(folder: Path, head: Recording) -> Path:
-    """The newest baseline in a folder with which a recording can be compared; without one, the newest of the same kind
-    of device.
-
-    Raises:
-        UserError: no baseline is of that kind of device.
-    """
-    kind = fingerprint(head.environment)
-    paths = sorted((folder / kind).glob("*.json"), reverse=True)
-    if not paths:
-        raise UserError(f"{folder} has no recording for {kind}; record one with --baselines {folder}")
-    return next((path for path in paths if not differences(read(path), head)), paths[0])
 
 
 def as_dict(recording: Recording) -> dict[str, Any]:

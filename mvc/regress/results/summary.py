@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
+from mvc.cli import json_text
 from mvc.regress.compare import Comparison
 from mvc.regress.outcome import CaseResult, Run
 from mvc.regress.results.words import MEANINGS, headline, milliseconds, percentage, remarks, sentence
@@ -94,9 +94,9 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def json_text(comparison: Comparison) -> str:
+def json(comparison: Comparison) -> str:
     """The comparison as the text of a JSON file."""
-    return json.dumps(as_dict(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(as_dict(comparison))
 
 
 def _case_as_dict(result: CaseResult, comparison: Comparison) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,11 +73,6 @@ def _table(trends: Trends, *, markdown: bool = False) -> str:
             changes = [[f"{each.points[-1].median / each.points[0].median - 1:+.1%}", "", "", "too few to be judged"]]
         rows += [[*start, *change] for change in changes or [["none", "", "", ""]]]
     return tabulate(rows, headers=HEADERS, markdown=markdown) if rows else ""
-
-
-def json_text(trends: Trends) -> str:
-    """The history for programs."""
-    return json.dumps(as_dict(trends), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_dict(trends: Trends) -> dict[str, Any]:

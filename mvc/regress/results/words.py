@@ -67,11 +67,7 @@ def _span(result: CaseResult, cause: str) -> str:
 
 def _more(ratio: float, more: str = "more", less: str = "less") -> str:
     change = abs(ratio - 1) * 100
-    return (
-        f"{change:.0f} % {more if ratio >= 1 else less}"
-        if change >= 10
-        else f"{change:.1f} % {more if ratio >= 1 else less}"
-    )
+    return f"{change:.{0 if change >= 10 else 1}f} % {more if ratio >= 1 else less}"
 
 
 def percentage(ratio: Ratio) -> str:

@@ -11,12 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mvc.errors import UserError
+from mvc.regress import toml
 from mvc.regress.sources.revisions import Sources
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Run by the interpreter of a side: what it has installed, and what markers of requirements may ask for.
 PROBE = """
@@ -83,7 +79,7 @@ def requirements(tree: Path) -> list[str] | None:
     """The dependencies of the sources in a folder, by `[project]` of their pyproject.toml; None where it does not tell
     them, or leaves them to a build system."""
     try:
-        project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        project = toml.read(tree / "pyproject.toml")["project"]
         if "dependencies" in project.get("dynamic", ()):
             return None
         listed = project.get("dependencies", [])
