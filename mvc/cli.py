@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -20,7 +22,7 @@ from mvc import files
 from mvc.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-UNUSABLE, INTERRUPTED = 2, 130  # exit statuses
+UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141  # exit statuses
 STOPPING = {
     getattr(signal, name): word
     for name, word in (("SIGTERM", "terminated"), ("SIGHUP", "hung up"))
@@ -49,17 +51,27 @@ class _Stopped(BaseException):
 
 def exit_status(run: Callable[[], int], *, unusable: int = UNUSABLE) -> int:
     """What `run` returns. A `UserError` is printed as one sentence. An interrupt, SIGTERM or SIGHUP is raised in it, so
-    that it cleans up, and is printed as one word; the status is then 128 and the signal's number.
+    that it cleans up, and is printed as one word; the status is then 128 and the signal's number. So it is where the
+    reader of standard output, such as `head`, has gone. What the terminal's encoding lacks is printed as an escape.
 
     Args:
         unusable: the status for a `UserError`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _signals_raised():
-            return run()
+            status = run()
+            if sys.stdout:  # there is none where the caller closed it
+                sys.stdout.flush()
+            return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return unusable
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # for what Python itself flushes at its end
+        return UNREAD
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

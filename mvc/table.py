@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+_MARKS = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)")  # an underscore within a word is none
 _NUMBER = re.compile(r"[-+]?[\d.]|$")
 WITHOUT = "(the package tabulate is not installed: columns are separated by tabs)"
 
@@ -19,7 +20,7 @@ def tabulate(rows: Iterable[Sequence[object]], headers: Sequence[str] = (), *, m
         headers: one for each column, or none; Markdown needs them.
         markdown: write a table of Markdown.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[escaped(str(cell)) if markdown else str(cell) for cell in row] for row in rows]
     columns = list(zip(*([list(headers)] if headers else []), *cells, strict=True))
     try:
         import tabulate as package
@@ -33,6 +34,11 @@ def tabulate(rows: Iterable[Sequence[object]], headers: Sequence[str] = (), *, m
         colalign=["right" if number else "left" for number in numbers] if cells else None,
         disable_numparse=True,
     )
+
+
+def escaped(text: str) -> str:
+    """A text that Markdown shows as it is: no cell, link, emphasis or element of HTML begins in it."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _unaligned(cells: list[list[str]], headers: Sequence[str], markdown: bool) -> str:

@@ -4,6 +4,8 @@ import argparse
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -27,6 +29,17 @@ def test_exit_statuses(capsys):
     assert capsys.readouterr().err.splitlines() == ["error: n is 0; use 1"] * 2 + ["interrupted"]
     with pytest.raises(ZeroDivisionError):
         cli.exit_status(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(("reader", "status"), [("head -c 2", 141), ("cat", 3)])
+def test_the_status_where_the_output_is_not_read_or_not_encodable(reader, status):
+    script = "import sys\nfrom mvc import cli\nsys.exit(cli.exit_status(lambda: print('é' * 200000) or 3))"
+    command = f'"{sys.executable}" -c "{script}" | {reader}; echo " ${{PIPESTATUS[0]}}"'
+    encoding = {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["bash", "-c", command], env={**os.environ, **encoding}, capture_output=True, text=True)
+    assert done.stdout.startswith("\\x")
+    assert done.stdout.split()[-1] == str(status)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(("name", "word"), [("SIGTERM", "terminated"), ("SIGHUP", "hung up")])

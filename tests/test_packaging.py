@@ -182,15 +182,16 @@ sys.modules.update(dict.fromkeys(names.split()))
 def test_the_gate_works_from_a_wheel_with_core_dependencies_alone(installation: Installation, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(CORE_ALONE)
     gate = [installation.python, "-m", "mvc.regress"]
-    recording, summary = tmp_path / "a.json", tmp_path / "summary.md"
+    recording, again, summary = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "summary.md"
     core_alone = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
-    run(*gate, "record", "--only", "scan", "--rounds", "5", "--output", recording, **core_alone)
+    for output in (recording, again):
+        run(*gate, "record", "--only", "scan", "--rounds", "5", "--output", output, **core_alone)
     facts = json.loads(recording.read_text())
     assert [each["name"] for each in facts["benchmarks"]] == ["scan"]
     assert facts["commit_info"]["id"] is None
-    command = [*gate, "compare", recording, recording, "--markdown", summary]
+    command = [*gate, "compare", recording, again, "--markdown", summary]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True)
-    assert done.returncode in (0, 2), done.stderr  # 2: its two processes differ by more than counts
+    assert done.returncode in (0, 1, 2), done.stderr  # other work on the machine may make either slower
     assert "| scan" in summary.read_text()
     run(installation.python, "-c", "import sys; assert sys.modules['timm'] is None", **core_alone)
 

@@ -28,6 +28,14 @@ def test_markdown():
     ]
 
 
+@pytest.mark.parametrize("package", ["installed", "missing"])
+def test_foreign_text_is_text_in_markdown(package, monkeypatch):
+    if package == "missing":
+        monkeypatch.setitem(sys.modules, "tabulate", None)
+    row = tabulate([["a|b <i>[x](y)\n_z_ snake_case", 1]], ["a", "b"], markdown=True).splitlines()[2:]
+    assert [" ".join(line.split()) for line in row] == [r"| a\|b \<i\>\[x\](y) \_z\_ snake_case | 1 |"]
+
+
 def test_without_headers_or_rows():
     assert tabulate([["1.5%", "cat"], ["22.0%", "dog"]]) == " 1.5%  cat\n22.0%  dog"
     assert tabulate([], ["a", "b"]).split() == ["a", "b", "---", "---"]

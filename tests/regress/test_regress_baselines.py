@@ -1,6 +1,7 @@
 """Which recordings of a folder are the base of a comparison, and which of them go with age."""
 
 import dataclasses
+import os
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -66,6 +67,10 @@ def test_head_is_never_its_own_base(folder, add):
     chosen = window(folder, copy._replace(environment=again))
     assert days(chosen) == [1]
     assert chosen.left_out == ["1 recording left out: of head's own commit"]
+    dirty = store.read(add(4, dirty=True))
+    moved = dataclasses.replace(dirty.version, asked="copy.json")
+    other = dirty._replace(version=moved, cases={**dirty.cases, "T": next(iter(dirty.cases.values()))})
+    assert days(window(folder, other, allow_dirty=True)) == [1, 2]  # although it has not the same cases
 
 
 def test_the_same_commit_is_a_base_across_what_differs_and_for_changes_upon_it(folder, add):
@@ -124,9 +129,11 @@ def test_a_file_that_cannot_be_read_loses_only_itself(folder, add):
     add(2).write_text("{")
     (folder / ".3.json").write_text("being written")
     (folder / "result.json").write_text("{}")
+    os.mkfifo(folder / "pipe.json")  # would be waited for
     chosen = window(folder, recording(9))
     assert days(chosen) == [1]
-    cut, other = sorted(chosen.left_out, key=lambda line: "result.json" in line)
+    cut, other, pipe = sorted(chosen.left_out, key=lambda line: ("pipe" in line, "result.json" in line))
+    assert "pipe.json is no file" in pipe
     assert "is no JSON, or is cut off" in cut
     assert "is not a recording of" in other
 

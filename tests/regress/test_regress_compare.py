@@ -171,6 +171,10 @@ def test_a_result_that_cannot_be_written_is_said_first(run, monkeypatch, option)
     status, printed = run(option, "nowhere/result")
     assert status == 64
     assert f"cannot write {option} nowhere/result: there is no folder nowhere" in printed.err
+    other = "--json" if option != "--json" else "--junit"
+    status, printed = run(option, "result", other, "./result")
+    assert status == 64
+    assert "both name" in printed.err
 
 
 def test_junit_takes_coloured_messages(run, monkeypatch, tmp_path):

@@ -120,6 +120,12 @@ def test_several_files_a_side_are_several_processes(recorded, compared, tmp_path
     assert status == 2
     assert "give several files a side" in printed.out
     assert compared(f"{names[0]},{names[1]}", f"{names[2]},{names[3]}")[0] == 1
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(names[0].read_bytes())
+    for base, head in ((names[0], names[0]), (names[0], copy), (f"{names[0]},{copy}", names[2])):
+        status, printed = compared(base, head)
+        assert status == 64
+        assert "are the same recording" in printed.err
 
 
 def test_a_case_that_cannot_be_recorded_leaves_the_others(run, tmp_path, monkeypatch):

@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     options.require_writable(json=args.json, junit=args.junit, markdown=args.markdown)
     results = _Results(args)
     comparison = _compared(args, results.keep)
+    results.keep(comparison)  # first, whether or not somebody reads the output to its end
     if args.json == "-":
         print(summary.json(comparison), end="")
     else:
         print(summary.table(comparison))
-    results.keep(comparison)
     return comparison.exit_status or (options.CANNOT_CREATE if results.failed else 0)
 
 
@@ -120,6 +120,7 @@ def _of_recordings(args: argparse.Namespace) -> Comparison:
         bases, left_out = [_read(theirs, args.only)], []
     else:
         bases, left_out = _window(args, folder, head, across)
+    _require_distinct([*theirs, *ours])
     if not bases:
         return apart.without_base(head, left_out)
     return apart.recordings(bases, head, suite, across=across, deleted=bool(args.cases), remarks=left_out)
@@ -158,6 +159,19 @@ def _files(named: str) -> list[Path]:
     """The files that an argument names, separated by commas; none where it names something else."""
     paths = [Path(named)] if Path(named).is_file() else [Path(each) for each in named.split(",")]
     return paths if all(path.is_file() for path in paths) else []
+
+
+def _require_distinct(paths: Sequence[Path]) -> None:
+    """Refuse a recording that is named twice: it is never its own base, nor two processes.
+
+    Raises:
+        UserError: a file is another, or a copy of it.
+    """
+    seen: dict[bytes, Path] = {}
+    for path in paths:
+        first = seen.setdefault(path.read_bytes(), path)
+        if first is not path:
+            raise UserError(f"{first} and {path} are the same recording; a recording is compared with others")
 
 
 def _read(paths: Sequence[Path], names: Sequence[str]) -> Recording:

@@ -97,10 +97,15 @@ def suite(args: argparse.Namespace) -> cases.Suite:
 
 
 def require_writable(**paths: str | Path | None) -> None:
-    """Refuse at once files that could not be written after long measuring; the names are those of the options."""
+    """Refuse at once files that could not be written after long measuring, and one that two options name; the names
+    are those of the options."""
+    owners: dict[Path, str] = {}
     for option, path in paths.items():
         if path and str(path) != "-":
             files.require_folder(Path(path), f"--{option}")
+            owner = owners.setdefault(Path(path).resolve(), option)
+            if owner != option and not Path(path).is_char_device():
+                raise UserError(f"--{owner} and --{option} both name {path}; give each a file of its own")
 
 
 def write(path: Path, text: str) -> None:

@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 from mvc.errors import UserError
 from mvc.regress.recordings import store
-from mvc.regress.recordings.recording import Recording, differences, fingerprint, ignored, order, recorded_at
+from mvc.regress.recordings.recording import (
+    Recording,
+    differences,
+    fingerprint,
+    ignored,
+    order,
+    recorded_at,
+)
 
 SIZE = 5  # recordings of a window
 MAIN = ("main", "master")
@@ -60,6 +67,9 @@ def found(folder: Path, *, branch: str | None = None) -> Found:
         if path.name.startswith("."):
             continue  # one that is being written
         shown = f"{branch}:{path.relative_to(folder).as_posix()}" if branch else str(path)
+        if path.exists() and not path.is_file():
+            unreadable.append(f"{shown} is no file")  # a pipe would be waited for
+            continue
         try:
             read = store.read(path)
         except UserError as error:
@@ -162,10 +172,13 @@ def _told(reasons: Counter[str]) -> list[str]:
 
 
 def _same(base: Recording, head: Recording) -> bool:
-    """Whether one is the other or a copy of it."""
-    paths = (Path(each.version.asked).resolve() for each in (base, head))
-    contents = [(each.version.commit, each.environment, each.cases) for each in (base, head)]
-    return len({*paths}) == 1 or contents[0] == contents[1]
+    """Whether one is the other or a copy of it; either may have fewer cases, since a user names some."""
+    paths = {Path(each.version.asked).resolve() for each in (base, head)}
+    shared = base.cases.keys() & head.cases.keys()
+    contents = [
+        (each.version.commit, each.environment, {name: each.cases[name] for name in shared}) for each in (base, head)
+    ]
+    return len(paths) == 1 or (bool(shared) and contents[0] == contents[1])
 
 
 def _same_commit(base: Recording, head: Recording) -> bool:

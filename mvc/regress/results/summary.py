@@ -9,7 +9,7 @@ from mvc.cli import json_text
 from mvc.regress.compare import Comparison
 from mvc.regress.outcome import CaseResult, Run
 from mvc.regress.results.words import MEANINGS, headline, milliseconds, percentage, remarks, sentence
-from mvc.table import tabulate
+from mvc.table import escaped, tabulate
 
 SCHEMA = "mvc.regress.compare/3"
 HEADERS = ("case", "base ms", "head ms", "change", "verdict")
@@ -30,10 +30,10 @@ def table(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """The comparison in Markdown: its first line is the verdict in words."""
     rows = [row for each in comparison.results for row in _rows(each)]
-    lines = [headline(comparison), ""]
+    lines = [escaped(headline(comparison)), ""]
     if rows:
         lines += [tabulate(rows, headers=HEADERS, markdown=True), ""]
-    details = [f"- {note}" for note in _notes(comparison)]
+    details = [f"- {escaped(note)}" for note in _notes(comparison)]
     return "\n".join(
         [*lines, "<details><summary>What was compared, and how</summary>", "", *details, "", "</details>", ""]
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mvc.regress.changes import FEWEST
 from mvc.regress.history import Change, Series
-from mvc.table import tabulate
+from mvc.table import escaped, tabulate
 
 SCHEMA = "mvc.regress.history/1"
 HEADERS = ("case", "recordings", "first ms", "last ms", "change", "where", "with", "")
@@ -58,7 +58,8 @@ def table(trends: Trends) -> str:
 
 def markdown(trends: Trends) -> str:
     """The history in Markdown, for the summary of a CI job."""
-    return "\n\n".join([f"**{trends.headline}**", _table(trends, markdown=True), *trends.remarks]) + "\n"
+    lines = [f"**{escaped(trends.headline)}**", _table(trends, markdown=True), *map(escaped, trends.remarks)]
+    return "\n\n".join(lines) + "\n"
 
 
 def _table(trends: Trends, *, markdown: bool = False) -> str:
