@@ -14,7 +14,8 @@ from mvc.regress.commands import accept, bisect, compare, history, record, repor
 COMMANDS = (compare, record, accept, history, report, bisect, selftest)
 EPILOG = """python -m mvc.regress COMMAND --help shows the examples and the exit statuses of a command
 
-exit status of all: 64 unusable input, 70 a defect of mvc, 129 hung up, 130 interrupted, 143 terminated"""
+exit status of all: 64 unusable input, 70 a defect of mvc, 129 hung up, 130 interrupted, 141 output not read,
+143 terminated"""
 USAGE, SOFTWARE = 64, 70  # of sysexits.h: argparse's own 2, and Python's 1 for an exception, have a meaning here
 
 
