@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from mvc.errors import UserError
 from mvc.measure.paired import Ratio
 from mvc.progress import Progress
+from mvc.regress.figures import signed
 from mvc.regress.sources.git import UNSHALLOW, attempt, git, is_shallow
 from mvc.regress.sources.version import Version
 from mvc.table import tabulate
@@ -127,7 +128,7 @@ class Bisection(NamedTuple):
 
 def _findings(tried: Tried) -> list[str]:
     return [
-        f"{each.case} {each.verdict}" if each.ratio is None else f"{each.case} {each.ratio.median - 1:+.1%}"
+        f"{each.case} {each.verdict}" if each.ratio is None else f"{each.case} {signed(each.ratio.median)}"
         for each in tried.measured
     ] + tried.obstacles
 

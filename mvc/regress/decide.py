@@ -69,6 +69,11 @@ def _reached(ratios: Sequence[Ratio], effect: float) -> bool:
     return abs(statistics.fmean(math.log(ratio.median) for ratio in ratios)) >= math.log1p(effect)
 
 
+def scatters(ratio: Ratio, effect: float) -> bool:
+    """Whether an interval is wider than from one effect below to one above."""
+    return math.log(ratio.high / ratio.low) > 2 * math.log1p(effect)
+
+
 def runs_wanted(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: float) -> int:
     """How many independent runs a metric takes, by those that it has had.
 
@@ -84,7 +89,7 @@ def runs_wanted(findings: Sequence[Finding], ratios: Sequence[Ratio], effect: fl
         return 1
     if len(findings) < 2 or "same" in found or not any(found <= {*side} for side in SIDES.values()):
         return 2
-    busy = any(math.log(ratio.high / ratio.low) > 2 * math.log1p(effect) for ratio in ratios)
+    busy = any(scatters(ratio, effect) for ratio in ratios)
     return MOST_RUNS if busy or found & {side[1] for side in SIDES.values()} else 2
 
 

@@ -267,8 +267,8 @@ def with_comparison(run, tmp_path, monkeypatch, capsys):
 def test_the_last_comparison_is_a_table_under_its_verdict(with_comparison):
     facts, found = with_comparison("--only", "scan", slowness={"head": 1.3})
     assert facts["headline"] in found.texts
-    assert "head (headhead" in found.text
-    assert "against base (basebase" in found.text
+    assert "head (commit headhead" in found.text
+    assert "against base (commit basebase" in found.text
     (case,) = facts["cases"]
     change = {name: f"{ratio - 1:+.1%}" for name, ratio in case["changes"]["time"].items()}
     assert {change["median"], f"{change['low']} to {change['high']}", "regression"} <= {*found.texts}

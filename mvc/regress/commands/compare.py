@@ -142,10 +142,7 @@ def _window(
         )
     bases = found.recordings
     if args.only:
-        bases = [
-            base._replace(cases={name: base.cases[name] for name in head.cases.keys() & base.cases.keys()})
-            for base in bases
-        ]
+        bases = [base.with_cases(head.cases) for base in bases]
     return bases, found.left_out
 
 

@@ -56,10 +56,7 @@ def _only(recordings: Sequence[Recording], names: Sequence[str]) -> list[Recordi
     known = {name for each in recordings for name in each.cases}
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"--only has {unknown[0]!r}; recorded are {', '.join(sorted(known)) or 'no cases'}")
-    wanted = set(names) or known
-    return [
-        each._replace(cases={name: case for name, case in each.cases.items() if name in wanted}) for each in recordings
-    ]
+    return [each.with_cases(names or known) for each in recordings]
 
 
 def _first(text: str, recordings: Sequence[Recording]) -> datetime:

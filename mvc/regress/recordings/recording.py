@@ -47,6 +47,10 @@ class Recording(NamedTuple):
         """The kind of device, "cpu" or "cuda", of all cases."""
         return next(iter(self.cases.values())).case.device
 
+    def with_cases(self, names: Collection[str]) -> Recording:
+        """The recording with those of its cases alone that have one of these names."""
+        return self._replace(cases={name: case for name, case in self.cases.items() if name in names})
+
 
 class RecordedCase(NamedTuple):
     """The measurements of a case.
@@ -120,7 +124,7 @@ def only(recording: Recording, names: Sequence[str]) -> Recording:
     """
     if unknown := [name for name in names if name not in recording.cases]:
         raise UserError(f"--only has {unknown[0]!r}; recorded are {', '.join(recording.cases)}")
-    return recording._replace(cases={name: recording.cases[name] for name in names or recording.cases})
+    return recording.with_cases(names or recording.cases)
 
 
 def differences(base: Recording, head: Recording, across: Collection[str] = ()) -> list[str]:

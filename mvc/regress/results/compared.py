@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from mvc.regress.figures import signed
 from mvc.regress.results.chart import milliseconds
-from mvc.regress.results.labels import signed
 from mvc.regress.results.markup import node, table
+from mvc.regress.sources.version import Version
 
 HEAD = (
     *(("Case", ""), ("Base, ms", "number wide"), ("Head, ms", "number"), ("Change", "number")),
@@ -22,12 +23,13 @@ def compared(facts: Mapping[str, Any]) -> Element:
     """The section for what `compare --json` wrote. Its first line is the verdict in words."""
     rows = [row for case in facts["cases"] for row in _rows(case)]
     notes = list(_notes(facts))
+    base, head = (Version(**facts[side]) for side in ("base", "head"))
     others = f" and {len(facts['bases']) - 1} more recordings of its window" if len(facts["bases"]) > 1 else ""
     return node(
         "section",
         node("h2", "The last comparison"),
         node("p", node("strong", facts["headline"])),
-        node("p", f"{_version(facts['head'])} against {_version(facts['base'])}{others}", class_="muted"),
+        node("p", f"{head} against {base}{others}", class_="muted"),
         table(HEAD, rows, "The last comparison") if rows else None,
         node("ul", *(node("li", each) for each in notes)) if notes else None,
     )
@@ -66,8 +68,3 @@ def _median(runs: Sequence[Mapping[str, Any]], metric: str, side: str) -> float:
     """Over the processes of a side, each once: of recordings, a process is in several runs."""
     processes = dict.fromkeys(tuple(run["times"][metric][side]) for run in runs)
     return statistics.median(seconds for each in processes for seconds in each)
-
-
-def _version(facts: Mapping[str, Any]) -> str:
-    commit = "no known commit" if facts["commit"] is None else facts["commit"][:12] + "-dirty" * bool(facts["dirty"])
-    return f"{facts['asked']} ({commit})"

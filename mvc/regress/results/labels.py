@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from mvc.regress.figures import signed
 from mvc.regress.history import Change, Series
 
 CHARACTER = 7.2  # the average width of a character at 12 pixels, in the widest of the usual fonts
@@ -56,11 +57,6 @@ def _candidates(change: Change, mark: float, text: str) -> Iterator[Label]:
     needed = len(text) * CHARACTER + 8
     for left, right in ((mark + 1, mark + needed), (mark - needed, mark - 1)):
         yield from (Label(change, text, row, mark, left, right) for row in range(MOST_ROWS))
-
-
-def signed(ratio: float) -> str:
-    """A change with its sign: "+6.1%"."""
-    return f"{ratio - 1:+.1%}"
 
 
 def percent(change: Change) -> str:

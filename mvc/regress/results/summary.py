@@ -7,8 +7,9 @@ from typing import Any
 
 from mvc.cli import json_text
 from mvc.regress.compare import Comparison
+from mvc.regress.figures import with_interval
 from mvc.regress.outcome import CaseResult, Run
-from mvc.regress.results.words import MEANINGS, headline, milliseconds, percentage, remarks, sentence
+from mvc.regress.results.words import MEANINGS, headline, milliseconds, remarks, sentence
 from mvc.table import escaped, tabulate
 
 SCHEMA = "mvc.regress.compare/3"
@@ -49,7 +50,7 @@ def _rows(result: CaseResult) -> list[list[str]]:
 
 
 def _measured(result: CaseResult, metric: str | None) -> list[str]:
-    return [*milliseconds(result, metric), percentage(result.change(metric))] if metric else [""] * 3
+    return [*milliseconds(result, metric), with_interval(*result.change(metric))] if metric else [""] * 3
 
 
 def _verdict(result: CaseResult) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mvc.regress.changes import FEWEST
+from mvc.regress.figures import signed
 from mvc.regress.history import Change, Series
 from mvc.table import escaped, tabulate
 
@@ -47,7 +48,7 @@ class Trends(NamedTuple):
 def _risen(change: Change) -> str:
     """The slowdown, and today's level where that differs."""
     causes = f", {', '.join(change.causes)}" if change.causes else ""
-    more = "" if abs(change.today / change.ratio - 1) < 0.01 else f", {change.today - 1:+.1%} today"
+    more = "" if abs(change.today / change.ratio - 1) < 0.01 else f", {signed(change.today)} today"
     return f"{change.percentage} slower{more}, {change.kind} {change.where}{causes}"
 
 
@@ -71,7 +72,7 @@ def _table(trends: Trends, *, markdown: bool = False) -> str:
         start = [name, len(each.points), *ends]
         changes = [[c.percentage, f"{c.kind} {c.where}", ", ".join(c.causes), c.fate] for c in each.changes]
         if not each.judged:
-            changes = [[f"{each.points[-1].median / each.points[0].median - 1:+.1%}", "", "", "too few to be judged"]]
+            changes = [[signed(each.points[-1].median / each.points[0].median), "", "", "too few to be judged"]]
         rows += [[*start, *change] for change in changes or [["none", "", "", ""]]]
     return tabulate(rows, headers=HEADERS, markdown=markdown) if rows else ""
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterator
 
-from mvc.measure.paired import Ratio
 from mvc.regress.compare import Comparison
-from mvc.regress.decide import MOST_ROUNDS, further_rounds
+from mvc.regress.decide import MOST_ROUNDS, further_rounds, scatters
 from mvc.regress.outcome import SINGLE, CaseResult, Run, Times
 
 MEANINGS = {
@@ -68,12 +66,6 @@ def _span(result: CaseResult, cause: str) -> str:
 def _more(ratio: float, more: str = "more", less: str = "less") -> str:
     change = abs(ratio - 1) * 100
     return f"{change:.{0 if change >= 10 else 1}f} % {more if ratio >= 1 else less}"
-
-
-def percentage(ratio: Ratio) -> str:
-    """A change with its interval, for a table: "+30.1% (+28.0% to +31.9%)"."""
-    median, low, high = (f"{each - 1:+.1%}" for each in ratio)
-    return f"{median} ({low} to {high})"
 
 
 def milliseconds(result: CaseResult, metric: str) -> tuple[str, str]:
@@ -137,18 +129,13 @@ def _remedy(result: CaseResult, metric: str, comparison: Comparison) -> str:
     if comparison.apart and max(map(_spread, times)) > effect:
         return "the processes of base differ by as much; record anew on a quieter machine, or compare revisions"
     more = [further_rounds(each.ratio, len(each.head), effect) for each in times]
-    if None in more and max(_width(each.ratio) for each in times) > 2 * math.log1p(effect):
+    if None in more and any(scatters(each.ratio, effect) for each in times):
         return "rounds scatter by more than is looked for; compare again on a quieter machine"
     if None in more:
         return f"more than {MOST_ROUNDS:,} more rounds would settle it: it is about the effect looked for, {effect:.0%}"
     how = "record both with" if comparison.apart else "with"
     rounds = max(len(each.head) for each in times)
     return f"about {max(more)} more rounds would settle it ({how} --rounds {rounds + max(more)})"
-
-
-def _width(ratio: Ratio) -> float:
-    """The logarithm of an interval's end over its beginning."""
-    return math.log(ratio.high / ratio.low)
 
 
 def _spread(times: Times) -> float:
