@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mvc.measure.environment import Environment
 from mvc.regress import changes
 from mvc.regress.cases import Case, Thresholds
+from mvc.regress.figures import with_interval
 from mvc.regress.recordings.recording import RecordedCase, Recording, fingerprint, moment, order
 
 # A series goes through changes of anything else, and names what changed beside a step: a driver, a version, a clock.
@@ -80,8 +81,7 @@ class Change:
     @property
     def percentage(self) -> str:
         """The change with its interval: "+30.1% (+29.0% to +31.3%)"."""
-        ratio, low, high = (f"{each - 1:+.1%}" for each in (self.ratio, self.low, self.high))
-        return f"{ratio} ({low} to {high})"
+        return with_interval(self.ratio, self.low, self.high)
 
     @property
     def where(self) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -108,10 +109,10 @@ def test_without_single_times_the_remedy_is_named(written):
         store.read(path)
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1e-9, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [0.0, -1e-9, float("nan"), float("inf"), 1e300, 1e-320, True, "1"])
 def test_times_that_none_can_have_are_refused(changed, seconds):
     path = changed(lambda facts: facts["benchmarks"][1]["stats"]["data"].append(seconds))
-    with pytest.raises(UserError, match=rf"a time of test_speed.py::test_sum\[20\] is {seconds:g} s; measure more"):
+    with pytest.raises(UserError, match=re.escape(f"test_sum[20] is {seconds!r}, in seconds; measure more")):
         store.read(path)
 
 
@@ -123,7 +124,6 @@ DAMAGES = {
     "'commit_info'": lambda facts: facts.pop("commit_info"),
     "Invalid isoformat": lambda facts: facts.update(datetime="yesterday"),
     "'speed' of a case": lambda facts: facts["benchmarks"][2]["extra_info"]["case"].update(speed=1),
-    "could not convert": lambda facts: facts["benchmarks"][0]["stats"].update(data=["fast"]),
 }
 
 

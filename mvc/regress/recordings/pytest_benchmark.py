@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from mvc.errors import UserError
 from mvc.measure import machine
 from mvc.measure.environment import Environment
 from mvc.regress.cases import RECORDED, Case
-from mvc.regress.recordings.recording import COMPARABLE, RecordedCase, Recording, known_case
+from mvc.regress.recordings.recording import COMPARABLE, RecordedCase, Recording, is_time, known_case
 from mvc.regress.sources.version import Version
 from mvc.regress.worker import Facts
 
@@ -77,9 +76,9 @@ def _recorded(benchmark: Mapping[str, Any], path: str) -> RecordedCase:
             f"{path} lacks the single times of {name}; write it with --benchmark-json, or with --benchmark-save-data"
             " beside --benchmark-save or --benchmark-autosave"
         )
+    if wrong := [each for each in stats["data"] if not is_time(each)]:
+        raise NoTimes(f"{path}: a time of {name} is {wrong[0]!r}, in seconds; measure more iterations in a round")
     seconds = [float(each) for each in stats["data"]]
-    if wrong := [each for each in seconds if not 0 < each < math.inf]:
-        raise NoTimes(f"{path}: a time of {name} is {wrong[0]:g} s; measure more iterations in a round")
     timer = str(benchmark["options"]["timer"])
     # `make bench` adds the case that it measured and what its process told.
     ours = extra if "case" in extra else {}

@@ -69,6 +69,11 @@ class RecordedCase(NamedTuple):
     unsaid: frozenset[str] = frozenset()
 
 
+def is_time(seconds: object) -> bool:
+    """Whether a call can take so long: a number of seconds, and not one that no clock and no patience can have."""
+    return isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 1e-12 < seconds < 1e9
+
+
 def known_case(facts: Mapping[str, Any]) -> tuple[Case, frozenset[str]]:
     """The case that a recording describes, and the names of the fields of its kind that it does not tell, which have
     their defaults.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from mvc.regress.recordings.recording import (
     RecordedCase,
     Recording,
     fingerprint,
+    is_time,
     known_case,
     order,
 )
@@ -225,12 +225,11 @@ def _require_types(recording: Recording) -> None:
 
 def _recorded(extra: dict[str, Any]) -> RecordedCase:
     clocks = {name: str(clock) for name, clock in extra["clocks"].items()}
-    runs = [{name: [float(seconds) for seconds in run[name]] for name in clocks} for run in extra["runs"]]
-    times = [times for run in runs for times in run.values()]
-    if not times or set(clocks) not in ({"time"}, {"time", "call time"}):
+    if not extra["runs"] or set(clocks) not in ({"time"}, {"time", "call time"}):
         raise ValueError("clocks")
-    if not all(each and all(0 < seconds < math.inf for seconds in each) for each in times):
+    if not all(run[name] and all(map(is_time, run[name])) for run in extra["runs"] for name in clocks):
         raise ValueError("times")
+    runs = [{name: [float(seconds) for seconds in run[name]] for name in clocks} for run in extra["runs"]]
     facts = [Facts.from_json(each) for each in extra["facts"]]
     singles = [number for each in facts for number in (each.compile_seconds, each.peak_bytes) if number is not None]
     if len(facts) != len(runs) or not all(number > 0 for number in singles):
