@@ -32,7 +32,9 @@ print(cpu_scan.available(), *(str(w.message) for w in caught), sep="\\n")
 
 
 def start(code: str, cache: Path, **environ: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "MVC_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT), **environ}
+    # The private folder, below that for temporary files, may hold what an earlier process of this user built.
+    places = {"MVC_CACHE_DIR": str(cache), "TMPDIR": str(cache)}
+    env = {**os.environ, **places, "PYTHONPATH": str(ROOT), **environ}
     return subprocess.Popen(
         [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
