@@ -1,7 +1,7 @@
 """How often the regression gate errs on this machine, by comparisons whose truth is known.
 
-For each case, a version is compared with itself, and with itself plus 7.5 % and 5 % of extra work: elementwise products
-for that share of the case's own time, on CUDA the device's.
+For each case, a version is compared with itself, and with itself plus extra work (`--slowdowns`, 7.5 % and 5 %):
+elementwise products for that share of the case's own time, on CUDA the device's.
 
 After each comparison the results are kept beside the output, as *.partial, so that an interrupted study continues where
 it stopped. A study takes a good hour on two cores.
@@ -26,6 +26,7 @@ from mvc.cli import write_json
 from mvc.measure.environment import Environment, environment
 from mvc.progress import Progress
 from mvc.regress import cases, compare, record
+from mvc.regress.commands.options import share
 from mvc.regress.recordings.recording import COMPARABLE
 from mvc.regress.selftest import Trial, count, smallest_detectable, trial
 from mvc.regress.sources.scratch import Scratch, device_lock
@@ -35,7 +36,7 @@ from mvc.table import tabulate
 RESULTS = Path(__file__).parent / "results"
 STUDIED = {"cpu": ["scan", "T"], "cuda": ["scan-language", "T-batch-128"]}
 OUTPUTS = {"cpu": "regress_study.json", "cuda": "regress_study_gpu.json"}
-SLOWDOWNS = (0.0, 0.075, 0.05)
+SLOWDOWNS = (0.075, 0.05)
 
 
 def main() -> None:
@@ -44,11 +45,12 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose cases (default cpu)")
     parser.add_argument("--same", type=int, default=30, help="comparisons without a change (default 30)")
     parser.add_argument("--slower", type=int, default=20, help="comparisons for each slowdown (default 20)")
+    parser.add_argument("--slowdowns", nargs="+", type=share, default=SLOWDOWNS, metavar="SHARE", help="as 0.075")
     parser.add_argument("--output", type=Path, help="JSON (default in bench/results); the table goes beside it as .md")
     args = parser.parse_args()
     args.output = args.output or RESULTS / OUTPUTS[args.device]
     suite = cases.load(device=args.device).only(args.cases or STUDIED[args.device])
-    counts = dict(zip(SLOWDOWNS, (args.same, args.slower, args.slower), strict=True))
+    counts = {0.0: args.same, **dict.fromkeys(args.slowdowns, args.slower)}
     partial = args.output.with_suffix(".partial")
     study = _resumed(partial, environment(torch.device(args.device)), suite.thresholds)
     trials = [Trial.from_json(each) for each in study["trials"]]
@@ -61,7 +63,7 @@ def main() -> None:
             for slowdown, wanted in counts.items():
                 done = sum((each.case, each.slowdown) == (case.name, slowdown) for each in trials)
                 for seed in range(done, wanted):
-                    with progress.step(f"{case.name}, {slowdown:.0%} slower, {seed + 1} of {wanted}"):
+                    with progress.step(f"{case.name}, {slowdown * 100:g} % slower, {seed + 1} of {wanted}"):
                         trials.append(trial(case, slowdown, lambda: sides, suite.thresholds_of(case), seed=seed))  # noqa: B023
                     study["trials"].append(trials[-1]._asdict())
                     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +93,12 @@ def table(environment: Environment, trials: list[Trial], thresholds: cases.Thres
     """The table in Markdown."""
     rows = []
     for name in dict.fromkeys(each.case for each in trials):
-        for slowdown in SLOWDOWNS:
+        for slowdown in dict.fromkeys(each.slowdown for each in trials if each.case == name):
             some = [each for each in trials if (each.case, each.slowdown) == (name, slowdown)]
-            if not some:
-                continue
             verdicts = [count(some, each) for each in ("regression", "improvement", "no change", "inconclusive")]
             measured = statistics.median(ratio.median for each in some for ratio in each.ratios)
             minutes = sum(each.seconds for each in some) / 60
-            rows.append([name, f"{slowdown:.0%}", f"{measured - 1:+.1%}", len(some), *verdicts, f"{minutes:.0f}"])
+            rows.append([name, f"{slowdown * 100:g}%", f"{measured - 1:+.1%}", len(some), *verdicts, f"{minutes:.0f}"])
     headers = [
         *("case", "slower by", "measured", "comparisons", "regression", "improvement", "no change"),
         *("inconclusive", "minutes"),

@@ -133,7 +133,7 @@ def table(trials: Sequence[Trial], effect: float) -> str:
         measured = statistics.median(ratio.median for each in some for ratio in each.ratios) - 1
         smallest = smallest_detectable(some, effect)
         detectable = "" if slowdown else "above 50 %" if smallest is None else f"{smallest:.0%}"
-        rows.append([case, f"{slowdown:.0%}", f"{measured:+.1%}", len(some), *counts, detectable])
+        rows.append([case, f"{slowdown * 100:g}%", f"{measured:+.1%}", len(some), *counts, detectable])
     lines = [tabulate(rows, headers=headers)]
     for each in {each.case: each for each in trials if each.call_over_device}.values():
         lines.append(

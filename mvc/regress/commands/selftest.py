@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             thresholds = suite.thresholds_of(case)
             for slowdown, seed in itertools.product(slowdowns, range(args.comparisons)):
                 try:
-                    with progress.step(f"{case.name}, {slowdown:.0%} slower, {seed + 1} of {args.comparisons}"):
+                    with progress.step(f"{case.name}, {slowdown * 100:g} % slower, {seed + 1} of {args.comparisons}"):
                         trials.append(selftest.trial(case, slowdown, lambda: sides, thresholds, seed=seed))  # noqa: B023
                 except CaseFailed as error:
                     obstacles.append(f"{case.name}: {error}")
