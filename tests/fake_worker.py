@@ -30,7 +30,7 @@ class FakeWorker:
     noise: float = 0.01
     serial = itertools.count()
 
-    def __init__(self, case, side, *, timed=True, slowdown=0.0, timeout=None):
+    def __init__(self, case, side, *, timed=True, slowdown=0.0, timeout=0.0):
         self.case, self.side, self.slowdown = case, side, slowdown
         self.draw = np.random.default_rng(next(self.serial))
         source = f"{side.tree or '/installed'}/mvc/__init__.py"

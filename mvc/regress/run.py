@@ -107,13 +107,13 @@ def one_run(
     *,
     seed: int,
     slowdown: float = 0.0,
-    timeout: float | None = TIMEOUT,
+    timeout: float = TIMEOUT,
 ) -> Run:
     """Run both sides in processes of their own.
 
     Args:
         slowdown: share of extra work on the head's side, for studies of the gate itself.
-        timeout: seconds for each answer of a process; None waits for ever.
+        timeout: seconds for each answer of a process.
 
     Raises:
         CaseFailed: a side cannot run the case.
@@ -132,11 +132,11 @@ def one_run(
         return Run.of(sampled, tuple(worker.facts for worker in workers), thresholds, rounds.discarded)
 
 
-def exact_run(case: Case, sides: tuple[Side, Side], *, timeout: float | None = TIMEOUT) -> Run:
+def exact_run(case: Case, sides: tuple[Side, Side], *, timeout: float = TIMEOUT) -> Run:
     """Run a process of each side for the numbers that do not vary from run to run. Nothing is timed.
 
     Args:
-        timeout: seconds for each answer of a process; None waits for ever.
+        timeout: seconds for each answer of a process.
 
     Raises:
         CaseFailed: a side cannot run its case, or has no such numbers.
@@ -157,14 +157,14 @@ def compare_case(
     *,
     seed: int = 0,
     slowdown: float = 0.0,
-    timeout: float | None = TIMEOUT,
+    timeout: float = TIMEOUT,
 ) -> CaseResult:
     """Compare one case on both sides, in as many runs with fresh processes as their findings ask for.
 
     Args:
         sides: called for each run; returns sides with fresh folders for compiled code where compile times are compared.
         slowdown: share of extra work on the head's side, for studies of the gate itself.
-        timeout: seconds for each answer of a process; None waits for ever.
+        timeout: seconds for each answer of a process.
     """
     run = functools.partial(one_run, case, thresholds=thresholds, slowdown=slowdown, timeout=timeout)
     runs: list[Run] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import queue
 import statistics
@@ -130,7 +129,7 @@ class Worker:
     Args:
         timed: without it, the process only tells its facts.
         slowdown: share of extra work to insert on purpose, for studies of the gate itself.
-        timeout: seconds for each answer; None waits for ever.
+        timeout: seconds for each answer.
 
     Attributes:
         facts: what the process reported when it was ready.
@@ -139,7 +138,7 @@ class Worker:
     facts: Facts
 
     def __init__(
-        self, case: Case, side: Side, *, timed: bool = True, slowdown: float = 0.0, timeout: float | None = TIMEOUT
+        self, case: Case, side: Side, *, timed: bool = True, slowdown: float = 0.0, timeout: float = TIMEOUT
     ) -> None:
         self._side, self._timeout = side, timeout
         paths = [str(path) for path in side.paths]
@@ -239,7 +238,7 @@ class Worker:
 
     def _next_line(self) -> str | None:
         """The next line of the process, an empty one at its end, or None after the time limit."""
-        limit = time.monotonic() + (math.inf if self._timeout is None else self._timeout)
+        limit = time.monotonic() + self._timeout
         while time.monotonic() < limit:
             ended = self._process.poll() is not None  # children that it forked may keep its end of the pipe
             with contextlib.suppress(queue.Empty):

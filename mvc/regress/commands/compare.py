@@ -111,8 +111,8 @@ def _of_recordings(args: argparse.Namespace) -> Comparison:
     folder = None if theirs or args.branch else Path(args.base)
     if not ours or (args.branch and args.head) or not (theirs or args.branch or folder.is_dir()):
         raise UserError(
-            f"of {args.base} and {args.head} one is a file; give two recordings, a folder of them or --branch and a"
-            " recording, or two git revisions"
+            f"of {args.base} and {args.head} one is a file; give two recordings, a folder of them or --branch and then"
+            " a recording, or two git revisions"
         )
     head = _read(ours, args.only)
     suite, across = cases.load(args.cases, device=head.device), fields_across(args.across)
