@@ -129,13 +129,14 @@ def _remedy(result: CaseResult, metric: str, comparison: Comparison) -> str:
     if comparison.apart and max(map(_spread, times)) > effect:
         return "the processes of base differ by as much; record anew on a quieter machine, or compare revisions"
     more = [further_rounds(each.ratio, len(each.head), effect) for each in times]
-    if None in more and any(scatters(each.ratio, effect) for each in times):
-        return "rounds scatter by more than is looked for; compare again on a quieter machine"
-    if None in more:
-        return f"more than {MOST_ROUNDS:,} more rounds would settle it: it is about the effect looked for, {effect:.0%}"
     how = "record both with" if comparison.apart else "with"
-    rounds = max(len(each.head) for each in times)
-    return f"about {max(more)} more rounds would settle it ({how} --rounds {rounds + max(more)})"
+    rounds = None if None in more else f"{how} --rounds {max(len(each.head) for each in times) + max(more)}"
+    if any(scatters(each.ratio, effect) for each in times):
+        other = f", or {rounds}" if rounds else ""
+        return f"its rounds scatter by more than is looked for; compare again on a quieter machine{other}"
+    if rounds is None:
+        return f"more than {MOST_ROUNDS:,} more rounds would settle it: it is about the effect looked for, {effect:.0%}"
+    return f"about {max(more)} more rounds would settle it ({rounds})"
 
 
 def _spread(times: Times) -> float:
