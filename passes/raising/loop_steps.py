@@ -167,7 +167,7 @@ class RolledLoop:
 
     @property
     def initials(self) -> list[Initial]:
-        return [Initial(column[-1 if self.backwards else 0], column[1]) for column in self._carried]
+        return [Initial(column[-1 if self.backwards else 0], column[self._second]) for column in self._carried]
 
     def _visit(self, column: Column) -> None:
         if column in self._operations or column in self._slices or column in self._carried:
@@ -221,21 +221,26 @@ class RolledLoop:
                 found[column] = used
         return found
 
+    @property
+    def _second(self) -> int:
+        """The index of the second step in time. That of the first may have a number for a state."""
+        return self.length - 2 if self.backwards else 1
+
     def body(self) -> fx.Graph:
         """One step as a graph of (states, slices, constants) that returns the next states, what is collected, and what
         escapes."""
         body, nodes = fx.Graph(), {}
         columns = [*self._carried, *self._slices, *((node,) * self.length for node in self._constants)]
         for column in columns:
-            source = column[1]
+            source = column[self._second]
             if source in nodes:
                 raise Declined("one tensor stands in two places of a step")
             nodes[source] = body.placeholder(f"{source.name}_in")
             nodes[source].meta = dict(source.meta)
         for column in self._operations:
-            nodes[column[1]] = body.node_copy(column[1], nodes.__getitem__)
-        states = [nodes[later[1]] for later in self._carried.values()]
-        body.output((*states, *(nodes[column[1]] for column in (self.collector.steps, *self.escaping))))
+            nodes[column[self._second]] = body.node_copy(column[self._second], nodes.__getitem__)
+        states = [nodes[later[self._second]] for later in self._carried.values()]
+        body.output((*states, *(nodes[column[self._second]] for column in (self.collector.steps, *self.escaping))))
         return body
 
     def erase(self) -> None:

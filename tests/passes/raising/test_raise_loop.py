@@ -296,6 +296,19 @@ def test_loop_of_a_selective_scan_ends_as_the_scan():
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("length", [2, 3])
+@pytest.mark.parametrize("forwards", [True, False], ids=["forwards", "backwards"])
+def test_few_steps_from_a_number(length, forwards):
+    def loop(a, b):
+        h, states = 0, []
+        for t in range(length):
+            h = h * a[:, :, t] + b[:, :, t]
+            states.insert(len(states) if forwards else 0, h)
+        return torch.stack(states, 2)
+
+    check_same(loop, {name: tensor for name, tensor in sequences().items() if name in "ab"})
+
+
 def test_two_loops_in_a_row():
     first, second = FORMS["backwards-with-reversed-list"], FORMS["product-first"]
     tensors = sequences()
