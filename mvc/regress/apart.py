@@ -13,7 +13,7 @@ from mvc.regress.compare import Comparison
 from mvc.regress.outcome import CaseResult, judged, recorded_run
 from mvc.regress.recordings.recording import RecordedCase, Recording, differences, ignored, unknown
 from mvc.regress.sources.version import Version
-from mvc.regress.worker import CaseFailed, unexpected
+from mvc.regress.worker import CaseFailed, require_expected
 
 
 def recordings(
@@ -127,8 +127,7 @@ def _judged(bases: Sequence[RecordedCase], head: RecordedCase, suite: Suite) -> 
     for side, facts in [("head", each) for each in head.facts] + [
         ("base", each) for base in bases for each in base.facts
     ]:
-        if (reason := unexpected(head.case, facts)) is not None:
-            raise CaseFailed(f"{side}: {reason}")
+        require_expected(head.case, side, facts)
     thresholds = suite.thresholds_of(head.case)
     processes = [run for base in _middle(bases) for run in base.runs]
     runs = [

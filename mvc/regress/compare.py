@@ -22,7 +22,7 @@ from mvc.regress.sources.dependencies import alike
 from mvc.regress.sources.revisions import Pair, sources
 from mvc.regress.sources.scratch import Scratch, device_lock
 from mvc.regress.sources.version import Version
-from mvc.regress.worker import CaseFailed, Side, Worker, unexpected
+from mvc.regress.worker import CaseFailed, Side, Worker, require_expected
 
 
 class Comparison(NamedTuple):
@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
     environment: Environment
     remarks: list[str]
     bases: Sequence[Version] = ()
-    across: list[str] = []  # noqa: RUF012 - each comparison has its own
+    across: list[str] = []  # noqa: RUF012 - the default is never written to
     apart: bool = False
 
     @property
@@ -159,7 +159,7 @@ def _compare(
             result = judged(case, thresholds, [exact_run(case, sides(), timeout=how.timeout)], verdict)
         else:
             result = compare_case(case, sides, thresholds, timeout=how.timeout, seed=seed)
-        _require_expected(result, how, comparison.across)
+        _require_alike(result, how, comparison.across)
     except CaseFailed as error:
         added = declared[0].cases is not None and case.name not in declared[0].cases
         if added and _runs(case, sides()[1], how):
@@ -171,7 +171,7 @@ def _compare(
     comparison.results.append(result._replace(accepted=news))
 
 
-def _require_expected(result: CaseResult, how: How, across: list[str]) -> None:
+def _require_alike(result: CaseResult, how: How, across: list[str]) -> None:
     """Check that every process measured what the case names, by software that both sides share.
 
     Args:
@@ -182,8 +182,7 @@ def _require_expected(result: CaseResult, how: How, across: list[str]) -> None:
     """
     for run in result.runs:
         for name, facts in zip(("base", "head"), run.facts, strict=True):
-            if (reason := unexpected(result.case, facts)) is not None:
-                raise CaseFailed(f"{name}: {reason}")
+            require_expected(result.case, name, facts)
         base, head = (facts.versions or {} for facts in run.facts)
         differing = {
             software: f"{software} {base[software]} against {head[software]}"

@@ -16,7 +16,7 @@ from mvc.regress.figures import with_interval
 from mvc.regress.recordings.recording import RecordedCase, Recording, fingerprint, moment, order
 
 # A series goes through changes of anything else, and names what changed beside a step: a driver, a version, a clock.
-HARDWARE = (*("device", "gpu_memory_bytes", "mig", "cpu", "threads", "nominal_mhz", "cache_bytes", "memory_bytes"),)
+HARDWARE = ("device", "gpu_memory_bytes", "mig", "cpu", "threads", "nominal_mhz", "cache_bytes", "memory_bytes")
 PASSING = ("date", "load", "frequency_mhz", "gpu_bus_id")  # differ between recordings without meaning a change
 WIDTH = 1.96  # standard errors on each side of an interval
 

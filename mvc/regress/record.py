@@ -20,7 +20,7 @@ from mvc.regress.run import Rounds, in_turns, shared_clocks
 from mvc.regress.sources.git import root
 from mvc.regress.sources.scratch import Scratch, device_lock
 from mvc.regress.sources.version import Version, checkout, require_own
-from mvc.regress.worker import CaseFailed, Side, Worker, unexpected
+from mvc.regress.worker import CaseFailed, Side, Worker, require_expected
 
 RUNS = 2  # processes of each case in a recording: a finding must recur in the second
 PACKAGE = Path(mvc.__file__).parent
@@ -83,8 +83,7 @@ def _recorded(case: Case, version: Version, suite: Suite, scratch: Scratch, *, t
     side = Side(version.asked, Path(version.folder), scratch.folder())
     for _ in range(RUNS):
         with Worker(case, side, timeout=timeout).wait_until_ready() as worker, nvml.Watch(device) as watch:
-            if (reason := unexpected(case, worker.facts)) is not None:
-                raise CaseFailed(f"{side.name}: {reason}")
+            require_expected(case, side.name, worker.facts)
             if shared_clocks([worker]) != (clocks := clocks or shared_clocks([worker])):
                 raise CaseFailed("its two processes have different clocks")
             kept = Rounds(in_turns([worker], clocks, seed=0), watch)

@@ -119,6 +119,19 @@ def unexpected(case: Case, facts: Facts) -> str | None:
     return f"scan: {seen}, {expected} is expected{warned}; mend that, or name what is to run as `scan` of the case"
 
 
+def require_expected(case: Case, side: str, facts: Facts) -> None:
+    """Check that a process measured what its case names.
+
+    Args:
+        side: for people: of the process.
+
+    Raises:
+        CaseFailed: see `unexpected`.
+    """
+    if (reason := unexpected(case, facts)) is not None:
+        raise CaseFailed(f"{side}: {reason}")
+
+
 class Worker:
     """A process that imports torch at once. `wait_until_ready` has it build a case and warm it up if it is to be timed;
     it then times the case whenever it is told to.

@@ -313,16 +313,21 @@ def test_a_slowdown_that_head_accepts_passes_once(run, monkeypatch, tmp_path):
     assert run("--only", "scan")[0] == 1, "base is as slow already"
 
 
-def test_runs_that_disagree_ask_for_new_ones_and_not_for_rounds(run, monkeypatch):
-    slowness = iter([1.0, 1.3, 1.0, 1 / 1.3])  # of base and head, in the first and in the second run
+def fake_in_turn(monkeypatch, *slowness):
+    """Processes that are so slow, in the order in which they start: base's and head's of each run."""
+    turns = iter(slowness)
 
-    class Odd(FakeWorker):
+    class InTurn(FakeWorker):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
-            self.slowness = {self.side.name: next(slowness)}
+            self.slowness = {self.side.name: next(turns)}
 
     fake(monkeypatch)
-    monkeypatch.setattr("mvc.regress.run.Worker", Odd)
+    monkeypatch.setattr("mvc.regress.run.Worker", InTurn)
+
+
+def test_runs_that_disagree_ask_for_new_ones_and_not_for_rounds(run, monkeypatch):
+    fake_in_turn(monkeypatch, 1.0, 1.3, 1.0, 1 / 1.3)
     status, printed = run("--only", "scan")
     assert status == 2
     assert "its runs, in processes of their own, disagree; compare again" in printed.out
@@ -330,15 +335,7 @@ def test_runs_that_disagree_ask_for_new_ones_and_not_for_rounds(run, monkeypatch
 
 
 def test_the_change_that_is_shown_is_that_of_the_runs_that_decided(run, monkeypatch):
-    slowness = iter([1.0, 3.0, 1.0, 1.0])  # of base and head: a process of the first run is held up for all its life
-
-    class Odd(FakeWorker):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            self.slowness = {self.side.name: next(slowness)}
-
-    fake(monkeypatch)
-    monkeypatch.setattr("mvc.regress.run.Worker", Odd)
+    fake_in_turn(monkeypatch, 1.0, 3.0, 1.0, 1.0)  # a process of the first run is held up for all its life
     status, printed = run("--only", "scan", "--json", "-")
     assert status == 0
     (case,) = json.loads(printed.out)["cases"]

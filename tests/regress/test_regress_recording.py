@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from made_up_recordings import MACHINE
 
 from mvc.errors import UserError
 from mvc.measure.environment import Environment
@@ -23,25 +24,16 @@ from mvc.regress.sources.version import Version
 from mvc.regress.worker import Facts
 
 GIB = 2**30
-CARD = Environment(
-    date="2026-01-02T03:04:05+00:00",
-    torch="2.14.1",
-    triton="3.8.0",
-    python="3.11.7",
-    compiler="g++",
-    platform="Linux x86_64",
+CARD = dataclasses.replace(
+    MACHINE,
     device="cuda: A Card 80GB",
     driver="580.65",
-    sm_clock_mhz=1980,
-    memory_clock_mhz=2619,
     gpu_memory_bytes=80 * GIB,
     power_limit_watts=700,
     clocks_locked=True,
     ecc=True,
     mig=False,
-    cpu="A CPU",
     threads=8,
-    affinity=16,
     nominal_mhz=2600.0,
     cache_bytes=32 * 2**20,
     memory_bytes=128 * GIB,

@@ -48,7 +48,7 @@ def _changed(result: CaseResult, cause: str) -> str:
     if exact := [each for each in result.exact if each.name == cause]:
         return f"{exact[0].name} {exact[0].head:,}, was {exact[0].base:,}"
     if cause in SINGLE:
-        return f"{cause} {_more(_single(result.runs, cause))}"
+        return f"{cause} {_more(statistics.geometric_mean(_single(result.runs, cause)))}"
     base, head = milliseconds(result, cause)
     what = "" if cause == "time" else f"{cause} "
     return f"{what}{_more(result.change(cause).median, 'slower', 'faster')}, {base} to {head} ms"
@@ -57,7 +57,7 @@ def _changed(result: CaseResult, cause: str) -> str:
 def _span(result: CaseResult, cause: str) -> str:
     """Between which changes the truth lies, as far as is known."""
     if cause in SINGLE:
-        return f"{cause} {_more(_single(result.runs, cause))} in one of its runs"
+        return f"{cause} {_more(statistics.geometric_mean(_single(result.runs, cause)))} in one of its runs"
     ratio = result.change(cause)
     what = "" if cause == "time" else f"{cause} "
     return f"{what}between {_more(ratio.low, 'slower', 'faster')} and {_more(ratio.high, 'slower', 'faster')}"
@@ -98,7 +98,8 @@ def remarks(result: CaseResult, comparison: Comparison) -> list[str]:
     lines += _warnings(result)
     for metric, verdict in result.verdicts.items():
         if metric in SINGLE and verdict != "no change":
-            lines.append(f"{metric}: {verdict} ({_single_ratios(result.runs, metric)})")
+            ratios = " and ".join(f"{ratio:.2f} times" for ratio in _single(result.runs, metric))
+            lines.append(f"{metric}: {verdict} ({ratios})")
         elif verdict == "inconclusive" and metric not in SINGLE:
             lines.append(f"{metric} is inconclusive: {_remedy(result, metric, comparison)}")
     return lines
@@ -145,16 +146,7 @@ def _spread(times: Times) -> float:
     return max(medians) / min(medians) - 1
 
 
-def _single(runs: list[Run], metric: str) -> float:
-    """The mean ratio of a figure of which each process has one."""
+def _single(runs: list[Run], metric: str) -> list[float]:
+    """In each run the ratio of a figure of which each process has one."""
     key = SINGLE[metric]
-    return statistics.geometric_mean(
-        [getattr(head, key) / getattr(base, key) for base, head in (run.facts for run in runs)]
-    )
-
-
-def _single_ratios(runs: list[Run], metric: str) -> str:
-    key = SINGLE[metric]
-    return " and ".join(
-        f"{getattr(head, key) / getattr(base, key):.2f} times" for base, head in (run.facts for run in runs)
-    )
+    return [getattr(head, key) / getattr(base, key) for base, head in (run.facts for run in runs)]
