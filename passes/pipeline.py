@@ -21,8 +21,9 @@ from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_movement import FuseMovement
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
-from mvc.passes.lower_gelu import LowerGelu
-from mvc.passes.lower_scan import LowerScan
+from mvc.passes.lowering.lower_gelu import LowerGelu
+from mvc.passes.lowering.lower_scan import LowerScan
+from mvc.passes.measured_choice import Kernels
 from mvc.passes.raising.raise_higher_order import RaiseHigherOrder
 from mvc.passes.raising.raise_loop import RaiseLoop
 from mvc.passes.raising.raise_pscan import RaisePscan
@@ -101,6 +102,7 @@ def build(
     own: Sequence[Pass] = (),
     *,
     impl: implementations.Name | None = None,
+    kernels: Kernels = "measured",
     frozen: bool = False,
     inference: bool = False,
 ) -> list[Pass]:
@@ -108,10 +110,11 @@ def build(
 
     Args:
         impl: what scans are lowered to.
+        kernels: what runs products, convolutions and attention on a GPU.
         frozen: parameters do not change from call to call; passes that need this are left out otherwise.
         inference: no gradients are asked for; passes that allow none are left out otherwise.
     """
-    options = {"impl": impl, "frozen": frozen}
+    options = {"impl": impl, "kernels": kernels, "frozen": frozen}
     order, lowering = list(PASSES), list(PASSES).index(LowerScan.name)
     before, after = [], []
     for name, each in PASSES.items():

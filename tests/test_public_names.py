@@ -16,7 +16,7 @@ NAMES = (
     *("mvc.kernels.ops", "mvc.kernels.cpu_scan:library_path"),
     *("mvc.kernels.scan:selective_scan", "mvc.kernels.scan:reset_from_cu_seqlens"),
     *("mvc.kernels.recurrence:linear_recurrence", "mvc.kernels.state_update:selective_state_update"),
-    *("mvc.passes.lower_scan:decompositions", "mvc.passes.base:Pass"),
+    *("mvc.passes.lowering.lower_scan:decompositions", "mvc.passes.base:Pass"),
     *("mvc.compile.__main__:main", "mvc.regress.__main__:main", "mvc.compat:install"),
 )
 

@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import threading
+import typing
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,12 +26,12 @@ from mvc.compile import torch_private
 from mvc.errors import UserError
 from mvc.kernels import implementations
 from mvc.kernels.torch_private import forward_mode
-from mvc.passes import pipeline
+from mvc.passes import measured_choice, pipeline
 from mvc.passes.base import Pass
 from mvc.passes.dump import GraphDump
 from mvc.passes.frozen.freeze import Frozen, freeze
 from mvc.passes.graph.fx_utils import op_counts
-from mvc.passes.lower_scan import decompositions, holds_chunked
+from mvc.passes.lowering.lower_scan import decompositions, holds_chunked
 from mvc.passes.pipeline import PASSES, PassRecord
 from mvc.passes.verify import Verifier
 
@@ -50,6 +51,9 @@ class Options:
         passes: "all", "none", or the passes to run: names in `mvc.passes.pipeline.PASSES`, in any order, and `Pass`
             objects of your own, which run before the lowering in the order given.
         impl: what scans run on: "triton", "cpp", "chunked" or "reference"; None chooses the fastest on the device.
+        kernels: what runs products, convolutions and attention on a GPU, where a Triton kernel of mvc could run them
+            with what surrounds them: "measured" takes what is faster, timed once for each shape and kept on disk; "own"
+            takes mvc's wherever one can run; "library" takes none.
         verify: run the graph before and after each pass on the example inputs, and raise when outputs, gradients or
             inputs written to differ by more than the dtype's budget, or when an output's shape, dtype or memory layout
             changes, or when an output uses more memory or shares memory with other tensors than before.
@@ -67,6 +71,7 @@ class Options:
 
     passes: Literal["all", "none"] | Sequence[str | Pass] = "all"
     impl: implementations.Name | None = None
+    kernels: measured_choice.Kernels = "measured"
     verify: bool = False
     frozen: bool = False
     strict: bool = False
@@ -94,6 +99,7 @@ class Options:
         require_choice("mode", self.mode, MODES)
         fits = self.impl is None or (isinstance(self.impl, str) and self.impl in implementations.TABLE)
         require(fits, "impl", self.impl, f"one of {', '.join(map(repr, (None, *implementations.TABLE)))}")
+        require_choice("kernels", self.kernels, typing.get_args(measured_choice.Kernels))
         for name in ("verify", "frozen", "strict"):
             require_flag(name, getattr(self, name))
         self._check_dump()
@@ -139,7 +145,14 @@ class Options:
         unknown = [*(name for name in names if name not in PASSES), *(p for p in own if not isinstance(p, Pass))]
         if unknown:
             raise UserError(f"passes has {unknown[0]!r}; it must hold passes, or names among {', '.join(PASSES)}")
-        return pipeline.build(names, own, impl=self.impl, frozen=self.frozen and inference, inference=inference)
+        return pipeline.build(
+            names,
+            own,
+            impl=self.impl,
+            kernels=self.kernels,
+            frozen=self.frozen and inference,
+            inference=inference,
+        )
 
 
 @dataclasses.dataclass

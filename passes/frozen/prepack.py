@@ -14,11 +14,11 @@ from mvc.passes import torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.frozen import onednn_ops
 from mvc.passes.frozen.constants import constants
-from mvc.passes.frozen.library_choice import Runs, fastest
 from mvc.passes.frozen.onednn_ops import ACTIVATIONS
 from mvc.passes.graph.fx_utils import insert, only_user, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
+from mvc.passes.measured_choice import Runs, fastest
 
 Choice = Literal["torch", "packed", "fused"]
 

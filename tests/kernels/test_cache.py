@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from mvc.kernels import cache, cpu_scan
-from mvc.passes.frozen import library_choice
+from mvc.passes import measured_choice
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become two other users")
 FIRST, SECOND = 54321, 54322  # users; nobody's, wherever tests run
@@ -47,8 +47,8 @@ def as_user(user: int, umask: int, function: Callable[[], object]) -> tuple[obje
             os.setgid(user)
             os.setuid(user)
             os.umask(umask)
-            library_choice._known.clear()
-            library_choice._warn_once.cache_clear()
+            measured_choice._known.clear()
+            measured_choice._warn_once.cache_clear()
             cache._warn_once.cache_clear()
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -77,7 +77,7 @@ def choose(key: str, faster: str) -> Callable[[], list]:
             times = {"a": 0.002, "b": 0.002, faster: 0.0}
             return {name: (lambda seconds=seconds: time.sleep(seconds)) for name, seconds in times.items()}
 
-        return [library_choice.fastest(key, build), bool(measured)]
+        return [measured_choice.fastest(key, build), bool(measured)]
 
     return run
 

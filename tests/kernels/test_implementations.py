@@ -21,7 +21,7 @@ from mvc.kernels.implementations import TABLE, Implementation
 from mvc.kernels.recurrence import ops as recurrence_ops
 from mvc.kernels.scan import chunked, ops, rules
 from mvc.passes.graph.fx_utils import op_counts
-from mvc.passes.lower_scan import LowerScan
+from mvc.passes.lowering.lower_scan import LowerScan
 
 pytestmark = pytest.mark.versions
 

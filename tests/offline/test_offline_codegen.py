@@ -41,7 +41,7 @@ def call(args):
 BROKEN_PASS = """
 from mvc.offline.codegen import generate
 from mvc.offline.manifest import Request
-from mvc.passes.lower_scan import LowerScan
+from mvc.passes.lowering.lower_scan import LowerScan
 
 def broken(self, graph):
     raise RuntimeError("broken pass")

@@ -8,9 +8,8 @@ from torch import nn
 from torch._inductor.compile_fx import compile_fx
 from torch.nn import functional as F
 
-from mvc.passes import torch_private
+from mvc.passes import measured_choice, torch_private
 from mvc.passes.base import Outcome
-from mvc.passes.frozen import library_choice
 from mvc.passes.frozen.freeze import freeze
 from mvc.passes.frozen.prepack_linear import PrepackLinear
 from mvc.passes.graph.fx_utils import op_counts
@@ -227,7 +226,7 @@ def test_the_measured_choice_decides(choice, monkeypatch):
 
 def test_measuring_leaves_the_random_numbers_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("MVC_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(library_choice, "_known", {})
+    monkeypatch.setattr(measured_choice, "_known", {})
     module = Layer()
     state = torch.get_rng_state()
     run(module, torch.ones(2, 6), PrepackLinear())

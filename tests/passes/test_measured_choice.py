@@ -13,16 +13,16 @@ import pytest
 import torch
 from places import ROOT
 
-from mvc.passes.frozen import library_choice
-from mvc.passes.frozen.library_choice import fastest
+from mvc.passes import measured_choice
+from mvc.passes.measured_choice import fastest
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MVC_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "private"))  # where what cannot be shared is kept
-    monkeypatch.setattr(library_choice, "_known", {})
-    library_choice._warn_once.cache_clear()
+    monkeypatch.setattr(measured_choice, "_known", {})
+    measured_choice._warn_once.cache_clear()
     return tmp_path
 
 
@@ -49,14 +49,14 @@ def test_the_fastest_wins(seconds, wanted):
 
 
 def test_no_clear_gain_keeps_the_first(monkeypatch):
-    times = iter([1.0, 1.0, *[1.0, 0.98] * library_choice.ROUNDS])
-    monkeypatch.setattr(library_choice, "_seconds", lambda run, repeats: next(times))
+    times = iter([1.0, 1.0, *[1.0, 0.98] * measured_choice.ROUNDS])
+    monkeypatch.setattr(measured_choice, "_seconds", lambda run, repeats: next(times))
     assert fastest("key", sleeps(a=0, b=0)) == "a"
 
 
 def test_an_answer_is_kept_and_another_process_finds_it(folder):
     assert fastest("key", sleeps(a=0.003, b=0.001)) == "b"
-    library_choice._known.clear()
+    measured_choice._known.clear()
     assert fastest("key", lambda: pytest.fail("measured again")) == "b"
     ((key, choice),) = contents(folder).items()
     assert choice == "b"
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_empty_with_one_warning(folder, text):
     fastest("key", sleeps(a=0.001, b=0.003))
     (path,) = folder.glob("*.json")
     path.write_text(text)
-    library_choice._known.clear()
+    measured_choice._known.clear()
     with pytest.warns(UserWarning, match="measured again") as caught:
         assert fastest("key", sleeps(a=0.003, b=0.001)) == "b"
     assert len(caught) == 1
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(folder, monkeypatch):
 
 
 def test_writers_at_once_lose_nothing(folder):
-    code = "import sys; from mvc.passes.frozen.library_choice import fastest; import time\n"
+    code = "import sys; from mvc.passes.measured_choice import fastest; import time\n"
     code += "for i in range(20): fastest(f'{sys.argv[1]} {i}', lambda: {'a': lambda: None, 'b': lambda: None})"
     writers = [subprocess.Popen([sys.executable, "-c", code, name], cwd=ROOT) for name in ("one", "two")]
     assert [writer.wait() for writer in writers] == [0, 0]

@@ -9,7 +9,7 @@ from mvc import selective_scan
 from mvc.kernels import cpu_scan, implementations
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.passes.graph.fx_utils import insert, op_counts
-from mvc.passes.lower_scan import LowerScan, decompositions
+from mvc.passes.lowering.lower_scan import LowerScan, decompositions
 
 pytestmark = pytest.mark.versions
 

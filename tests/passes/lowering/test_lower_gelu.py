@@ -11,7 +11,7 @@ from toy_passes import capture, rewritten
 
 from mvc.passes import pipeline
 from mvc.passes.base import Outcome
-from mvc.passes.lower_gelu import LowerGelu
+from mvc.passes.lowering.lower_gelu import LowerGelu
 from mvc.passes.verify import Verifier
 
 EXTREMES = (0.0, -0.0, 1e-30, 40.0, -40.0, 1e4, -1e4, math.inf, -math.inf, math.nan)

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,6 +23,9 @@ ROUNDS = 15
 CLEAR_ROUNDS = 3  # enough where all of them agree, or time is up
 SECONDS = 0.3
 SECONDS_PER_TURN = 0.002
+
+# What runs a call on a GPU: the library or a Triton kernel of mvc, whichever is measured to be faster, or always one.
+Kernels = Literal["measured", "library", "own"]
 
 Runs = Mapping[str, Callable[[], object]]
 
