@@ -1,0 +1,64 @@
+"""The activations of Triton kernels against torch's in float64, interpreted.
+
+Whether Triton's kernels are interpreted is decided when triton is imported, so for these this file runs itself in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scan_cases import assert_within_budget, interpreted, print_failures
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+import triton
+import triton.language as tl
+
+from mvc.kernels.triton_epilogue import ACTIVATIONS, activated
+
+TORCH = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+}
+SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 3e38, -3e38, 1e-40)
+
+
+@triton.jit
+def kernel(p_x, p_y, ACTIVATION: tl.constexpr):
+    i = tl.arange(0, 2048)
+    tl.store(p_y + i, activated(tl.load(p_x + i), ACTIVATION))
+
+
+def activation_run(name: str) -> None:
+    x = torch.linspace(-12, 12, 2048)
+    x[: len(SPECIAL)] = torch.tensor(SPECIAL)
+    y = torch.empty_like(x)
+    kernel[(1,)](x, y, ACTIVATION=name)
+    special, usual = slice(len(SPECIAL)), slice(len(SPECIAL), None)
+    # One at a time: torch's vectorised GELU makes a NaN of an infinity on a CPU.
+    expected = torch.stack([TORCH[name](one.double()) for one in x[special]]).float()
+    torch.testing.assert_close(y[special], expected, equal_nan=True)
+    assert_within_budget(y[usual], TORCH[name](x[usual].double()), TORCH[name](x[usual]), name)
+
+
+@pytest.fixture(scope="module")
+def failures() -> dict[str, str | None]:
+    return interpreted(__file__)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_interpreted(name, failures):
+    assert failures[name] is None
+
+
+if __name__ == "__main__":
+    print_failures({name: functools.partial(activation_run, name) for name in ACTIVATIONS})
