@@ -1,66 +1,99 @@
-"""Which of several library calls is the fastest here: measured once for each shape, kept in a file.
+"""Which of several calls is the fastest here: measured once for each shape, kept in a file.
 
-The file lies in the folder of `mvc.kernels.cache`, one for each torch and vector width of the processor; the number of
-threads is part of the key. A file that cannot be read counts as empty.
+The file lies in the folder of `mvc.kernels.cache`, one for each torch and GPU, or vector width of the processor, where
+the number of threads is part of the key. A file that cannot be read counts as empty.
+
+On a GPU a call is timed as the device's time in a replayed CUDA graph of many calls: launches from Python would hide
+what a short kernel takes.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from mvc.kernels import cache
+from mvc.passes import torch_private
 
 MARGIN = 0.03  # a call that is less than this share faster than one before it is not chosen
 ROUNDS = 15
 CLEAR_ROUNDS = 3  # enough where all of them agree, or time is up
 SECONDS = 0.3
 SECONDS_PER_TURN = 0.002
+MOST_CALLS = 64  # in one CUDA graph
+MOST_INPUTS = 16  # sets of inputs in turn
 
 # What runs a call on a GPU: the library or a Triton kernel of mvc, whichever is measured to be faster, or always one.
 Kernels = Literal["measured", "library", "own"]
 
 Runs = Mapping[str, Callable[[], object]]
+Clocks = Mapping[str, Callable[[], float]]  # the seconds that one call takes, measured anew
+CPU = torch.device("cpu")
 
 
-def fastest(key: str, build: Callable[[], Runs]) -> str:
+def fastest(key: str, build: Callable[[], Runs], device: torch.device = CPU) -> str:
     """The name of the fastest of the calls that `build` returns; an earlier one unless a later one is clearly faster.
 
+    On a GPU a call that raises is left out with a warning, and the answer is then not written to the file. If it is the
+    first call that raises, or if torch sees no such device, as where the tensors are fakes, the answer is "library".
+
     Args:
-        key: what the measurement depends on, the number of threads excepted.
-        build: called only when there is no answer yet. Every call must do the same work.
+        key: what the measurement depends on, the device and the number of threads excepted.
+        build: called only when there is no answer yet. Every call must do the same work; on a GPU the first is that
+            of the library, and `rotated` makes their inputs.
     """
-    key = f"{key} threads={torch.get_num_threads()}"
-    machine = f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}"
-    name = f"library-choice-{machine}.json"
+    on_cpu = device.type == "cpu"
+    if not on_cpu and not torch.cuda.is_available():
+        return "library"
+    key = f"{key} threads={torch.get_num_threads()}" if on_cpu else key
+    machine = torch.backends.cpu.get_cpu_capability() if on_cpu else _gpu(device)
+    name = f"library-choice-{torch.__version__}-{machine}.json"
     known = _read(name)
     if key not in known:
-        known[key] = _measure(build())
-        _write(name, key, known[key])
+        runs = build()
+        with torch.no_grad():
+            clocks = _cpu_clocks(runs) if on_cpu else _gpu_clocks(runs, device)
+            known[key] = _best(clocks) if next(iter(runs)) in clocks else "library"
+        if len(clocks) == len(runs):
+            _write(name, key, known[key])
     return known[key]
 
 
-def _measure(runs: Runs) -> str:
+def rotated(make: Callable[[], tuple[Tensor | None, ...]], device: torch.device) -> Iterator[tuple[Tensor | None, ...]]:
+    """Sets of inputs in turn, without end: as many as a GPU's second-level cache does not hold, within limits."""
+    first = make()
+    size = sum(each.nbytes for each in first if each is not None)
+    cached = torch.cuda.get_device_properties(device).L2_cache_size
+    sets = min(MOST_INPUTS, 1 + 2 * cached // max(size, 1))
+    return itertools.cycle([first, *(make() for _ in range(sets - 1))])
+
+
+def _gpu(device: torch.device) -> str:
+    """The GPU's model and architecture, as part of a file's name."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(device)).strip("-")
+    return "{}-sm_{}{}".format(name, *torch.cuda.get_device_capability(device))
+
+
+def _best(clocks: Clocks) -> str:
     """Interleaved turns of every call, compared by the best of each: what else the machine does only adds time."""
-    first, *others = runs
+    first, *others = clocks
     rounds: list[dict[str, float]] = []
-    with torch.no_grad():
-        for run in runs.values():
-            run()
-        start = time.perf_counter()
-        repeats = {name: max(1, int(SECONDS_PER_TURN / _seconds(run, 1))) for name, run in runs.items()}
-        for turn in range(1, ROUNDS + 1):
-            rounds.append({name: _seconds(run, repeats[name]) for name, run in runs.items()})
-            if turn >= CLEAR_ROUNDS and (_is_clear(rounds) or time.perf_counter() - start > SECONDS):
-                break
-    times = {name: min(turn[name] for turn in rounds) for name in runs}
+    start = time.perf_counter()
+    for turn in range(1, ROUNDS + 1):
+        rounds.append({name: clock() for name, clock in clocks.items()})
+        if turn >= CLEAR_ROUNDS and (_is_clear(rounds) or time.perf_counter() - start > SECONDS):
+            break
+    times = {name: min(turn[name] for turn in rounds) for name in clocks}
     best = first
     for name in others:
         if times[name] < (1 - MARGIN) * times[best]:
@@ -76,6 +109,13 @@ def _is_clear(rounds: list[dict[str, float]]) -> bool:
     return len(names) == 1 and all(turn[best] < (1 - MARGIN) * turn[name] for turn in rounds for name in others)
 
 
+def _cpu_clocks(runs: Runs) -> Clocks:
+    for run in runs.values():
+        run()
+    repeats = {name: max(1, int(SECONDS_PER_TURN / _seconds(run, 1))) for name, run in runs.items()}
+    return {name: functools.partial(_seconds, run, repeats[name]) for name, run in runs.items()}
+
+
 def _seconds(run: Callable[[], object], repeats: int) -> float:
     if repeats > 1:
         run()  # another call's data left the cache
@@ -83,6 +123,51 @@ def _seconds(run: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         run()
     return (time.perf_counter() - start) / repeats
+
+
+def _gpu_clocks(runs: Runs, device: torch.device) -> Clocks:
+    clocks = {}
+    with torch.cuda.device(device):
+        for name, run in runs.items():
+            try:
+                clocks[name] = _replay_clock(run, device)
+            except Exception as error:  # a kernel that the card does not take, too little memory
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                _warn_once(f"{name!r} is left out of a measured choice on {device}: {reason}")
+    return clocks
+
+
+def _replay_clock(run: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """The clock of a call whose CUDA graph holds about `SECONDS_PER_TURN` of it."""
+    beside, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    beside.wait_stream(current)
+    with torch.cuda.stream(beside):  # what is made on first use cannot be made during a capture
+        run()
+        once = _elapsed(run)
+    current.wait_stream(beside)
+    calls = max(1, min(MOST_CALLS, int(SECONDS_PER_TURN / max(once, 1e-6))))
+    replay = torch_private.captured(lambda: _repeat(run, calls), device)
+
+    def seconds() -> float:
+        replay()  # keeps the device busy until the timed one has been launched
+        return _elapsed(replay) / calls
+
+    return seconds
+
+
+def _repeat(run: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        run()
+
+
+def _elapsed(run: Callable[[], object]) -> float:
+    """Seconds between device events around the call."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 _known: dict[Path, dict[str, str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -236,3 +236,36 @@ def with_graph(graph_module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     if hasattr(graph_module, "_param_name_to_source"):
         made._param_name_to_source = graph_module._param_name_to_source
     return made
+
+
+def abandon_capture(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
+    """Free what a CUDA graph holds after its capture failed; torch 2.11 would go on allocating from its pool."""
+    graph.reset()
+    with contextlib.suppress(RuntimeError):  # newer torch has done this by now
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+
+
+def captured(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """What replays the CUDA graph of a warm call.
+
+    Raises:
+        Exception: what the call raised while it was captured. CUDA can be used afterwards.
+    """
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    try:
+        _capture(graph, call, device, pool=pool)
+    except Exception:
+        abandon_capture(graph, pool, device)
+        # Until a capture succeeds, generators of torch 2.11 act as if they were captured and return no numbers.
+        _capture(torch.cuda.CUDAGraph(), lambda: torch.zeros(1, device=device), device)
+        raise
+    return graph.replay
+
+
+def _capture(graph: torch.cuda.CUDAGraph, call: Callable[[], object], device: torch.device, **options: Any) -> None:
+    # Around it a stream of our own choice is made current: where a capture fails, torch leaves the capture's current.
+    around = torch.cuda.stream(torch.cuda.current_stream(device))
+    with around, torch.cuda.graph(graph, capture_error_mode="thread_local", **options):
+        call()

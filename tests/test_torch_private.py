@@ -1,5 +1,6 @@
 """Each use of private torch API, called once: this fails loudly when torch changes it."""
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -362,7 +363,7 @@ def test_what_a_failed_capture_holds_is_given_back_once(monkeypatch):
     for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
         assert "device: _int, mempool_id: tuple[_int, _int]" in stub_of(name)
         monkeypatch.setattr(torch._C, name, lambda index, pool, name=name: told.append((name, index, pool)))
-    torch_private.abandon_capture(graph, (0, 7), torch.device("cuda:1"))
+    passes_private.abandon_capture(graph, (0, 7), torch.device("cuda:1"))
     assert told == ["reset", ("_cuda_endAllocateToPool", 1, (0, 7)), ("_cuda_releasePool", 1, (0, 7))]
 
     def raises(index, pool):
@@ -370,8 +371,43 @@ def test_what_a_failed_capture_holds_is_given_back_once(monkeypatch):
 
     told.clear()
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", raises)
-    torch_private.abandon_capture(graph, (0, 7), torch.device("cuda:1"))
+    passes_private.abandon_capture(graph, (0, 7), torch.device("cuda:1"))
     assert told == ["reset"]
+
+
+def test_a_capture_that_fails_is_given_up_and_followed_by_one_that_succeeds(monkeypatch):
+    told = []
+
+    class capture:
+        def __init__(self, graph, pool=None, capture_error_mode="global"):
+            assert capture_error_mode == "thread_local"  # other threads may use the device meanwhile
+
+        def __enter__(self):
+            told.append("begin")
+
+        def __exit__(self, *error):
+            told.append("end")
+
+    for name, value in {
+        "CUDAGraph": lambda: SimpleNamespace(replay="replay"),
+        "graph_pool_handle": lambda: (0, 7),
+        "current_stream": lambda device: None,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "graph": capture,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(passes_private, "abandon_capture", lambda graph, pool, device: told.append("abandon"))
+    monkeypatch.setattr(torch, "zeros", lambda size, device: told.append("a kernel"))
+    assert passes_private.captured(lambda: told.append("run"), torch.device("cuda")) == "replay"
+    assert told == ["begin", "run", "end"]
+    told.clear()
+
+    def fails():
+        raise RuntimeError("not in a capture")
+
+    with pytest.raises(RuntimeError, match="not in a capture"):
+        passes_private.captured(fails, torch.device("cuda"))
+    assert told == ["begin", "end", "abandon", "begin", "a kernel", "end"]
 
 
 def stub_of(name):

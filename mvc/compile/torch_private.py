@@ -241,12 +241,3 @@ def recorded_calls(op: torch._ops.OpOverload) -> Iterator[list[tuple[Any, ...]]]
 
     with Recorder():
         yield calls
-
-
-def abandon_capture(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
-    """Free what a CUDA graph holds after its capture failed; torch 2.11 would go on allocating from its pool."""
-    graph.reset()
-    with contextlib.suppress(RuntimeError):  # newer torch has done this by now
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch._C._cuda_endAllocateToPool(index, pool)
-        torch._C._cuda_releasePool(index, pool)

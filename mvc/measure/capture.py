@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from mvc.compile import torch_private
 from mvc.errors import UserError
+from mvc.passes import torch_private
 from mvc.patches import replaced
 
 Function = Callable[..., object]

@@ -86,7 +86,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr("torch.zeros", lambda size, device: state.happened.append("a kernel"))
     monkeypatch.setattr("torch.rand", lambda size, device: state.happened.append("random"))
     abandoned = state.abandoned = []
-    monkeypatch.setattr("mvc.compile.torch_private.abandon_capture", lambda *arguments: abandoned.append(arguments))
+    monkeypatch.setattr("mvc.passes.torch_private.abandon_capture", lambda *arguments: abandoned.append(arguments))
     return state
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,3 +95,122 @@ def test_writers_at_once_lose_nothing(folder):
     assert [writer.wait() for writer in writers] == [0, 0]
     assert len(contents(folder)) == 40
     assert not list(folder.glob("*.json-*")), "no temporary file is left"
+
+
+CUDA = torch.device("cuda", 1)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU whose calls advance a clock of its own: `gpu.call(seconds)` makes one, `gpu.launch` is what the host adds
+    where the device is idle."""
+
+    class Gpu:
+        now = idle_until = 0.0
+        launch = 0.5
+        captures = None
+
+        def call(self, seconds):
+            return lambda: self.run(seconds)
+
+        def run(self, seconds):
+            if self.captures is not None:
+                self.captures.append(seconds)
+            else:
+                self.now += seconds + self.launch
+
+    gpu = Gpu()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = gpu.now
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 1e3 * (end.at - self.at)
+
+    def captured(call, device):
+        assert device == CUDA
+        gpu.captures = []
+        try:
+            call()
+        finally:
+            calls, gpu.captures = gpu.captures, None
+
+        def replay():
+            gpu.now += sum(calls)
+
+        return replay
+
+    for name, stub in {
+        "is_available": lambda: True,
+        "get_device_name": lambda device: "NVIDIA  Card 7/x",
+        "get_device_capability": lambda device: (9, 0),
+        "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=400),
+        "device": lambda device: contextlib.nullcontext(),
+        "stream": lambda stream: contextlib.nullcontext(),
+        "Stream": lambda device: SimpleNamespace(wait_stream=lambda other: None),
+        "current_stream": lambda device: SimpleNamespace(wait_stream=lambda other: None),
+        "Event": Event,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    monkeypatch.setattr(measured_choice.torch_private, "captured", captured)
+    return gpu
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [({"library": 4e-5, "own": 3e-5}, "own"), ({"library": 4e-5, "own": 3.95e-5}, "library")],
+    ids=["own", "library"],
+)
+def test_on_a_gpu_the_device_s_time_decides(gpu, folder, seconds, wanted):
+    """Launches take a thousand times as long as what is launched, and are not in the figure."""
+    assert fastest("key", lambda: {name: gpu.call(s) for name, s in seconds.items()}, CUDA) == wanted
+    (path,) = folder.glob("*.json")
+    assert path.name == f"library-choice-{torch.__version__}-NVIDIA-Card-7-x-sm_90.json"
+    assert contents(folder) == {"key": wanted}
+    gpu.launch = 0.0
+    clock = measured_choice._replay_clock(gpu.call(1e-4), CUDA)
+    assert clock() == pytest.approx(1e-4)
+
+
+def fails():
+    raise RuntimeError("out of resource: shared memory\nand more")
+
+
+@pytest.mark.parametrize(
+    ("runs", "wanted"),
+    [
+        (lambda gpu: {"library": gpu.call(4e-5), "broken": fails, "own": gpu.call(3e-5)}, "own"),
+        (lambda gpu: {"library": fails, "own": gpu.call(3e-5)}, "library"),
+    ],
+    ids=["a candidate", "the library"],
+)
+def test_on_a_gpu_a_call_that_raises_is_left_out_and_tried_again(gpu, folder, runs, wanted):
+    with pytest.warns(UserWarning, match="left out .* out of resource: shared memory$"):
+        assert fastest("key", lambda: runs(gpu), CUDA) == wanted
+    assert not list(folder.glob("*.json"))
+    assert fastest("key", lambda: pytest.fail("measured twice in one process"), CUDA) == wanted
+
+
+def test_where_no_device_can_run_nothing_is_timed(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert fastest("key", lambda: pytest.fail("made inputs"), CUDA) == "library"
+    assert not list(folder.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("elements", "sets"),
+    [(1000, 1), (50, 1 + 800 // 200), (1, measured_choice.MOST_INPUTS)],
+    ids=["larger than the cache", "smaller", "tiny"],
+)
+def test_inputs_in_turn_are_more_than_the_cache_holds(gpu, elements, sets):
+    inputs = measured_choice.rotated(lambda: (torch.zeros(elements), None), CUDA)
+    seen = [next(inputs) for _ in range(2 * sets)]
+    assert len({id(x) for x, _ in seen}) == sets
+    assert seen[0][0] is seen[sets][0]
