@@ -1,4 +1,4 @@
-# make compile       build MambaVision-S, compile it, check it against eager, measure; ARGS="--batch 16" and so on
+# make compile       build MambaVision-S, compile it frozen for inference, check it against eager, measure; ARGS="--no-frozen"
 # make test          all tests; ARGS="-k packaging" and so on
 # make test-oldest   the tests of what a torch version can change, on the oldest one: with its triton, then, the quick
 #                    ones, without

@@ -42,11 +42,11 @@ EXAMPLES = """examples:
   python -m mvc.compile --variant T --batch 16 --dtype bfloat16 --json t.json
   python -m mvc.compile --variant S --weights hub:nvidia/MambaVision-S-1K --image cat.jpg
   python -m mvc.compile --variant tiny --train --repeats 5
-  python -m mvc.compile --variant T --frozen --explain --dump graphs
+  python -m mvc.compile --variant T --explain --dump graphs
   python -m mvc.compile --variant T --ladder --plot ladder.svg
-  python -m mvc.compile --variant T --ladder reference inductor mvc:lower_scan frozen
+  python -m mvc.compile --variant T --no-frozen --ladder inductor mvc:lower_scan frozen
   python -m mvc.compile --variant T --operators --trace trace.json
-  python -m mvc.compile --variant T --batch 128 --dtype float16 --frozen --target sm_90 --replay
+  python -m mvc.compile --variant T --batch 128 --dtype float16 --target sm_90 --replay
 
 exit status: 0 done, 1 compiled and eager disagree or a budget is not kept, 2 unusable input or machine, 130
 interrupted"""
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, default: Callable[[str], Any]) -> int:
     if args.target:
-        return 0 if offline.run(args, default) else 1
+        return 0 if offline.run(args, default, frozen=_frozen(args)) else 1
     offline.refuse_alone(args)
     with _as_user_errors(), empty_caches():
         results = run(args)
@@ -93,7 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--impl", choices=[*TABLE], help="what the scans run on (default the fastest on the device)")
     add("--regions", action="store_true", help="compile each kind of block once: compiles faster, runs slower")
-    add("--frozen", action="store_true", help="inference: compute once what depends on parameters alone")
+    add(
+        "--frozen",
+        action=argparse.BooleanOptionalAction,
+        help="compute once what depends on parameters alone (default for inference with the backend mvc)",
+    )
     add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
     add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
     add("--dump", type=cli.name, metavar="DIR", help="write the readable graph before and after each pass that fired")
@@ -143,9 +147,9 @@ def run(args: argparse.Namespace) -> Results:
     device = _device(args.device)
     if args.image and args.train:
         raise UserError("--image shows classes, which --train does not compute; leave one of them out")
-    for option in ("frozen", "regions"):
-        if getattr(args, option) and args.train:
-            raise UserError(f"--{option} is for inference; leave it or --train out")
+    if args.regions and args.train:
+        raise UserError("--regions is for inference; leave it or --train out")
+    options = _options(args)
     names = args.ladder if args.ladder else LADDER if args.ladder is not None else ()
     names = [name for name in dict.fromkeys(names) if name != "eager"]  # which is measured in any case
     _refuse_early(args, names, device)
@@ -159,7 +163,7 @@ def run(args: argparse.Namespace) -> Results:
     with contextlib.nullcontext() if args.train else torch.no_grad():
         with progress.step(f"compiling with {args.backend}, cold"):
             compiled, compilation = compile_model(
-                model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None, options=_options(args)
+                model, x, backend=args.backend, mode=args.mode, dynamic=args.dynamic or None, options=options
             )
         rungs = [Rung("eager", model), Rung("compiled", compiled, compilation.seconds)]
         for name in names:
@@ -213,10 +217,17 @@ def _refuse_early(args: argparse.Namespace, rungs: Sequence[str], device: torch.
         CacheFlush(device)
 
 
+def _frozen(args: argparse.Namespace) -> bool:
+    """Whether the model is compiled with frozen weights: as asked for, otherwise where that has a meaning."""
+    if args.frozen and args.train:
+        raise UserError("--frozen is for inference; leave it or --train out")
+    return args.backend == "mvc" and not args.train if args.frozen is None else args.frozen
+
+
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the backend "mvc" that were asked for."""
-    asked = {"passes": args.passes, "impl": args.impl, "frozen": args.frozen, "verify": args.verify, "dump": args.dump}
-    usual = {"passes": "all", "impl": None, "frozen": False, "verify": False, "dump": None}
+    asked = {name: getattr(args, name) for name in ("passes", "impl", "verify", "dump")} | {"frozen": _frozen(args)}
+    usual = {"passes": "all", "impl": None, "verify": False, "dump": None, "frozen": False}
     return {key: value for key, value in asked.items() if value != usual[key]}
 
 
@@ -276,7 +287,7 @@ def _model_facts(args: argparse.Namespace, model: MambaVision, x: Tensor) -> Mod
 
 def _draw(results: Results, path: Path) -> None:
     model, measured, surroundings = results.model, results.measured, results.environment
-    compiled = f"compiled by {results.compilation.backend}, mode {results.compilation.mode}"
+    compiled = f"compiled by {results.compilation.how}"
     work = "training step" if model.training else "inference"
     plot.ladder(
         results.rungs,

@@ -38,6 +38,7 @@ class CompileReport:
         backend, mode, dynamic: as requested.
         explanation: what the passes did to each graph captured so far, and what the code of the first call runs.
         seconds: wall time of the first call: capture, compilation and one run.
+        frozen: whether what depends on parameters alone is computed once, which the backend "mvc" does on request.
     """
 
     backend: str
@@ -45,6 +46,13 @@ class CompileReport:
     dynamic: bool | None
     explanation: Explanation = dataclasses.field(default_factory=Explanation)
     seconds: float = 0.0
+    frozen: bool = False
+
+    @property
+    def how(self) -> str:
+        """What compiled it, for people, such as "mvc (default, frozen)"."""
+        weights = "" if self.backend != "mvc" else ", frozen" if self.frozen else ", not frozen"
+        return f"{self.backend} ({self.mode}{weights})"
 
     @property
     def graphs(self) -> list[Counter[str]]:
@@ -107,7 +115,8 @@ def compile_model(
     require(dynamic is None or isinstance(dynamic, bool), "dynamic", dynamic, "True, False or None")
     parsed = _options(backend, mode, options, example.device)
     recorder = Recorder(parsed)
-    report = CompileReport(backend, mode, dynamic, recorder.explanation)
+    frozen = parsed.frozen and not torch.is_grad_enabled()
+    report = CompileReport(backend, mode, dynamic, recorder.explanation, frozen=frozen)
 
     def run_captured(graph_module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         calls = op_counts(graph_module.graph)

@@ -80,6 +80,7 @@ FIELDS = {
     "compile.backend": "mvc, inductor or eager",
     "compile.mode": "Inductor's mode",
     "compile.dynamic": "whether one graph was asked to serve every batch size",
+    "compile.frozen": "whether what depends on parameters alone is computed once, for inference",
     "compile.seconds": "first call with empty caches: capture, compilation and one run",
     "compile.graphs": "graphs captured in the whole run",
     "compile.recompiles": "graphs beyond the first",
@@ -186,6 +187,7 @@ class Results:
                 "backend": compilation.backend,
                 "mode": compilation.mode,
                 "dynamic": self.dynamic,
+                "frozen": compilation.frozen,
                 "seconds": compilation.seconds,
                 "graphs": len(compilation.graphs),
                 "recompiles": compilation.recompiles,
@@ -209,7 +211,7 @@ class Results:
             f"MambaVision-{model.variant}, {work}, batch {model.batch}, {model.height} x {model.width}, {model.dtype}: "
             f"{model.parameters:,} parameters, {model.gmacs:.3f} GMACs an image",
             str(self.environment),
-            f"compiled with {compilation.backend} ({compilation.mode}) in {compilation.seconds:.1f} s: "
+            f"compiled with {compilation.how} in {compilation.seconds:.1f} s: "
             f"{len(compilation.graphs)} graph(s), {compilation.recompiles} recompile(s), {compilation.scans} scans",
             f"check {'passed' if check.passed else 'FAILED'}: {check} (relative, to a more precise oracle)",
             rungs_table(self.rows()),

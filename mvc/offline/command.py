@@ -40,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--update-budget", help="with --target: write what was generated as the budget", **folder)
 
 
-def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
+def run(args: argparse.Namespace, default: Callable[[str], Any], *, frozen: bool) -> bool:
     """Do what `--target` asks for; return whether budget and replay, where they are asked for, are within their limits.
 
     Args:
         default: from an argument's name to its default.
+        frozen: whether the code is for frozen weights.
 
     Raises:
         UserError: this machine cannot generate code, or an option that has no meaning here.
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace, default: Callable[[str], Any]) -> bool:
             raise UserError(f"--{name.replace('_', '-')} has no meaning with --target; leave it out")
     if args.check_budget and args.update_budget:
         raise UserError("--update-budget overwrites what --check-budget compares with; leave one of them out")
-    target, request = find(args.target), _request(args)
+    target, request = find(args.target), _request(args, frozen)
     allowed = budget.find(args.check_budget, target.name, request) if args.check_budget else None
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
@@ -102,12 +103,10 @@ def refuse_alone(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is for generated GPU code; name a card with --target")
 
 
-def _request(args: argparse.Namespace) -> Request:
+def _request(args: argparse.Namespace, frozen: bool) -> Request:
     if args.backend == "eager":
         raise UserError("--backend eager generates no code; use mvc or inductor with --target")
-    if args.frozen and args.train:
-        raise UserError("--frozen is for inference; leave it or --train out")
-    asked = {"passes": args.passes, "frozen": args.frozen}
+    asked = {"passes": args.passes, "frozen": frozen}
     if args.backend == "inductor":
         if asked != {"passes": "all", "frozen": False}:
             raise UserError("--passes and --frozen are of the backend mvc; leave them out")

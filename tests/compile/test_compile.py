@@ -15,7 +15,7 @@ from places import DATA, ROOT
 
 from mvc import create_model, load_weights
 from mvc.cli import write_json
-from mvc.compile import __main__ as compiling, report
+from mvc.compile import __main__ as compiling, report, torch_private
 from mvc.compile.__main__ import main
 from mvc.compile.compiler import CompileReport
 from mvc.errors import UserError
@@ -50,6 +50,7 @@ def test_inductor_run_passes_in_one_graph(inductor_run):
     assert facts["compile"]["graphs"] == 1
     assert facts["compile"]["recompiles"] == 0
     assert facts["compile"]["scans"] == 2
+    assert facts["compile"]["frozen"]
     assert facts["compile"]["seconds"] > 0
     assert facts["model"]["parameters"] == sum(p.numel() for p in create_model("tiny").parameters())
 
@@ -61,7 +62,7 @@ def test_json_is_documented(inductor_run):
 
 @pytest.mark.slow
 def test_explained_frozen_run(tmp_path, capsys):
-    arguments = ["--variant", "tiny", "--batch", "2", "--size", "64", "--repeats", "1", "--frozen", "--regions"]
+    arguments = ["--variant", "tiny", "--batch", "2", "--size", "64", "--repeats", "1", "--regions"]
     dump = tmp_path / "graphs"
     assert main([*arguments, "--explain", "--verify", "--dump", str(dump), "--json", str(tmp_path / "facts.json")]) == 0
     out = capsys.readouterr().out
@@ -96,10 +97,12 @@ def test_ladder_operators_trace_and_picture(tmp_path, capsys):
     [
         (["--backend", "inductor"], "inductor", True),
         (["--backend", "inductor", "--dynamic"], "inductor", False),
-        (["--backend", "mvc"], "mvc", True),
-        (["--backend", "mvc", "--frozen"], "mvc", False),
+        (["--backend", "mvc"], "mvc", False),
+        (["--backend", "mvc"], "frozen", True),
         (["--backend", "mvc", "--frozen"], "frozen", True),
-        (["--backend", "mvc", "--passes", "lower_scan"], "mvc:lower_scan", True),
+        (["--backend", "mvc", "--no-frozen"], "mvc", True),
+        (["--backend", "mvc", "--passes", "lower_scan"], "mvc:lower_scan", False),
+        (["--backend", "mvc", "--no-frozen", "--passes", "lower_scan"], "mvc:lower_scan", True),
         (["--backend", "eager"], "reference", False),
     ],
 )
@@ -114,6 +117,22 @@ def test_a_rung_that_is_what_was_compiled_is_not_built_again(arguments, rung, sa
     facts = compiling.run(compiling._parser().parse_args([*QUICK, "--quiet", *arguments, "--ladder", rung]))
     assert built == ([] if same else [rung])
     assert [each.name for each in facts["rungs"]] == ["eager", "compiled", rung]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "how"),
+    [
+        ("", "mvc (default, frozen)"),
+        ("--no-frozen", "mvc (default, not frozen)"),
+        ("--train", "mvc (default, not frozen)"),
+        ("--backend inductor", "inductor (default)"),
+    ],
+)
+def test_inference_is_frozen_unless_asked_otherwise(arguments, how, monkeypatch, capsys):
+    """Nothing is generated here: the graph runs as the passes leave it."""
+    monkeypatch.setattr(torch_private, "inductor", lambda graph_module, *_, **__: graph_module.forward)
+    assert main(["--variant", "tiny", "--batch", "2", "--size", "32", "--repeats", "1", *arguments.split()]) == 0
+    assert f"compiled with {how} in " in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -218,6 +237,7 @@ ERRORS = {
     "image and train": (["--image", str(PHOTO), "--train"], "--train"),
     "huge size": (["--size", "3000000000"], "out of memory"),
     "frozen training": (["--train", "--frozen"], "--frozen is for inference"),
+    "frozen without passes": (["--frozen"], "options is {'frozen': True}, which is for a compiler"),
     "unknown pass": (["--backend", "mvc", "--passes", "raise_lop"], "passes has 'raise_lop'"),
     "mode without Inductor": (["--mode", "max-autotune"], "mode is 'max-autotune', which is for a compiler"),
     "unknown rung": (["--ladder", "stock"], "'stock' is no rung of the ladder"),

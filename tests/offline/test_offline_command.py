@@ -40,12 +40,18 @@ def test_the_defaults_are_those_of_the_command(run, tmp_path, capsys):
     assert run() == 0
     ((request, target, folder, options),) = run.made["calls"]
     assert (request.variant, request.batch, request.height, request.dtype) == ("T", 8, 224, "float32")
-    assert (request.passes, request.frozen, request.training) == ("all", False, False)
+    assert (request.passes, request.frozen, request.training) == ("all", True, False)
     assert (target, str(folder), options) == ("sm_90", "T-sm_90", {"sass": False})
     printed = capsys.readouterr().out
     assert report.NOT_SHOWN in printed
     assert "code, binaries and report: T-sm_90" in printed
     assert (tmp_path / "T-sm_90" / "report.md").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["--no-frozen"], ["--train"], ["--backend", "inductor"]])
+def test_weights_are_not_frozen_where_that_has_no_meaning_or_is_not_wanted(run, arguments):
+    assert run(*arguments) == 0
+    assert not run.made["calls"][0][0].frozen
 
 
 def test_a_replay_is_at_batch_1(run):
@@ -152,7 +158,7 @@ def test_a_machine_that_cannot_is_one_sentence(monkeypatch, capsys, tmp_path):
 @pytest.mark.slow
 @needs_device
 def test_the_command_generates_checks_and_reports(tmp_path, capsys):
-    arguments = ["--variant", "tiny", "--batch", "2", "--size", "64", "--dtype", "bfloat16", "--frozen", "--quiet"]
+    arguments = ["--variant", "tiny", "--batch", "2", "--size", "64", "--dtype", "bfloat16", "--quiet"]
     files = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "out.json")]
     assert main([*arguments, "--target", "sm_80", *files, "--replay", "--update-budget", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
