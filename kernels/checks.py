@@ -53,6 +53,11 @@ def refuse_tangents(name: str, *inputs: Tensor | bool | int | None) -> None:
         raise NotImplementedError(TANGENT.format(name=name))
 
 
+def requires_gradient(*inputs: object) -> bool:
+    """Whether autograd is on, and has to record what becomes of one of them."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+
+
 def check_layouts(
     layouts: Mapping[str, tuple[str, ...]], required: dict[str, Tensor], optional: dict[str, Tensor | None]
 ) -> dict[str, int]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mvc.kernels import cpu_scan
 from mvc.kernels.scan import selective_scan
+from mvc.offline.interpreter import bfloat16_products
 
 REQUIRED = ("u", "delta", "A", "B", "C")
 OPTIONAL = ("D", "z", "delta_bias", "initial_state", "reset")
@@ -99,7 +100,8 @@ def print_failures(cases: Mapping[str, Callable[[], None]]) -> None:
     failures = {}
     for name, case in cases.items():
         try:
-            case()
+            with bfloat16_products():
+                case()
             failures[name] = None
         except Exception as error:
             failures[name] = f"{type(error).__name__}: {error}"

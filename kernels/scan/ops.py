@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mvc.kernels import implementations
-from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.checks import refuse_tangents, requires_gradient
 from mvc.kernels.scan import chunked, fast_path
 from mvc.kernels.scan.checks import check_backward, check_op
-from mvc.kernels.scan.rules import define_scan, requires_gradient
+from mvc.kernels.scan.rules import define_scan
 from mvc.kernels.schemas import op
 from mvc.kernels.torch_private import below_autograd
 

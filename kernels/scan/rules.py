@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mvc.kernels.checks import requires_gradient
 from mvc.kernels.scan import chunked
 from mvc.kernels.schemas import DIFFERENTIABLE, GRADIENTS, ScanInputs, define, op
 from mvc.kernels.torch_private import below_autograd, forward_mode, under_functorch
@@ -127,10 +128,6 @@ def register_rules(name: str) -> None:
         torch.library.impl(forward, key, _autocast(name, device))
     register_flop_formula(op(name).overloadpacket)(flops)
     register_flop_formula(op(name, backward=True).overloadpacket)(flops_backward)
-
-
-def requires_gradient(*inputs: Tensor | bool | None) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
 
 
 def register_kept_rules(name: str) -> None:

@@ -52,6 +52,7 @@ def on_cpu() -> Iterator[None]:
         replaced(triton_heuristics.DebugAutotuner, "run", _run),
         replaced(ScanOps, "generic_scan", _scan),
         triton_helpers.skip_gpu_driver_setup(),
+        bfloat16_products(),
         _libdevice(),
         _attention_on_cpu(),
     )
@@ -72,6 +73,30 @@ def _scan(ops: Any, inputs: Sequence[Any]) -> list[Any]:
         states.append(combined if isinstance(combined, tuple) else (combined,))
     scanned = zip(*([each.handle.data for each in state] for state in states), strict=True)
     return [ops.to_tensor(np.stack(found, ops.axis), dtype) for found, dtype in zip(scanned, dtypes, strict=True)]
+
+
+@contextlib.contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """`tl.dot` of bfloat16, which the interpreter would multiply as the integers that it keeps them in."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    dot = InterpreterBuilder.create_dot
+
+    def create_dot(builder: Any, a: Any, b: Any, *others: Any) -> Any:
+        return dot(builder, _widened(a), _widened(b), *others)
+
+    with replaced(InterpreterBuilder, "create_dot", create_dot):
+        yield
+
+
+def _widened(handle: Any) -> Any:
+    """The interpreter's tensor of bfloat16 in float32; any other as it is."""
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    if handle.dtype.scalar != tl.bfloat16:
+        return handle
+    return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
 
 
 def _run(kernel: Any, *args: Any, stream: Any = None, **_: Any) -> None:

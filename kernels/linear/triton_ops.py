@@ -1,0 +1,129 @@
+"""`mvc::fused_linear_triton`: a linear layer with the operations around it, as one Triton kernel; for inference.
+
+Importing this module imports triton and registers the op.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+from torch.utils.flop_counter import register_flop_formula
+
+from mvc.kernels import inference_only
+from mvc.kernels.checks import DTYPES, check_tensors, refuse_tangents
+from mvc.kernels.linear.triton_kernel import linear_kernel
+from mvc.kernels.linear.triton_tiles import TILES
+from mvc.kernels.torch_private import is_plain
+from mvc.kernels.triton_epilogue import ACTIVATIONS
+
+GROUP = 8  # blocks of rows whose programs run at the same time
+
+
+@triton_op("mvc::fused_linear_triton", mutates_args={})
+def fused_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float | None,
+    activation: str,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    tile: int,
+) -> Tensor:
+    """residual + scale * activation(LN(x) @ weight.T + bias), contiguous, summed in float32 and rounded once.
+
+    The normalised x is rounded to its dtype, as the result of a LayerNorm is.
+
+    Args:
+        x: (..., K) in any strides.
+        weight: (N, K) in any strides, of x's dtype.
+        bias: (N,), or None.
+        norm_weight, norm_bias: (K,) each, or None; of a LayerNorm over the last axis of x.
+        norm_eps: of that LayerNorm; None where there is none.
+        activation: "none", "relu", "silu", "gelu" or "gelu_tanh".
+        scale: (N,), or None.
+        residual: (..., N), or None.
+        tile: an index of `mvc.kernels.linear.triton_tiles.TILES`.
+
+    Raises:
+        TypeError: an argument that is no dense tensor, or a dtype other than float32, float16 and bfloat16.
+        ValueError: shapes or devices that do not fit together, a LayerNorm's parameters without `norm_eps`, or an
+            activation or tile that is not there.
+    """
+    tensors = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "scale": scale, "residual": residual}
+    refuse_tangents("fused_linear_triton", x, weight, *tensors.values())
+    _check_options(activation, tile, norm_eps, tensors)
+    if is_plain(x):  # the sizes of tensors without values may be unknown: comparing them would make guards of them
+        _check(x, weight, tensors)
+    columns, inner = weight.shape
+    y = x.new_empty((*x.shape[:-1], columns))
+    rows = math.prod(x.shape[:-1])
+    x, residual = _in_rows(x), None if residual is None else _in_rows(residual)
+    BM, BN, BK, warps, stages = TILES[tile]
+    wrap_triton(linear_kernel)[(triton.cdiv(rows, BM) * triton.cdiv(columns, BN),)](
+        x, weight, bias, norm_weight, norm_bias, scale, residual, y,
+        rows, columns, inner, *x.stride(), *weight.stride(), *((0, 0) if residual is None else residual.stride()),
+        BM=BM, BN=BN, BK=BK, BS=TILES[tile].normed, GROUP=GROUP,
+        EVEN_N=_divides(BN, columns), EVEN_K=_divides(BK, inner), NORM_EPS=norm_eps, ACTIVATION=activation,
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return y
+
+
+def _in_rows(tensor: Tensor) -> Tensor:
+    """As (rows, last axis), a view where its strides allow that."""
+    return tensor[None] if tensor.dim() == 1 else tensor.flatten(0, -2)
+
+
+def _divides(block: int, size: int) -> bool:
+    """Whether a size is known to be a multiple; one that tracing does not know may be anything."""
+    return isinstance(size, int) and size % block == 0
+
+
+def _check_options(activation: str, tile: int, norm_eps: float | None, tensors: dict[str, Tensor | None]) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(map(repr, ACTIVATIONS))}")
+    if not 0 <= tile < len(TILES):
+        raise ValueError(f"tile is {tile}; it must be an index of the {len(TILES)} rows of triton_tiles.TILES")
+    for name in ("norm_weight", "norm_bias"):
+        if norm_eps is None and tensors[name] is not None:
+            raise ValueError(f"{name} is given without norm_eps; pass the LayerNorm's eps, or leave {name} out")
+
+
+def _check(x: Tensor, weight: Tensor, optional: dict[str, Tensor | None]) -> None:
+    check_tensors({"x": x, "weight": weight}, optional)
+    if x.dtype not in DTYPES or x.dtype == torch.float64:
+        raise TypeError(f"x must be torch.float32, torch.float16 or torch.bfloat16, got {x.dtype}")
+    if weight.dtype != x.dtype:
+        raise TypeError(f"weight must be {x.dtype} as x is, got {weight.dtype}; cast one of them")
+    if x.dim() == 0 or weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
+        seen = f"shapes {tuple(x.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"x must be (..., K) and weight (N, K), got {seen}")
+    columns, inner = weight.shape
+    shapes = {"bias": (columns,), "norm_weight": (inner,), "norm_bias": (inner,), "scale": (columns,)}
+    shapes["residual"] = (*x.shape[:-1], columns)
+    for name, tensor in optional.items():
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(f"{name} must have shape {shapes[name]} beside x and weight, got {tuple(tensor.shape)}")
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{name} must be {' or '.join(map(str, DTYPES))}, got {tensor.dtype}")
+    for name, tensor in {"weight": weight, **optional}.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} must be on x's device {x.device}, got {tensor.device}")
+
+
+def _flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *args: object, **kwargs: object) -> int:
+    """A multiplication and an addition for each row, column and term; what surrounds the product is not counted."""
+    return 2 * math.prod(x_shape) * weight_shape[0]
+
+
+inference_only.register("fused_linear_triton")
+register_flop_formula(torch.ops.mvc.fused_linear_triton)(_flops)
