@@ -414,3 +414,9 @@ def stub_of(name):
     """How torch's stubs declare a function of `torch._C`."""
     stubs = (Path(torch.__file__).parent / "_C" / "__init__.pyi").read_text()
     return next(line for line in stubs.splitlines() if line.startswith(f"def {name}("))
+
+
+def test_a_product_takes_gelu_along():
+    bias, x, weight = torch.randn(5), torch.randn(3, 4), torch.randn(4, 5)
+    expected = torch.nn.functional.gelu(bias + x @ weight)  # on a CPU in its exact form
+    torch.testing.assert_close(kernels_private.addmm_gelu(bias, x, weight), expected)
