@@ -12,7 +12,7 @@ CHANNELS = 32  # channels of a block
 
 
 @triton.jit
-def naive_kernel(
+def naive_scan_kernel(
     u, delta, A, B, C, D, bias, y, length, dim,
     u_b, u_d, u_l, delta_b, delta_d, delta_l, B_b, B_n, B_l, C_b, C_n, C_l, y_b, y_d, y_l,
     STATE: tl.constexpr, CHANNELS: tl.constexpr,
@@ -46,7 +46,7 @@ def _launch(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
     batch, dim, length = u.shape
     strides = (stride for each in (u, delta, B, C, y) for stride in each.stride())
     grid = (batch, triton.cdiv(dim, CHANNELS))
-    wrap_triton(naive_kernel)[grid](
+    wrap_triton(naive_scan_kernel)[grid](
         u, delta, A, B, C, D, delta_bias, y, length, dim, *strides, STATE=A.shape[1], CHANNELS=CHANNELS, num_warps=1
     )
     return y

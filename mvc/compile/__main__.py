@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights
 from mvc.offline import command as offline
 from mvc.passes.accuracy import worst
+from mvc.passes.measured_choice import Kernels
 from mvc.progress import Progress
 
 LADDER = ("reference", "inductor", "mvc")
@@ -92,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         help="all (default), none, or names with commas between them",
     )
     add("--impl", choices=[*TABLE], help="what the scans run on (default the fastest on the device)")
+    kernels = "on a GPU, what runs products, convolutions and attention (default measured; with --target own)"
+    add("--kernels", choices=get_args(Kernels), help=kernels)
     add("--regions", action="store_true", help="compile each kind of block once: compiles faster, runs slower")
     add(
         "--frozen",
@@ -226,8 +229,9 @@ def _frozen(args: argparse.Namespace) -> bool:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the backend "mvc" that were asked for."""
-    asked = {name: getattr(args, name) for name in ("passes", "impl", "verify", "dump")} | {"frozen": _frozen(args)}
-    usual = {"passes": "all", "impl": None, "verify": False, "dump": None, "frozen": False}
+    names = ("passes", "impl", "kernels", "verify", "dump")
+    asked = {name: getattr(args, name) for name in names} | {"frozen": _frozen(args)}
+    usual = {"passes": "all", "impl": None, "kernels": None, "verify": False, "dump": None, "frozen": False}
     return {key: value for key, value in asked.items() if value != usual[key]}
 
 

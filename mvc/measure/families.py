@@ -26,8 +26,11 @@ _PATTERNS = (
     (r"^(triton|cpp)_\w*gelu", "generated: GELU"),
     (r"^(triton|cpp)_\w*layer_norm", "generated: LayerNorm"),
     (r"^(triton|cpp)_", "generated: other"),
-    # The Triton kernels of mvc.kernels, which Inductor's wrappers number, and mamba-ssm's.
-    (r"^(forward|summary|combine|backward|recurrence|step)_kernel(_\d+)?$|selective_scan_(fwd|bwd)", "scan"),
+    # The Triton kernels of mvc.kernels, which Inductor's wrappers number, and other people's scans.
+    (r"^(forward|summary|combine|backward|recurrence|step|\w+_scan)_kernel(_\d+)?$|selective_scan_(fwd|bwd)", "scan"),
+    (r"^(\w+_)?linear_kernel(_\d+)?$", "matrix product"),
+    (r"^(\w+_)?convolution_kernel(_\d+)?$", "convolution"),
+    (r"^(\w+_)?attention_(\w+_)?kernel(_\d+)?$", "attention"),
     (r"sdpa|fmha|flash|attention|cudnn::fusion::(compute_dot_do_o|convert_dq)", "attention"),
     (r"^Mem(cpy|set)|copy_kernel|CatArrayBatchedCopy|FillFunctor", "copies and memsets"),
     (r"conv(?!ert)|[fd]prop|[dw]grad|implicit_gemm|nchwToNhwc|nhwcToNchw|winograd", "convolution"),

@@ -16,10 +16,10 @@ from mvc.errors import UserError
 from mvc.offline import targets
 from mvc.offline.manifest import Launch, Manifest, Request
 
-FORMAT = "mvc.budget/1"
+FORMAT = "mvc.budget/2"
 Entry = dict[str, Any]  # what `measured` returns
 ENFORCED = ("torch", "triton")  # other versions of these generate other code
-MOVED = tuple(f"{kind} bytes" for kind in ("triton", "scan", "extern"))
+MOVED = tuple(f"{kind} bytes" for kind in ("triton", "own", "extern"))
 COUNTED = (*MOVED, "kernels", "largest registers", "spills")
 LINE = re.compile(r"(\w\.py):\d+:")
 
@@ -30,8 +30,9 @@ def key(model: Request) -> str:
     size = f"batch {model.batch}, {model.height} x {model.width}"
     passes = model.passes if isinstance(model.passes, str) else " ".join(model.passes)
     frozen = ", frozen" if model.frozen else ""
+    kernels = "" if model.kernels == "own" else f", kernels {model.kernels}"
     builder = "" if model.builder == "mvc:create_model" else f", by {model.builder}"
-    return f"{model.variant}, {work}, {size}, {model.dtype}, passes {passes}{frozen}{builder}"
+    return f"{model.variant}, {work}, {size}, {model.dtype}, passes {passes}{frozen}{kernels}{builder}"
 
 
 def measured(manifest: Manifest) -> Entry:

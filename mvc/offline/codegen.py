@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import linecache
-import math
 import pkgutil
 import re
 import textwrap
@@ -22,14 +21,14 @@ from torch import fx, nn
 
 from mvc.compile.backend import Options, compile_graph
 from mvc.compile.inductor_code import LAUNCH, paired
-from mvc.kernels.scan import rules
-from mvc.offline import child, torch_private
+from mvc.kernels import ops
+from mvc.offline import child, own_kernels, torch_private
 from mvc.offline.manifest import Launch, Request
 from mvc.offline.torch_private import Code, NotRun, Work
 from mvc.passes.frozen.freeze import Split
 
 PHASES = ("forward", "backward")
-LIBRARIES = (Path(rules.__file__).parents[1], Path(torch.__file__).parent)  # whose functions the model calls
+LIBRARIES = (Path(ops.__file__).parent, Path(torch.__file__).parent)  # whose functions the model calls
 # A reduction that a kernel left in parts.
 FINISHED = re.compile(r"\s+\w+ = \w+\[[^\]]*\]\.view\(.*?\)\.(?P<op>\w+)\(dim=0\)\.view\(\[.*?\]\)(?P<cast>\.to\()?")
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
@@ -74,7 +73,7 @@ def generate(request: Request) -> Generated:
     fakes = torch_private.fake_mode()
     model = build(request, "meta")
     _fake_tensors(model, fakes)
-    asked = {"passes": request.passes, "frozen": request.frozen, "strict": True}
+    asked = {"passes": request.passes, "frozen": request.frozen, "kernels": request.kernels, "strict": True}
     options = Options.parse({**asked, **torch_private.OPTIONS})
     inputs, constants = [], None
 
@@ -169,22 +168,10 @@ def _launch(work: Work, phase: str) -> Launch:
         ops=tuple(dict.fromkeys(str(node.target) for node in origins if node.op == "call_function")),
         reads=work.reads,
         writes=work.writes,
-        flops=_scan_flops(work.sizes) if work.kind == "scan" else work.flops,
+        flops=work.flops if work.sizes is None else own_kernels.flops(work.name, work.sizes),
         groups=work.groups,
-        steps=work.steps,
+        steps=own_kernels.steps(work.name, work.steps),
     )
-
-
-def _scan_flops(sizes: dict[str, tuple[int, ...]]) -> int:
-    """The FLOPs of one launch of a scan's kernel; 0 for kernels that only combine chunks of the length."""
-    sizes = {name.removeprefix("p_"): size for name, size in sizes.items()}
-    if not {"u", "A"} <= sizes.keys():
-        return 0
-    dim, states = sizes["A"]
-    rows = (math.prod(sizes["u"]) // dim, 1)
-    if "grad_y" in sizes:
-        return rules.flops_backward(rows, None, rows, None, (dim, states))
-    return rules.flops(rows, None, (dim, states))
 
 
 def _source(node: fx.Node) -> str | None:

@@ -23,7 +23,7 @@ from mvc.progress import Progress
 
 BUDGETS = Path("bench/budgets")
 OWN = ("target", "output", "sass", "replay", "check_budget", "update_budget")
-SHARED = ("variant", "batch", "size", "dtype", "train", "backend", "passes", "frozen", "json", "quiet")
+SHARED = ("variant", "batch", "size", "dtype", "train", "backend", "passes", "kernels", "frozen", "json", "quiet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,9 +108,10 @@ def _request(args: argparse.Namespace, frozen: bool) -> Request:
         raise UserError("--backend eager generates no code; use mvc or inductor with --target")
     asked = {"passes": args.passes, "frozen": frozen}
     if args.backend == "inductor":
-        if asked != {"passes": "all", "frozen": False}:
-            raise UserError("--passes and --frozen are of the backend mvc; leave them out")
+        if asked != {"passes": "all", "frozen": False} or args.kernels:
+            raise UserError("--passes, --frozen and --kernels are of the backend mvc; leave them out")
         asked["passes"] = "none"
+    asked["kernels"] = args.kernels or "own"
     Options.parse(asked)  # refuses unknown passes
     side = get_config(args.variant).image_size
     height, width = args.size or (side, side)

@@ -73,7 +73,8 @@ class Cost:
 
 
 class Floor(NamedTuple):
-    """The launches and bytes of generated code with only one read and one write around each library call and scan.
+    """The launches and bytes of generated code with only one read and one write around each call: of a library, or of a
+    kernel that the graph holds.
 
     A call's result that generated code uses is read once, and a call's input that generated code computes is written
     once, however often the actual kernels do so. Everything else is above the floor: parameters and arguments, and data
@@ -121,8 +122,6 @@ def seconds(launch: Launch, target: Target, dtype: str, efficiencies: Mapping[st
 
 def family(launch: Launch) -> str:
     """The family, among those that were fitted, to which a launch belongs."""
-    if launch.kind == "scan":
-        return "scan"
     if launch.groups > 1:
         return "depthwise convolution"
     named = families.family(launch.name)

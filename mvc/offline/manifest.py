@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mvc.arguments import require
 from mvc.errors import UserError
+from mvc.passes.measured_choice import Kernels
 
-FORMAT = "mvc.offline/1"
+FORMAT = "mvc.offline/2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Request:
         training: whether to generate a backward too.
         passes: of the backend "mvc": "all", "none" (Inductor alone), or their names.
         frozen: the option for inference; what is computed once is not in the code.
+        kernels: what runs products, convolutions and attention where a Triton kernel of mvc can: "own" or "library".
+            Nothing can be timed without a card, so "measured" has no meaning.
         builder: "module:function" that makes the model, called with the arguments of `mvc.create_model`.
     """
 
@@ -34,11 +38,14 @@ class Request:
     training: bool = False
     passes: str | Sequence[str] = "all"
     frozen: bool = False
+    kernels: Kernels = "own"
     builder: str = "mvc:create_model"
 
     def __post_init__(self) -> None:
         if not isinstance(self.passes, str):
             object.__setattr__(self, "passes", tuple(self.passes))  # JSON has lists
+        wanted = "'own' or 'library', since nothing can be timed while code is generated for a card"
+        require(self.kernels in ("own", "library"), "kernels", self.kernels, wanted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +53,23 @@ class Launch:
     """One call of the generated code that runs on the device.
 
     Attributes:
-        kind: a kernel that Inductor generated, one of the scan's kernels, or a library's or ATen's op.
+        kind: a kernel that Inductor generated ("triton"), a Triton kernel that the graph holds, as those of mvc.kernels
+            ("own"), or a library's or ATen's op ("extern").
         name: the kernel's name in the generated code, or the op's with its overload.
         kernels: names in `Manifest.kernels` of what it launches; empty for an extern op.
         phase: the half of a training step to which it belongs.
         source: the lines of the model's code that it came from, that of its result first. Each is the innermost line
-            outside of torch and the scan's kernels, after the line that calls it: "file:line: text > file:line: text".
+            outside of torch and mvc.kernels, after the line that calls it: "file:line: text > file:line: text".
         ops: the FX ops that it computes, in the order of `source`.
         reads, writes: bytes of each buffer, by its name in the generated code. A buffer counts once for each launch. Of
-            a view that is passed to a call or a scan, the bytes that it shows count; the parts of a concatenation in
-            place count under the name of the whole.
+            a view that is passed to a call or an own kernel, the bytes that it shows count; the parts of a
+            concatenation in place count under the name of the whole.
         flops: floating-point operations of matrix products, convolutions, attention and scans; a multiply-add is two.
         groups: of a convolution.
         steps: of a scan: how many each program computes one after another.
     """
 
-    kind: Literal["triton", "scan", "extern"]
+    kind: Literal["triton", "own", "extern"]
     name: str
     kernels: tuple[str, ...]
     phase: Literal["forward", "backward"]

@@ -20,7 +20,7 @@ NOT_SHOWN = (
     "Not shown: races, the rounding of tensor cores and what autotuning would choose; nothing ran on the card, and no "
     "time here is measured."
 )
-COLOURS = {"triton": "#4c78a8", "scan": "#e45756", "extern": "#b8b8b8"}
+COLOURS = {"triton": "#4c78a8", "own": "#e45756", "extern": "#b8b8b8"}
 WIDTH, HEIGHT, ROWS = 1000, 24, 10  # of the picture: pixels of a row, and rows
 
 
@@ -79,8 +79,9 @@ def _floor(manifest: Manifest) -> str:
     least = estimate.floor(manifest)
     moved = sum(launch.bytes_moved for launch in manifest.launches if launch.kind == "triton")
     return (
-        f"Floor around the same library calls and scans, one read and one write for each: {least.launches} launches "
-        f"({len(manifest.launches) - least.launches} fewer), {least.triton_bytes / 1e6:,.1f} MB in Triton kernels "
+        "Floor around the same library calls and own kernels, one read and one write for each: "
+        f"{least.launches} launches ({len(manifest.launches) - least.launches} fewer), "
+        f"{least.triton_bytes / 1e6:,.1f} MB in generated kernels "
         f"({(moved - least.triton_bytes) / 1e6:,.1f} fewer: {least.parameter_bytes / 1e6:,.1f} of parameters and "
         "arguments; the rest passes between generated kernels, is read again, as residual sums are, or leaves the "
         "model)."

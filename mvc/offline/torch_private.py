@@ -19,7 +19,7 @@ from mvc.patches import replaced
 
 # Library calls whose FLOPs have to be known.
 PRODUCT = re.compile(r"convolution|attention|m[mv]\b|dot\b")
-# Arguments of the scan's kernels: the smallest is the number of steps of a program.
+# Lengths among the arguments of own kernels: of the scan's, the smallest is the number of steps of a program.
 STEPS = ("length", "chunk", "chunks")
 
 
@@ -31,14 +31,15 @@ class Work(NamedTuple):
     """The work of one launch on the device.
 
     Attributes:
-        kind: "triton" for generated kernels, "scan" for kernels that the model brings, "extern" for library calls.
+        kind: "triton" for generated kernels, "own" for Triton kernels that the graph holds, "extern" for library calls.
         name: the name of what the wrapper launches.
         origins: nodes of the FX graph that it computes.
         reads, writes: bytes of each buffer, by its name; of a view, the bytes that it shows.
         flops: of library calls, as torch counts them.
         groups: of a convolution.
-        sizes: for a scan, the sizes of its tensors, by the names of the kernel's arguments.
-        steps: for a scan, how many steps each of its programs computes one after another.
+        sizes: for an own kernel, the sizes of its tensors, by the names of the kernel's arguments.
+        steps: for an own kernel, the least of its arguments that are lengths; for a scan, how many steps each of its
+            programs computes one after another.
     """
 
     kind: str
@@ -119,7 +120,7 @@ def _work(step: Step, buffers: _Buffers) -> Iterator[Work]:
     calls that finish its reductions."""
     if step.kind == "given":
         (node,) = step.nodes
-        yield _scan(node.node, step.name, buffers)
+        yield _own(node.node, step.name, buffers)
     elif step.kind == "library":
         (node,) = step.nodes
         yield _call(node.node, *buffers.accessed(step.nodes), buffers)
@@ -238,8 +239,8 @@ def _call(kernel: Any, reads: dict[str, int], writes: dict[str, int], buffers: _
     return Work("extern", name, origins, reads, writes, _flops(origin, name), int(kernel.kwargs.get("groups", 1)))
 
 
-def _scan(kernel: Any, name: str, buffers: _Buffers) -> Work:
-    """The work of a Triton kernel in the model; Inductor has found in its code which tensors it reads and writes."""
+def _own(kernel: Any, name: str, buffers: _Buffers) -> Work:
+    """The work of a Triton kernel in the graph; Inductor has found in its code which tensors it reads and writes."""
     tensors = {argument: each for argument, each in kernel.kwargs.items() if _is_tensor(each)}
     found = kernel.arg_accesses.read_writes
     reads, writes = (
@@ -251,7 +252,7 @@ def _scan(kernel: Any, name: str, buffers: _Buffers) -> Work:
     origins = [each for each in kernel.get_origins() if str(each.target) == "triton_kernel_wrapper_mutation"]
     sizes = {argument: tuple(map(int, each.get_size())) for argument, each in tensors.items()}
     steps = min((int(kernel.kwargs[each]) for each in STEPS if each in kernel.kwargs), default=0)
-    return Work("scan", name, origins, reads, writes, sizes=sizes, steps=steps)
+    return Work("own", name, origins, reads, writes, sizes=sizes, steps=steps)
 
 
 def _origin(kernel: Any) -> Any:

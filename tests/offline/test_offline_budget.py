@@ -31,7 +31,7 @@ def test_an_unchanged_model_keeps_its_budget(tmp_path):
     budget.update(sample(), tmp_path)
     allowed = entry(tmp_path, sample())
     assert allowed["triton bytes"] == 22 * MB + 1000
-    assert (allowed["extern bytes"], allowed["scan bytes"]) == (11 * MB, 8 * MB)
+    assert (allowed["extern bytes"], allowed["own bytes"]) == (11 * MB, 8 * MB)
     assert (allowed["kernels"], allowed["largest registers"], allowed["spills"]) == (3, 32, 0)
     assert budget.compare(sample(), allowed) == []
     assert [each.name for each in tmp_path.iterdir() if each.suffix != ".lock"] == ["sm_90.json"]
@@ -99,12 +99,12 @@ def test_updating_keeps_the_other_models(tmp_path):
     assert list(json.loads(path.read_text())["models"]) == [NAME.replace("T,", "S,", 1), NAME]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other"}', '{"format": "mvc.budget/1"}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other"}', '{"format": "mvc.budget/2"}'])
 def test_a_foreign_file_is_one_sentence_and_stays(tmp_path, content):
     path = tmp_path / "sm_90.json"
     path.write_text(content)
     for function in (lambda: entry(tmp_path, sample()), lambda: budget.update(sample(), tmp_path)):
-        with pytest.raises(UserError, match=r"is no budget of format mvc.budget/1; write it anew"):
+        with pytest.raises(UserError, match=r"is no budget of format mvc.budget/2; write it anew"):
             function()
     assert path.read_text() == content
 
@@ -156,7 +156,7 @@ def test_launches_and_bytes_are_within_their_share_of_stock(generated, tmp_path,
     ours = budget.measured(Manifest.read(generated(published("T"), "sm_90")))
     launches, own = (
         [sum(facts["launches"].values()) for facts in (ours, stock)],
-        [facts["triton bytes"] + facts["scan bytes"] for facts in (ours, stock)],
+        [facts["triton bytes"] + facts["own bytes"] for facts in (ours, stock)],
     )
     assert launches[0] <= 0.74 * launches[1]
     assert own[0] <= 0.92 * own[1]

@@ -212,7 +212,7 @@ def check_launches(manifest, folder):
     assert list(dict.fromkeys(launch.phase for launch in manifest.launches)) == phases
     for phase in phases:
         ast.parse((folder / f"{phase}.py").read_text())
-    scans = [launch for launch in manifest.launches if launch.kind == "scan"]
+    scans = [launch for launch in manifest.launches if launch.kind == "own"]
     assert len([scan for scan in scans if scan.phase == "forward"]) == 2
     assert all(launch.bytes_read > 0 and launch.bytes_written > 0 for launch in scans)
     assert all("y = selective_scan(" in scan.source[0] for scan in scans if scan.phase == "forward")

@@ -40,7 +40,7 @@ def test_the_defaults_are_those_of_the_command(run, tmp_path, capsys):
     assert run() == 0
     ((request, target, folder, options),) = run.made["calls"]
     assert (request.variant, request.batch, request.height, request.dtype) == ("T", 8, 224, "float32")
-    assert (request.passes, request.frozen, request.training) == ("all", True, False)
+    assert (request.passes, request.kernels, request.frozen, request.training) == ("all", "own", True, False)
     assert (target, str(folder), options) == ("sm_90", "T-sm_90", {"sass": False})
     printed = capsys.readouterr().out
     assert report.NOT_SHOWN in printed
@@ -96,7 +96,7 @@ def test_budgets_are_written_kept_and_not_kept(run, capsys):
     assert "budget: launches: 4 allowed, 3 generated" in capsys.readouterr().out
     with open("facts.json") as file:
         facts = json.load(file)
-    assert facts["format"] == "mvc.offline/1"
+    assert facts["format"] == "mvc.offline/2"
     assert facts["budget"][0] == "budget: launches: 4 allowed, 3 generated"
     assert facts["replay"] is None
 
@@ -117,7 +117,9 @@ def test_json_alone(run, capsys):
     ("arguments", "sentence"),
     [
         (["--backend", "eager"], "--backend eager generates no code; use mvc or inductor with --target"),
-        (["--backend", "inductor", "--frozen"], "--passes and --frozen are of the backend mvc; leave them out"),
+        (["--backend", "inductor", "--frozen"], "--passes, --frozen and --kernels are of the backend mvc;"),
+        (["--backend", "inductor", "--kernels", "own"], "--passes, --frozen and --kernels are of the backend mvc;"),
+        (["--kernels", "measured"], "kernels is 'measured'; it must be 'own' or 'library', since nothing can be timed"),
         (["--passes", "nosuch"], "passes has 'nosuch'; it must hold passes, or names among raise_loop"),
         (["--frozen", "--train"], "--frozen is for inference; leave it or --train out"),
         (["--repeats", "3"], "--repeats has no meaning with --target; leave it out"),

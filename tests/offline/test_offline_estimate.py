@@ -98,7 +98,7 @@ def test_floors_are_at_the_full_specification():
         ("triton", "triton_poi_fused_add_gelu_9", 0, 1, "generated: GELU"),
         ("triton", "triton_per_fused_native_layer_norm_6", 0, 1, "generated: LayerNorm"),
         ("triton", "triton_poi_fused_convolution_relu_0", 0, 1, "generated: other"),
-        ("scan", "naive_kernel_0", 9, 1, "scan"),
+        ("own", "naive_scan_kernel_0", 9, 1, "scan"),
     ],
 )
 def test_families_of_launches(kind, name, flops, groups, family):

@@ -20,7 +20,7 @@ def test_the_floor_is_one_write_and_one_read_around_each_call():
 
 def test_what_kernels_pass_to_each_other_or_read_again_is_above_the_floor():
     split = launch("triton", "mul_2", {"b": 8 * MB, "c": 8 * MB}, {"d": 8 * MB})
-    scan = launch("scan", "forward_kernel_0", {"d": 8 * MB}, {"e": 8 * MB})
+    scan = launch("own", "forward_kernel_0", {"d": 8 * MB}, {"e": 8 * MB})
     manifest = sample(launches=(*LAUNCHES[:3], split, scan))
     assert estimate.floor(manifest)[:2] == (4, (2 + 8 + 8) * MB)
     assert [round(cost.floor * find("sm_90").bandwidth) for cost in estimate.costs(manifest)[2:4]] == [8 * MB, 8 * MB]
@@ -42,8 +42,8 @@ def test_the_table_never_calls_an_estimate_a_time():
     text = report.text(sample(), Check("scores", 3e-7, 3.1e-7, 1e-5))
     for part in (
         f"MambaVision-T, inference, batch 128, 224 x 224, float16, passes all, frozen: sm_90 ({find('sm_90').card})",
-        "Floor around the same library calls and scans",
-        "4 launches (0 fewer), 14.0 MB in Triton kernels (8.0 fewer",
+        "Floor around the same library calls and own kernels",
+        "4 launches (0 fewer), 14.0 MB in generated kernels (8.0 fewer",
         f"ms ({estimate.basis(sample())}):",
         "relative error 3.0e-07 against float64 (scores; eager 3.1e-07), within the limit 1.0e-05",
         "Replayed on the CPU at batch 1, Triton kernels interpreted, each with its first configuration",
