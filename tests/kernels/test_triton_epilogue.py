@@ -47,7 +47,12 @@ def activation_run(name: str) -> None:
     # One at a time: torch's vectorised GELU makes a NaN of an infinity on a CPU.
     expected = torch.stack([TORCH[name](one.double()) for one in x[special]]).float()
     torch.testing.assert_close(y[special], expected, equal_nan=True)
-    assert_within_budget(y[usual], TORCH[name](x[usual].double()), TORCH[name](x[usual]), name)
+    oracle = TORCH[name](x[usual].double())
+    assert_within_budget(y[usual], oracle, TORCH[name](x[usual]), name)
+    # What is small keeps its digits: half precision would show a relative error of 5e-4 below zero.
+    small = (x[usual] < 0) & (x[usual] > -4)
+    torch.testing.assert_close(y[usual][small], oracle[small].float(), atol=0, rtol=4e-4)
+    torch.testing.assert_close(y[usual], oracle.float(), atol=2e-7, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
