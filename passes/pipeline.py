@@ -18,6 +18,7 @@ from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
 from mvc.passes.fusing.fuse_bias import FuseBias
 from mvc.passes.fusing.fuse_cat import FuseCat
 from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
+from mvc.passes.fusing.fuse_linear import FuseLinear
 from mvc.passes.fusing.fuse_movement import FuseMovement
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
@@ -48,6 +49,7 @@ PASSES: dict[str, type[Pass]] = {
         PrepackLinear,
         LowerScan,
         FuseCat,
+        FuseLinear,
         FuseBias,
         LowerGelu,
     )

@@ -1,0 +1,222 @@
+"""Fusion: a linear layer with the operations around it as one Triton kernel, in inference on a GPU, where faster.
+
+Before::                                            After::
+
+    y = linear(layer_norm(x), w, b)                     z = mvc.fused_linear_triton(x, w, b, ..., residual, tile)
+    z = residual + scale * gelu(y)
+
+A library's product writes y, and a kernel of Inductor's reads it again. Where the sum z is itself read by a loop of
+Inductor's, that loop computes it, and what is saved is less: see `_tail`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from mvc.kernels import implementations
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
+from mvc.passes.fusing.linear_pattern import LinearPattern, insert_fused, linear_pattern
+from mvc.passes.graph.fx_utils import between, shape, value
+from mvc.passes.graph.memory import is_view, storages, writers
+from mvc.passes.graph.surroundings import Surroundings
+from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.measured_choice import Kernels, Runs, fastest, rotated
+from mvc.passes.torch_private import example_size
+
+DEVICE = "cuda"
+DTYPES = (torch.float16, torch.bfloat16)  # a library's product in float32 has no tensor cores to be level with
+# Up to so many rows a kernel takes longer to launch than to run, and LayerNorm within the product saves one. With more,
+# every block of columns would normalise the same rows again, which costs more than to write them once.
+FEW_ROWS = 4096
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "silu": lambda y: F.silu(y, inplace=True),
+    "gelu": torch.ops.aten.gelu_.default,
+    "gelu_tanh": lambda y: torch.ops.aten.gelu_.default(y, approximate="tanh"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseLinear(Pass):
+    """`linear` with LayerNorm before it and activation, layer scale and residual after it.
+
+    Attributes:
+        kernels: see `mvc.compile.backend.Options`.
+    """
+
+    name: ClassVar[str] = "fuse_linear"
+    inference_only: ClassVar[bool] = True
+
+    kernels: Kernels = "measured"
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        outcome = Outcome()
+        if self.kernels == "library" or not implementations.triton_available():
+            return outcome
+        surroundings = Surroundings(graph)
+        for node in list(graph.nodes):
+            pattern = linear_pattern(node)
+            if pattern is None or value(node).device.type != DEVICE:
+                continue
+            if pattern.norm is not None and _rows(pattern) > FEW_ROWS:
+                pattern.norm, pattern.ahead = None, []
+            if len(pattern.calls) == 1:
+                continue
+            try:
+                self._fuse(surroundings, pattern)
+            except Declined as reason:
+                outcome.near_misses.append(NearMiss.at(node, str(reason)))
+            else:
+                outcome.matches += 1
+        return outcome
+
+    def _fuse(self, surroundings: Surroundings, pattern: LinearPattern) -> None:
+        if (reason := _obstacle(surroundings, pattern)) is not None:
+            raise Declined(reason)
+        tiles = _tiles(pattern)
+        tile = tiles[0] if self.kernels == "own" else _fastest_tile(pattern, tiles)
+        if tile is None:
+            raise Declined("measured: the library is as fast")
+        last = pattern.last
+        with surroundings.at(last):
+            surroundings.replace({last: insert_fused(pattern, tile)})
+        for node in reversed(pattern.nodes):  # those that work in place would stay
+            last.graph.erase_node(node)
+
+
+def _obstacle(surroundings: Surroundings, pattern: LinearPattern) -> str | None:
+    """Why the calls cannot be one; None if they can."""
+    dtype = value(pattern.product).dtype
+    if dtype not in DTYPES:
+        return f"it computes in {str(dtype).removeprefix('torch.')}, in which the library's product stays"
+    if value(pattern.last).requires_grad:
+        return "gradients are needed, which the fused product does not have"
+    if (reason := surroundings.contexts.obstacle(pattern.calls)) is not None:
+        return reason
+    read = set().union(*(storages(each) for each in pattern.operands if each is not None))
+    writer = next(writers(between(pattern.calls[0], pattern.last), read), None)
+    return None if writer is None else f"{writer.name} writes to what it reads before all of it is computed"
+
+
+def _rows(pattern: LinearPattern) -> int:
+    return math.prod(example_size(size) for size in shape(pattern.product)[:-1])
+
+
+def _tiles(pattern: LinearPattern) -> tuple[int, ...]:
+    from mvc.kernels.linear.triton_tiles import candidates
+
+    return candidates(_rows(pattern), *shape(pattern.arguments["weight"]), value(pattern.product).dtype)
+
+
+# The measurement
+
+
+def _fastest_tile(pattern: LinearPattern, tiles: tuple[int, ...]) -> int | None:
+    """The tile with which one kernel is faster than the library; None where none is."""
+    dtype, device = value(pattern.product).dtype, value(pattern.product).device
+    library = _library(pattern)
+    names = ("x", "weight", "bias", "norm_weight", "norm_bias", "scale", "residual")
+    given = dict(zip(names, map(_layout, pattern.operands), strict=True))
+    key = f"linear {dtype} {given} eps={pattern.eps} activation={pattern.activation} {library}"
+    choice = fastest(key, lambda: _runs(pattern, library, tiles), device)
+    return None if choice == "library" else int(choice)
+
+
+def _layout(node: fx.Node | None) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    if node is None:
+        return None
+    return tuple(tuple(map(example_size, each)) for each in (shape(node), value(node).stride()))
+
+
+class Library(NamedTuple):
+    """What the library's product runs with, where it stays, that one kernel saves.
+
+    It is less than what Inductor generates, so that in doubt the library stays.
+
+    Attributes:
+        norm: LayerNorm as a kernel of its own: no loop that computes its input computes it too.
+        epilogue: "kernel" of its own; "bytes": a loop reads what was computed, which computes it too and reads one
+            tensor more and writes one; "none" where it reads and writes nothing more.
+    """
+
+    norm: bool
+    epilogue: Literal["kernel", "bytes", "none"]
+
+
+def _library(pattern: LinearPattern) -> Library:
+    few = _rows(pattern) <= FEW_ROWS
+    norm = pattern.norm is not None and not _is_loop(_producer(pattern.operands[0]))
+    reader = min(_readers(pattern.last), default=None)
+    # Few rows let the product that follows take in the LayerNorm between them.
+    followed = reader is not None and _is_loop(reader) and not (few and call(reader).name == "layer_norm")
+    if pattern.activation == "none" and pattern.scale is None and pattern.residual is None:
+        return Library(norm, "none")
+    if not followed:
+        return Library(norm, "kernel")
+    return Library(norm, "none" if pattern.residual is None or few else "bytes")
+
+
+def _is_loop(node: fx.Node) -> bool:
+    """Whether Inductor makes a loop of the call, which computes pointwise what it reads and what reads it."""
+    known = call(node)
+    return known is not None and known.kind is not Kind.PRODUCT
+
+
+def _producer(node: fx.Node) -> fx.Node:
+    while is_view(node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    for user in node.users:
+        if user.op != "output" and is_view(user):
+            yield from _readers(user)
+        else:
+            yield user
+
+
+def _runs(pattern: LinearPattern, library: Library, tiles: tuple[int, ...]) -> Runs:
+    """The library's call and the kernel on each tile, on random numbers in place of the fakes."""
+    dtype, device, eps = value(pattern.product).dtype, value(pattern.product).device, pattern.eps
+    generator = torch.Generator(device)
+    *layouts, residual = map(_layout, pattern.operands)
+    shapes = None if residual is None else (*layouts[0][0][:-1], layouts[1][0][0])
+
+    def make() -> tuple[Tensor | None, ...]:
+        given = [each and torch.empty_strided(*each, dtype=dtype, device=device) for each in layouts]
+        given.append(None if shapes is None else torch.empty(shapes, dtype=dtype, device=device))
+        given[5] = given[5] if given[5] is None else given[5].flatten()
+        return tuple(each if each is None else each.normal_(generator=generator) for each in given)
+
+    inputs = rotated(make, device)
+
+    def by_library() -> Tensor:
+        x, weight, bias, norm_weight, norm_bias, scale, residual = next(inputs)
+        if library.norm:
+            x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+        y = F.linear(x, weight, bias)
+        if library.epilogue == "none":
+            return y
+        if library.epilogue == "bytes":
+            return y.clone()
+        if residual is not None:
+            return y.add_(residual)
+        return y.mul_(scale) if pattern.activation == "none" else IN_PLACE[pattern.activation](y)
+
+    def by_kernel(tile: int) -> Tensor:
+        x, weight, bias, norm_weight, norm_bias, scale, residual = next(inputs)
+        vectors = norm_weight, norm_bias, eps
+        return torch.ops.mvc.fused_linear_triton(
+            x, weight, bias, *vectors, pattern.activation, scale, residual, tile
+        )
+
+    return {"library": by_library, **{str(tile): partial(by_kernel, tile) for tile in tiles}}
