@@ -16,8 +16,9 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ MOST_INPUTS = 16  # sets of inputs in turn
 # What runs a call on a GPU: the library or a Triton kernel of mvc, whichever is measured to be faster, or always one.
 Kernels = Literal["measured", "library", "own"]
 
+T = TypeVar("T")
 Runs = Mapping[str, Callable[[], object]]
 Clocks = Mapping[str, Callable[[], float]]  # the seconds that one call takes, measured anew
 CPU = torch.device("cpu")
@@ -45,7 +47,8 @@ def fastest(key: str, build: Callable[[], Runs], device: torch.device = CPU) -> 
     """The name of the fastest of the calls that `build` returns; an earlier one unless a later one is clearly faster.
 
     On a GPU a call that raises is left out with a warning, and the answer is then not written to the file. If it is the
-    first call that raises, or if torch sees no such device, as where the tensors are fakes, the answer is "library".
+    first call that raises, or `build`, or if torch sees no such device, as where tensors are fakes, the answer is
+    "library".
 
     Args:
         key: what the measurement depends on, the device and the number of threads excepted.
@@ -60,11 +63,10 @@ def fastest(key: str, build: Callable[[], Runs], device: torch.device = CPU) -> 
     name = f"library-choice-{torch.__version__}-{machine}.json"
     known = _read(name)
     if key not in known:
-        runs = build()
         with torch.no_grad():
-            clocks = _cpu_clocks(runs) if on_cpu else _gpu_clocks(runs, device)
-            known[key] = _best(clocks) if next(iter(runs)) in clocks else "library"
-        if len(clocks) == len(runs):
+            clocks, whole = (_cpu_clocks(build()), True) if on_cpu else _gpu_clocks(build, device)
+            known[key] = _best(clocks) if clocks else "library"
+        if whole:
             _write(name, key, known[key])
     return known[key]
 
@@ -113,7 +115,7 @@ def _cpu_clocks(runs: Runs) -> Clocks:
     for run in runs.values():
         run()
     repeats = {name: max(1, int(SECONDS_PER_TURN / _seconds(run, 1))) for name, run in runs.items()}
-    return {name: functools.partial(_seconds, run, repeats[name]) for name, run in runs.items()}
+    return {name: partial(_seconds, run, repeats[name]) for name, run in runs.items()}
 
 
 def _seconds(run: Callable[[], object], repeats: int) -> float:
@@ -125,16 +127,29 @@ def _seconds(run: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _gpu_clocks(runs: Runs, device: torch.device) -> Clocks:
-    clocks = {}
+def _gpu_clocks(build: Callable[[], Runs], device: torch.device) -> tuple[Clocks, bool]:
+    """The clocks of the calls that can run, none where the first cannot; and whether all can."""
+    clocks: dict[str, Callable[[], float]] = {}
     with torch.cuda.device(device):
+        if (runs := _tried("every call", build, device)) is None:
+            return clocks, False
         for name, run in runs.items():
-            try:
-                clocks[name] = _replay_clock(run, device)
-            except Exception as error:  # a kernel that the card does not take, too little memory
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                _warn_once(f"{name!r} is left out of a measured choice on {device}: {reason}")
-    return clocks
+            clock = _tried(repr(name), partial(_replay_clock, run, device), device)
+            if clock is not None:
+                clocks[name] = clock
+            elif not clocks:
+                return clocks, False
+    return clocks, len(clocks) == len(runs)
+
+
+def _tried(what: str, make: Callable[[], T], device: torch.device) -> T | None:
+    """What `make` returns; None where it raises: a kernel that the card does not take, too little memory."""
+    try:
+        return make()
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        _warn_once(f"{what} is left out of a measured choice on {device}: {reason}")
+        return None
 
 
 def _replay_clock(run: Callable[[], object], device: torch.device) -> Callable[[], float]:

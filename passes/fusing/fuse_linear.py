@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from mvc.kernels import implementations
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.fusing.linear_pattern import LinearPattern, insert_fused, linear_pattern
-from mvc.passes.graph.fx_utils import between, shape, value
+from mvc.passes.graph.fx_utils import between, name_of, shape, value
 from mvc.passes.graph.memory import is_view, storages, writers
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.graph.torch_ops import Kind, call, is_call
 from mvc.passes.measured_choice import Kernels, Runs, fastest, rotated
 from mvc.passes.torch_private import example_size
 
@@ -156,7 +156,7 @@ def _library(pattern: LinearPattern) -> Library:
     norm = pattern.norm is not None and not _is_loop(_producer(pattern.operands[0]))
     reader = min(_readers(pattern.last), default=None)
     # Few rows let the product that follows take in the LayerNorm between them.
-    followed = reader is not None and _is_loop(reader) and not (few and call(reader).name == "layer_norm")
+    followed = reader is not None and _is_loop(reader) and not (few and is_call(reader, "layer_norm"))
     if pattern.activation == "none" and pattern.scale is None and pattern.residual is None:
         return Library(norm, "none")
     if not followed:
@@ -165,9 +165,12 @@ def _library(pattern: LinearPattern) -> Library:
 
 
 def _is_loop(node: fx.Node) -> bool:
-    """Whether Inductor makes a loop of the call, which computes pointwise what it reads and what reads it."""
+    """Whether Inductor may make a loop of the call, which computes pointwise what it reads and what reads it."""
     known = call(node)
-    return known is not None and known.kind is not Kind.PRODUCT
+    if known is not None:
+        return known.kind is not Kind.PRODUCT
+    is_op = isinstance(node.target, torch._ops.OpOverload) or name_of(node) == "scaled_dot_product_attention"
+    return node.op in ("call_function", "call_method") and not is_op
 
 
 def _producer(node: fx.Node) -> fx.Node:
@@ -215,8 +218,6 @@ def _runs(pattern: LinearPattern, library: Library, tiles: tuple[int, ...]) -> R
     def by_kernel(tile: int) -> Tensor:
         x, weight, bias, norm_weight, norm_bias, scale, residual = next(inputs)
         vectors = norm_weight, norm_bias, eps
-        return torch.ops.mvc.fused_linear_triton(
-            x, weight, bias, *vectors, pattern.activation, scale, residual, tile
-        )
+        return torch.ops.mvc.fused_linear_triton(x, weight, bias, *vectors, pattern.activation, scale, residual, tile)
 
     return {"library": by_library, **{str(tile): partial(by_kernel, tile) for tile in tiles}}

@@ -197,7 +197,7 @@ def insert_fused(pattern: LinearPattern, tile: int) -> fx.Node:
     graph, dtype = pattern.product.graph, value(pattern.product).dtype
     x, weight, bias, norm_weight, norm_bias, scale, residual = pattern.operands
     x, weight, bias = (_cast(each, dtype) for each in (_moved(pattern.ahead, x), weight, bias))
-    scale = scale if scale is None else insert(graph, torch.flatten, scale)
+    scale = scale if scale is None or len(shape(scale)) == 1 else insert(graph, torch.flatten, scale)
     views, rows_of = pattern.after, None
     if residual is not None:
         permutations = [view for view in views if is_kind(view, Kind.PERMUTATION)]

@@ -188,8 +188,9 @@ def fails():
     [
         (lambda gpu: {"library": gpu.call(4e-5), "broken": fails, "own": gpu.call(3e-5)}, "own"),
         (lambda gpu: {"library": fails, "own": gpu.call(3e-5)}, "library"),
+        (lambda gpu: fails(), "library"),
     ],
-    ids=["a candidate", "the library"],
+    ids=["a candidate", "the library", "inputs"],
 )
 def test_on_a_gpu_a_call_that_raises_is_left_out_and_tried_again(gpu, folder, runs, wanted):
     with pytest.warns(UserWarning, match="left out .* out of resource: shared memory$"):

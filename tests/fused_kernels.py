@@ -1,0 +1,46 @@
+"""Stands for kernels that run on a GPU alone: torch's own operations behind their ops, on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvc.kernels.implementations import triton_available
+
+ACTIVATIONS = {
+    "none": lambda y: y,
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
+}
+
+
+def fused_linear(x, weight, bias, norm_weight, norm_bias, norm_eps, activation, scale, residual, tile) -> Tensor:
+    """`mvc::fused_linear_triton` in float32, rounded once."""
+    dtype = x.dtype
+    x, weight, bias, norm_weight, norm_bias, scale, residual = (
+        each if each is None else each.float() for each in (x, weight, bias, norm_weight, norm_bias, scale, residual)
+    )
+    if norm_eps is not None:
+        x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, norm_eps).to(dtype).float()
+    y = ACTIVATIONS[activation](F.linear(x, weight, bias))
+    y = y if scale is None else scale * y
+    y = y if residual is None else residual + y
+    return y.to(dtype).contiguous()
+
+
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """In this block the ops run on a CPU."""
+    assert triton_available(), "the ops are there where triton is"
+    library = torch.library.Library("mvc", "IMPL")
+    library.impl("fused_linear_triton", fused_linear, "CPU")
+    try:
+        yield
+    finally:
+        library._destroy()
