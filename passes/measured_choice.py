@@ -22,6 +22,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mvc.kernels import cache
 from mvc.passes import torch_private
@@ -36,6 +37,15 @@ MOST_INPUTS = 16  # sets of inputs in turn
 
 # What runs a call on a GPU: the library or a Triton kernel of mvc, whichever is measured to be faster, or always one.
 Kernels = Literal["measured", "library", "own"]
+
+# Activations that write over what they read: as many bytes as a loop of Inductor's behind a library call moves.
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": torch.relu_,
+    "silu": lambda y: F.silu(y, inplace=True),
+    "gelu": torch.ops.aten.gelu_,
+    "gelu_tanh": lambda y: torch.ops.aten.gelu_(y, approximate="tanh"),
+}
 
 T = TypeVar("T")
 Runs = Mapping[str, Callable[[], object]]

@@ -7,8 +7,6 @@ they have no derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,20 +23,6 @@ ACTIVATIONS = {
     "gelu": ("gelu", "none"),
     "gelu_tanh": ("gelu", "tanh"),
 }
-
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda y: y,
-    "relu": torch.relu_,
-    "silu": lambda y: F.silu(y, inplace=True),
-    "gelu": torch.ops.aten.gelu_,
-    "gelu_tanh": lambda y: torch.ops.aten.gelu_(y, approximate="tanh"),
-}
-
-
-def in_place(activation: str) -> Callable[[Tensor], Tensor]:
-    """torch's own call of the activation, which writes over its argument."""
-    return _IN_PLACE[activation]
-
 
 _WINDOW = "int[] padding, int[] stride, int[] dilation, int groups"
 torch.library.define("mvc::pack_linear", "(Tensor weight, SymInt rows) -> Tensor", tags=TAGS)

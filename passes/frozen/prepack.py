@@ -12,13 +12,12 @@ from torch import Tensor, fx
 
 from mvc.passes import torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.frozen import onednn_ops
 from mvc.passes.frozen.constants import constants
 from mvc.passes.frozen.onednn_ops import ACTIVATIONS
 from mvc.passes.graph.fx_utils import insert, only_user, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
-from mvc.passes.measured_choice import Runs, fastest
+from mvc.passes.measured_choice import IN_PLACE, Runs, fastest
 
 Choice = Literal["torch", "packed", "fused"]
 
@@ -131,7 +130,7 @@ def _runs(product: LibraryCall, weight: Tensor, activation: str, *, has_bias: bo
     bias = weight.flatten(1)[:, 0].contiguous() if has_bias else None
     dense = product.dense(x)
     packed = product.pack(weight, *product.options)
-    after = onednn_ops.in_place(activation)
+    after = IN_PLACE[activation]
 
     def run(activation: str) -> Tensor:
         return product.run(dense, packed, bias, *product.window, *ACTIVATIONS[activation])

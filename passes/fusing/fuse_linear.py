@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
@@ -28,7 +28,7 @@ from mvc.passes.graph.fx_utils import between, name_of, shape, value
 from mvc.passes.graph.memory import is_view, storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Kind, call, is_call
-from mvc.passes.measured_choice import Kernels, Runs, fastest, rotated
+from mvc.passes.measured_choice import IN_PLACE, Kernels, Runs, fastest, rotated
 from mvc.passes.torch_private import example_size
 
 DEVICE = "cuda"
@@ -36,12 +36,6 @@ DTYPES = (torch.float16, torch.bfloat16)  # a library's product in float32 has n
 # Up to so many rows a kernel takes longer to launch than to run, and LayerNorm within the product saves one. With more,
 # every block of columns would normalise the same rows again, which costs more than to write them once.
 FEW_ROWS = 4096
-IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "silu": lambda y: F.silu(y, inplace=True),
-    "gelu": torch.ops.aten.gelu_.default,
-    "gelu_tanh": lambda y: torch.ops.aten.gelu_.default(y, approximate="tanh"),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -204,6 +204,7 @@ def test_modes_pass_through():
         ({"passes": ["raise_lop"]}, "passes has 'raise_lop'"),
         ({"passes": [3]}, "passes has 3"),
         ({"impl": "cuda"}, "impl is 'cuda'"),
+        ({"kernels": "mine"}, "kernels is 'mine'"),
         ({"verify": 1}, "verify is 1"),
         ({"mode": "fast"}, "mode is 'fast'"),
         ({"frozzen": True}, "did you mean 'frozen'"),

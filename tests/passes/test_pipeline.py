@@ -111,6 +111,14 @@ def test_build_orders_and_leaves_out():
     assert pipeline.build(["lower_scan"], impl="chunked")[0].impl == "chunked"
 
 
+@pytest.mark.parametrize("kernels", ["measured", "own", "library"])
+def test_build_tells_what_runs_on_a_gpu(kernels):
+    built = pipeline.build(list(pipeline.PASSES), kernels=kernels, inference=True)
+    told = {each.name: each.kernels for each in built if hasattr(each, "kernels")}
+    assert "fuse_linear" in told
+    assert set(told.values()) == {kernels}
+
+
 def test_dump_writes_both_sides_of_what_fired(tmp_path):
     for _ in range(2):
         module, _ = capture(wave, torch.ones(3))
