@@ -12,6 +12,7 @@ from torch import fx
 
 from mvc.kernels import implementations
 from mvc.passes.base import NearMiss, Outcome, Pass
+from mvc.passes.frozen.join_linear import JoinLinear
 from mvc.passes.frozen.prepack_convolution import PrepackConvolution
 from mvc.passes.frozen.prepack_linear import PrepackLinear
 from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
@@ -45,6 +46,7 @@ PASSES: dict[str, type[Pass]] = {
         FuseDepthwise,
         FuseMovement,
         FuseBatchNorm,
+        JoinLinear,
         PrepackConvolution,
         PrepackLinear,
         LowerScan,
