@@ -10,8 +10,8 @@ so stay in the L2 cache::
     x ├─┤  │  │y │  │                   6  8 10
       └─┘  └──┴──┴──┘                   7  9 11
 
-Where the layer follows a LayerNorm, each program first finds the mean and the variance of its rows, a piece of BS
-elements at a time, and then normalises what it multiplies.
+Where the layer follows a LayerNorm, each program first finds the mean and the variance of its rows, and then normalises
+what it multiplies.
 """
 
 import triton
@@ -32,23 +32,38 @@ def _block(rows, columns, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexp
 
 
 @triton.jit
-def _statistics(q_x, x_k, inner, eps, BM: tl.constexpr, BS: tl.constexpr):
-    """The mean and the reciprocal deviation of rows, (BM, 1). Each piece has a mean and a sum of squares around it, and
-    joins those before it as if they had been one: a large mean costs no digits."""
-    mean = tl.zeros((BM, 1), tl.float32)
-    squares = tl.zeros((BM, 1), tl.float32)
-    o_k = tl.arange(0, BS)[None, :]
-    for start in range(0, inner, BS):
+def _piece(q, inside, EVEN: tl.constexpr):
+    """A block whose elements are all there, or those inside and zeros."""
+    if EVEN:
+        return tl.load(q)
+    else:
+        return tl.load(q, mask=inside, other=0.0)
+
+
+@triton.jit
+def _statistics(q_x, x_k, inner, eps, BM: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr, STAGES: tl.constexpr):
+    """The reciprocal deviation of rows, and minus the mean times that, (BM, 1) each.
+
+    One pass sums what is left of numbers and squares around the mean of the first piece. That mean is at most
+    sqrt(inner / BK) deviations away from the row's, so the variance loses no more digits than inner / BK takes.
+    """
+    o_k = tl.arange(0, BK)[None, :]
+    first = _piece(q_x, o_k < inner, EVEN_K).to(tl.float32)
+    middle = tl.sum(first, 1, keep_dims=True) / tl.minimum(inner, BK)
+    total = tl.zeros((BM, BK), tl.float32)
+    squares = tl.zeros((BM, BK), tl.float32)
+    for start in tl.range(0, inner, BK, num_stages=STAGES):
         inside = o_k < inner - start
-        b_x = tl.load(q_x + (start + o_k) * x_k, mask=inside, other=0.0).to(tl.float32)
-        count = tl.minimum(inner - start, BS)
-        own = tl.sum(b_x, 1, keep_dims=True) / count
-        around = tl.where(inside, b_x - own, 0.0)
-        step = own - mean
-        share = count / (start + count)
-        mean += step * share
-        squares += tl.sum(around * around, 1, keep_dims=True) + step * step * (start * share)
-    return mean, tl.rsqrt(squares / inner + eps)
+        around = _piece(q_x, inside, EVEN_K).to(tl.float32) - middle
+        if not EVEN_K:
+            around = tl.where(inside, around, 0.0)
+        total += around
+        squares += around * around
+        q_x += BK * x_k
+    offset = tl.sum(total, 1, keep_dims=True) / inner
+    variance = tl.sum(squares, 1, keep_dims=True) / inner - offset * offset
+    rate = tl.rsqrt(tl.maximum(variance, 0.0, propagate_nan=tl.PropagateNan.ALL) + eps)
+    return rate, -(middle + offset) * rate
 
 
 @triton.jit
@@ -61,11 +76,28 @@ def _vector(pointer, o, inside, default: tl.constexpr):
 
 
 @triton.jit
+def _finish(
+    acc, o_m, o_n, p_bias, p_scale, p_residual, p_y, rows, columns, residual_m, residual_n,
+    EVEN_N: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Store what becomes of sums at rows o_m and columns o_n."""
+    is_column = tl.full(o_n.shape, EVEN_N, tl.int1) | (o_n < columns)
+    is_inside = (o_m < rows)[:, None] & is_column[None, :]
+    o_row = o_m.to(tl.int64)[:, None]
+    y = activated(acc + _vector(p_bias, o_n, is_column, 0.0), ACTIVATION)
+    y *= _vector(p_scale, o_n, is_column, 1.0)
+    if p_residual is not None:
+        q_residual = p_residual + o_row * residual_m + o_n[None, :].to(tl.int64) * residual_n
+        y += tl.load(q_residual, mask=is_inside, other=0.0).to(tl.float32)
+    tl.store(p_y + o_row * columns + o_n[None, :], y.to(p_y.dtype.element_ty), mask=is_inside)
+
+
+@triton.jit
 def linear_kernel(
     p_x, p_weight, p_bias, p_norm_weight, p_norm_bias, p_scale, p_residual, p_y,
     rows, columns, inner, x_m, x_k, weight_n, weight_k, residual_m, residual_n,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BS: tl.constexpr, GROUP: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NORM_EPS: tl.constexpr, ACTIVATION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, STAGES: tl.constexpr,
+    SPLIT: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NORM_EPS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """y = residual + scale * activation(LN(x) @ weight.T + bias), y (rows, columns) contiguous.
 
@@ -75,39 +107,39 @@ def linear_kernel(
     o_m = i_m * BM + tl.arange(0, BM)
     o_n = i_n * BN + tl.arange(0, BN)
     o_k = tl.arange(0, BK)
-    is_row = o_m < rows
-    is_column = tl.full((BN,), EVEN_N, tl.int1) | (o_n < columns)
     # What lies outside is read from the last row or column instead, and never stored.
     o_row = tl.minimum(o_m, rows - 1).to(tl.int64)
     o_column = (o_n if EVEN_N else tl.minimum(o_n, columns - 1)).to(tl.int64)
     q_x = p_x + o_row[:, None] * x_m
     q_weight = p_weight + o_column[None, :] * weight_n
-    if NORM_EPS is not None:
-        mean, rate = _statistics(q_x, x_k, inner, NORM_EPS, BM, BS)
     q_x += o_k[None, :] * x_k
+    if NORM_EPS is not None:
+        rate, shift = _statistics(q_x, x_k, inner, NORM_EPS, BM, BK, EVEN_K, STAGES)
     q_weight += o_k[:, None] * weight_k
 
     acc = tl.zeros((BM, BN), tl.float32)
     for start in range(0, inner, BK):
         inside = tl.full((BK,), EVEN_K, tl.int1) | (o_k < inner - start)
-        if EVEN_K:
-            b_x = tl.load(q_x)
-            b_weight = tl.load(q_weight)
-        else:
-            b_x = tl.load(q_x, mask=inside[None, :], other=0.0)
-            b_weight = tl.load(q_weight, mask=inside[:, None], other=0.0)
+        b_x = _piece(q_x, inside[None, :], EVEN_K)
+        b_weight = _piece(q_weight, inside[:, None], EVEN_K)
         if NORM_EPS is not None:
-            normalised = (b_x.to(tl.float32) - mean) * rate * _vector(p_norm_weight, start + o_k, inside, 1.0)
+            normalised = (b_x.to(tl.float32) * rate + shift) * _vector(p_norm_weight, start + o_k, inside, 1.0)
             b_x = (normalised + _vector(p_norm_bias, start + o_k, inside, 0.0)).to(b_x.dtype)
         acc = tl.dot(b_x, b_weight, acc, input_precision="ieee")
         q_x += BK * x_k
         q_weight += BK * weight_k
 
-    y = activated(acc + _vector(p_bias, o_n, is_column, 0.0), ACTIVATION)
-    y *= _vector(p_scale, o_n, is_column, 1.0)
-    is_inside = is_row[:, None] & is_column[None, :]
-    if p_residual is not None:
-        q_residual = p_residual + o_row[:, None] * residual_m + o_column[None, :] * residual_n
-        y += tl.load(q_residual, mask=is_inside, other=0.0).to(tl.float32)
-    q_y = p_y + o_row[:, None] * columns + o_n[None, :]
-    tl.store(q_y, y.to(p_y.dtype.element_ty), mask=is_inside)
+    if SPLIT:
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
+        o_n = i_n * BN + tl.arange(0, BN // 2)
+        _finish(
+            left, o_m, o_n, p_bias, p_scale, p_residual, p_y, rows, columns, residual_m, residual_n, EVEN_N, ACTIVATION
+        )
+        _finish(
+            right, o_m, o_n + BN // 2, p_bias, p_scale, p_residual, p_y, rows, columns, residual_m, residual_n,
+            EVEN_N, ACTIVATION,
+        )  # fmt: skip
+    else:
+        _finish(
+            acc, o_m, o_n, p_bias, p_scale, p_residual, p_y, rows, columns, residual_m, residual_n, EVEN_N, ACTIVATION
+        )

@@ -69,7 +69,7 @@ def fused_linear(
     wrap_triton(linear_kernel)[(triton.cdiv(rows, BM) * triton.cdiv(columns, BN),)](
         x, weight, bias, norm_weight, norm_bias, scale, residual, y,
         rows, columns, inner, *x.stride(), *weight.stride(), *((0, 0) if residual is None else residual.stride()),
-        BM=BM, BN=BN, BK=BK, BS=TILES[tile].normed, GROUP=GROUP,
+        BM=BM, BN=BN, BK=BK, GROUP=GROUP, STAGES=stages, SPLIT=TILES[tile].split,
         EVEN_N=_divides(BN, columns), EVEN_K=_divides(BK, inner), NORM_EPS=norm_eps, ACTIVATION=activation,
         num_warps=warps, num_stages=stages,
     )  # fmt: skip

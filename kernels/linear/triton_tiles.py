@@ -1,7 +1,7 @@
 """The tiles that the Triton kernel of a linear layer may compute on, and which of them are worth timing for a shape.
 
-A tile is chosen by a measurement at compile time (`mvc.passes.measured_choice`); the table and `candidates` say what is
-worth measuring. Importing this module imports no triton.
+A tile is chosen by a measurement at compile time (`mvc.passes.measured_choice`), or, where nothing can be measured, by
+the rough model of `candidates`. Importing this module imports no triton.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 
 
 class Tile(NamedTuple):
-    """BM rows and BN columns of the result, BK of the sum's terms at a time, by so many warps.
+    """`rows` x `columns` of the result, `terms` of the sum at a time, by so many warps.
 
     Attributes:
-        stages: how many pieces of BK terms are in shared memory or on their way there.
+        stages: how many pieces of `terms` are in shared memory or on their way there.
     """
 
     rows: int
@@ -25,18 +25,17 @@ class Tile(NamedTuple):
     stages: int
 
     @property
-    def normed(self) -> int:
-        """Elements of a row whose statistics are found at a time: those that fit into registers."""
-        return max(self.terms, STATISTICS * 32 * self.warps // self.rows)
+    def split(self) -> bool:
+        """Whether results are finished in two halves, as the sums alone take half of a thread's registers."""
+        return self.rows * self.columns >= 128 * 32 * self.warps
 
 
-STATISTICS = 64  # elements that a thread reads at once for statistics
-
-# An index of this table is the op's argument `tile`; it stands in files of choices, so rows are added at the end.
+# An index of this table is the op's argument `tile`, and stands in files of choices: rows are added at the end. Four warps
+# multiply 64 rows by one instruction of Hopper's; a tile of fewer takes the instructions of the cards before.
 TILES = (
     Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),
-    Tile(128, 128, 64, 4, 3),
+    Tile(256, 128, 64, 8, 3),
     Tile(128, 64, 64, 4, 4),
     Tile(64, 128, 64, 4, 4),
     Tile(64, 64, 64, 4, 4),
@@ -44,24 +43,32 @@ TILES = (
     Tile(32, 32, 128, 4, 3),
     Tile(16, 64, 128, 4, 3),
     Tile(16, 32, 128, 2, 4),
+    Tile(256, 64, 64, 8, 3),
 )
-ENOUGH = 132  # programs that keep a large GPU busy
-TRIES = 3  # tiles that are timed for a shape
+MOST = 3  # tiles that are timed for a shape
+
+# A multiprocessor of an H200: per cycle, multiply-adds of 16-bit numbers, bytes from the L2 cache, and results that are
+# activated and stored; its shared memory and threads. In cycles, the start of a program, and how long a step waits for
+# memory if it is the only one.
+MULTIPROCESSORS, PRODUCTS, READ, FINISHED, SHARED, THREADS = 132, 2048, 32, 6, 227 << 10, 2048
+START, WAIT = 1500, 800
 
 
 def candidates(rows: int, columns: int, inner: int, dtype: torch.dtype) -> tuple[int, ...]:
     """The tiles worth timing for a product of these sizes, as indices of `TILES`, best first."""
-    order = sorted(range(len(TILES)), key=lambda index: _cost(TILES[index], rows, columns, inner, dtype))
-    return tuple(order[:TRIES])
+    order = sorted(range(len(TILES)), key=lambda index: _cycles(TILES[index], rows, columns, inner, dtype.itemsize))
+    return tuple(order[:MOST])
 
 
-def _cost(tile: Tile, rows: int, columns: int, inner: int, dtype: torch.dtype) -> float:
-    """Relative time of the tile: waves of programs, each of as many steps as its pieces take."""
+def _cycles(tile: Tile, rows: int, columns: int, inner: int, itemsize: int) -> float:
+    """The longer of two times: what a multiprocessor's units need for its programs, and what these wait."""
     programs = -(-rows // tile.rows) * -(-columns // tile.columns)
-    waves = -(-programs // ENOUGH)
+    own = -(-programs // MULTIPROCESSORS)
     steps = -(-inner // tile.terms)
-    read = (tile.rows + tile.columns) * tile.terms * dtype.itemsize
-    return waves * (steps * (read + FIXED) + tile.rows * tile.columns * dtype.itemsize + FIXED)
-
-
-FIXED = 8192  # bytes that could be read in the time that a step takes whatever its size
+    piece = (tile.rows + tile.columns) * tile.terms * itemsize
+    together = max(1, min(SHARED // (piece * tile.stages), THREADS // (32 * tile.warps)))
+    step = max(tile.rows * tile.columns * tile.terms / PRODUCTS, piece / READ)
+    finish = tile.rows * tile.columns / FINISHED
+    busy = own * (steps * step + finish)
+    alone = START + steps * max(step, WAIT / (tile.stages - 1)) + finish
+    return max(busy, -(-own // together) * alone) + busy / 10
