@@ -41,25 +41,26 @@ def _piece(q, inside, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _statistics(q_x, x_k, inner, eps, BM: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr, STAGES: tl.constexpr):
+def _statistics(q_x, x_k, inner, eps, BM: tl.constexpr, BS: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr):
     """The reciprocal deviation of rows, and minus the mean times that, (BM, 1) each.
 
     One pass sums what is left of numbers and squares around the mean of the first piece. That mean is at most
-    sqrt(inner / BK) deviations away from the row's, so the variance loses no more digits than inner / BK takes.
+    sqrt(inner / BS) deviations away from the row's, so the variance loses no more digits than inner / BS takes.
     """
-    o_k = tl.arange(0, BK)[None, :]
-    first = _piece(q_x, o_k < inner, EVEN_K).to(tl.float32)
-    middle = tl.sum(first, 1, keep_dims=True) / tl.minimum(inner, BK)
-    total = tl.zeros((BM, BK), tl.float32)
-    squares = tl.zeros((BM, BK), tl.float32)
-    for start in tl.range(0, inner, BK, num_stages=STAGES):
+    o_k = tl.arange(0, BS)[None, :]
+    q_x += o_k * x_k
+    first = _piece(q_x, o_k < inner, EVEN).to(tl.float32)
+    middle = tl.sum(first, 1, keep_dims=True) / tl.minimum(inner, BS)
+    total = tl.zeros((BM, BS), tl.float32)
+    squares = tl.zeros((BM, BS), tl.float32)
+    for start in tl.range(0, inner, BS, num_stages=STAGES):
         inside = o_k < inner - start
-        around = _piece(q_x, inside, EVEN_K).to(tl.float32) - middle
-        if not EVEN_K:
+        around = _piece(q_x, inside, EVEN).to(tl.float32) - middle
+        if not EVEN:
             around = tl.where(inside, around, 0.0)
         total += around
         squares += around * around
-        q_x += BK * x_k
+        q_x += BS * x_k
     offset = tl.sum(total, 1, keep_dims=True) / inner
     variance = tl.sum(squares, 1, keep_dims=True) / inner - offset * offset
     rate = tl.rsqrt(tl.maximum(variance, 0.0, propagate_nan=tl.PropagateNan.ALL) + eps)
@@ -112,9 +113,10 @@ def linear_kernel(
     o_column = (o_n if EVEN_N else tl.minimum(o_n, columns - 1)).to(tl.int64)
     q_x = p_x + o_row[:, None] * x_m
     q_weight = p_weight + o_column[None, :] * weight_n
-    q_x += o_k[None, :] * x_k
     if NORM_EPS is not None:
-        rate, shift = _statistics(q_x, x_k, inner, NORM_EPS, BM, BK, EVEN_K, STAGES)
+        BS: tl.constexpr = BK if BM <= 128 else BK // 2  # two sums of each element have to fit into registers
+        rate, shift = _statistics(q_x, x_k, inner, NORM_EPS, BM, BS, EVEN_K, STAGES)
+    q_x += o_k[None, :] * x_k
     q_weight += o_k[:, None] * weight_k
 
     acc = tl.zeros((BM, BN), tl.float32)

@@ -26,12 +26,12 @@ class Tile(NamedTuple):
 
     @property
     def split(self) -> bool:
-        """Whether results are finished in two halves, as the sums alone take half of a thread's registers."""
-        return self.rows * self.columns >= 128 * 32 * self.warps
+        """Whether results are finished in two halves, where the sums take much of a thread's registers."""
+        return self.rows * self.columns >= 64 * 32 * self.warps
 
 
-# An index of this table is the op's argument `tile`, and stands in files of choices: rows are added at the end. Four warps
-# multiply 64 rows by one instruction of Hopper's; a tile of fewer takes the instructions of the cards before.
+# An index of this table is the argument `tile` of the op, and stands in files of choices: rows are added at its end. On
+# Hopper four warps multiply 64 rows by one instruction; fewer rows take the instructions of earlier cards.
 TILES = (
     Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),
