@@ -193,12 +193,22 @@ def _join(surroundings: Surroundings, first: Linear, parts: Sequence[Part]) -> N
         bias = None
         if any(each is not None for part in parts for each in (part.of.bias, part.then and part.then.bias)):
             bias = insert(graph, torch.cat, [_bias(part, dtype) for part in parts])
-        y = insert(graph, F.linear, first.input, weight, bias)
-        y.meta["stack_trace"] = first.node.meta.get("stack_trace")
+        y = _product_of_rows(first, weight, bias)
         ends = itertools.accumulate(part.columns for part in parts)
         places = [(end - part.columns, part.columns) for part, end in zip(parts, ends, strict=True)]
         results = [insert(graph, torch.narrow, y, -1, *place) for place in places]
         surroundings.replace(dict(zip((part.result for part in parts), results, strict=True)))
+
+
+def _product_of_rows(first: Linear, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
+    """`linear` of its input as a matrix: torch makes a batched product of some layouts of others, where the weight needs
+    no gradients."""
+    graph, x, sizes = weight.graph, first.input, shape(first.input)[:-1]
+    matrix = x if len(sizes) == 1 else insert(graph, torch.flatten, x, 0, -2)
+    rows = insert(graph, F.linear, matrix, weight, bias)
+    rows.meta["stack_trace"] = first.node.meta.get("stack_trace")
+    known = [size if isinstance(size, int) else insert(graph, "size", x, axis) for axis, size in enumerate(sizes)]
+    return rows if len(sizes) == 1 else insert(graph, "view", rows, *known, shape(weight)[0])
 
 
 # What is computed once. In float64, since it is rounded again.

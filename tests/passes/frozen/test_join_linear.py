@@ -98,7 +98,7 @@ def test_products_become_one_of_weights_computed_once(function, columns, bias, d
     assert (record.matches, record.near_misses) == (1, ())
     main = split_constants(module).main
     (product,) = (node for node in main.graph.nodes if node.target is F.linear or node.target is torch._C._nn.linear)
-    assert value(product).shape == (B, L, columns)
+    assert value(product).shape == (B * L, columns)
     assert all(each.op == "placeholder" for each in product.all_input_nodes[1:]), "the weight is computed before"
     assert not {"cat", "matmul", "double"} & op_counts(main.graph).keys()
 
