@@ -201,8 +201,8 @@ def _join(surroundings: Surroundings, first: Linear, parts: Sequence[Part]) -> N
 
 
 def _product_of_rows(first: Linear, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
-    """`linear` of its input as a matrix: torch makes a batched product of some layouts of others, where the weight needs
-    no gradients."""
+    """`linear` of its input as a matrix, since torch makes a batched product of some layouts where no weight needs a
+    gradient."""
     graph, x, sizes = weight.graph, first.input, shape(first.input)[:-1]
     matrix = x if len(sizes) == 1 else insert(graph, torch.flatten, x, 0, -2)
     rows = insert(graph, F.linear, matrix, weight, bias)

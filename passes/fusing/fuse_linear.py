@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mvc.kernels import implementations
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
-from mvc.passes.fusing.linear_pattern import LinearPattern, insert_fused, linear_pattern
+from mvc.passes.fusing.linear_pattern import LinearPattern, insert_fused, insert_library_gelu, linear_pattern
 from mvc.passes.graph.fx_utils import between, name_of, shape, value
 from mvc.passes.graph.memory import is_view, storages, writers
 from mvc.passes.graph.surroundings import Surroundings
@@ -76,12 +76,13 @@ class FuseLinear(Pass):
         if (reason := _obstacle(surroundings, pattern)) is not None:
             raise Declined(reason)
         tiles = _tiles(pattern)
-        tile = tiles[0] if self.kernels == "own" else _fastest_tile(pattern, tiles)
-        if tile is None:
+        choice = str(tiles[0]) if self.kernels == "own" else _fastest(pattern, tiles)
+        if choice == "library":
             raise Declined("measured: the library is as fast")
         last = pattern.last
         with surroundings.at(last):
-            surroundings.replace({last: insert_fused(pattern, tile)})
+            y = insert_library_gelu(pattern) if choice == "cublas" else insert_fused(pattern, int(choice))
+            surroundings.replace({last: y})
         for node in reversed(pattern.nodes):  # those that work in place would stay
             last.graph.erase_node(node)
 
@@ -113,15 +114,14 @@ def _tiles(pattern: LinearPattern) -> tuple[int, ...]:
 # The measurement
 
 
-def _fastest_tile(pattern: LinearPattern, tiles: tuple[int, ...]) -> int | None:
-    """The tile with which one kernel is faster than the library; None where none is."""
+def _fastest(pattern: LinearPattern, tiles: tuple[int, ...]) -> str:
+    """ "library", "cublas" where its product computes GELU too, or the tile of one kernel."""
     dtype, device = value(pattern.product).dtype, value(pattern.product).device
     library = _library(pattern)
     names = ("x", "weight", "bias", "norm_weight", "norm_bias", "scale", "residual")
     given = dict(zip(names, map(_layout, pattern.operands), strict=True))
     key = f"linear {dtype} {given} eps={pattern.eps} activation={pattern.activation} {library}"
-    choice = fastest(key, lambda: _runs(pattern, library, tiles), device)
-    return None if choice == "library" else int(choice)
+    return fastest(key, lambda: _runs(pattern, library, tiles), device)
 
 
 def _layout(node: fx.Node | None) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -182,7 +182,7 @@ def _readers(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _runs(pattern: LinearPattern, library: Library, tiles: tuple[int, ...]) -> Runs:
-    """The library's call and the kernel on each tile, on random numbers in place of the fakes."""
+    """The library's calls and the kernel on each tile, on random numbers in place of the fakes."""
     dtype, device, eps = value(pattern.product).dtype, value(pattern.product).device, pattern.eps
     generator = torch.Generator(device)
     *layouts, residual = map(_layout, pattern.operands)
@@ -196,10 +196,12 @@ def _runs(pattern: LinearPattern, library: Library, tiles: tuple[int, ...]) -> R
 
     inputs = rotated(make, device)
 
-    def by_library() -> Tensor:
+    def by_library(*, gelu: bool = False) -> Tensor:
         x, weight, bias, norm_weight, norm_bias, scale, residual = next(inputs)
         if library.norm:
             x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+        if gelu:
+            return torch.ops.mvc.linear_gelu_cublas(x, weight, bias)
         y = F.linear(x, weight, bias)
         if library.epilogue == "none":
             return y
@@ -214,4 +216,5 @@ def _runs(pattern: LinearPattern, library: Library, tiles: tuple[int, ...]) -> R
         vectors = norm_weight, norm_bias, eps
         return torch.ops.mvc.fused_linear_triton(x, weight, bias, *vectors, pattern.activation, scale, residual, tile)
 
-    return {"library": by_library, **{str(tile): partial(by_kernel, tile) for tile in tiles}}
+    gelu = {"cublas": partial(by_library, gelu=True)} if pattern.is_gelu else {}
+    return {"library": by_library, **gelu, **{str(tile): partial(by_kernel, tile) for tile in tiles}}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+import mvc.kernels.ops  # noqa: F401  registers the op of the library
 from mvc.passes.graph.fx_utils import insert, name_of, only_user, shape, value
 from mvc.passes.graph.memory import same_strides
 from mvc.passes.graph.torch_ops import Kind, call, is_kind
@@ -69,6 +70,12 @@ class LinearPattern:
         x = norm.get("input", self.arguments["input"])
         weights = self.arguments["weight"], self.arguments.get("bias"), norm.get("weight"), norm.get("bias")
         return (x, *weights, self.scale, self.residual)
+
+    @property
+    def is_gelu(self) -> bool:
+        """Whether the library's product can compute what follows the product."""
+        others = self.scale is None and self.residual is None and self.arguments.get("bias") is not None
+        return others and self.activation in ("gelu", "gelu_tanh")
 
     @property
     def eps(self) -> float | None:
@@ -210,6 +217,15 @@ def insert_fused(pattern: LinearPattern, tile: int) -> fx.Node:
     y = insert(graph, op, x, weight, bias, *norm, pattern.activation, scale, residual, tile)
     y.meta["stack_trace"] = pattern.product.meta.get("stack_trace")
     return _moved(views, y if rows_of is None else insert(graph, "view_as", y, rows_of))
+
+
+def insert_library_gelu(pattern: LinearPattern) -> fx.Node:
+    """A product with a bias and GELU alone as one call of `mvc::linear_gelu_cublas`, with the views behind it."""
+    dtype = value(pattern.product).dtype
+    operands = (_cast(pattern.arguments[name], dtype) for name in ("input", "weight", "bias"))
+    y = insert(pattern.product.graph, torch.ops.mvc.linear_gelu_cublas.default, *operands)
+    y.meta["stack_trace"] = pattern.product.meta.get("stack_trace")
+    return _moved(pattern.after, y)
 
 
 def _cast(node: fx.Node | None, dtype: torch.dtype) -> fx.Node | None:
