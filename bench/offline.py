@@ -3,16 +3,16 @@
     python bench/offline.py --output bench/results/offline
 
 Code is generated and compiled without a GPU (`mvc.offline`); writes OUTPUT.json and the tables OUTPUT.md: both sides,
-and what each pass and each choice of the model is worth. `--budgets DIR` also writes our float16 code's as budgets.
+and what each pass and each choice of the model is worth. `--budgets DIR` also writes the budgets of our float16 code.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,31 @@ from mvc import cli, files
 from mvc.offline import budget, estimate
 from mvc.offline.generate import generate
 from mvc.offline.manifest import Request
-from mvc.offline.targets import TARGETS, find
+from mvc.offline.targets import find
+from mvc.passes.pipeline import PASSES
 from mvc.table import tabulate
 
-VARIANTS, DTYPES, BATCH, SIDE = ("T", "S"), ("float16", "bfloat16"), 128, 224
-CARDS = [target.name for target in TARGETS.values() if target.name == target.architecture]  # one of each architecture
-COMPARED = ("sm_80", "sm_90")  # with stock; the others are generated for their registers and spills
+SIDE = 224
+ROWS = [  # batch 128, frozen, beside stock
+    (variant, *each)
+    for variant in ("T", "S")
+    for each in (("float16", "sm_80"), ("float16", "sm_90"), ("float16", "sm_100"), ("bfloat16", "sm_90"))
+]
+BUDGETS = [  # of each architecture: variant, batch, and what else its request says
+    *(("T", batch, {}) for batch in (128, 1)),
+    *(("S", batch, {}) for batch in (128, 1)),
+    *((variant, 128, {"kernels": "library"}) for variant in ("T", "S")),
+]
 PUBLISHED, FUSING = "bench.published:create_model", ("fuse_depthwise", "fuse_movement")
 UNFROZEN = (*FUSING, "lower_scan", "fuse_bias", "lower_gelu")
-# From stock to ours: what each step adds, and its request. For the first variant, dtype and compared target.
+OWN = ("fuse_linear", "join_linear", "fuse_convolution", "lower_attention")  # place kernels of mvc for a library's
+
+
+def without(left_out: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in PASSES if name not in left_out)
+
+
+# From stock to ours: what each step adds, and its request.
 STEPS = (
     ("published arithmetic, Inductor alone", {"passes": "none", "builder": PUBLISHED}),
     ("its mixers through fuse_depthwise, fuse_movement", {"passes": FUSING, "builder": PUBLISHED}),
@@ -43,14 +59,24 @@ STEPS = (
     ("fuse_bias, lower_gelu", {"passes": UNFROZEN}),
     ("what parameters alone decide, computed once", {"passes": UNFROZEN, "frozen": True}),
     ("fuse_batch_norm", {"passes": (*UNFROZEN, "fuse_batch_norm"), "frozen": True}),
-    ("fuse_cat: all passes", {"frozen": True}),
 )
+OWN_STEPS = (
+    ("all passes but for those of own kernels", {"passes": without(OWN), "frozen": True}),
+    *((f"and {OWN[n]}", {"passes": without(OWN[n + 1 :]), "frozen": True}) for n in range(len(OWN))),
+)
+CHAINS = {  # by variant and batch
+    ("T", 128): (*STEPS, *OWN_STEPS),
+    ("T", 1): OWN_STEPS,
+    ("S", 128): OWN_STEPS,
+    ("S", 1): OWN_STEPS,
+}
+CARD = "h200"  # of the steps: the one whose kernels the estimate is fitted to
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="without .json and .md")
-    parser.add_argument("--budgets", type=Path, metavar="DIR", help=f"also write ours in {DTYPES[0]} there, as budgets")
+    parser.add_argument("--budgets", type=Path, metavar="DIR", help="also write the budgets of our code there")
     args = parser.parse_args()
     output = args.output
     files.require_folder(output.with_suffix(".json"), "--output")
@@ -58,25 +84,28 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": f"torch {torch.__version__}, triton {triton.__version__}",
-        "rows": [row(*each, args.budgets) for each in itertools.product(VARIANTS, DTYPES, CARDS)],
-        "steps": [{"step": name, **step(asked)} for name, asked in STEPS],
+        "rows": [row(*each) for each in ROWS],
+        "steps": [step(*chain, *each) for chain, steps in CHAINS.items() for each in steps],
     }
+    for target in {target: None for *_, target in ROWS} if args.budgets else ():
+        for variant, batch, asked in BUDGETS:
+            made(Request(variant, batch, SIDE, SIDE, "float16", frozen=True, **asked), target, budgets=args.budgets)
     files.replace(output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     files.replace(output.with_suffix(".md"), page(facts))
     print(page(facts))
 
 
-def row(variant: str, dtype: str, target: str, budgets: Path | None) -> dict[str, Any]:
-    sizes = (variant, BATCH, SIDE, SIDE, dtype)
+def row(variant: str, dtype: str, target: str) -> dict[str, Any]:
+    sizes = (variant, 128, SIDE, SIDE, dtype)
     facts = {"variant": variant, "dtype": dtype, "target": target}
-    facts["mvc"] = made(Request(*sizes, frozen=True), target, budgets=budgets if dtype == DTYPES[0] else None)
-    if target in COMPARED:
-        facts["stock"] = made(Request(*sizes, **STEPS[0][1]), target)
+    facts["mvc"] = made(Request(*sizes, frozen=True), target)
+    facts["stock"] = made(Request(*sizes, **STEPS[0][1]), target, kernels=False)
     return facts
 
 
-def step(asked: dict[str, Any]) -> dict[str, Any]:
-    return made(Request(VARIANTS[0], BATCH, SIDE, SIDE, DTYPES[0], **asked), COMPARED[-1], kernels=False)
+def step(variant: str, batch: int, name: str, asked: dict[str, Any]) -> dict[str, Any]:
+    request = Request(variant, batch, SIDE, SIDE, "float16", **asked)
+    return {"variant": variant, "batch": batch, "step": name, **made(request, CARD, kernels=False)}
 
 
 def made(request: Request, target: str, *, kernels: bool = True, budgets: Path | None = None) -> dict[str, Any]:
@@ -92,6 +121,7 @@ def made(request: Request, target: str, *, kernels: bool = True, budgets: Path |
         "launches": len(manifest.launches),
         "floor launches": least.launches,
         "floor triton bytes": least.triton_bytes,
+        "estimated ms": round(1e3 * sum(cost.seconds for cost in estimate.costs(manifest)), 3),
         "seconds to generate": round(time.perf_counter() - start, 1),
     }
     print(f"{budget.key(manifest.model)}, {target}: {facts}", file=sys.stderr)
@@ -101,38 +131,50 @@ def made(request: Request, target: str, *, kernels: bool = True, budgets: Path |
 def page(facts: dict[str, Any]) -> str:
     rows = []
     for each in facts["rows"]:
-        ours, stock = each["mvc"], each.get("stock")
-        cells = [each["variant"], each["dtype"], each["target"]]
-        for name in ("launches", "own", "extern bytes"):
-            cells.append(_cell(_value(ours, name), stock and _value(stock, name), name))
+        ours, stock = each["mvc"], each["stock"]
         floor = f"{ours['floor launches']}, {ours['floor triton bytes'] / 1e9:.2f}"
-        rows.append([*cells, floor, ours["largest registers"], ours["spills"]])
-    headers = ["", "dtype", "target", "launches", "Triton and scan, GB", "library, GB", "floor", "registers", "spills"]
-    table = tabulate(rows, headers=headers, markdown=True)
-    steps = [
-        [each["step"], each["launches"], f"{_value(each, 'own') / 1e9:.2f}", f"{each['extern bytes'] / 1e9:.2f}"]
-        for each in facts["steps"]
+        cells = [_cell(_moved(ours, name), _moved(stock, name)) for name in MOVED]
+        launches = f"{ours['launches']} / {stock['launches']} ({ours['launches'] / stock['launches']:.3f})"
+        start = [each["variant"], each["dtype"], each["target"], launches]
+        rows.append([*start, *cells, floor, ours["largest registers"], ours["spills"]])
+    headers = ["", "dtype", "target", "launches", *MOVED, "floor", "registers", "spills"]
+    parts = [
+        f"Batch 128, {SIDE} x {SIDE}, channels_last, inference, frozen; {facts['versions']}, commit {facts['commit']}, "
+        f"{facts['date']}. Ours / stock Inductor's on the published arithmetic (ratio); the floor is launches and GB "
+        "in generated kernels around the same calls of libraries and of own kernels.",
+        tabulate(rows, headers=headers, markdown=True),
     ]
-    headers = ["step by step", "launches", "Triton and scan, GB", "library, GB"]
-    by_steps = tabulate(steps, headers=headers, markdown=True)
-    return (
-        f"Batch {BATCH}, {SIDE} x {SIDE}, channels_last, inference, frozen; {facts['versions']}, commit "
-        f"{facts['commit']}, {facts['date']}. Ours / stock Inductor's on the published arithmetic (ratio); the floor "
-        f"is launches and GB in Triton kernels around the same library calls. Nothing here is a time.\n\n{table}\n\n"
-        f"{VARIANTS[0]}, {DTYPES[0]}, {COMPARED[-1]}:\n\n{by_steps}\n"
-    )
+    for variant, batch in CHAINS:
+        steps = [each for each in facts["steps"] if (each["variant"], each["batch"]) == (variant, batch)]
+        rows = [
+            [each["step"], each["launches"], *(_gigabytes(_moved(each, name)) for name in MOVED), each["estimated ms"]]
+            for each in steps
+        ]
+        headers = [f"{variant}, batch {batch}, float16, {CARD}", "launches", *MOVED, "estimate, ms"]
+        parts.append(tabulate(rows, headers=headers, markdown=True))
+    parts.append(f"The estimate is no measured time: {estimate.OWN_ASSUMED}.")
+    return "\n\n".join(parts) + "\n"
 
 
-def _value(facts: dict[str, Any], name: str) -> int:
-    return facts["triton bytes"] + facts["scan bytes"] if name == "own" else facts[name]
+MOVED = {  # columns, and the kinds of launches whose bytes they sum
+    "GB, generated": ("triton",),
+    "GB, own kernels": ("own",),
+    "GB, library": ("extern",),
+    "GB, all": ("triton", "own", "extern"),
+}
 
 
-def _cell(ours: int, stock: int | None, name: str) -> str:
-    scale, form = (1, "d") if name == "launches" else (1e9, ".2f")
-    shown = format(ours if scale == 1 else ours / scale, form)
-    if stock is None:
-        return shown
-    return f"{shown} / {format(stock if scale == 1 else stock / scale, form)} ({ours / stock:.3f})"
+def _moved(facts: dict[str, Any], column: str) -> int:
+    return sum(facts[f"{kind} bytes"] for kind in MOVED[column])
+
+
+def _gigabytes(moved: int) -> str:
+    return f"{moved / 1e9:.2f}" if moved >= 1e9 else f"{moved / 1e9:.3f}"
+
+
+def _cell(ours: int, stock: int) -> str:
+    ratio = f" ({ours / stock:.3f})" if stock else ""
+    return f"{_gigabytes(ours)} / {_gigabytes(stock)}{ratio}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ from mvc.offline.manifest import Launch, Manifest
 from mvc.offline.targets import Target, find
 
 CALIBRATION = Path(__file__).parent / "calibration.json"  # written by bench/calibrate.py
+OWN_ASSUMED = (
+    "products, convolutions and attention by kernels of mvc, none of which the fit has seen, are assumed to reach the "
+    "library's shares of the card's rates"
+)
 OUTSIDE_TENSOR_CORES = ("depthwise convolution", "scan")
 
 
@@ -137,9 +141,11 @@ def basis(manifest: Manifest) -> str:
     errors = ", ".join(
         f"{abs(error):.0%} too {'long' if error > 0 else 'short'} for {name}" for name, error in known.errors.items()
     )
+    unseen = any(launch.kind == "own" and family(launch) != "scan" for launch in manifest.launches)
+    assumed = f"; {OWN_ASSUMED}" if unseen else ""
     return (
         f"estimate, not measured: {'fitted to' if fitted else 'extrapolated from'} {known.dtype} inference on an "
-        f"{known.card}, where it is {errors}, which the fit has not seen"
+        f"{known.card}, where it is {errors}, which the fit has not seen{assumed}"
     )
 
 

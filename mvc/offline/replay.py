@@ -48,7 +48,9 @@ def replay(*folders: Path) -> list[Check]:
         Manifest.read(folder)
     with tempfile.TemporaryDirectory(prefix="mvc-replay-", ignore_cleanup_errors=True) as scratch:
         result = Path(scratch) / "result.json"
-        environment = {**child.environment(Path(scratch)), "TRITON_INTERPRET": "1"}
+        # Small products in numpy: its threads would wait for each other longer than they compute.
+        alone = {"TRITON_INTERPRET": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**child.environment(Path(scratch)), **alone}
         command = [sys.executable, "-m", "mvc.offline.replay", str(result), *map(str, folders)]
         try:
             done = child.run(command, env=environment, timeout=TIMEOUT)

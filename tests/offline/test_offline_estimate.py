@@ -99,6 +99,10 @@ def test_floors_are_at_the_full_specification():
         ("triton", "triton_per_fused_native_layer_norm_6", 0, 1, "generated: LayerNorm"),
         ("triton", "triton_poi_fused_convolution_relu_0", 0, 1, "generated: other"),
         ("own", "naive_scan_kernel_0", 9, 1, "scan"),
+        ("own", "linear_kernel_0", 9, 1, "matrix product"),
+        ("own", "convolution_kernel_0", 9, 1, "convolution"),
+        ("own", "attention_forward_kernel_0", 9, 1, "attention"),
+        ("own", "anyones_kernel_0", 0, 1, "generated: other"),
     ],
 )
 def test_families_of_launches(kind, name, flops, groups, family):
@@ -116,6 +120,12 @@ def test_only_what_was_fitted_is_called_fitted():
         assert "extrapolated from" in estimate.basis(
             dataclasses.replace(made, model=dataclasses.replace(model, **changes))
         )
+
+
+def test_what_is_assumed_of_own_kernels_is_said_where_there_are_some():
+    assert estimate.OWN_ASSUMED not in estimate.basis(sample())  # its scan is fitted
+    product = launch("own", "linear_kernel_0", {"a": MB}, {"b": MB}, 9)
+    assert estimate.OWN_ASSUMED in estimate.basis(sample(launches=(*LAUNCHES, product)))
 
 
 def test_the_error_stands_beside_the_estimate():
