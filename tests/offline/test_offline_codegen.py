@@ -16,7 +16,7 @@ from mvc.errors import UserError
 from mvc.kernels.scan import api as scan
 from mvc.measure import flops
 from mvc.model import functional
-from mvc.offline import codegen, device, kernels, torch_private
+from mvc.offline import codegen, device, estimate, kernels, torch_private
 from mvc.offline.generate import generate
 from mvc.offline.manifest import Manifest, Request
 from mvc.offline.targets import TARGETS, find
@@ -203,7 +203,7 @@ def test_a_model_becomes_a_manifest_of_launches_and_binaries(asked, generated, m
     # Its depthwise convolutions are no library calls in the generated code.
     monkeypatch.setattr(functional, "depthwise_conv", lambda x, weight, causal: x)
     check_launches(manifest, folder)
-    check_library_calls(manifest)
+    check_products(manifest)
     check_binaries(manifest, folder)
 
 
@@ -212,7 +212,8 @@ def check_launches(manifest, folder):
     assert list(dict.fromkeys(launch.phase for launch in manifest.launches)) == phases
     for phase in phases:
         ast.parse((folder / f"{phase}.py").read_text())
-    scans = [launch for launch in manifest.launches if launch.kind == "own"]
+    scans = [launch for launch in manifest.launches if estimate.family(launch) == "scan"]
+    assert {scan.kind for scan in scans} == {"own"}
     assert len([scan for scan in scans if scan.phase == "forward"]) == 2
     assert all(launch.bytes_read > 0 and launch.bytes_written > 0 for launch in scans)
     assert all("y = selective_scan(" in scan.source[0] for scan in scans if scan.phase == "forward")
@@ -225,18 +226,25 @@ def check_launches(manifest, folder):
     assert read <= made, "elements of results and parts of concatenations are known by their names"
 
 
-def check_library_calls(manifest):
-    calls = [launch for launch in manifest.launches if launch.kind == "extern"]
+def check_products(manifest):
+    """Those of libraries and of own kernels, which with gradients there are none of."""
+    calls = [launch for launch in manifest.launches if launch.kind != "triton" and estimate.family(launch) != "scan"]
+    assert {launch.kind for launch in calls} == ({"extern"} if manifest.model.training else {"extern", "own"})
     attention = [launch for launch in calls if "attention" in launch.name and launch.phase == "forward"]
     # Attention's backward computes its weights, half of the forward's work, once more; eager on "meta" keeps them.
     again = sum(launch.flops for launch in attention) // 2 if manifest.model.training else 0
-    assert sum(launch.flops for launch in calls) == eager_flops(manifest.model) + again
+    # Products of the time step that are joined with x_proj: (tokens, channels, rank).
+    joined = () if manifest.model.training else ((32, 32, 4), (8, 64, 8))
+    more = sum(2 * tokens * channels * (channels - 2 * rank) for tokens, channels, rank in joined)
+    assert sum(launch.flops for launch in calls) == eager_flops(manifest.model) + again + more
+    columns = 48 if joined else 20
     (projection,) = {
         (launch.bytes_read, launch.bytes_written)
         for launch in calls
-        if launch.phase == "forward" and "x_proj" in launch.source[0] and launch.bytes_written == 2 * 32 * 20
+        if launch.phase == "forward" and "x_proj" in launch.source[0] and launch.bytes_written == 2 * 32 * columns
     }
-    assert projection == (2 * (32 * 32 + 32 * 20), 2 * 32 * 20), "of 64 channels it reads the half that it is given"
+    half = 2 * (32 * 32 + 32 * columns), 2 * 32 * columns
+    assert projection == half, "of 64 channels it reads the half that it is given"
 
 
 def eager_flops(asked):

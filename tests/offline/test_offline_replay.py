@@ -29,15 +29,16 @@ MUTATIONS = {
     "width of a LayerNorm": ("forward", r"64\.0, tl\.float32", "63.0, tl.float32"),
     "sign of the skip connection": ("forward", r"CH, S\) \+ b_D \* b_x", "CH, S) - b_D * b_x"),
 }
-# Of those, what is beyond the roundings of float16.
+# Of those, what is beyond the roundings of float16; and in kernels of mvc, which run in half precision alone.
 MUTATIONS_FLOAT16 = {
-    name: MUTATIONS[name]
-    for name in (
-        "epsilon of a LayerNorm",
-        "tap of a convolution",
-        "width of a LayerNorm",
-        "sign of the skip connection",
-    )
+    "tap of a convolution": MUTATIONS["tap of a convolution"],
+    "sign of the skip connection": MUTATIONS["sign of the skip connection"],
+    "width of a product's LayerNorm": ("forward", r"squares / inner \+ eps", "squares / (inner - 1) + eps"),
+    "residual of a product": (
+        "forward",
+        r"(?s)('linear_kernel_2', .*?)y \+= tl\.load\(q_residual",
+        r"\1y -= tl.load(q_residual",
+    ),
 }
 MUTATIONS_TRAINING = {
     "momentum of running statistics": ("forward", r"0\.1, tl\.float32", "0.11, tl.float32"),
