@@ -56,11 +56,14 @@ def _convolution(sizes: Sizes) -> int:
 
 
 def _attention(sizes: Sizes) -> int:
-    """Two products of the forward; of the backward five, as torch counts attention's."""
-    (batch, heads, queries, _), (_, _, keys, _) = sizes["q"], sizes["k"]
-    inner = sizes["q"][-1] + sizes["v"][-1]
-    once = 2 * batch * heads * queries * keys * inner
-    return once * 5 // 2 if "grad_out" in sizes else once
+    """Two products of the forward. Each kernel of the backward computes scores and their gradients once more."""
+    (batch, heads, queries, inner), (_, _, keys, _) = sizes["q"], sizes["k"]
+    products = 2
+    if "dk" in sizes:
+        products = 4 if "delta" in sizes else 5  # it computes dq, too
+    elif "dq" in sizes:
+        products = 3
+    return 2 * products * batch * heads * queries * keys * inner
 
 
 COUNTED: dict[str, Callable[[Sizes], int]] = {

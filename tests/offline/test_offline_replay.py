@@ -33,7 +33,7 @@ MUTATIONS = {
 MUTATIONS_FLOAT16 = {
     "tap of a convolution": MUTATIONS["tap of a convolution"],
     "sign of the skip connection": MUTATIONS["sign of the skip connection"],
-    "width of a product's LayerNorm": ("forward", r"squares / inner \+ eps", "squares / (inner - 1) + eps"),
+    "variance of a product's LayerNorm": ("forward", r"rsqrt\(tl\.maximum\(", "rsqrt(0.98 * tl.maximum("),
     "residual of a product": (
         "forward",
         r"(?s)('linear_kernel_2', .*?)y \+= tl\.load\(q_residual",
