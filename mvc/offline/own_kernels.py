@@ -56,14 +56,11 @@ def _convolution(sizes: Sizes) -> int:
 
 
 def _attention(sizes: Sizes) -> int:
-    """Two products of the forward. Each kernel of the backward computes scores and their gradients once more."""
-    (batch, heads, queries, inner), (_, _, keys, _) = sizes["q"], sizes["k"]
-    products = 2
-    if "dk" in sizes:
-        products = 4 if "delta" in sizes else 5  # it computes dq, too
-    elif "dq" in sizes:
-        products = 3
-    return 2 * products * batch * heads * queries * keys * inner
+    """Two products of the forward; of the backward two again for scores and weights, and one for each result."""
+    (batch, heads, queries, _), (_, _, keys, _) = sizes["q"], sizes["k"]
+    inner = sizes["q"][-1] + sizes["v"][-1]
+    products = 2 + sum(name in sizes for name in ("dq", "dk", "dv")) if "grad_out" in sizes else 2
+    return batch * heads * queries * keys * inner * products
 
 
 COUNTED: dict[str, Callable[[Sizes], int]] = {
