@@ -18,6 +18,7 @@ from mvc.passes.frozen.prepack_linear import PrepackLinear
 from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
 from mvc.passes.fusing.fuse_bias import FuseBias
 from mvc.passes.fusing.fuse_cat import FuseCat
+from mvc.passes.fusing.fuse_convolution import FuseConvolution
 from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_linear import FuseLinear
 from mvc.passes.fusing.fuse_movement import FuseMovement
@@ -51,6 +52,7 @@ PASSES: dict[str, type[Pass]] = {
         PrepackLinear,
         LowerScan,
         FuseCat,
+        FuseConvolution,
         FuseLinear,
         FuseBias,
         LowerGelu,

@@ -34,12 +34,22 @@ def fused_linear(x, weight, bias, norm_weight, norm_bias, norm_eps, activation, 
     return y.to(dtype).contiguous()
 
 
+def fused_conv2d(x, weight, bias, activation, residual, stride, padding, tile) -> Tensor:
+    """`mvc::fused_conv2d_triton` in float32, rounded once."""
+    given = (each if each is None else each.float() for each in (x, weight, bias, residual))
+    x32, weight, bias, residual = given
+    y = ACTIVATIONS[activation](F.conv2d(x32, weight, bias, stride, padding))
+    y = y if residual is None else residual + y
+    return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
 @contextlib.contextmanager
 def on_cpu() -> Iterator[None]:
     """In this block the ops run on a CPU."""
     assert triton_available(), "the ops are there where triton is"
     library = torch.library.Library("mvc", "IMPL")
     library.impl("fused_linear_triton", fused_linear, "CPU")
+    library.impl("fused_conv2d_triton", fused_conv2d, "CPU")
     try:
         yield
     finally:

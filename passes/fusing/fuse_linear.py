@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
@@ -24,15 +23,14 @@ from torch.nn import functional as F
 from mvc.kernels import implementations
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.fusing.linear_pattern import LinearPattern, insert_fused, insert_library_gelu, linear_pattern
-from mvc.passes.graph.fx_utils import between, name_of, shape, value
-from mvc.passes.graph.memory import is_view, storages, writers
+from mvc.passes.fusing.own_kernels import DEVICE, is_loop, layout, obstacle, readers
+from mvc.passes.graph.fx_utils import shape, value
+from mvc.passes.graph.memory import is_view
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import Kind, call, is_call
+from mvc.passes.graph.torch_ops import is_call
 from mvc.passes.measured_choice import IN_PLACE, Kernels, Runs, fastest, rotated
 from mvc.passes.torch_private import example_size
 
-DEVICE = "cuda"
-DTYPES = (torch.float16, torch.bfloat16)  # a library's product in float32 has no tensor cores to be level with
 # Up to so many rows a kernel takes longer to launch than to run, and LayerNorm within the product saves one. With more,
 # every block of columns would normalise the same rows again, which costs more than to write them once.
 FEW_ROWS = 4096
@@ -73,7 +71,7 @@ class FuseLinear(Pass):
         return outcome
 
     def _fuse(self, surroundings: Surroundings, pattern: LinearPattern) -> None:
-        if (reason := _obstacle(surroundings, pattern)) is not None:
+        if (reason := obstacle(surroundings, pattern.calls, pattern.operands)) is not None:
             raise Declined(reason)
         tiles = _tiles(pattern)
         choice = str(tiles[0]) if self.kernels == "own" else _fastest(pattern, tiles)
@@ -85,20 +83,6 @@ class FuseLinear(Pass):
             surroundings.replace({last: y})
         for node in reversed(pattern.nodes):  # those that work in place would stay
             last.graph.erase_node(node)
-
-
-def _obstacle(surroundings: Surroundings, pattern: LinearPattern) -> str | None:
-    """Why the calls cannot be one; None if they can."""
-    dtype = value(pattern.product).dtype
-    if dtype not in DTYPES:
-        return f"it computes in {str(dtype).removeprefix('torch.')}, in which the library's product stays"
-    if value(pattern.last).requires_grad:
-        return "gradients are needed, which the fused product does not have"
-    if (reason := surroundings.contexts.obstacle(pattern.calls)) is not None:
-        return reason
-    read = set().union(*(storages(each) for each in pattern.operands if each is not None))
-    writer = next(writers(between(pattern.calls[0], pattern.last), read), None)
-    return None if writer is None else f"{writer.name} writes to what it reads before all of it is computed"
 
 
 def _rows(pattern: LinearPattern) -> int:
@@ -119,15 +103,9 @@ def _fastest(pattern: LinearPattern, tiles: tuple[int, ...]) -> str:
     dtype, device = value(pattern.product).dtype, value(pattern.product).device
     library = _library(pattern)
     names = ("x", "weight", "bias", "norm_weight", "norm_bias", "scale", "residual")
-    given = dict(zip(names, map(_layout, pattern.operands), strict=True))
+    given = dict(zip(names, map(layout, pattern.operands), strict=True))
     key = f"linear {dtype} {given} eps={pattern.eps} activation={pattern.activation} {library}"
     return fastest(key, lambda: _runs(pattern, library, tiles), device)
-
-
-def _layout(node: fx.Node | None) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    if node is None:
-        return None
-    return tuple(tuple(map(example_size, each)) for each in (shape(node), value(node).stride()))
 
 
 class Library(NamedTuple):
@@ -147,24 +125,15 @@ class Library(NamedTuple):
 
 def _library(pattern: LinearPattern) -> Library:
     few = _rows(pattern) <= FEW_ROWS
-    norm = pattern.norm is not None and not _is_loop(_producer(pattern.operands[0]))
-    reader = min(_readers(pattern.last), default=None)
+    norm = pattern.norm is not None and not is_loop(_producer(pattern.operands[0]))
+    reader = min(readers(pattern.last), default=None)
     # Few rows let the product that follows take in the LayerNorm between them.
-    followed = reader is not None and _is_loop(reader) and not (few and is_call(reader, "layer_norm"))
+    followed = reader is not None and is_loop(reader) and not (few and is_call(reader, "layer_norm"))
     if pattern.activation == "none" and pattern.scale is None and pattern.residual is None:
         return Library(norm, "none")
     if not followed:
         return Library(norm, "kernel")
     return Library(norm, "none" if pattern.residual is None or few else "bytes")
-
-
-def _is_loop(node: fx.Node) -> bool:
-    """Whether Inductor may make a loop of the call, which computes pointwise what it reads and what reads it."""
-    known = call(node)
-    if known is not None:
-        return known.kind is not Kind.PRODUCT
-    is_op = isinstance(node.target, torch._ops.OpOverload) or name_of(node) == "scaled_dot_product_attention"
-    return node.op in ("call_function", "call_method") and not is_op
 
 
 def _producer(node: fx.Node) -> fx.Node:
@@ -173,19 +142,11 @@ def _producer(node: fx.Node) -> fx.Node:
     return node
 
 
-def _readers(node: fx.Node) -> Iterator[fx.Node]:
-    for user in node.users:
-        if user.op != "output" and is_view(user):
-            yield from _readers(user)
-        else:
-            yield user
-
-
 def _runs(pattern: LinearPattern, library: Library, tiles: tuple[int, ...]) -> Runs:
     """The library's calls and the kernel on each tile, on random numbers in place of the fakes."""
     dtype, device, eps = value(pattern.product).dtype, value(pattern.product).device, pattern.eps
     generator = torch.Generator(device)
-    *layouts, residual = map(_layout, pattern.operands)
+    *layouts, residual = map(layout, pattern.operands)
     shapes = None if residual is None else (*layouts[0][0][:-1], layouts[1][0][0])
 
     def make() -> tuple[Tensor | None, ...]:

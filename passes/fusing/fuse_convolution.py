@@ -1,0 +1,257 @@
+"""Fusion: a convolution with the operations after it as one Triton kernel, in inference on a GPU, where faster.
+
+Before::                                                 After::
+
+    y = gelu(conv2d(x, weight, bias, stride, padding))       y = mvc.fused_conv2d_triton(x, weight, bias, "gelu", rest,
+    z = rest + y                                                                         stride, padding, tile)
+
+A library's convolution writes its result, and a kernel of Inductor's reads it again, adds the bias and computes the
+rest. A convolution of few channels is replaced for itself: libraries pad them to the eight of a matrix product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from mvc.kernels import implementations
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
+from mvc.passes.fusing.own_kernels import DEVICE, is_loop, layout, obstacle, readers
+from mvc.passes.graph.fx_utils import insert, only_user, shape, value
+from mvc.passes.graph.surroundings import Surroundings
+from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.graph.views import is_tensor
+from mvc.passes.measured_choice import IN_PLACE, Kernels, Runs, fastest, rotated
+from mvc.passes.torch_private import example_size, surely_equal
+
+FEW_CHANNELS = 4
+LARGEST = 2**31  # elements of an image that a kernel can read
+
+
+@dataclasses.dataclass
+class ConvolutionPattern:
+    """A convolution and what is computed from it alone.
+
+    Attributes:
+        nodes: the calls from the convolution on, in order; the last one computes the result.
+        arguments: the convolution's.
+        activation: one of "none", "relu", "silu", "gelu", "gelu_tanh".
+        residual: what is added, of the result's shape.
+    """
+
+    nodes: list[fx.Node]
+    arguments: dict[str, Any]
+    activation: str = "none"
+    residual: fx.Node | None = None
+
+    @property
+    def operands(self) -> tuple[fx.Node | None, ...]:
+        """x, weight, bias and residual."""
+        return self.arguments["input"], self.arguments["weight"], self.arguments.get("bias"), self.residual
+
+    @property
+    def has_epilogue(self) -> bool:
+        """Whether anything is computed after the sums."""
+        return len(self.nodes) > 1 or self.arguments.get("bias") is not None
+
+    @property
+    def has_few_channels(self) -> bool:
+        return shape(self.arguments["weight"])[1] <= FEW_CHANNELS
+
+    def window(self, name: str, default: int) -> list[int]:
+        """An argument of the convolution along the height and along the width."""
+        given = self.arguments.get(name, default)
+        return [given, given] if isinstance(given, int) else list(given) * (2 // len(given))
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseConvolution(Pass):
+    """`conv2d` with the activation and the residual after it.
+
+    Attributes:
+        kernels: see `mvc.compile.backend.Options`.
+        frozen: whether a weight is brought into channels_last memory once, not in every call.
+    """
+
+    name: ClassVar[str] = "fuse_convolution"
+    inference_only: ClassVar[bool] = True
+
+    kernels: Kernels = "measured"
+    frozen: bool = False
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        outcome = Outcome()
+        if self.kernels == "library" or not implementations.triton_available():
+            return outcome
+        surroundings = Surroundings(graph)
+        for node in list(graph.nodes):
+            pattern = _pattern(node)
+            if pattern is None or value(node).device.type != DEVICE:
+                continue
+            if not (pattern.has_epilogue or pattern.has_few_channels):
+                continue
+            try:
+                self._fuse(surroundings, pattern)
+            except Declined as reason:
+                outcome.near_misses.append(NearMiss.at(node, str(reason)))
+            else:
+                outcome.matches += 1
+        return outcome
+
+    def _fuse(self, surroundings: Surroundings, pattern: ConvolutionPattern) -> None:
+        reason = obstacle(surroundings, pattern.nodes, pattern.operands) or _obstacle(pattern)
+        if reason is not None:
+            raise Declined(reason)
+        tiles = _tiles(pattern)
+        tile = tiles[0] if self.kernels == "own" else self._fastest_tile(pattern, tiles)
+        if tile is None:
+            raise Declined("measured: the library is as fast")
+        last = pattern.nodes[-1]
+        with surroundings.at(last):
+            surroundings.replace({last: _insert_fused(pattern, tile)})
+        for node in reversed(pattern.nodes):  # those that work in place would stay
+            last.graph.erase_node(node)
+
+    def _fastest_tile(self, pattern: ConvolutionPattern, tiles: tuple[int, ...]) -> int | None:
+        """The tile with which one kernel is faster than the library; None where none is."""
+        after, device = _library_epilogue(pattern), value(pattern.nodes[0]).device
+        names = ("x", "weight", "bias", "residual")
+        given = dict(zip(names, map(layout, pattern.operands), strict=True))
+        window = f"stride={pattern.window('stride', 1)} padding={pattern.window('padding', 0)} frozen={self.frozen}"
+        dtype = value(pattern.nodes[0]).dtype
+        key = f"convolution {dtype} {given} {window} activation={pattern.activation} {after}"
+        choice = fastest(key, lambda: _runs(pattern, after, tiles, frozen=self.frozen), device)
+        return None if choice == "library" else int(choice)
+
+
+def _pattern(node: fx.Node) -> ConvolutionPattern | None:
+    """The pattern from a call of `conv2d` on; None for any other node."""
+    known = call(node)
+    if known is None or known.name != "conv2d" or len(shape(known.args["input"])) != 4:
+        return None
+    pattern = ConvolutionPattern([node], known.args)
+    if (user := only_user(node)) is not None and (activation := _activation(user, node)) is not None:
+        pattern.activation = activation
+        pattern.nodes.append(user)
+    last = pattern.nodes[-1]
+    if (user := only_user(last)) is not None and (residual := _residual(user, last)) is not None:
+        pattern.residual = residual
+        pattern.nodes.append(user)
+    return pattern
+
+
+def _activation(user: fx.Node, node: fx.Node) -> str | None:
+    known = call(user)
+    if known is None or known.args.get("input") is not node or value(user).dtype != value(node).dtype:
+        return None
+    name = known.name.removesuffix("_") + "_tanh" * (known.args.get("approximate") == "tanh")
+    return name if name in IN_PLACE else None
+
+
+def _residual(user: fx.Node, node: fx.Node) -> fx.Node | None:
+    """What the call adds to the node, if a kernel can read it without a copy."""
+    known = call(user)
+    if known is None or known.name.removesuffix("_") != "add" or known.args.get("alpha", 1) != 1:
+        return None
+    other = known.args["other"] if known.args["input"] is node else known.args["input"]
+    if not is_tensor(other) or other is node or (known.kind is Kind.WRITE and known.args["input"] is not node):
+        return None
+    alike = value(other).dtype == value(user).dtype == value(node).dtype and len(shape(other)) == 4
+    fits = alike and all(map(surely_equal, shape(other), shape(node)))
+    return other if fits and _is_channels_last(other) else None
+
+
+def _is_channels_last(node: fx.Node) -> bool:
+    """Whether channels are neighbours in memory, or there is one alone."""
+    return surely_equal(value(node).stride(1), 1) or surely_equal(shape(node)[1], 1)
+
+
+def _obstacle(pattern: ConvolutionPattern) -> str | None:
+    """Why the kernel cannot run the convolution, or need not; None if it can."""
+    padding = pattern.arguments.get("padding")
+    if isinstance(padding, str):
+        return f"its padding is {padding!r}"
+    if pattern.arguments.get("groups", 1) != 1 or pattern.window("dilation", 1) != [1, 1]:
+        return "it has groups or a dilation"
+    if not _is_channels_last(pattern.arguments["input"]):
+        return "its input is not channels_last"
+    for node in (pattern.arguments["input"], pattern.nodes[-1]):
+        _, channels, height, width = map(example_size, shape(node))
+        if channels * height * width >= LARGEST:
+            return f"an image has {channels * height * width} elements, which the kernel cannot number"
+    if _library_epilogue(pattern) == "none" and not pattern.has_few_channels:
+        return "the loop that reads the result computes what follows the convolution for nothing"
+    return None
+
+
+def _library_epilogue(pattern: ConvolutionPattern) -> Literal["kernel", "bytes", "none"]:
+    """What is saved behind the library's call: a "kernel" of its own; "bytes", where a loop that reads the result reads
+    the residual as well, and writes the sum for others; or "none", where such a loop reads and writes nothing more.
+    """
+    if not pattern.has_epilogue:
+        return "none"
+    users = sorted(readers(pattern.nodes[-1]))
+    if not users or not is_loop(users[0]):
+        return "kernel"
+    return "bytes" if pattern.residual is not None and len(users) > 1 else "none"
+
+
+def _tiles(pattern: ConvolutionPattern) -> tuple[int, ...]:
+    from mvc.kernels.convolution.triton_tiles import candidates
+
+    batch, outputs, height, width = map(example_size, shape(pattern.nodes[0]))
+    _, channels, *kernel = shape(pattern.arguments["weight"])
+    return candidates(batch, height, width, outputs, channels * kernel[0] * kernel[1])
+
+
+def _insert_fused(pattern: ConvolutionPattern, tile: int) -> fx.Node:
+    """The pattern as one call at the insertion point; a weight that is not channels_last is copied."""
+    graph, first = pattern.nodes[0].graph, pattern.nodes[0]
+    x, weight, bias, residual = pattern.operands
+    x, weight, bias = (_cast(each, value(first).dtype) for each in (x, weight, bias))
+    if not value(weight).is_contiguous(memory_format=torch.channels_last):
+        weight = insert(graph, "contiguous", weight, memory_format=torch.channels_last)
+    window = pattern.window("stride", 1), pattern.window("padding", 0)
+    op = torch.ops.mvc.fused_conv2d_triton.default
+    y = insert(graph, op, x, weight, bias, pattern.activation, residual, *window, tile)
+    y.meta["stack_trace"] = first.meta.get("stack_trace")
+    return y
+
+
+def _cast(node: fx.Node | None, dtype: torch.dtype) -> fx.Node | None:
+    """In what autocast gives the convolution."""
+    return node if node is None or value(node).dtype == dtype else insert(node.graph, "to", node, dtype)
+
+
+def _runs(pattern: ConvolutionPattern, after: str, tiles: tuple[int, ...], *, frozen: bool) -> Runs:
+    """The library's call with what follows it, and the kernel on each tile, on random numbers in place of the fakes."""
+    dtype, device = value(pattern.nodes[0]).dtype, value(pattern.nodes[0]).device
+    generator, layouts = torch.Generator(device), [*map(layout, pattern.operands)]
+    window = pattern.window("stride", 1), pattern.window("padding", 0)
+
+    def make() -> tuple[Tensor | None, ...]:
+        given = [each and torch.empty_strided(*each, dtype=dtype, device=device) for each in layouts]
+        x, weight, bias, residual = (each if each is None else each.normal_(generator=generator) for each in given)
+        return x, weight.contiguous(memory_format=torch.channels_last) if frozen else weight, bias, residual
+
+    inputs = rotated(make, device)
+
+    def by_library() -> Tensor:
+        x, weight, bias, residual = next(inputs)
+        y = F.conv2d(x, weight, None, *window)  # Inductor adds the bias in the loop that follows
+        if after != "kernel":
+            return y.clone() if after == "bytes" else y
+        if residual is not None:
+            return y.add_(residual)
+        return y.add_(bias[:, None, None]) if pattern.activation == "none" else IN_PLACE[pattern.activation](y)
+
+    def by_kernel(tile: int) -> Tensor:
+        x, weight, bias, residual = next(inputs)
+        return torch.ops.mvc.fused_conv2d_triton(x, weight, bias, pattern.activation, residual, *window, tile)
+
+    return {"library": by_library, **{str(tile): partial(by_kernel, tile) for tile in tiles}}
