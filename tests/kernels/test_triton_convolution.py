@@ -184,7 +184,7 @@ class Place(NamedTuple):
 # Of MambaVision-T and of ConvNeXt.
 PLACES = {
     "stem of 3 channels": Place(3, 32, 112, 2, activation="relu"),
-    "stem of 32 channels": Place(32, 64, 56, 2, activation="relu"),
+    "stem of 32 channels": Place(32, 80, 56, 2, activation="relu"),
     "80 channels": Place(80, 80, 56),
     "80 channels and a residual": Place(80, 80, 56, activation="none", residual=True),
     "160 channels": Place(160, 160, 28),
