@@ -43,13 +43,28 @@ def fused_conv2d(x, weight, bias, activation, residual, stride, padding, tile) -
     return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
+def window_attention(q, k, v, scale) -> tuple[Tensor, Tensor]:
+    """`mvc::window_attention_triton` in float32, rounded once."""
+    scores = scale * q.float() @ k.float().transpose(-1, -2)
+    y = (scores.softmax(-1) @ v.float()).to(q.dtype)
+    return y.transpose(1, 2).contiguous().transpose(1, 2), scores.logsumexp(-1)
+
+
+OPS = {
+    "fused_linear_triton": fused_linear,
+    "fused_conv2d_triton": fused_conv2d,
+    "window_attention_triton": window_attention,
+}
+
+
 @contextlib.contextmanager
 def on_cpu() -> Iterator[None]:
     """In this block the ops run on a CPU."""
     assert triton_available(), "the ops are there where triton is"
     library = torch.library.Library("mvc", "IMPL")
-    library.impl("fused_linear_triton", fused_linear, "CPU")
-    library.impl("fused_conv2d_triton", fused_conv2d, "CPU")
+    for name, function in OPS.items():
+        if hasattr(torch.ops.mvc, name):
+            library.impl(name, function, "CPU")
     try:
         yield
     finally:
