@@ -98,12 +98,21 @@ def linear_kernel(
     p_x, p_weight, p_bias, p_norm_weight, p_norm_bias, p_scale, p_residual, p_y,
     rows, columns, inner, x_m, x_k, weight_n, weight_k, residual_m, residual_n,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, STAGES: tl.constexpr,
-    SPLIT: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NORM_EPS: tl.constexpr, ACTIVATION: tl.constexpr,
+    SPLIT: tl.constexpr, OF_N: tl.constexpr, OF_K: tl.constexpr, OF_ROWS: tl.constexpr,
+    NORM_EPS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """y = residual + scale * activation(LN(x) @ weight.T + bias), y (rows, columns) contiguous.
 
-    NORM_EPS: of the LayerNorm, or None where there is none. EVEN_N, EVEN_K: columns and inner are multiples of BN, BK.
+    NORM_EPS: of the LayerNorm, or None where there is none. OF_N, OF_K, OF_ROWS: what columns, inner, and the distance
+    between rows of each tensor are multiples of, which decides how many elements are read at once.
     """
+    EVEN_N: tl.constexpr = OF_N >= BN
+    EVEN_K: tl.constexpr = OF_K >= BK
+    columns = columns // OF_N * OF_N
+    inner = inner // OF_K * OF_K
+    x_m = x_m // OF_ROWS * OF_ROWS
+    weight_n = weight_n // OF_ROWS * OF_ROWS
+    residual_m = residual_m // OF_ROWS * OF_ROWS
     i_m, i_n = _block(rows, columns, BM, BN, GROUP)
     o_m = i_m * BM + tl.arange(0, BM)
     o_n = i_n * BN + tl.arange(0, BN)

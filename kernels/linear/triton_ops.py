@@ -20,6 +20,7 @@ from mvc.kernels.linear.triton_tiles import TILES
 from mvc.kernels.torch_private import is_plain
 from mvc.kernels.triton_epilogue import ACTIVATIONS
 
+ALIGNED = 16  # elements
 GROUP = 8  # blocks of rows whose programs run at the same time
 
 
@@ -65,13 +66,15 @@ def fused_linear(
     y = x.new_empty((*x.shape[:-1], columns))
     rows = math.prod(x.shape[:-1])
     x, residual = _in_rows(x), None if residual is None else _in_rows(residual)
+    residual_strides = (0, 0) if residual is None else residual.stride()
+    distances = (x.stride(0), weight.stride(0), residual_strides[0])
     BM, BN, BK, warps, stages = TILES[tile]
     wrap_triton(linear_kernel)[(triton.cdiv(rows, BM) * triton.cdiv(columns, BN),)](
         x, weight, bias, norm_weight, norm_bias, scale, residual, y,
-        rows, columns, inner, *x.stride(), *weight.stride(), *((0, 0) if residual is None else residual.stride()),
+        rows, columns, inner, *x.stride(), *weight.stride(), *residual_strides,
         BM=BM, BN=BN, BK=BK, GROUP=GROUP, STAGES=stages, SPLIT=TILES[tile].split,
-        EVEN_N=_divides(BN, columns), EVEN_K=_divides(BK, inner), NORM_EPS=norm_eps, ACTIVATION=activation,
-        num_warps=warps, num_stages=stages,
+        OF_N=_factor(BN, columns), OF_K=_factor(BK, inner), OF_ROWS=_factor(ALIGNED, *distances),
+        NORM_EPS=norm_eps, ACTIVATION=activation, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return y
 
@@ -81,9 +84,11 @@ def _in_rows(tensor: Tensor) -> Tensor:
     return tensor[None] if tensor.dim() == 1 else tensor.flatten(0, -2)
 
 
-def _divides(block: int, size: int) -> bool:
-    """Whether a size is known to be a multiple; one that tracing does not know may be anything."""
-    return isinstance(size, int) and size % block == 0
+def _factor(most: int, *sizes: int) -> int:
+    """The largest power of two up to `most` that divides all of them; one where tracing does not know a size."""
+    if not all(isinstance(size, int) for size in sizes):
+        return 1
+    return math.gcd(most, *sizes)
 
 
 def _check_options(activation: str, tile: int, norm_eps: float | None, tensors: dict[str, Tensor | None]) -> None:

@@ -46,6 +46,8 @@ TILES = (
     Tile(256, 64, 64, 8, 3),
 )
 MOST = 3  # tiles that are timed for a shape
+# Rows of another number of elements are read in small pieces, whose addresses take the registers of larger tiles.
+ALIGNED, MOST_UNALIGNED = 8, 32 * 64
 
 # A multiprocessor of an H200: per cycle, multiply-adds of 16-bit numbers, bytes from the L2 cache, and results that are
 # activated and stored; its shared memory and threads. In cycles, the start of a program, and how long a step waits for
@@ -56,7 +58,9 @@ START, WAIT = 1500, 800
 
 def candidates(rows: int, columns: int, inner: int, dtype: torch.dtype) -> tuple[int, ...]:
     """The tiles worth timing for a product of these sizes, as indices of `TILES`, best first."""
-    order = sorted(range(len(TILES)), key=lambda index: _cycles(TILES[index], rows, columns, inner, dtype.itemsize))
+    aligned = columns % ALIGNED == inner % ALIGNED == 0
+    known = [index for index, tile in enumerate(TILES) if aligned or tile.rows * tile.columns <= MOST_UNALIGNED]
+    order = sorted(known, key=lambda index: _cycles(TILES[index], rows, columns, inner, dtype.itemsize))
     return tuple(order[:MOST])
 
 

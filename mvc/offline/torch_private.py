@@ -320,12 +320,15 @@ def compiled(kernel: Any, capability: int) -> Iterator[Binary]:
         yield _binary(source, capability, options)
 
 
-def compiled_launch(kernel: Any, arguments: Mapping[str, Any], capability: int, *, warps: int) -> Binary:
+def compiled_launch(
+    kernel: Any, arguments: Mapping[str, Any], capability: int, *, warps: int, stages: int | None = None
+) -> Binary:
     """Compile a `triton.jit` function as a launch does, which knows which arguments are None, 1 or multiples of 16.
 
     Args:
         arguments: all of them in their order, `tl.constexpr` ones too; tensors stand for their dtype, and may be on
             the device "meta".
+        stages: of software pipelines; None for as many as Triton takes by itself.
     """
     from triton.compiler import ASTSource
     from triton.runtime.jit import mangle_type
@@ -340,7 +343,8 @@ def compiled_launch(kernel: Any, arguments: Mapping[str, Any], capability: int, 
         signature[name] = mangle_type(value)
         if is_tensor or (isinstance(value, int) and value % 16 == 0):
             attributes[place,] = [["tt.divisibility", 16]]
-    return _binary(ASTSource(kernel, signature, constants, attributes), capability, {"num_warps": warps})
+    options = {"num_warps": warps} | ({} if stages is None else {"num_stages": stages})
+    return _binary(ASTSource(kernel, signature, constants, attributes), capability, options)
 
 
 def _binary(source: Any, capability: int, options: Any) -> Binary:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from scan_cases import assert_within_budget, interpreted, print_failures
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mvc.kernels.linear.triton_tiles import TILES
 
@@ -26,7 +27,8 @@ TORCH = {
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
 }
 PARTS = ("bias", "norm", "scale", "residual")
-SMALL = len(TILES) - 1  # a tile that an interpreter runs several of in little time
+HALF = torch.float16
+SMALL = 9  # a tile that an interpreter runs several of in little time
 
 
 class Case(NamedTuple):
@@ -183,6 +185,53 @@ def test_inductor_sees_one_kernel_for_every_number_of_rows():
     assert sum("triton_kernel_wrapper" in target for target in targets) == 1
     assert not any("fused_linear" in target for target in targets)
     assert environment.guards == []
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"activation": "tanh"}, ValueError, "activation is 'tanh'; it must be one of 'none', 'relu'"),
+        ({"tile": len(TILES)}, ValueError, f"tile is {len(TILES)}; it must be an index"),
+        ({"norm_eps": None}, ValueError, "norm_weight is given without norm_eps"),
+        ({"x": torch.zeros(3, 7, 136).double()}, TypeError, "x must be torch.float32, .* got torch.float64"),
+        ({"weight": torch.zeros(40, 136).half()}, TypeError, "weight must be torch.float32 as x is, got torch.float16"),
+        ({"weight": torch.zeros(40, 135)}, ValueError, r"must be \(..., K\) and weight \(N, K\), got shapes"),
+        ({"bias": torch.zeros(39)}, ValueError, r"bias must have shape \(40,\) beside x and weight, got \(39,\)"),
+        ({"scale": torch.zeros(40, dtype=torch.int32)}, TypeError, "scale must be .* got torch.int32"),
+        ({"residual": torch.zeros(3, 7, 1)}, ValueError, r"residual must have shape \(3, 7, 40\) .* got \(3, 7, 1\)"),
+        ({"bias": torch.zeros(40, device="meta")}, ValueError, "bias must be on x's device cpu, got meta"),
+        ({"bias": torch.zeros(40, requires_grad=True)}, RuntimeError, "mvc::fused_linear_triton has no derivative"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_errors(changes, error, sentence):
+    from mvc.kernels.linear import triton_ops  # noqa: F401
+
+    with pytest.raises(error, match=sentence):
+        fused_linear(**(make_inputs(ALL) | changes))
+
+
+@needs_triton
+def test_flops_are_those_of_the_product():
+    from mvc.kernels.linear import triton_ops  # noqa: F401
+
+    inputs = map_tensors(lambda tensor: tensor.to("meta"), make_inputs(ALL))
+    with FlopCounterMode(display=False) as counter:
+        assert fused_linear(**inputs).shape == (3, 7, 40)
+    assert counter.get_total_flops() == 2 * 3 * 7 * 40 * 136
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "case", [*CASES, *(ALL._replace(dtype=HALF, rows=(300,), tile=tile) for tile in range(len(TILES)))], ids=str
+)
+def test_on_a_gpu(case):
+    from mvc.kernels.linear import triton_ops  # noqa: F401
+
+    assert_linear_within_budget(map_tensors(Tensor.cuda, make_inputs(case)))
 
 
 if __name__ == "__main__":
