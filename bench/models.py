@@ -10,6 +10,11 @@ HOWS: dict[str, dict[str, Any]] = {
     "mvc": {"backend": "mvc"},
     "mvc, frozen": {"backend": "mvc", "options": {"frozen": True}},
 }
+# On a GPU: one kind of kernel wherever both could run, to see what each is worth beside the measured choice.
+FORCED: dict[str, dict[str, Any]] = {
+    f"mvc, frozen, kernels {kernels}": {"backend": "mvc", "options": {"frozen": True, "kernels": kernels}}
+    for kernels in ("own", "library")
+}
 PEERS = {  # timm's names
     "Swin-T": "swin_tiny_patch4_window7_224",
     "ConvNeXt-T": "convnext_tiny",

@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import published, published_scan
-from bench.models import HOWS, PEERS
+from bench.models import FORCED, HOWS, PEERS
 from bench.on_gpu import torch_private, worker
 from mvc import create_model
 from mvc.cli import DTYPES
+from mvc.compile.backend import GraphReport
 from mvc.compile.compiler import check_against_eager, compile_model, training_step
 from mvc.measure.device_profile import profile_device
 from mvc.measure.machine import peak_memory
@@ -34,7 +36,7 @@ class Job:
 
     Attributes:
         model: a variant of ours, "published " and a variant, or one of `bench.models.PEERS` or timm's names.
-        how: "eager", or one of `bench.models.HOWS`.
+        how: "eager", or one of `bench.models.HOWS` or `bench.models.FORCED`.
         dtype: of parameters and input, or "autocast": float32 under autocast to half precision.
         mode: Inductor's mode.
         training: whether a backward is run too.
@@ -52,6 +54,11 @@ class Job:
         mode = "" if self.mode == "default" else f", {self.mode}"
         step = ", training" if self.training else ""
         return f"{self.model}, {self.how}, batch {self.batch}, {self.dtype}{mode}{step}"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is our model, compiled by mvc."""
+        return self.model in VARIANTS and self.how.startswith("mvc")
 
     @property
     def from_timm(self) -> bool:
@@ -125,8 +132,10 @@ def prepare(
             step(model, inputs[0])
             _free(device)
     if job.how != "eager":
-        compiled, report = compile_model(model, inputs[0], mode=job.mode, **HOWS[job.how])
+        compiled, report = compile_model(model, inputs[0], mode=job.mode, **(HOWS | FORCED)[job.how])
         facts["compile_seconds"] = report.seconds
+        if choices := chosen(report.explanation.graphs):
+            facts["choices"] = choices
     with alone():
         if job.how != "eager":
             check = check_against_eager(model, compiled, inputs[0])
@@ -138,6 +147,17 @@ def prepare(
         facts["peak_bytes"] = peak_memory(lambda: step(compiled, inputs[0]), device).used
         _free(device)
     return functools.partial(step, compiled), inputs, facts
+
+
+def chosen(graphs: Sequence[GraphReport]) -> dict[str, dict[str, Any]]:
+    """By pass, how many places it rewrote, and how many it left alone for each reason."""
+    choices: dict[str, dict[str, Any]] = {}
+    for record in itertools.chain.from_iterable(graph.passes for graph in graphs):
+        if record.fired or record.near_misses:
+            seen = choices.setdefault(record.name, {"rewritten": 0, "left": Counter()})
+            seen["rewritten"] += record.matches
+            seen["left"].update(miss.reason for miss in record.near_misses)
+    return choices
 
 
 def _training_step(model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from bench import published_scan
+from bench.models import FORCED
 from bench.on_gpu import turns
 from bench.on_gpu.jobs import PUBLISHED, Job
 from bench.on_gpu.session import Session
@@ -44,15 +45,17 @@ def training(quick: bool) -> list[Comparison]:
 
 
 def others(quick: bool) -> list[Comparison]:
-    """Larger variants and bfloat16 beside the published arithmetic, and T beside further models."""
+    """Larger variants beside the published arithmetic, T in bfloat16 beside float16, and T beside further models."""
     if quick:
         job = Job("tiny", "eager", 4, "bfloat16", size=64)
         return [(_published(job), job)]
-    frozen = [Job("S", "mvc, frozen", 128), Job("B", "mvc, frozen", 128), Job("T", "mvc, frozen", 128, "bfloat16")]
+    larger = [Job("S", "mvc, frozen", 128), Job("B", "mvc, frozen", 128)]
+    t = Job("T", "mvc, frozen", 128)
     beside = [Job(name, "inductor", 128) for name in ("MambaOut-T", "CAFormer-S18", "ResNet-50")]
     return [
-        *((dataclasses.replace(_published(job), how="inductor"), job) for job in frozen),
-        (Job("T", "mvc, frozen", 128), *beside),
+        *((dataclasses.replace(_published(job), how="inductor"), job) for job in larger),
+        (dataclasses.replace(t, dtype="bfloat16"), t),
+        (t, *beside),
     ]
 
 
@@ -61,7 +64,7 @@ def _beside_published(job: Job) -> Comparison:
     theirs = _published(job)
     return (
         theirs,
-        *_hows(job, "mvc, frozen", "mvc", "inductor"),
+        *_hows(job, "mvc, frozen", *FORCED, "mvc", "inductor"),
         *peers,
         *_hows(theirs, "eager"),
         *_hows(job, "eager"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.on_gpu import svg
-from bench.on_gpu.turns import limited_by_host
+from bench.on_gpu.turns import RATIOS, limited_by_host
 from bench.published_scan import SCANS
 from mvc import files
 from mvc.measure.environment import Environment
@@ -48,10 +48,14 @@ def _parts(facts: dict[str, Any], charts: Sequence[str]) -> Iterator[str]:
     if rows := _of(facts, "scan"):
         yield f"## Selective scan, µs\n\n{_scan_table(rows)}"
         yield _scan_limits(facts)
+    if rows := _of(facts, RATIOS):
+        yield f"## How many times as fast our models are\n\n{_ratio_table(rows)}"
     for part, title in MODEL_PARTS.items():
         if rows := _of(facts, part):
             file = _file(part)
             yield f"## {title}\n\n{_model_table(rows)}"
+            if chose := [row for row in rows if "choices" in row]:
+                yield f"What the passes rewrote, and what they left alone:\n\n{_choice_table(chose)}"
             if file in charts:
                 yield f"![{title}](./{file}.svg)"
             if profiled := [row for row in rows if "families" in row]:
@@ -130,6 +134,33 @@ def _model_table(rows: Sequence[dict[str, Any]]) -> str:
         "compiled in s",
     ]
     return tabulate(cells, headers, markdown=True)
+
+
+def _ratio_table(rows: Sequence[dict[str, Any]]) -> str:
+    cells = [
+        [
+            row["name"],
+            _number(row["by_kernels"], 1, ".3f"),
+            "{:.3f} ({:.3f} to {:.3f})".format(*row["by_clock"]),
+            f"{row['memory']:.2f}",
+        ]
+        for row in rows
+    ]
+    return tabulate(cells, ["", "by kernels", "by the clock (90 % interval)", "peak memory over theirs"], markdown=True)
+
+
+def _choice_table(rows: Sequence[dict[str, Any]]) -> str:
+    cells = [
+        [
+            row["name"],
+            name,
+            f"{choice['rewritten']}",
+            "; ".join(f"{count}: {reason}" for reason, count in choice["left"].items()),
+        ]
+        for row in rows
+        for name, choice in row["choices"].items()
+    ]
+    return tabulate(cells, ["", "pass", "rewritten", "left alone, and why"], markdown=True)
 
 
 def _host(row: dict[str, Any]) -> str:

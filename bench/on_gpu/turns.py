@@ -15,6 +15,7 @@ from mvc.measure.profiler import HOST_LIMIT, Timing
 
 ROUNDS, QUICK_ROUNDS = 9, 3
 TURN_SECONDS, MOST_CALLS = 0.2, 200
+RATIOS = "ratios"  # the part of the rows that `ratios` yields
 ANSWER_SECONDS = 30.0  # for one turn, or a profile
 # Jobs that are compared with the first one that could be measured.
 Comparison = tuple[Job, ...]
@@ -61,15 +62,14 @@ def measure(
             if time.monotonic() > until:
                 break
             ready = _kept(session, part, ready[::-1], Ready.take_turn)
-            for row in rows(comparisons, ready):
-                session.add(part, **row)
+            _write(session, part, comparisons, ready)
         for row in rows(comparisons, ready):
             session.say(f"{part}: {line(row)}")
         for each in ready:
             if time.monotonic() < until:
                 _kept(session, part, [each], _profile)
+        _write(session, part, comparisons, ready)
         for row in rows(comparisons, ready):
-            session.add(part, **row)
             if "families" in row:
                 session.say(f"{part}: {kernels_line(row)}")
     finally:
@@ -127,6 +127,13 @@ def _profile(each: Ready) -> None:
     each.facts |= each.ask({"profile": True})
 
 
+def _write(session: Session, part: str, comparisons: Sequence[Comparison], ready: Sequence[Ready]) -> None:
+    for row in rows(comparisons, ready):
+        session.add(part, **row)
+    for ratio in ratios(comparisons, ready):
+        session.add(RATIOS, **ratio)
+
+
 def rows(comparisons: Sequence[Comparison], ready: Sequence[Ready]) -> Iterator[dict[str, Any]]:
     """The row of each job that took turns, with how many times as fast as the first of its comparison it is."""
     measured = {each.job: each for each in ready if each.turns}
@@ -145,6 +152,25 @@ def rows(comparisons: Sequence[Comparison], ready: Sequence[Ready]) -> Iterator[
                 "seconds": list(timing.seconds),
                 "against": against,
                 **each.facts,
+            }
+
+
+def ratios(comparisons: Sequence[Comparison], ready: Sequence[Ready]) -> Iterator[dict[str, Any]]:
+    """How many times as fast the first of our compiled models in each comparison is as the others there: by the clock
+    round by round and, where all were profiled, by their kernels; and its peak memory over theirs."""
+    measured = {each.job: each for each in ready if each.turns}
+    for comparison in comparisons:
+        known = [measured[job] for job in comparison if job in measured]
+        ours = next((each for each in known if each.job.ours), None)
+        for other in known:
+            if ours is None or other is ours:
+                continue
+            kernels = [each.facts.get("kernel_seconds") for each in (other, ours)]
+            yield {
+                "name": f"{ours.job} over {other.job}",
+                "by_clock": list(_timing(other).ratio_to(_timing(ours))),
+                "by_kernels": kernels[0] / kernels[1] if all(kernels) else None,
+                "memory": ours.facts["peak_bytes"] / other.facts["peak_bytes"],
             }
 
 
