@@ -81,12 +81,12 @@ def _models(key: str, name: str, chosen: Callable[[bool], Sequence[models.Compar
 # In the order of importance.
 PARTS = (
     Part("scan", scan.PART, lambda quick: [scan.name(row) for row in scan.planned(quick)], scan.run, 75),
-    _models("models", "models", models.throughput, 95),
-    _models("latency", "latency", models.latency, 75),
+    _models("models", "models", models.throughput, 105),
+    _models("latency", "latency", models.latency, 80),
     Part("gate", gate.PART, gate.planned, gate.run, 50),
     Part("tests", tests.PART, tests.planned, tests.run, 40),
     _models("training", "training", models.training, 70),
-    _models("models", "further models", models.others, 75),
+    _models("models", "further models", models.others, 65),
 )
 KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
 

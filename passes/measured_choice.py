@@ -73,12 +73,17 @@ def fastest(key: str, build: Callable[[], Runs], device: torch.device = CPU) -> 
     name = f"library-choice-{torch.__version__}-{machine}.json"
     known = _read(name)
     if key not in known:
-        with torch.no_grad():
-            clocks, whole = (_cpu_clocks(build()), True) if on_cpu else _gpu_clocks(build, device)
-            known[key] = _best(clocks) if clocks else "library"
+        known[key], whole = measure(build, device)
         if whole:
             _write(name, key, known[key])
     return known[key]
+
+
+def measure(build: Callable[[], Runs], device: torch.device) -> tuple[str, bool]:
+    """The name of the fastest call, timed now, and whether every call could be timed."""
+    with torch.no_grad():
+        clocks, whole = (_cpu_clocks(build()), True) if device.type == "cpu" else _gpu_clocks(build, device)
+        return _best(clocks) if clocks else "library", whole
 
 
 def rotated(make: Callable[[], tuple[Tensor | None, ...]], device: torch.device) -> Iterator[tuple[Tensor | None, ...]]:

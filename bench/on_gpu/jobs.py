@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -25,6 +26,8 @@ from mvc.measure.device_profile import profile_device
 from mvc.measure.machine import peak_memory
 from mvc.measure.stopwatch import WallClock, for_calls, synchronize
 from mvc.model.config import VARIANTS
+from mvc.passes import measured_choice
+from mvc.patches import replaced
 
 PUBLISHED = "published "
 SHOWN_KERNELS = 60
@@ -107,7 +110,7 @@ def work(asked: dict[str, Any], answer: worker.Answer) -> None:
     alone = worker.Alone(Path(asked["lock"]))
     torch.manual_seed(0)
     torch.set_grad_enabled(job.training)
-    with torch_private.tuning_within(alone):
+    with torch_private.tuning_within(alone), choosing_within(alone):
         run, inputs, facts = prepare(job, device, alone)
     answer(facts)
     watch, arguments = for_calls(device), itertools.cycle(inputs)
@@ -117,6 +120,17 @@ def work(asked: dict[str, Any], answer: worker.Answer) -> None:
         else:
             answer(profile(lambda: run(next(arguments)), device))
         _free(device)
+
+
+def choosing_within(alone: worker.Alone) -> contextlib.AbstractContextManager[None]:
+    """In the block, passes time the calls among which they choose within `alone()`."""
+    measure = measured_choice.measure
+
+    def measure_alone(*args: Any) -> tuple[str, bool]:
+        with alone():
+            return measure(*args)
+
+    return replaced(measured_choice, "measure", measure_alone)
 
 
 def prepare(

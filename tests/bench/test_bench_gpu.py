@@ -22,10 +22,11 @@ from bench import gpu, published, published_scan
 from bench.models import FORCED
 from bench.on_gpu import children, gate, models, report, scan_job, tests, torch_private, turns, worker
 from bench.on_gpu.children import Children, Failed, first
-from bench.on_gpu.jobs import Job
+from bench.on_gpu.jobs import Job, choosing_within
 from bench.on_gpu.scan_job import FORWARD, STEP, Shape
 from bench.on_gpu.session import Limits, Session
 from mvc import create_model
+from mvc.passes import measured_choice
 from mvc.regress import cases
 
 
@@ -288,6 +289,19 @@ def test_inductor_tunes_alone(tmp_path):
     finally:
         torch_private.CachingAutotuner.benchmark_all_configs = before
     assert seen == [1]  # the lock was held
+
+
+def test_passes_choose_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("MVC_CACHE_DIR", str(tmp_path / "cache"))
+    lock, seen = tmp_path / "lock", set()
+
+    def build():
+        seen.add(subprocess.run(["flock", "-n", lock, "true"]).returncode)
+        return {"library": lambda: None, "own": lambda: None}
+
+    with choosing_within(worker.Alone(lock)):
+        measured_choice.fastest(str(tmp_path), build)
+    assert seen == {1}  # the lock was held
 
 
 TESTS = """
