@@ -69,11 +69,18 @@ def test_passes_match_and_results_are_unchanged(name):
 
 
 # Small models, and how often a linear layer there takes in what surrounds it: LayerNorm before the first layer of an
-# MLP and GELU behind it, residual and layer scale behind the second; in a ViT both layers of its attention as well.
+# MLP and GELU behind it, residual and layer scale behind the second; in a ViT both layers of its attention as well. The
+# convolutions are those into and between stages, whose bias is taken in.
 ON_A_GPU = {
-    "convnext_tiny": ({"depths": (1, 2, 1, 1), "dims": (16, 32, 48, 64)}, {"fuse_linear": 2 * 5}),
-    "swin_tiny_patch4_window7_224": ({"depths": (1, 2, 1, 1), "embed_dim": 48}, {"fuse_linear": 2 * 5 + 3}),
-    "vit_tiny_patch16_224": ({"depth": 2}, {"fuse_linear": 4 * 2}),
+    "convnext_tiny": (
+        {"depths": (1, 2, 1, 1), "dims": (16, 32, 48, 64)},
+        {"fuse_linear": 2 * 5, "fuse_convolution": 4},
+    ),
+    "swin_tiny_patch4_window7_224": (
+        {"depths": (1, 2, 1, 1), "embed_dim": 48},
+        {"fuse_linear": 2 * 5 + 3, "fuse_convolution": 1},
+    ),
+    "vit_tiny_patch16_224": ({"depth": 2}, {"fuse_linear": 4 * 2, "fuse_convolution": 1}),
 }
 
 
@@ -99,7 +106,8 @@ def test_what_passes_write_for_a_gpu_computes_the_same(name):
     for parameter in model.parameters():  # layer scales and biases that do something
         if parameter.dim() == 1:
             nn.init.uniform_(parameter, 0.2, 1)
-    x = torch.randn(1, 3, 224, 224)
+    model, x = model.to(memory_format=torch.channels_last), torch.randn(1, 3, 224, 224)
+    x = x.to(memory_format=torch.channels_last)
     with torch.no_grad():
         oracle = model.double()(x.double())
         eager = model.half()(x.half())
