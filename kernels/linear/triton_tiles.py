@@ -29,6 +29,10 @@ class Tile(NamedTuple):
         """Whether results are finished in two halves, where the sums take much of a thread's registers."""
         return self.rows * self.columns >= 64 * 32 * self.warps
 
+    def shared(self, itemsize: int) -> int:
+        """Bytes of shared memory of a program, for elements of so many bytes."""
+        return (self.rows + self.columns) * self.terms * itemsize * self.stages
+
 
 # An index of this table is the argument `tile` of the op, and stands in files of choices: rows are added at its end. On
 # Hopper four warps multiply 64 rows by one instruction; fewer rows take the instructions of earlier cards.
@@ -59,8 +63,12 @@ START, WAIT = 1500, 800
 def candidates(rows: int, columns: int, inner: int, dtype: torch.dtype) -> tuple[int, ...]:
     """The tiles worth timing for a product of these sizes, as indices of `TILES`, best first."""
     aligned = columns % ALIGNED == inner % ALIGNED == 0
-    known = [index for index, tile in enumerate(TILES) if aligned or tile.rows * tile.columns <= MOST_UNALIGNED]
-    order = sorted(known, key=lambda index: _cycles(TILES[index], rows, columns, inner, dtype.itemsize))
+    fitting = [
+        index
+        for index, tile in enumerate(TILES)
+        if tile.shared(dtype.itemsize) <= SHARED and (aligned or tile.rows * tile.columns <= MOST_UNALIGNED)
+    ]
+    order = sorted(fitting, key=lambda index: _cycles(TILES[index], rows, columns, inner, dtype.itemsize))
     return tuple(order[:MOST])
 
 
@@ -70,7 +78,7 @@ def _cycles(tile: Tile, rows: int, columns: int, inner: int, itemsize: int) -> f
     own = -(-programs // MULTIPROCESSORS)
     steps = -(-inner // tile.terms)
     piece = (tile.rows + tile.columns) * tile.terms * itemsize
-    together = max(1, min(SHARED // (piece * tile.stages), THREADS // (32 * tile.warps)))
+    together = min(SHARED // tile.shared(itemsize), THREADS // (32 * tile.warps))
     step = max(tile.rows * tile.columns * tile.terms / PRODUCTS, piece / READ)
     finish = tile.rows * tile.columns / FINISHED
     busy = own * (steps * step + finish)
