@@ -19,6 +19,16 @@ NO_TAP = tl.constexpr(1 << 29)
 
 
 @triton.jit
+def _multiples(stride_n, stride_h, stride_w, MULTIPLE: tl.constexpr):
+    """The strides, so that the compiler knows them to be multiples: of a number it only asks whether 16 divides it."""
+    if MULTIPLE > 1:
+        stride_n = stride_n // MULTIPLE * MULTIPLE
+        stride_h = stride_h // MULTIPLE * MULTIPLE
+        stride_w = stride_w // MULTIPLE * MULTIPLE
+    return stride_n, stride_h, stride_w
+
+
+@triton.jit
 def _load_weight(p_weight, o_out, o_k, OUTPUTS: tl.constexpr, K: tl.constexpr):
     """(outputs, INNER), zero beyond both ends."""
     exists = (o_out < OUTPUTS)[:, None] & (o_k < K)[None, :]
@@ -45,16 +55,20 @@ def convolution_kernel(
     p_x, p_weight, p_bias, p_residual, p_y, batch, height, width, y_height, y_width, x_n, x_h, x_w,
     residual_n, residual_h, residual_w, C: tl.constexpr, OUTPUTS: tl.constexpr, KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PADDING_H: tl.constexpr,
-    PADDING_W: tl.constexpr, ACTIVATION: tl.constexpr, B_N: tl.constexpr, B_H: tl.constexpr, B_W: tl.constexpr,
-    WIDE: tl.constexpr, NARROW: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr,
+    PADDING_W: tl.constexpr, X_MULTIPLE: tl.constexpr, RESIDUAL_MULTIPLE: tl.constexpr, ACTIVATION: tl.constexpr,
+    B_N: tl.constexpr, B_H: tl.constexpr, B_W: tl.constexpr, WIDE: tl.constexpr, NARROW: tl.constexpr,
+    INNER: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """y[n, h, w] = residual[n, h, w] + activation(weight · x[n, h s - p : … + kernel, w s - p : … + kernel] + bias).
 
-    Strides s and paddings p of lines and of columns; what lies beyond an image is zero.
+    Strides s and paddings p of lines and of columns; what lies beyond an image is zero. X_MULTIPLE divides the strides
+    of x in memory: so many channels are one aligned piece of it. RESIDUAL_MULTIPLE is the same of the residual.
     """
     K: tl.constexpr = KERNEL_H * KERNEL_W * C
     BLOCK: tl.constexpr = WIDE + NARROW
     BLOCKS: tl.constexpr = (OUTPUTS + BLOCK - 1) // BLOCK
+    x_n, x_h, x_w = _multiples(x_n, x_h, x_w, X_MULTIPLE)
+    residual_n, residual_h, residual_w = _multiples(residual_n, residual_h, residual_w, RESIDUAL_MULTIPLE)
     i_tile = tl.program_id(0) // BLOCKS
     tiles_w, tiles_h = tl.cdiv(y_width, B_W), tl.cdiv(y_height, B_H)
     o_row = tl.arange(0, B_N * B_H * B_W)

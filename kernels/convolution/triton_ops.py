@@ -5,6 +5,7 @@ Importing this module imports triton and registers the op.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ from mvc.kernels.convolution.triton_tiles import TILES, parts
 from mvc.kernels.torch_private import is_plain
 from mvc.kernels.triton_epilogue import ACTIVATIONS
 
+READ_AT_ONCE = 8  # elements, 16 bytes in half precision
 MOST = 2**31  # elements of an image: offsets in it have 32 bits
 LAYOUTS = {
     "x": ("batch, channels, height, width",),
@@ -76,7 +78,8 @@ def fused_conv2d(
         x, weight.permute(0, 2, 3, 1).reshape(outputs, -1), bias, residual, y,
         batch, *sizes, height, width, *_strides(x), *_strides(residual),
         C=channels, OUTPUTS=outputs, KERNEL_H=kernel[0], KERNEL_W=kernel[1], STRIDE_H=stride[0], STRIDE_W=stride[1],
-        PADDING_H=padding[0], PADDING_W=padding[1], ACTIVATION=activation, B_N=images, B_H=lines, B_W=columns,
+        PADDING_H=padding[0], PADDING_W=padding[1], X_MULTIPLE=multiple(_strides(x)),
+        RESIDUAL_MULTIPLE=multiple(_strides(residual)), ACTIVATION=activation, B_N=images, B_H=lines, B_W=columns,
         WIDE=wide, NARROW=narrow, INNER=shape.inner, STAGES=shape.stages, num_warps=shape.warps,
     )  # fmt: skip
     return y
@@ -95,6 +98,13 @@ def _channels_last(tensor: Tensor) -> Tensor:
 def _strides(tensor: Tensor | None) -> tuple[int, int, int]:
     """Over images, lines and columns."""
     return (0, 0, 0) if tensor is None else (tensor.stride(0), tensor.stride(2), tensor.stride(3))
+
+
+def multiple(strides: Sequence[int]) -> int:
+    """What divides the strides, of the elements that a thread reads at once; tracing may not know a stride."""
+    if not all(isinstance(stride, int) for stride in strides):
+        return 1
+    return math.gcd(READ_AT_ONCE, *strides)
 
 
 def _check_options(activation: str, stride: Sequence[int], padding: Sequence[int], tile: int) -> None:

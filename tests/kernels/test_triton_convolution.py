@@ -190,6 +190,7 @@ PLACES = {
     "160 channels": Place(160, 160, 28),
     "160 channels and a residual": Place(160, 160, 28, activation="none", residual=True),
     "down-sampling": Place(80, 160, 28, 2, activation="none"),
+    "40 channels": Place(40, 40, 56, residual=True),
     "patches": Place(3, 96, 56, 4, 4),
 }
 MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # the products of tensor cores
@@ -198,6 +199,7 @@ MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # the products of tensor cor
 def compiled(place: Place, tile: Tile, architecture: int, batch: int = 128) -> Binary:
     """The kernel as the op launches it, compiled without a GPU."""
     from mvc.kernels.convolution.triton_kernel import convolution_kernel
+    from mvc.kernels.convolution.triton_ops import multiple
     from mvc.offline import machine_code
     from mvc.offline.torch_private import compiled_launch
 
@@ -206,31 +208,10 @@ def compiled(place: Place, tile: Tile, architecture: int, batch: int = 128) -> B
     x = y * place.stride
     padding = place.kernel // 2 if place.kernel != place.stride else 0
     wide, narrow = parts(outputs, tile.shape.outputs)
-    given = [
-        half,
-        half,
-        half,
-        half if place.residual else None,
-        half,
-        batch,
-        x,
-        x,
-        y,
-        y,
-        x * x * channels,
-        x * channels,
-    ]
-    given += [channels, y * y * outputs, y * outputs, outputs, channels, outputs]
-    given += [
-        *[place.kernel] * 2,
-        *[place.stride] * 2,
-        *[padding] * 2,
-        place.activation,
-        *tile[1:],
-        wide,
-        narrow,
-        *tile.shape[2::2],
-    ]
+    given = [half, half, half, half if place.residual else None, half, batch, x, x, y, y]
+    given += [x * x * channels, x * channels, channels, y * y * outputs, y * outputs, outputs, channels, outputs]
+    given += [*[place.kernel] * 2, *[place.stride] * 2, *[padding] * 2, multiple([channels]), multiple([outputs])]
+    given += [place.activation, *tile[1:], wide, narrow, *tile.shape[2::2]]
     names = [parameter.name for parameter in convolution_kernel.params]
     arguments = dict(zip(names, given, strict=True))
     binary = compiled_launch(convolution_kernel, arguments, architecture, warps=tile.shape.warps)
