@@ -1,13 +1,15 @@
 """What the passes remove from GPU code: launches and bytes compared with stock Inductor's on the published arithmetic.
 
     python bench/offline.py --output bench/results/offline
+    python bench/offline.py --budgets bench/budgets
 
-Code is generated and compiled without a GPU (`mvc.offline`); writes OUTPUT.json and the tables OUTPUT.md: both sides,
-and what each pass and each choice of the model is worth. `--budgets DIR` also writes the budgets of our float16 code.
+Code is generated and compiled without a GPU (`mvc.offline`). The first writes OUTPUT.json and the tables OUTPUT.md: both
+sides, and what each pass and each choice of the model is worth. The second writes the budgets of our float16 code.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -32,10 +34,11 @@ from mvc.passes.pipeline import PASSES
 from mvc.table import tabulate
 
 SIDE = 224
+TARGETS = ("sm_80", "sm_90", "sm_100")
 ROWS = [  # batch 128, frozen, beside stock
     (variant, *each)
     for variant in ("T", "S")
-    for each in (("float16", "sm_80"), ("float16", "sm_90"), ("float16", "sm_100"), ("bfloat16", "sm_90"))
+    for each in (*(("float16", target) for target in TARGETS), ("bfloat16", "sm_90"))
 ]
 BUDGETS = [  # of each architecture: variant, batch, and what else its request says
     *(("T", batch, {}) for batch in (128, 1)),
@@ -75,10 +78,18 @@ CARD = "h200"  # of the steps: the one whose kernels the estimate is fitted to
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="without .json and .md")
-    parser.add_argument("--budgets", type=Path, metavar="DIR", help="also write the budgets of our code there")
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    add("--output", type=Path, metavar="PATH", help="write the tables there, without .json and .md")
+    add("--budgets", type=Path, metavar="DIR", help="write the budgets of our code there")
     args = parser.parse_args()
-    output = args.output
+    if args.budgets:
+        for target, (variant, batch, asked) in itertools.product(TARGETS, BUDGETS):
+            made(Request(variant, batch, SIDE, SIDE, "float16", frozen=True, **asked), target, budgets=args.budgets)
+    else:
+        tables(args.output)
+
+
+def tables(output: Path) -> None:
     files.require_folder(output.with_suffix(".json"), "--output")
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,9 +98,6 @@ def main() -> None:
         "rows": [row(*each) for each in ROWS],
         "steps": [step(*chain, *each) for chain, steps in CHAINS.items() for each in steps],
     }
-    for target in {target: None for *_, target in ROWS} if args.budgets else ():
-        for variant, batch, asked in BUDGETS:
-            made(Request(variant, batch, SIDE, SIDE, "float16", frozen=True, **asked), target, budgets=args.budgets)
     files.replace(output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     files.replace(output.with_suffix(".md"), page(facts))
     print(page(facts))
