@@ -3,8 +3,8 @@
     python bench/offline.py --output bench/results/offline
     python bench/offline.py --budgets bench/budgets
 
-Code is generated and compiled without a GPU (`mvc.offline`). The first writes OUTPUT.json and the tables OUTPUT.md: both
-sides, and what each pass and each choice of the model is worth. The second writes the budgets of our float16 code.
+Code is generated and compiled without a GPU (`mvc.offline`). The first writes OUTPUT.json and the tables OUTPUT.md:
+both sides, and what each pass and each choice of the model is worth. The second writes the budgets of our float16 code.
 """
 
 from __future__ import annotations

@@ -59,6 +59,12 @@ ALONE = (
     (PUBLISHED, ("lower_scan", "fuse_depthwise")),
     (PUBLISHED, ("lower_scan", "fuse_movement")),
 )
+OWN = (
+    "join_linear",
+    "fuse_linear",
+    "fuse_convolution",
+    "lower_attention",
+)  # in half precision alone, but for the first
 
 
 @pytest.fixture(autouse=True)
@@ -107,12 +113,13 @@ def test_changes_are_caught_in_float16(request_, target, options, mutations, gen
 
 def test_the_code_is_right_after_each_pass(tmp_path):
     folders, launches = [], []
-    for builder, passes in ALONE:
-        asked = Request("tiny", 2, 64, 64, "float32", frozen=True, passes=passes, builder=builder)
+    alone = [("float32", *each) for each in ALONE] + [("float16", OURS, ("lower_scan", name)) for name in OWN]
+    for dtype, builder, passes in alone:
+        asked = Request("tiny", 2, 64, 64, dtype, frozen=True, passes=passes, builder=builder)
         folders.append(tmp_path / str(len(folders)))
         manifest = generate(asked, find("sm_90"), folders[-1], kernels=False)
         launches.append(tuple(launch.name for launch in manifest.launches))
-    assert len(set(launches)) == len(ALONE), "each leaves its mark"
+    assert len(set(launches)) == len(alone), "each leaves its mark"
     assert [each for each in replay(*folders) if not each.passed] == []
 
 
