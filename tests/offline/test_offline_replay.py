@@ -59,7 +59,7 @@ ALONE = (
     (PUBLISHED, ("lower_scan", "fuse_depthwise")),
     (PUBLISHED, ("lower_scan", "fuse_movement")),
 )
-OWN = (
+OWN = ("join_linear", "fuse_linear", "fuse_convolution")  # in half precision; this model has no attention
     "join_linear",
     "fuse_linear",
     "fuse_convolution",
