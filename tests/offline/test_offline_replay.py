@@ -60,11 +60,6 @@ ALONE = (
     (PUBLISHED, ("lower_scan", "fuse_movement")),
 )
 OWN = ("join_linear", "fuse_linear", "fuse_convolution")  # in half precision; this model has no attention
-    "join_linear",
-    "fuse_linear",
-    "fuse_convolution",
-    "lower_attention",
-)  # in half precision alone, but for the first
 
 
 @pytest.fixture(autouse=True)
