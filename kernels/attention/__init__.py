@@ -1,0 +1,1 @@
+"""Attention over short windows: its Triton kernels and the ops that launch them."""

@@ -1,0 +1,188 @@
+"""Attention on NVIDIA GPUs: `mvc::window_attention_triton` and its backward.
+
+Importing this module imports triton and registers the ops. They are made for windows of up to 1,024 tokens, of which a
+program holds the scores in registers, and read q, k and v where a projection has left them, in any strides.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+from torch.utils.flop_counter import register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
+
+from mvc.kernels.attention.checks import check, check_backward
+from mvc.kernels.attention.triton_backward import key_kernel, query_kernel
+from mvc.kernels.attention.triton_forward import forward_kernel
+from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.schemas import op
+from mvc.kernels.scan.rules import autocast_is_on
+from mvc.kernels.torch_private import is_plain
+
+NAME = "window_attention_triton"
+ROWS = 64  # queries, or keys in the backward, of a block: as many as four warps multiply at once
+WARPS = 4
+PADDING = 16  # keys and channels are multiples of this: the tensor cores' depth
+MOST_AT_ONCE = 256  # keys of a window that the forward holds in shared memory
+CHUNK = 128  # keys that it reads at once of a longer one
+CHUNK_BACKWARD = 64
+ENOUGH = 792  # programs: six for each multiprocessor of the largest GPUs, twice as many as run at once
+READ_AT_ONCE = 16  # bytes, by a thread
+
+
+class Cut(NamedTuple):
+    """How the kernels cut the rows that they walk over: chunks of CHUNK, or none, and then KEYS."""
+
+    CHUNK: int
+    KEYS: int
+
+    @classmethod
+    def of(cls, length: int, most: int, chunk: int) -> Cut:
+        if isinstance(length, torch.SymInt):  # to compare it would make a guard
+            return cls(chunk, chunk)
+        if length <= most:
+            return cls(0, _padded(length))
+        return cls(chunk, _padded((length - 1) % chunk + 1))
+
+
+def _padded(size: int) -> int:
+    return triton.cdiv(size, PADDING) * PADDING
+
+
+def _channels(d: int) -> dict[str, int]:
+    """A head's channels in two parts, whose sizes are powers of two, or in one where two are no less."""
+    wide = 1 << (_padded(d).bit_length() - 1)
+    rest = triton.next_power_of_2(_padded(d) - wide)
+    return {"D": d, "WIDE": wide + rest if rest == wide else wide, "REST": 0 if rest == wide else rest}
+
+
+def _aligned(tensor: Tensor) -> int:
+    """Elements of which the strides of all but the last axis are multiples, at most those of one read."""
+    wide = READ_AT_ONCE // tensor.dtype.itemsize
+    for stride in tensor.stride()[:-1]:
+        while wide > 1 and (isinstance(stride, torch.SymInt) or stride % wide):
+            wide //= 2
+    return wide
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
+def _new(like: Tensor) -> Tensor:
+    """(batch, heads, length, d) in (batch, length, heads, d) memory, so that heads join without a copy."""
+    batch, heads, length, d = like.shape
+    return like.new_empty((batch, length, heads, d)).transpose(1, 2)
+
+
+@triton_op(f"mvc::{NAME}", mutates_args={})
+def window_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    refuse_tangents(NAME, q, k, v)
+    if is_plain(q):  # the sizes of tensors without values may be unknown: comparing them would make guards of them
+        check(q, k, v, scale)
+    batch, heads, length, d = q.shape
+    out, lse = _new(q), q.new_empty((batch, heads, length), dtype=torch.float32)
+    if q.numel() == 0:
+        return out, lse
+    cut = Cut.of(length, MOST_AT_ONCE, CHUNK)
+    blocks = triton.cdiv(length, ROWS)
+    programs = torch.sym_min(blocks, triton.cdiv(ENOUGH, batch * heads))
+    wrap_triton(forward_kernel)[(batch * heads, programs)](
+        q, k, v, out, lse, length, heads, scale, *q.stride(), *k.stride(), *v.stride(), out.stride(0), out.stride(2),
+        **_channels(d), ROWS=ROWS, **cut._asdict(), Q_ALIGNED=_aligned(q), K_ALIGNED=_aligned(k),
+        V_ALIGNED=_aligned(v), NEW_ALIGNED=_aligned(out), PRECISION=_precision(q.dtype), num_warps=WARPS,
+    )  # fmt: skip
+    return out, lse
+
+
+@triton_op(f"mvc::{NAME}_backward", mutates_args={})
+def window_attention_backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    refuse_tangents(f"{NAME}_backward", grad_out, q, k, v, out, logsumexp)
+    if is_plain(q):
+        check_backward(grad_out, q, k, v, out, logsumexp, scale)
+    batch, heads, length, d = q.shape
+    dq, dk, dv = _new(q), _new(q), _new(q)
+    if q.numel() == 0:
+        return dq, dk, dv
+    lse = logsumexp.contiguous()
+    whole = not isinstance(length, torch.SymInt) and length <= ROWS
+    cut = Cut.of(length, CHUNK_BACKWARD, CHUNK_BACKWARD)
+    delta = None if whole else lse.new_empty(lse.shape)
+    grid = (batch * heads, triton.cdiv(length, ROWS))
+    sizes = (length, heads, scale, *q.stride(), *k.stride(), *v.stride(), *out.stride(), *grad_out.stride())
+    sizes = (*sizes, dq.stride(0), dq.stride(2))
+    options: dict[str, Any] = {
+        **_channels(d), "ROWS": ROWS, **cut._asdict(), "Q_ALIGNED": _aligned(q), "K_ALIGNED": _aligned(k),
+        "V_ALIGNED": _aligned(v), "OUT_ALIGNED": _aligned(out), "GRAD_ALIGNED": _aligned(grad_out),
+        "NEW_ALIGNED": _aligned(dq), "PRECISION": _precision(q.dtype), "num_warps": WARPS,
+    }  # fmt: skip
+    if not whole:
+        wrap_triton(query_kernel)[grid](q, k, v, out, lse, grad_out, delta, dq, *sizes, **options)
+    wrap_triton(key_kernel)[grid](q, k, v, out, lse, grad_out, delta, dq, dk, dv, *sizes, **options)
+    return dq, dk, dv
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *op(NAME, backward=True)(grad_out, *ctx.saved_tensors, ctx.scale), None
+
+
+def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
+    raise RuntimeError(f"mvc::{NAME} can be differentiated once, not twice; F.scaled_dot_product_attention can be")
+
+
+def _autocast(device: str):
+    """q, k and v in autocast's dtype, as torch's attention casts them."""
+
+    def run(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        if autocast_is_on(device):
+            q, k, v = (t.to(torch.get_autocast_dtype(device)) for t in (q, k, v))
+        with torch.autocast(device, enabled=False):
+            return op(NAME)(q, k, v, scale)
+
+    return run
+
+
+def _vmap(name: str, results: int):
+    """The mapped axis becomes a factor of the batch."""
+
+    def run(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor | float):
+        *tensors, scale = inputs
+        folded = (_first(t, axis, info.batch_size).flatten(0, 1) for t, axis in zip(tensors, in_dims, strict=False))
+        return tuple(t.unflatten(0, (info.batch_size, -1)) for t in name(*folded, scale)), (0,) * results
+
+    return run
+
+
+def _first(tensor: Tensor, axis: int | None, size: int) -> Tensor:
+    return tensor.expand(size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+
+
+def _flops(q_shape, k_shape, v_shape, *args, **kwargs) -> int:
+    return sdpa_flop_count(q_shape, k_shape, v_shape)
+
+
+def _flops_backward(grad_shape, q_shape, k_shape, v_shape, *args, **kwargs) -> int:
+    return sdpa_backward_flop_count(grad_shape, q_shape, k_shape, v_shape)
+
+
+torch.library.register_autograd(f"mvc::{NAME}", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    f"mvc::{NAME}_backward", _no_second_derivative, setup_context=lambda ctx, inputs, output: None
+)
+torch.library.register_vmap(f"mvc::{NAME}", _vmap(op(NAME), 2))
+torch.library.register_vmap(f"mvc::{NAME}_backward", _vmap(op(NAME, backward=True), 3))
+for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
+    torch.library.impl(f"mvc::{NAME}", key, _autocast(device))
+register_flop_formula(op(NAME).overloadpacket)(_flops)
+register_flop_formula(op(NAME, backward=True).overloadpacket)(_flops_backward)
