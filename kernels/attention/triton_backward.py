@@ -48,7 +48,7 @@ def query_kernel(
     p_q, p_k, p_v, p_out, p_lse, p_grad, p_delta, p_dq, length, heads, scale,
     q_b, q_h, q_l, q_d, k_b, k_h, k_l, k_d, v_b, v_h, v_l, v_d, out_b, out_h, out_l, out_d,
     grad_b, grad_h, grad_l, grad_d, new_b, new_l,
-    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
     KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
     OUT_ALIGNED: tl.constexpr, GRAD_ALIGNED: tl.constexpr, NEW_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -74,7 +74,7 @@ def query_kernel(
     last = 0
     if CHUNK > 0:
         last = (length - 1) // CHUNK * CHUNK
-        for first in range(0, last, CHUNK):
+        for first in tl.range(0, last, CHUNK, num_stages=STAGES):
             acc = _query_gradient(
                 b_q, b_grad, lse, delta, k, v, first, length, log_scale, k_l, k_d, v_l, v_d, acc,
                 CHUNK, False, D, WIDE, REST, K_ALIGNED, V_ALIGNED, PRECISION,
@@ -127,7 +127,7 @@ def key_kernel(
     p_q, p_k, p_v, p_out, p_lse, p_grad, p_delta, p_dq, p_dk, p_dv, length, heads, scale,
     q_b, q_h, q_l, q_d, k_b, k_h, k_l, k_d, v_b, v_h, v_l, v_d, out_b, out_h, out_l, out_d,
     grad_b, grad_h, grad_l, grad_d, new_b, new_l,
-    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
     KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
     OUT_ALIGNED: tl.constexpr, GRAD_ALIGNED: tl.constexpr, NEW_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -155,7 +155,7 @@ def key_kernel(
     last = 0
     if CHUNK > 0:
         last = (length - 1) // CHUNK * CHUNK
-        for first in range(0, last, CHUNK):
+        for first in tl.range(0, last, CHUNK, num_stages=STAGES):
             acc_k, acc_v = _key_gradients(
                 b_k, b_v, o_key, q, out, grad, dq, p_lse, p_delta, o_lse, first, length, scale, new_l,
                 q_l, q_d, out_l, out_d, grad_l, grad_d, acc_k, acc_v,

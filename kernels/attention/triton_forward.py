@@ -56,7 +56,7 @@ def _attend(
 def forward_kernel(
     p_q, p_k, p_v, p_out, p_lse, length, heads, scale,
     q_b, q_h, q_l, q_d, k_b, k_h, k_l, k_d, v_b, v_h, v_l, v_d, new_b, new_l,
-    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
     KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
     NEW_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -85,7 +85,7 @@ def forward_kernel(
         total = tl.zeros((ROWS,), tl.float32)
         acc = zeros(ROWS, WIDE, REST)
         if CHUNK > 0:
-            for first in range(0, last, CHUNK):
+            for first in tl.range(0, last, CHUNK, num_stages=STAGES):
                 b_k = _read_keys(k, first, k_l, k_d, length, CHUNK, False, WIDE, REST, D, K_ALIGNED)
                 b_v = _read_keys(v, first, v_l, v_d, length, CHUNK, False, WIDE, REST, D, V_ALIGNED)
                 m, total, acc = _attend(

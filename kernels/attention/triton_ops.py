@@ -24,28 +24,43 @@ from mvc.kernels.torch_private import is_plain
 
 NAME = "window_attention_triton"
 ROWS = 64  # queries, or keys in the backward, of a block: as many as four warps multiply at once
-WARPS = 4
+STAGES = 2  # of the loops over chunks: the next one is read while one is computed
 PADDING = 16  # keys and channels are multiples of this: the tensor cores' depth
-MOST_AT_ONCE = 256  # keys of a window that the forward holds in shared memory
-CHUNK = 128  # keys that it reads at once of a longer one
-CHUNK_BACKWARD = 64
+WIDEST_PART = 64  # channels: wider operands do not fit into the registers of an sm_80
 ENOUGH = 792  # programs: six for each multiprocessor of the largest GPUs, twice as many as run at once
 READ_AT_ONCE = 16  # bytes, by a thread
 
 
 class Cut(NamedTuple):
-    """How the kernels cut the rows that they walk over: chunks of CHUNK, or none, and then KEYS."""
+    """Attributes:
+    warps: of a program.
+    at_once: keys of a window that the forward holds in shared memory for all blocks of queries.
+    chunk, chunk_backward: keys, or queries in the backward, that are read at once of a longer one.
+    whole: keys of a window whose backward is one program.
+    """
 
-    CHUNK: int
-    KEYS: int
+    warps: int
+    at_once: int
+    chunk: int
+    whole: int
+    chunk_backward: int
 
-    @classmethod
-    def of(cls, length: int, most: int, chunk: int) -> Cut:
-        if isinstance(length, torch.SymInt):  # to compare it would make a guard
-            return cls(chunk, chunk)
-        if length <= most:
-            return cls(0, _padded(length))
-        return cls(chunk, _padded((length - 1) % chunk + 1))
+
+NARROW = Cut(warps=4, at_once=256, chunk=64, whole=64, chunk_backward=32)
+WIDE = Cut(warps=8, at_once=64, chunk=32, whole=0, chunk_backward=16)  # more than 64 channels, or so many single loads of two bytes
+
+
+def _cut(d: int, *tensors: Tensor) -> Cut:
+    return NARROW if d <= WIDEST_PART and min(map(_aligned, tensors)) > 1 else WIDE
+
+
+def _rows(length: int, at_once: int, chunk: int) -> dict[str, int]:
+    """How a kernel walks over rows: chunks of CHUNK, or none, and then KEYS."""
+    if isinstance(length, torch.SymInt):  # to compare it would make a guard
+        return {"CHUNK": chunk, "KEYS": chunk}
+    if length <= at_once:
+        return {"CHUNK": 0, "KEYS": _padded(length)}
+    return {"CHUNK": chunk, "KEYS": _padded((length - 1) % chunk + 1)}
 
 
 def _padded(size: int) -> int:
@@ -54,9 +69,11 @@ def _padded(size: int) -> int:
 
 def _channels(d: int) -> dict[str, int]:
     """A head's channels in two parts, whose sizes are powers of two, or in one where two are no less."""
-    wide = 1 << (_padded(d).bit_length() - 1)
-    rest = triton.next_power_of_2(_padded(d) - wide)
-    return {"D": d, "WIDE": wide + rest if rest == wide else wide, "REST": 0 if rest == wide else rest}
+    wide = min(WIDEST_PART, 1 << (_padded(d).bit_length() - 1))
+    rest = triton.next_power_of_2(_padded(d) - wide) if _padded(d) > wide else 0
+    if rest == wide < WIDEST_PART:
+        wide, rest = 2 * wide, 0
+    return {"D": d, "WIDE": wide, "REST": rest}
 
 
 def _aligned(tensor: Tensor) -> int:
@@ -87,13 +104,13 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
     out, lse = _new(q), q.new_empty((batch, heads, length), dtype=torch.float32)
     if q.numel() == 0:
         return out, lse
-    cut = Cut.of(length, MOST_AT_ONCE, CHUNK)
+    cut = _cut(d, q, k, v)
     blocks = triton.cdiv(length, ROWS)
     programs = torch.sym_min(blocks, triton.cdiv(ENOUGH, batch * heads))
     wrap_triton(forward_kernel)[(batch * heads, programs)](
         q, k, v, out, lse, length, heads, scale, *q.stride(), *k.stride(), *v.stride(), out.stride(0), out.stride(2),
-        **_channels(d), ROWS=ROWS, **cut._asdict(), Q_ALIGNED=_aligned(q), K_ALIGNED=_aligned(k),
-        V_ALIGNED=_aligned(v), NEW_ALIGNED=_aligned(out), PRECISION=_precision(q.dtype), num_warps=WARPS,
+        **_channels(d), ROWS=ROWS, STAGES=STAGES, **_rows(length, cut.at_once, cut.chunk), Q_ALIGNED=_aligned(q), K_ALIGNED=_aligned(k),
+        V_ALIGNED=_aligned(v), NEW_ALIGNED=_aligned(out), PRECISION=_precision(q.dtype), num_warps=cut.warps,
     )  # fmt: skip
     return out, lse
 
@@ -110,16 +127,16 @@ def window_attention_backward(
     if q.numel() == 0:
         return dq, dk, dv
     lse = logsumexp.contiguous()
-    whole = not isinstance(length, torch.SymInt) and length <= ROWS
-    cut = Cut.of(length, CHUNK_BACKWARD, CHUNK_BACKWARD)
+    cut = _cut(d, q, k, v, out, grad_out)
+    whole = not isinstance(length, torch.SymInt) and length <= cut.whole
     delta = None if whole else lse.new_empty(lse.shape)
     grid = (batch * heads, triton.cdiv(length, ROWS))
     sizes = (length, heads, scale, *q.stride(), *k.stride(), *v.stride(), *out.stride(), *grad_out.stride())
     sizes = (*sizes, dq.stride(0), dq.stride(2))
     options: dict[str, Any] = {
-        **_channels(d), "ROWS": ROWS, **cut._asdict(), "Q_ALIGNED": _aligned(q), "K_ALIGNED": _aligned(k),
+        **_channels(d), "ROWS": ROWS, "STAGES": STAGES, **_rows(length, cut.whole, cut.chunk_backward), "Q_ALIGNED": _aligned(q), "K_ALIGNED": _aligned(k),
         "V_ALIGNED": _aligned(v), "OUT_ALIGNED": _aligned(out), "GRAD_ALIGNED": _aligned(grad_out),
-        "NEW_ALIGNED": _aligned(dq), "PRECISION": _precision(q.dtype), "num_warps": WARPS,
+        "NEW_ALIGNED": _aligned(dq), "PRECISION": _precision(q.dtype), "num_warps": cut.warps,
     }  # fmt: skip
     if not whole:
         wrap_triton(query_kernel)[grid](q, k, v, out, lse, grad_out, delta, dq, *sizes, **options)
