@@ -47,6 +47,7 @@ def _cpp_available() -> bool:
 def triton_available() -> bool:
     """Whether the Triton ops could be registered; registers them."""
     try:
+        import mvc.kernels.attention.triton_ops
         import mvc.kernels.convolution.triton_ops
         import mvc.kernels.linear.triton_ops
         import mvc.kernels.recurrence.triton_ops

@@ -24,6 +24,7 @@ from mvc.passes.fusing.fuse_linear import FuseLinear
 from mvc.passes.fusing.fuse_movement import FuseMovement
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
+from mvc.passes.lowering.lower_attention import LowerAttention
 from mvc.passes.lowering.lower_gelu import LowerGelu
 from mvc.passes.lowering.lower_scan import LowerScan
 from mvc.passes.measured_choice import Kernels
@@ -51,6 +52,7 @@ PASSES: dict[str, type[Pass]] = {
         PrepackConvolution,
         PrepackLinear,
         LowerScan,
+        LowerAttention,
         FuseCat,
         FuseConvolution,
         FuseLinear,

@@ -43,17 +43,27 @@ def fused_conv2d(x, weight, bias, activation, residual, stride, padding, tile) -
     return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def window_attention(q, k, v, scale) -> tuple[Tensor, Tensor]:
+def window_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """`mvc::window_attention_triton` in float32, rounded once."""
-    scores = scale * q.float() @ k.float().transpose(-1, -2)
-    y = (scores.softmax(-1) @ v.float()).to(q.dtype)
-    return y.transpose(1, 2).contiguous().transpose(1, 2), scores.logsumexp(-1)
+    scores = q.float() @ k.float().mT * scale
+    out = (scores.softmax(-1) @ v.float()).to(q.dtype)
+    return out.transpose(1, 2).contiguous().transpose(1, 2), scores.logsumexp(-1)
+
+
+def window_attention_backward(grad_out, q, k, v, out, logsumexp, scale) -> tuple[Tensor, ...]:
+    dtype = q.dtype
+    grad_out, q, k, v, out = (each.float() for each in (grad_out, q, k, v, out))
+    weights = (q @ k.mT * scale - logsumexp[..., None]).exp()
+    grad_scores = weights * (grad_out @ v.mT - (grad_out * out).sum(-1, keepdim=True)) * scale
+    gradients = grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad_out
+    return tuple(each.to(dtype).transpose(1, 2).contiguous().transpose(1, 2) for each in gradients)
 
 
 OPS = {
     "fused_linear_triton": fused_linear,
     "fused_conv2d_triton": fused_conv2d,
     "window_attention_triton": window_attention,
+    "window_attention_triton_backward": window_attention_backward,
 }
 
 

@@ -20,7 +20,9 @@ def check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
     sizes = check_layouts(dict.fromkeys("qkv", LAYOUT), {"q": q, "k": k, "v": v}, {})
     for name, tensor in zip("qkv", (q, k, v), strict=True):
         if tensor.dtype not in ACCEPTED:
-            raise TypeError(f"{name} is {tensor.dtype}; it must be {', '.join(map(str, ACCEPTED[:-1]))} or torch.float32")
+            raise TypeError(
+                f"{name} is {tensor.dtype}; it must be {', '.join(map(str, ACCEPTED[:-1]))} or torch.float32"
+            )
         if tensor.dtype != q.dtype:
             raise TypeError(f"{name} must be {q.dtype} as q is, got {tensor.dtype}")
     if sizes["d"] > WIDEST_HEAD:

@@ -28,7 +28,7 @@ def _query_gradient(
     KEYS: tl.constexpr, MASKED: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr,
     K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """acc and what KEYS keys from the first on add to it; if MASKED, the last of their parts may end beyond the length."""
+    """acc and what KEYS keys from the first on add to it; MASKED: the last of them may be beyond the length."""
     for i in tl.static_range(5):
         if KEYS & (256 >> i) != 0:
             o_key = first + from_bits(KEYS, i)
@@ -44,12 +44,12 @@ def _query_gradient(
 
 
 @triton.jit
-def query_kernel(
-    p_q, p_k, p_v, p_out, p_lse, p_grad, p_delta, p_dq, length, heads, scale,
+def attention_query_kernel(
+    p_q, p_k, p_v, p_out, p_lse, p_grad_out, p_delta, p_dq, length, heads, scale,
     q_b, q_h, q_l, q_d, k_b, k_h, k_l, k_d, v_b, v_h, v_l, v_d, out_b, out_h, out_l, out_d,
     grad_b, grad_h, grad_l, grad_d, new_b, new_l,
-    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
-    KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    STAGES: tl.constexpr, KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
     OUT_ALIGNED: tl.constexpr, GRAD_ALIGNED: tl.constexpr, NEW_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq of a block of queries, and delta, their sums of out times its gradient, which the other kernel reads."""
@@ -62,7 +62,7 @@ def query_kernel(
     b_q = read(q, o_row, q_l, q_d, length, WIDE, REST, D, True, Q_ALIGNED)
     out = p_out + start(i_batch, out_b, i_head, out_h, OUT_ALIGNED)
     b_out = read(out, o_row, out_l, out_d, length, WIDE, REST, D, True, OUT_ALIGNED)
-    grad = p_grad + start(i_batch, grad_b, i_head, grad_h, GRAD_ALIGNED)
+    grad = p_grad_out + start(i_batch, grad_b, i_head, grad_h, GRAD_ALIGNED)
     b_grad = read(grad, o_row, grad_l, grad_d, length, WIDE, REST, D, True, GRAD_ALIGNED)
     o_lse = tl.program_id(0).to(tl.int64) * length + o_row
     lse = finite(tl.load(p_lse + o_lse, mask=o_row < length, other=0.0)) * LOG2E
@@ -95,7 +95,7 @@ def _key_gradients(
     D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, Q_ALIGNED: tl.constexpr, OUT_ALIGNED: tl.constexpr,
     GRAD_ALIGNED: tl.constexpr, NEW_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The sums and what QUERIES queries from the first on add to them. A query beyond the length has no weight."""
+    """The sums and what QUERIES queries from the first on add to them; MASKED: the last may be beyond the length."""
     log_scale = scale * LOG2E
     for i in tl.static_range(5):
         if QUERIES & (256 >> i) != 0:
@@ -104,7 +104,7 @@ def _key_gradients(
             is_query = o_query < length
             b_q = read(q, o_query, q_l, q_d, length, WIDE, REST, D, is_last, Q_ALIGNED)
             b_grad = read(grad, o_query, grad_l, grad_d, length, WIDE, REST, D, is_last, GRAD_ALIGNED)
-            lse = finite(tl.load(p_lse + o_lse + o_query, mask=is_query, other=float("inf"))) * LOG2E
+            lse = finite(tl.load(p_lse + o_lse + o_query, mask=is_query, other=0.0)) * LOG2E
             if WHOLE:
                 b_out = read(out, o_query, out_l, out_d, length, WIDE, REST, D, is_last, OUT_ALIGNED)
                 delta = row_sums(b_out, b_grad, REST)
@@ -113,8 +113,11 @@ def _key_gradients(
             weights = tl.exp2(product(b_k, b_q, REST, PRECISION) * log_scale - lse[None, :])
             if WHOLE:
                 weights = tl.where((o_key < length)[:, None], weights, 0.0)
-            acc_v = weighted(weights, b_grad, acc_v, REST, PRECISION)
             b_ds = weights * (product(b_v, b_grad, REST, PRECISION) - delta[None, :])
+            if MASKED and QUERIES % (256 >> i) == 0:  # zeros that infinite keys or values were multiplied by
+                weights = tl.where(is_query[None, :], weights, 0.0)
+                b_ds = tl.where(is_query[None, :], b_ds, 0.0)
+            acc_v = weighted(weights, b_grad, acc_v, REST, PRECISION)
             acc_k = weighted(b_ds, b_q, acc_k, REST, PRECISION)
             if WHOLE:
                 acc_q = weighted(tl.trans(b_ds), b_k, zeros(256 >> i, WIDE, REST), REST, PRECISION)
@@ -123,12 +126,12 @@ def _key_gradients(
 
 
 @triton.jit
-def key_kernel(
-    p_q, p_k, p_v, p_out, p_lse, p_grad, p_delta, p_dq, p_dk, p_dv, length, heads, scale,
+def attention_key_kernel(
+    p_q, p_k, p_v, p_out, p_lse, p_grad_out, p_delta, p_dq, p_dk, p_dv, length, heads, scale,
     q_b, q_h, q_l, q_d, k_b, k_h, k_l, k_d, v_b, v_h, v_l, v_d, out_b, out_h, out_l, out_d,
     grad_b, grad_h, grad_l, grad_d, new_b, new_l,
-    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
-    KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    STAGES: tl.constexpr, KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
     OUT_ALIGNED: tl.constexpr, GRAD_ALIGNED: tl.constexpr, NEW_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of a block of keys; dq, too, where delta is absent and the block holds the window."""
@@ -136,13 +139,13 @@ def key_kernel(
     i_batch = tl.program_id(0) // heads
     i_head = tl.program_id(0) % heads
     q = p_q + start(i_batch, q_b, i_head, q_h, Q_ALIGNED)
-    out = p_out
+    out = p_q  # stands for what only a whole window needs
     new = start(i_batch, new_b, i_head, D, NEW_ALIGNED)
     dq = p_dk
     if WHOLE:
         out = p_out + start(i_batch, out_b, i_head, out_h, OUT_ALIGNED)
         dq = p_dq + new
-    grad = p_grad + start(i_batch, grad_b, i_head, grad_h, GRAD_ALIGNED)
+    grad = p_grad_out + start(i_batch, grad_b, i_head, grad_h, GRAD_ALIGNED)
     o_lse = tl.program_id(0).to(tl.int64) * length
     o_key = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     k = p_k + start(i_batch, k_b, i_head, k_h, K_ALIGNED)

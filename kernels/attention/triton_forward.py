@@ -53,11 +53,11 @@ def _attend(
 
 
 @triton.jit
-def forward_kernel(
+def attention_forward_kernel(
     p_q, p_k, p_v, p_out, p_lse, length, heads, scale,
     q_b, q_h, q_l, q_d, k_b, k_h, k_l, k_d, v_b, v_h, v_l, v_d, new_b, new_l,
-    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
-    KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    STAGES: tl.constexpr, KEYS: tl.constexpr, Q_ALIGNED: tl.constexpr, K_ALIGNED: tl.constexpr, V_ALIGNED: tl.constexpr,
     NEW_ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out = softmax(scale q kᵀ) v and the logarithms of the softmax's sums, by blocks of ROWS queries of one head.

@@ -15,11 +15,11 @@ from torch.library import triton_op, wrap_triton
 from torch.utils.flop_counter import register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 from mvc.kernels.attention.checks import check, check_backward
-from mvc.kernels.attention.triton_backward import key_kernel, query_kernel
-from mvc.kernels.attention.triton_forward import forward_kernel
+from mvc.kernels.attention.triton_backward import attention_key_kernel, attention_query_kernel
+from mvc.kernels.attention.triton_forward import attention_forward_kernel
 from mvc.kernels.checks import refuse_tangents
-from mvc.kernels.schemas import op
 from mvc.kernels.scan.rules import autocast_is_on
+from mvc.kernels.schemas import op
 from mvc.kernels.torch_private import is_plain
 
 NAME = "window_attention_triton"
@@ -47,7 +47,9 @@ class Cut(NamedTuple):
 
 
 NARROW = Cut(warps=4, at_once=256, chunk=64, whole=64, chunk_backward=32)
-WIDE = Cut(warps=8, at_once=64, chunk=32, whole=0, chunk_backward=16)  # more than 64 channels, or so many single loads of two bytes
+WIDE = Cut(
+    warps=8, at_once=64, chunk=32, whole=0, chunk_backward=16
+)  # more than 64 channels, or so many single loads of two bytes
 
 
 def _cut(d: int, *tensors: Tensor) -> Cut:
@@ -69,6 +71,7 @@ def _padded(size: int) -> int:
 
 def _channels(d: int) -> dict[str, int]:
     """A head's channels in two parts, whose sizes are powers of two, or in one where two are no less."""
+    d = int(d)  # code is generated for it
     wide = min(WIDEST_PART, 1 << (_padded(d).bit_length() - 1))
     rest = triton.next_power_of_2(_padded(d) - wide) if _padded(d) > wide else 0
     if rest == wide < WIDEST_PART:
@@ -83,6 +86,11 @@ def _aligned(tensor: Tensor) -> int:
         while wide > 1 and (isinstance(stride, torch.SymInt) or stride % wide):
             wide //= 2
     return wide
+
+
+def _is_empty(q: Tensor) -> bool:
+    """False where the size is unknown; a launch of no programs does nothing."""
+    return isinstance(q.numel(), int) and q.numel() == 0
 
 
 def _precision(dtype: torch.dtype) -> str:
@@ -102,15 +110,16 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
         check(q, k, v, scale)
     batch, heads, length, d = q.shape
     out, lse = _new(q), q.new_empty((batch, heads, length), dtype=torch.float32)
-    if q.numel() == 0:
+    if _is_empty(q):
         return out, lse
     cut = _cut(d, q, k, v)
     blocks = triton.cdiv(length, ROWS)
-    programs = torch.sym_min(blocks, triton.cdiv(ENOUGH, batch * heads))
-    wrap_triton(forward_kernel)[(batch * heads, programs)](
+    programs = torch.sym_min(blocks, triton.cdiv(ENOUGH, torch.sym_max(batch * heads, 1)))
+    wrap_triton(attention_forward_kernel)[(batch * heads, programs)](
         q, k, v, out, lse, length, heads, scale, *q.stride(), *k.stride(), *v.stride(), out.stride(0), out.stride(2),
-        **_channels(d), ROWS=ROWS, STAGES=STAGES, **_rows(length, cut.at_once, cut.chunk), Q_ALIGNED=_aligned(q), K_ALIGNED=_aligned(k),
-        V_ALIGNED=_aligned(v), NEW_ALIGNED=_aligned(out), PRECISION=_precision(q.dtype), num_warps=cut.warps,
+        **_channels(d), ROWS=ROWS, STAGES=STAGES, **_rows(length, cut.at_once, cut.chunk),
+        Q_ALIGNED=_aligned(q), K_ALIGNED=_aligned(k), V_ALIGNED=_aligned(v), NEW_ALIGNED=_aligned(out),
+        PRECISION=_precision(q.dtype), num_warps=cut.warps,
     )  # fmt: skip
     return out, lse
 
@@ -124,7 +133,7 @@ def window_attention_backward(
         check_backward(grad_out, q, k, v, out, logsumexp, scale)
     batch, heads, length, d = q.shape
     dq, dk, dv = _new(q), _new(q), _new(q)
-    if q.numel() == 0:
+    if _is_empty(q):
         return dq, dk, dv
     lse = logsumexp.contiguous()
     cut = _cut(d, q, k, v, out, grad_out)
@@ -134,13 +143,15 @@ def window_attention_backward(
     sizes = (length, heads, scale, *q.stride(), *k.stride(), *v.stride(), *out.stride(), *grad_out.stride())
     sizes = (*sizes, dq.stride(0), dq.stride(2))
     options: dict[str, Any] = {
-        **_channels(d), "ROWS": ROWS, "STAGES": STAGES, **_rows(length, cut.whole, cut.chunk_backward), "Q_ALIGNED": _aligned(q), "K_ALIGNED": _aligned(k),
-        "V_ALIGNED": _aligned(v), "OUT_ALIGNED": _aligned(out), "GRAD_ALIGNED": _aligned(grad_out),
-        "NEW_ALIGNED": _aligned(dq), "PRECISION": _precision(q.dtype), "num_warps": cut.warps,
+        **_channels(d), "ROWS": ROWS, "STAGES": STAGES, **_rows(length, cut.whole, cut.chunk_backward),
+        "Q_ALIGNED": _aligned(q), "K_ALIGNED": _aligned(k), "V_ALIGNED": _aligned(v),
+        "OUT_ALIGNED": _aligned(out), "GRAD_ALIGNED": _aligned(grad_out), "NEW_ALIGNED": _aligned(dq), "PRECISION": _precision(q.dtype), "num_warps": cut.warps,
     }  # fmt: skip
     if not whole:
-        wrap_triton(query_kernel)[grid](q, k, v, out, lse, grad_out, delta, dq, *sizes, **options)
-    wrap_triton(key_kernel)[grid](q, k, v, out, lse, grad_out, delta, dq, dk, dv, *sizes, **options)
+        wrap_triton(attention_query_kernel)[grid](q, k, v, out, lse, grad_out, delta, dq, *sizes, **options)
+    wrap_triton(attention_key_kernel)[grid](
+        q, k, v, out, lse, grad_out, delta, dq if whole else None, dk, dv, *sizes, **options
+    )
     return dq, dk, dv
 
 

@@ -1,8 +1,8 @@
 """What the kernels of attention share: tiles of rows and channels, products of them, and where they lie in memory.
 
-A head of 40 channels would waste a third of a tile that is 64 wide, as 196 keys would waste a quarter of 256. So channels
-are cut in two parts, 32 + 16, and keys in as many as their number, rounded up to 16, has bits: 128 + 64 + 16. A tensor
-in parts is a tuple.
+Sizes of tiles are powers of two, and a head of 40 channels would leave a third of 64 empty, as 196 keys a quarter of
+256. So channels are cut in two parts, 32 + 16, and keys in as many as their number, rounded up to 16, has bits:
+128 + 64 + 16. A tensor in parts is a tuple.
 """
 
 import triton
@@ -114,5 +114,5 @@ def from_bits(ROWS: tl.constexpr, i: tl.constexpr):
 
 @triton.jit
 def finite(x):
-    """x with zero in place of minus infinity: what is subtracted where no score is finite, so that all weights are 0."""
+    """x with zero for minus infinity: what is subtracted where no score is finite, so that all weights are 0."""
     return tl.where(x == float("-inf"), 0.0, x)
