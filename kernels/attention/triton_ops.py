@@ -145,7 +145,8 @@ def window_attention_backward(
     options: dict[str, Any] = {
         **_channels(d), "ROWS": ROWS, "STAGES": STAGES, **_rows(length, cut.whole, cut.chunk_backward),
         "Q_ALIGNED": _aligned(q), "K_ALIGNED": _aligned(k), "V_ALIGNED": _aligned(v),
-        "OUT_ALIGNED": _aligned(out), "GRAD_ALIGNED": _aligned(grad_out), "NEW_ALIGNED": _aligned(dq), "PRECISION": _precision(q.dtype), "num_warps": cut.warps,
+        "OUT_ALIGNED": _aligned(out), "GRAD_ALIGNED": _aligned(grad_out), "NEW_ALIGNED": _aligned(dq),
+        "PRECISION": _precision(q.dtype), "num_warps": cut.warps,
     }  # fmt: skip
     if not whole:
         wrap_triton(attention_query_kernel)[grid](q, k, v, out, lse, grad_out, delta, dq, *sizes, **options)

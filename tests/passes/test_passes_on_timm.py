@@ -70,7 +70,8 @@ def test_passes_match_and_results_are_unchanged(name):
 
 # Small models, and how often a linear layer there takes in what surrounds it: LayerNorm before the first layer of an
 # MLP and GELU behind it, residual and layer scale behind the second; in a ViT both layers of its attention as well. The
-# convolutions are those into and between stages, whose bias is taken in.
+# convolutions are those into and between stages, whose bias is taken in. Swin's attention has a bias of
+# its own and stays the library's.
 ON_A_GPU = {
     "convnext_tiny": (
         {"depths": (1, 2, 1, 1), "dims": (16, 32, 48, 64)},
@@ -78,9 +79,9 @@ ON_A_GPU = {
     ),
     "swin_tiny_patch4_window7_224": (
         {"depths": (1, 2, 1, 1), "embed_dim": 48},
-        {"fuse_linear": 2 * 5 + 3, "fuse_convolution": 1},
+        {"fuse_linear": 2 * 5 + 3, "fuse_convolution": 1, "lower_attention": 0},
     ),
-    "vit_tiny_patch16_224": ({"depth": 2}, {"fuse_linear": 4 * 2, "fuse_convolution": 1}),
+    "vit_tiny_patch16_224": ({"depth": 2}, {"fuse_linear": 4 * 2, "fuse_convolution": 1, "lower_attention": 2}),
 }
 
 
