@@ -241,3 +241,61 @@ def recorded_calls(op: torch._ops.OpOverload) -> Iterator[list[tuple[Any, ...]]]
 
     with Recorder():
         yield calls
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether Inductor takes a call of ATen for a view."""
+    return _op_types().is_view(node)
+
+
+def is_fusible(node: fx.Node) -> bool:
+    """Whether Inductor can compute a call of ATen in the kernel of what it reads, or of what reads it."""
+    return _op_types().is_fusible(node)
+
+
+@functools.cache
+def _op_types() -> Any:
+    from torch._functorch.partitioners import get_default_op_list
+
+    return get_default_op_list()
+
+
+def partitions_by_default(options: Mapping[str, Any]) -> bool:
+    """Whether nobody has asked for another partition of training graphs into forward and backward.
+
+    Args:
+        options: of Inductor's configuration, for one graph.
+    """
+    from torch._functorch import config
+
+    asked = ("aggressive_recomputation", "activation_memory_budget", *_bans(config))
+    ours = all(config._is_default(name) for name in asked)
+    return ours and options.get("custom_partitioner_fn", torch._inductor.config.custom_partitioner_fn) is None
+
+
+def _bans(config: Any) -> list[str]:
+    return [name for name in config.get_config_copy() if name.startswith("ban_recompute")]
+
+
+def partitioner(mark: Callable[[fx.Graph, Sequence[int]], None], digest: str) -> Any:
+    """For Inductor's option `custom_partitioner_fn`: torch's partition of a training graph with the least to keep, where
+    whatever a kernel can fuse may be computed again, but for what `mark` has marked.
+
+    Args:
+        mark: called with the joint graph of forward and backward and the indices of its inputs that are parameters.
+        digest: changes with `mark`, since compiled code is cached by it.
+    """
+    from torch._functorch import config
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch._inductor.custom_graph_pass import CustomPartitionerFn
+
+    class Partitioner(CustomPartitionerFn):
+        def __call__(self, module: fx.GraphModule, inputs: Any, **keywords: Any) -> Any:
+            mark(module.graph, keywords.get("static_lifetime_input_indices") or ())
+            with config.patch(ban_recompute_materialized_backward=False):
+                return min_cut_rematerialization_partition(module, inputs, **keywords)
+
+        def uuid(self) -> str:
+            return digest
+
+    return Partitioner()

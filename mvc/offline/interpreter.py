@@ -62,6 +62,45 @@ def on_cpu() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def without_storage() -> Iterator[None]:
+    """Run generated wrappers that are loaded and called in the block on tensors of the device "meta": kernels do
+    nothing, and a module's `get_args` makes its inputs."""
+    import torch._dynamo.testing
+    from torch._inductor.async_compile import AsyncCompile
+
+    def empty(size: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: Any = None, **_: Any) -> Tensor:
+        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+
+    def view(base: Tensor, size: Sequence[int], stride: Sequence[int], offset: int = 0) -> Tensor:
+        return base.as_strided(size, stride, base.storage_offset() + offset)
+
+    guards = torch._C._dynamo.guards
+    unchecked = ("assert_size_stride", "assert_size_stride_grouped", "assert_alignment")
+    patches = (
+        replaced(torch.cuda, "_DeviceGuard", lambda device: contextlib.nullcontext()),
+        replaced(torch.cuda, "set_device", lambda device: None),
+        replaced(torch._C, "_cuda_getCurrentRawStream", lambda device: 0),
+        replaced(torch._dynamo.testing, "rand_strided", lambda size, stride, dtype, device: empty(size, stride, dtype)),
+        replaced(AsyncCompile, "triton", lambda *_, **__: _Idle()),
+        replaced(guards, "_empty_strided_cuda", empty),
+        replaced(guards, "_reinterpret_tensor", view),
+        replaced(guards, "copy_if_misaligned", lambda tensor: tensor),
+        *(replaced(guards, name, lambda *_: None) for name in unchecked if hasattr(guards, name)),
+    )
+    with contextlib.ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
+        yield
+
+
+class _Idle:
+    """A kernel that does nothing."""
+
+    def run(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 def _scan(ops: Any, inputs: Sequence[Any]) -> list[Any]:
     """`tl.associative_scan`, slice by slice along its axis; the interpreter's own goes element by element."""
     dtypes = [each.dtype for each in inputs]
