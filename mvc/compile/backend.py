@@ -22,7 +22,7 @@ import torch
 from torch import fx
 
 from mvc.arguments import require, require_choice, require_flag, shown
-from mvc.compile import torch_private
+from mvc.compile import recomputation, torch_private
 from mvc.errors import UserError
 from mvc.kernels import implementations
 from mvc.kernels.torch_private import forward_mode
@@ -60,6 +60,9 @@ class Options:
         frozen: for inference: compute once what depends on parameters alone. A parameter changed in place, or by
             `load_state_dict`, takes effect at the next call; one written to through `parameter.data` takes effect
             after `mvc.refresh`.
+        recompute: for training: let the backward compute again, instead of keeping for it, what costs it little more
+            than one write (`mvc.compile.recomputation`). None does so on a GPU, but not with the passes "none", which
+            is Inductor alone. Where you have set how torch partitions training graphs, that stays.
         strict: raise the error of a pass that fails; otherwise the pass is skipped with a warning.
         dump: folder for the readable graph before and after each pass that fired.
         mode: Inductor's mode, here because torch.compile accepts no `mode` together with `options`.
@@ -74,6 +77,7 @@ class Options:
     kernels: measured_choice.Kernels = "measured"
     verify: bool = False
     frozen: bool = False
+    recompute: bool | None = None
     strict: bool = False
     dump: str | Path | None = None
     mode: str = "default"
@@ -102,6 +106,8 @@ class Options:
         require_choice("kernels", self.kernels, typing.get_args(measured_choice.Kernels))
         for name in ("verify", "frozen", "strict"):
             require_flag(name, getattr(self, name))
+        fits = self.recompute is None or isinstance(self.recompute, bool)
+        require(fits, "recompute", self.recompute, "True, False or None")
         self._check_dump()
         require(isinstance(self.inductor, Mapping), "inductor", self.inductor, "a mapping of names to values")
         for key, value in self.inductor.items():
@@ -213,6 +219,8 @@ def compile_graph(
         _log(record)
     report = GraphReport(before, op_counts(graph_module.graph), records)
     patches = {**torch_private.mode_options(options.mode), **options.inductor}
+    if not inference and _recomputes(options, example_inputs) and torch_private.partitions_by_default(patches):
+        patches["custom_partitioner_fn"] = torch_private.partitioner(recomputation.mark)
     generate = functools.partial(
         torch_private.inductor,
         options=patches,
@@ -226,6 +234,13 @@ def compile_graph(
         with _frozen_lock:
             _frozen[run] = options
     return run, report
+
+
+def _recomputes(options: Options, example_inputs: Sequence[Any]) -> bool:
+    if options.recompute is None:
+        on_gpu = any(isinstance(each, torch.Tensor) and each.device.type == "cuda" for each in example_inputs)
+        return on_gpu and options.passes != "none"
+    return options.recompute
 
 
 def refresh(compiled: Callable[..., Any]) -> None:

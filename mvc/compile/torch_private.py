@@ -277,17 +277,17 @@ def _bans(config: Any) -> list[str]:
     return [name for name in config.get_config_copy() if name.startswith("ban_recompute")]
 
 
-def partitioner(mark: Callable[[fx.Graph, Sequence[int]], None], digest: str) -> Any:
+def partitioner(mark: Callable[[fx.Graph, Sequence[int]], None]) -> Any:
     """For Inductor's option `custom_partitioner_fn`: torch's partition of a training graph with the least to keep, where
     whatever a kernel can fuse may be computed again, but for what `mark` has marked.
 
     Args:
         mark: called with the joint graph of forward and backward and the indices of its inputs that are parameters.
-        digest: changes with `mark`, since compiled code is cached by it.
+            Its file becomes part of the key of cached code.
     """
     from torch._functorch import config
     from torch._functorch.partitioners import min_cut_rematerialization_partition
-    from torch._inductor.custom_graph_pass import CustomPartitionerFn
+    from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
 
     class Partitioner(CustomPartitionerFn):
         def __call__(self, module: fx.GraphModule, inputs: Any, **keywords: Any) -> Any:
@@ -295,7 +295,10 @@ def partitioner(mark: Callable[[fx.Graph, Sequence[int]], None], digest: str) ->
             with config.patch(ban_recompute_materialized_backward=False):
                 return min_cut_rematerialization_partition(module, inputs, **keywords)
 
-        def uuid(self) -> str:
-            return digest
+        def uuid(self) -> bytes:
+            return get_hash_for_files((inspect.getfile(mark), __file__))
+
+        def __reduce__(self) -> tuple[Callable, tuple[Callable]]:
+            return partitioner, (mark,)  # by their names: Inductor caches no code whose options it cannot pickle
 
     return Partitioner()
