@@ -15,6 +15,11 @@ FORCED: dict[str, dict[str, Any]] = {
     f"mvc, frozen, kernels {kernels}": {"backend": "mvc", "options": {"frozen": True, "kernels": kernels}}
     for kernels in ("own", "library")
 }
+# On a GPU, in training: without recomputation, and with independent kernels joined by Inductor.
+TRAINED: dict[str, dict[str, Any]] = {
+    "mvc, all kept": {"backend": "mvc", "options": {"recompute": False}},
+    "mvc, joined": {"backend": "mvc", "options": {"combo_kernels": True}},
+}
 PEERS = {  # timm's names
     "Swin-T": "swin_tiny_patch4_window7_224",
     "ConvNeXt-T": "convnext_tiny",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvc.compile.backend import refresh as refresh
+    from mvc.compile.captured import capture_step as capture_step
     from mvc.compile.compiler import compile_model as compile_model
     from mvc.compile.explanation import explain as explain
     from mvc.kernels.recurrence import linear_recurrence as linear_recurrence
@@ -32,6 +33,7 @@ _PUBLIC = {
     "compile_model": "mvc.compile.compiler",
     "explain": "mvc.compile.explanation",
     "refresh": "mvc.compile.backend",
+    "capture_step": "mvc.compile.captured",
     "selective_scan": "mvc.kernels.scan",
     "reset_from_cu_seqlens": "mvc.kernels.scan",
     "linear_recurrence": "mvc.kernels.recurrence",

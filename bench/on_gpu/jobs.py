@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import published, published_scan
-from bench.models import FORCED, HOWS, PEERS
+from bench.models import FORCED, HOWS, PEERS, TRAINED
 from bench.on_gpu import torch_private, worker
-from mvc import create_model
+from mvc import capture_step, create_model
 from mvc.cli import DTYPES
 from mvc.compile.backend import GraphReport
 from mvc.compile.compiler import check_against_eager, compile_model, training_step
@@ -39,10 +39,11 @@ class Job:
 
     Attributes:
         model: a variant of ours, "published " and a variant, or one of `bench.models.PEERS` or timm's names.
-        how: "eager", or one of `bench.models.HOWS` or `bench.models.FORCED`.
+        how: "eager", or one of `HOWS`, `FORCED` or `TRAINED` of `bench.models`.
         dtype: of parameters and input, or "autocast": float32 under autocast to half precision.
         mode: Inductor's mode.
         training: whether a backward is run too.
+        captured: whether the training step is one CUDA graph, by `mvc.capture_step`.
     """
 
     model: str
@@ -51,11 +52,13 @@ class Job:
     dtype: str = "float16"
     mode: str = "default"
     training: bool = False
+    captured: bool = False
     size: int = 224
 
     def __str__(self) -> str:
         mode = "" if self.mode == "default" else f", {self.mode}"
         step = ", training" if self.training else ""
+        step += ", one CUDA graph" if self.captured else ""
         return f"{self.model}, {self.how}, batch {self.batch}, {self.dtype}{mode}{step}"
 
     @property
@@ -146,7 +149,7 @@ def prepare(
             step(model, inputs[0])
             _free(device)
     if job.how != "eager":
-        compiled, report = compile_model(model, inputs[0], mode=job.mode, **(HOWS | FORCED)[job.how])
+        compiled, report = compile_model(model, inputs[0], mode=job.mode, **(HOWS | FORCED | TRAINED)[job.how])
         facts["compile_seconds"] = report.seconds
         if choices := chosen(report.explanation.graphs):
             facts["choices"] = choices
@@ -158,9 +161,12 @@ def prepare(
             facts |= {"error": check.error, "tolerance": check.tolerance}
         for x in inputs[:3]:
             step(compiled, x)
-        facts["peak_bytes"] = peak_memory(lambda: step(compiled, inputs[0]), device).used
+        run = functools.partial(step, compiled)
+        facts["peak_bytes"] = peak_memory(lambda: run(inputs[0]), device).used
+        if job.captured:
+            run = capture_step(run, inputs[0])
         _free(device)
-    return functools.partial(step, compiled), inputs, facts
+    return run, inputs, facts
 
 
 def chosen(graphs: Sequence[GraphReport]) -> dict[str, dict[str, Any]]:

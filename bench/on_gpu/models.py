@@ -36,12 +36,16 @@ def latency(quick: bool) -> list[Comparison]:
 
 
 def training(quick: bool) -> list[Comparison]:
-    """A training step of T under autocast."""
+    """A training step of T under autocast: launched call by call, and as one CUDA graph."""
     if quick:
         job = Job("tiny", "mvc", 4, "autocast", training=True, size=64)
         return [(*_hows(_published(job), "eager"), job)]
     job = Job("T", "inductor", 128, "autocast", training=True)
-    return [(_published(job), *_hows(job, "mvc", "inductor"))]
+    ours, theirs = dataclasses.replace(job, how="mvc"), _published(job)
+    graphs = [dataclasses.replace(each, captured=True) for each in (theirs, ours)]
+    joined = dataclasses.replace(ours, how="mvc, joined")
+    kept = dataclasses.replace(ours, how="mvc, all kept")
+    return [(theirs, ours, job, *graphs, dataclasses.replace(joined, captured=True), kept)]
 
 
 def others(quick: bool) -> list[Comparison]:

@@ -23,7 +23,7 @@ def capture_step(
     The step is called three times on the examples beside the current stream, which are three steps of training, and
     then recorded without being run. It may do nothing that waits for the device, such as `.item()`, and must call the
     same kernels every time: Python that it runs is not run again. It sets gradients to None before the backward
-    (`optimizer.zero_grad()`), so that they lie in the graph's memory. A learning rate that changes is a tensor, which is
+    (`optimizer.zero_grad()`), so that they lie in the graph's memory. A learning rate that changes is a tensor that is
     filled in place. A `torch.amp.GradScaler` waits for the device in its `step`, unless the optimizer is fused
     (`fused=True`), which skips a step on the device; bfloat16 needs no scaler.
 
@@ -77,7 +77,9 @@ class CapturedStep:
         for place, (given, own) in enumerate(zip(inputs, self._inputs, strict=True)):
             wanted, seen = _kind(own), _kind(given) if isinstance(given, Tensor) else type(given).__name__
             if seen != wanted:
-                raise UserError(f"tensor {place} of the captured step must be {wanted}, got {seen}; capture another step")
+                raise UserError(
+                    f"tensor {place} of the captured step must be {wanted}, got {seen}; capture another step"
+                )
         for given, own in zip(inputs, self._inputs, strict=True):
             own.copy_(given)
         self._replay()
@@ -92,7 +94,8 @@ def _device(examples: tuple[Any, ...]) -> torch.device:
     if len(devices) != 1 or devices[0].type != "cuda":
         seen = ", ".join(map(str, devices)) or "missing"
         raise UserError(
-            f"examples are on one CUDA device, and these are {seen}: a CUDA graph runs on a GPU alone; call the step itself"
+            f"examples must be on one CUDA device, and are {seen}: a CUDA graph runs on a GPU alone; call the step "
+            "itself"
         )
     return devices[0]
 

@@ -153,6 +153,6 @@ def _scheduled(graph: Any, launched: dict[str, _Launch]) -> Iterator[tuple[_Laun
             for each in node.get_nodes():
                 if each.get_name() in launched:  # and was not removed meanwhile
                     parts.setdefault(launched[each.get_name()], []).append(each)
-            for launch, some in (parts or {unknown: []}).items():
+            for launch, some in parts.items():
                 for each in some if len(parts) > 1 else [node]:
                     yield launch, each

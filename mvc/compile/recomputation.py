@@ -5,7 +5,8 @@ Torch's partition of forward and backward keeps each value that a library call o
 has to be in memory. Where a convolution, attention or a scan reads it, computing it again is a kernel of its own. A
 matrix product reads it for the gradient of its weight alone, and the kernel that computes the gradient of what made the
 value reads the same inputs and can write the value as well. So the results of activations and normalisations in front
-of linear layers are computed again, and those of ReLU, whose own gradient needs its result and nothing else.
+of linear layers are computed again, and those of ReLU, whose own gradient needs its result and nothing else. So is a
+padded tensor that only generated kernels read: what it was made from is kept in its place, often for another reason.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from mvc.compile import torch_private
 aten = torch.ops.aten
 
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+PADS = (aten.constant_pad_nd.default,)
 
 
 def mark(graph: fx.Graph, parameters: Sequence[int]) -> None:
-    """Mark in a joint graph of forward and backward what has to be kept, for a partition that may compute again whatever
-    a kernel can fuse. Marks that are there already, from `torch.utils.checkpoint`, stay as they are.
+    """Mark in a joint graph of forward and backward what is kept and what is not, for a partition that may compute
+    again whatever a kernel can fuse. Marks that are there already, from `torch.utils.checkpoint`, stay as they are.
 
     Args:
         parameters: which of the graph's inputs are parameters. What these alone decide, such as their casts, is small,
@@ -37,7 +39,11 @@ def mark(graph: fx.Graph, parameters: Sequence[int]) -> None:
     for node in graph.nodes:
         if node.op != "call_function" or node in backward or "recompute" in node.meta:
             continue
-        calls = [each for each in _readers(node) if each in backward and not torch_private.is_fusible(each)]
+        readers = list(_readers(node))
+        if node.target in PADS and all(map(torch_private.is_fusible, readers)):
+            node.meta["recompute"] = CheckpointPolicy.PREFER_RECOMPUTE
+            continue
+        calls = [each for each in readers if each in backward and not torch_private.is_fusible(each)]
         cheap = node.target is aten.relu.default or all(each.target in PRODUCTS for each in calls)
         if calls and not (cheap and node in varying):
             node.meta["recompute"] = CheckpointPolicy.MUST_SAVE

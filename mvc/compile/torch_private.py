@@ -278,8 +278,8 @@ def _bans(config: Any) -> list[str]:
 
 
 def partitioner(mark: Callable[[fx.Graph, Sequence[int]], None]) -> Any:
-    """For Inductor's option `custom_partitioner_fn`: torch's partition of a training graph with the least to keep, where
-    whatever a kernel can fuse may be computed again, but for what `mark` has marked.
+    """For Inductor's option `custom_partitioner_fn`: torch's partition of a training graph with the least to keep,
+    where whatever a kernel can fuse may be computed again, but for what `mark` has marked.
 
     Args:
         mark: called with the joint graph of forward and backward and the indices of its inputs that are parameters.

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import importlib.util
 import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,15 @@ LIBDEVICE: dict[str, Callable[..., Tensor]] = {
     "nearbyint": torch.round,
     "rint": torch.round,
 }
+
+
+def module(path: Path, **globals_: Any) -> ModuleType:
+    """A generated file as a module, with some of its globals replaced."""
+    spec = importlib.util.spec_from_file_location(f"replayed_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module).update(globals_)
+    return module
 
 
 @contextlib.contextmanager

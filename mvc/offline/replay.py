@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import statistics
@@ -14,8 +13,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,29 +136,20 @@ def _generated(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], cot
     from mvc.offline import interpreter
 
     if (folder / "constants.py").is_file():
-        constants = _module(folder / "constants.py", device=lambda **_: torch.device("cpu"))
+        constants = interpreter.module(folder / "constants.py", device=lambda **_: torch.device("cpu"))
         values = constants.forward(None, *(tensors[name] for name in constants.PARAMETERS))
         tensors = {**tensors, **{f"constant {index}": each for index, each in enumerate(values)}}
     names = manifest.inputs
     with interpreter.on_cpu(), torch.no_grad():
         arguments = [tensors[name] for name in names]
-        outputs = _module(folder / "forward.py").call(list(arguments))
+        outputs = interpreter.module(folder / "forward.py").call(list(arguments))
         if not manifest.model.training:
             return {"scores": outputs[0]}
         # What the forward saves is returned last and passed to the backward first; each names the buffers in its way.
         kept = len(manifest.interfaces["backward"]["inputs"]) - 1
-        gradients = _module(folder / "backward.py").call([*outputs[len(outputs) - kept :], cotangent])
+        gradients = interpreter.module(folder / "backward.py").call([*outputs[len(outputs) - kept :], cotangent])
     named = {GRADIENT + name: each for name, each in zip(names, gradients, strict=True) if each is not None}
     return {**tensors, "scores": outputs[0], **named}
-
-
-def _module(path: Path, **globals_: Any) -> ModuleType:
-    """A generated file as a module, with some of its globals replaced."""
-    spec = importlib.util.spec_from_file_location(f"replayed_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    vars(module).update(globals_)
-    return module
 
 
 def _errors(seen: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:

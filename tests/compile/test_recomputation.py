@@ -65,7 +65,7 @@ def test_the_inputs_of_products_are_computed_again():
     assert narrow == [2, 1]  # x, and its normalised form
 
 
-@pytest.mark.parametrize("activation, maps", [(F.relu, 0), (F.gelu, 1)], ids=["relu", "gelu"])
+@pytest.mark.parametrize(("activation", "maps"), [(F.relu, 0), (F.gelu, 1)], ids=["relu", "gelu"])
 def test_of_what_a_convolution_reads_only_a_relu_is_computed_again(activation, maps):
     model, x = Convolutions(activation), torch.randn(2, 3, 9, 9)
     of_its_size = [shape for shape in kept(model, x, recompute=True) if shape == (2, 4, 7, 7)]
@@ -117,3 +117,18 @@ def test_gradients_of_the_model_are_within_their_budgets(dtype):
     compiled = torch.compile(model, backend=mvc, options={"recompute": True}, fullgraph=True)
     check = check_against_eager(model, compiled, x)
     assert check.passed, check
+
+
+def test_a_padded_tensor_that_elementwise_code_reads_is_not_kept():
+    class Taps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.weights = nn.Linear(8, 8), nn.Parameter(torch.randn(3, 8))
+
+        def forward(self, x):
+            x = F.pad(self.linear(x), (0, 0, 1, 1))
+            return F.silu(sum(weight * x[:, tap : tap + 6] for tap, weight in enumerate(self.weights)))
+
+    model, x = Taps(), torch.randn(2, 6, 8)
+    assert (2, 8, 8) in kept(model, x, recompute=False)
+    assert (2, 8, 8) not in kept(model, x, recompute=True)
