@@ -10,7 +10,8 @@ from torch.autograd import forward_ad
 
 from mvc.kernels.torch_private import forward_mode
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HALF = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, *HALF, torch.float64)
 
 TANGENT = (
     "torch.ops.mvc.{name} was given a forward-mode tangent, which an op cannot pass on; call "

@@ -15,7 +15,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -86,7 +86,7 @@ def measure(build: Callable[[], Runs], device: torch.device) -> tuple[str, bool]
         return _best(clocks) if clocks else "library", whole
 
 
-def rotated(make: Callable[[], tuple[Tensor | None, ...]], device: torch.device) -> Iterator[tuple[Tensor | None, ...]]:
+def rotated(make: Callable[[], Sequence[Tensor | None]], device: torch.device) -> Iterator[Sequence[Tensor | None]]:
     """Sets of inputs in turn, without end: as many as a GPU's second-level cache does not hold, within limits."""
     first = make()
     size = sum(each.nbytes for each in first if each is not None)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.frozen.constants import constants
-from mvc.passes.graph.fx_utils import between, insert, shape, value
+from mvc.passes.graph.fx_utils import between, cast, insert, shape, value
 from mvc.passes.graph.memory import storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
@@ -216,7 +216,7 @@ def _product_of_rows(first: Linear, weight: fx.Node, bias: fx.Node | None) -> fx
 
 def _weight(part: Part, dtype: torch.dtype) -> fx.Node:
     rows = insert(part.of.weight.graph, operator.getitem, part.of.weight, part.rows)
-    return rows if part.then is None else _rounded(_product(part.then, rows), dtype)
+    return rows if part.then is None else cast(_product(part.then, rows), dtype)
 
 
 def _bias(part: Part, dtype: torch.dtype) -> fx.Node:
@@ -229,13 +229,9 @@ def _bias(part: Part, dtype: torch.dtype) -> fx.Node:
         terms.append(insert(graph, "double", last))
     if not terms:
         return insert(graph, "new_zeros", part.of.weight, (part.columns,))
-    return _rounded(terms[0] if len(terms) == 1 else insert(graph, torch.add, *terms), dtype)
+    return cast(terms[0] if len(terms) == 1 else insert(graph, torch.add, *terms), dtype)
 
 
 def _product(then: Linear, rows: fx.Node) -> fx.Node:
     graph = rows.graph
     return insert(graph, torch.matmul, insert(graph, "double", then.weight), insert(graph, "double", rows))
-
-
-def _rounded(node: fx.Node, dtype: torch.dtype) -> fx.Node:
-    return node if value(node).dtype == dtype else insert(node.graph, "to", node, dtype)

@@ -22,7 +22,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.graph.fx_utils import insert, name_of, shape, value
+from mvc.passes.graph.fx_utils import cast, insert, name_of, shape, value
 from mvc.passes.graph.memory import is_view
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Kind, call
@@ -48,8 +48,7 @@ class FuseBias(Pass):
                 continue
             with surroundings.at(node):
                 product = insert(graph, F.linear, linear.args["input"], linear.args["weight"])
-                bias, dtype = linear.args["bias"], value(node).dtype
-                bias = bias if value(bias).dtype == dtype else insert(graph, "to", bias, dtype)  # under autocast
+                bias = cast(linear.args["bias"], value(node).dtype)  # under autocast it has another
                 y = insert(graph, torch.add, product, bias)
                 product.meta["stack_trace"] = y.meta["stack_trace"] = node.meta.get("stack_trace")
                 surroundings.replace({node: y})

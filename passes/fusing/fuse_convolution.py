@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from mvc.kernels import implementations
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
-from mvc.passes.fusing.own_kernels import DEVICE, is_loop, layout, obstacle, readers
-from mvc.passes.graph.fx_utils import insert, only_user, shape, value
+from mvc.passes.graph.fx_utils import cast, insert, only_user, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Kind, call
 from mvc.passes.graph.views import is_tensor
 from mvc.passes.measured_choice import IN_PLACE, Kernels, Runs, fastest, rotated
+from mvc.passes.own_kernels import AS_FAST, DEVICE, allowed, is_loop, layout, obstacle, random_tensors, readers
 from mvc.passes.torch_private import example_size, surely_equal
 
 FEW_CHANNELS = 4
@@ -86,7 +85,7 @@ class FuseConvolution(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        if self.kernels == "library" or not implementations.triton_available():
+        if not allowed(self.kernels):
             return outcome
         surroundings = Surroundings(graph)
         for node in list(graph.nodes):
@@ -110,7 +109,7 @@ class FuseConvolution(Pass):
         tiles = _tiles(pattern)
         tile = tiles[0] if self.kernels == "own" else self._fastest_tile(pattern, tiles)
         if tile is None:
-            raise Declined("measured: the library is as fast")
+            raise Declined(AS_FAST)
         last = pattern.nodes[-1]
         with surroundings.at(last):
             surroundings.replace({last: _insert_fused(pattern, tile)})
@@ -213,7 +212,7 @@ def _insert_fused(pattern: ConvolutionPattern, tile: int) -> fx.Node:
     """The pattern as one call at the insertion point; a weight that is not channels_last is copied."""
     graph, first = pattern.nodes[0].graph, pattern.nodes[0]
     x, weight, bias, residual = pattern.operands
-    x, weight, bias = (_cast(each, value(first).dtype) for each in (x, weight, bias))
+    x, weight, bias = (cast(each, value(first).dtype) for each in (x, weight, bias))
     if not value(weight).is_contiguous(memory_format=torch.channels_last):
         weight = insert(graph, "contiguous", weight, memory_format=torch.channels_last)
     window = pattern.window("stride", 1), pattern.window("padding", 0)
@@ -223,20 +222,14 @@ def _insert_fused(pattern: ConvolutionPattern, tile: int) -> fx.Node:
     return y
 
 
-def _cast(node: fx.Node | None, dtype: torch.dtype) -> fx.Node | None:
-    """In what autocast gives the convolution."""
-    return node if node is None or value(node).dtype == dtype else insert(node.graph, "to", node, dtype)
-
-
 def _runs(pattern: ConvolutionPattern, after: str, tiles: tuple[int, ...], *, frozen: bool) -> Runs:
     """The library's call with what follows it, and the kernel on each tile, on random numbers in place of the fakes."""
     dtype, device = value(pattern.nodes[0]).dtype, value(pattern.nodes[0]).device
-    generator, layouts = torch.Generator(device), [*map(layout, pattern.operands)]
+    generator, layouts = torch.Generator(device), list(map(layout, pattern.operands))
     window = pattern.window("stride", 1), pattern.window("padding", 0)
 
     def make() -> tuple[Tensor | None, ...]:
-        given = [each and torch.empty_strided(*each, dtype=dtype, device=device) for each in layouts]
-        x, weight, bias, residual = (each if each is None else each.normal_(generator=generator) for each in given)
+        x, weight, bias, residual = random_tensors(layouts, dtype, generator)
         return x, weight.contiguous(memory_format=torch.channels_last) if frozen else weight, bias, residual
 
     inputs = rotated(make, device)

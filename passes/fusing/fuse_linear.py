@@ -20,15 +20,24 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from mvc.kernels import implementations
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.fusing.linear_pattern import LinearPattern, insert_fused, insert_library_gelu, linear_pattern
-from mvc.passes.fusing.own_kernels import DEVICE, is_loop, layout, obstacle, readers
 from mvc.passes.graph.fx_utils import shape, value
 from mvc.passes.graph.memory import is_view
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import is_call
 from mvc.passes.measured_choice import IN_PLACE, Kernels, Runs, fastest, rotated
+from mvc.passes.own_kernels import (
+    AS_FAST,
+    DEVICE,
+    allowed,
+    contiguous,
+    is_loop,
+    layout,
+    obstacle,
+    random_tensors,
+    readers,
+)
 from mvc.passes.torch_private import example_size
 
 # Up to so many rows a kernel takes longer to launch than to run, and LayerNorm within the product saves one. With more,
@@ -51,7 +60,7 @@ class FuseLinear(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        if self.kernels == "library" or not implementations.triton_available():
+        if not allowed(self.kernels):
             return outcome
         surroundings = Surroundings(graph)
         for node in list(graph.nodes):
@@ -76,7 +85,7 @@ class FuseLinear(Pass):
         tiles = _tiles(pattern)
         choice = str(tiles[0]) if self.kernels == "own" else _fastest(pattern, tiles)
         if choice == "library":
-            raise Declined("measured: the library is as fast")
+            raise Declined(AS_FAST)
         last = pattern.last
         with surroundings.at(last):
             y = insert_library_gelu(pattern) if choice == "cublas" else insert_fused(pattern, int(choice))
@@ -145,17 +154,11 @@ def _producer(node: fx.Node) -> fx.Node:
 def _runs(pattern: LinearPattern, library: Library, tiles: tuple[int, ...]) -> Runs:
     """The library's calls and the kernel on each tile, on random numbers in place of the fakes."""
     dtype, device, eps = value(pattern.product).dtype, value(pattern.product).device, pattern.eps
-    generator = torch.Generator(device)
-    *layouts, residual = map(layout, pattern.operands)
-    shapes = None if residual is None else (*layouts[0][0][:-1], layouts[1][0][0])
-
-    def make() -> tuple[Tensor | None, ...]:
-        given = [each and torch.empty_strided(*each, dtype=dtype, device=device) for each in layouts]
-        given.append(None if shapes is None else torch.empty(shapes, dtype=dtype, device=device))
-        given[5] = given[5] if given[5] is None else given[5].flatten()
-        return tuple(each if each is None else each.normal_(generator=generator) for each in given)
-
-    inputs = rotated(make, device)
+    x, weight, *others, scale, residual = map(layout, pattern.operands)
+    (*rows, _), (columns, _) = x[0], weight[0]
+    scale, residual = scale and contiguous(columns), residual and contiguous(*rows, columns)
+    layouts, generator = (x, weight, *others, scale, residual), torch.Generator(device)
+    inputs = rotated(lambda: random_tensors(layouts, dtype, generator), device)
 
     def by_library(*, gelu: bool = False) -> Tensor:
         x, weight, bias, norm_weight, norm_bias, scale, residual = next(inputs)

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 import mvc.kernels.ops  # noqa: F401  registers the op of the library
-from mvc.passes.graph.fx_utils import insert, name_of, only_user, shape, value
+from mvc.passes.graph.fx_utils import cast, insert, name_of, only_user, shape, value
 from mvc.passes.graph.memory import same_strides
 from mvc.passes.graph.torch_ops import Kind, call, is_kind
 from mvc.passes.graph.views import axis_order, is_tensor
@@ -203,7 +203,7 @@ def insert_fused(pattern: LinearPattern, tile: int) -> fx.Node:
     """The pattern as one call of `mvc::fused_linear_triton` at the insertion point, with the views around it."""
     graph, dtype = pattern.product.graph, value(pattern.product).dtype
     x, weight, bias, norm_weight, norm_bias, scale, residual = pattern.operands
-    x, weight, bias = (_cast(each, dtype) for each in (_moved(pattern.ahead, x), weight, bias))
+    x, weight, bias = (cast(each, dtype) for each in (_moved(pattern.ahead, x), weight, bias))
     scale = scale if scale is None or len(shape(scale)) == 1 else insert(graph, torch.flatten, scale)
     views, rows_of = pattern.after, None
     if residual is not None:
@@ -222,15 +222,10 @@ def insert_fused(pattern: LinearPattern, tile: int) -> fx.Node:
 def insert_library_gelu(pattern: LinearPattern) -> fx.Node:
     """A product with a bias and GELU alone as one call of `mvc::linear_gelu_cublas`, with the views behind it."""
     dtype = value(pattern.product).dtype
-    operands = (_cast(pattern.arguments[name], dtype) for name in ("input", "weight", "bias"))
+    operands = (cast(pattern.arguments[name], dtype) for name in ("input", "weight", "bias"))
     y = insert(pattern.product.graph, torch.ops.mvc.linear_gelu_cublas.default, *operands)
     y.meta["stack_trace"] = pattern.product.meta.get("stack_trace")
     return _moved(pattern.after, y)
-
-
-def _cast(node: fx.Node | None, dtype: torch.dtype) -> fx.Node | None:
-    """As autocast gives it to the product."""
-    return node if node is None or value(node).dtype == dtype else insert(node.graph, "to", node, dtype)
 
 
 def _moved(views: Sequence[fx.Node], x: fx.Node) -> fx.Node:

@@ -80,6 +80,11 @@ def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -
     return node
 
 
+def cast(node: fx.Node | None, dtype: torch.dtype) -> fx.Node | None:
+    """The node in that dtype, converted at the insertion point where it has another; None stays None."""
+    return node if node is None or value(node).dtype == dtype else insert(node.graph, "to", node, dtype)
+
+
 def call_target(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What the node's function or method returns for these arguments."""
     if node.op == "call_method":

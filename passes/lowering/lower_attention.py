@@ -17,17 +17,15 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from mvc.kernels import implementations
+from mvc.kernels.attention.checks import WIDEST_HEAD
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.measured_choice import Kernels, Runs, fastest, rotated
-from mvc.passes.torch_private import example_size, surely_equal
+from mvc.passes.own_kernels import AS_FAST, DEVICE, Layout, allowed, contiguous, dtype_obstacle, layout, random_tensors
+from mvc.passes.torch_private import surely_equal
 
-DEVICE = "cuda"
-DTYPES = (torch.float16, torch.bfloat16)
 LONGEST = 1024  # tokens
-WIDEST = 128  # channels of a head
 PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
@@ -47,7 +45,7 @@ class LowerAttention(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        if self.kernels == "library" or not implementations.triton_available():
+        if not allowed(self.kernels):
             return outcome
         surroundings = Surroundings(graph)
         for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
@@ -56,7 +54,7 @@ class LowerAttention(Pass):
             given = dict(zip(PARAMETERS, node.args, strict=False)) | node.kwargs
             reason = _obstacle(surroundings, node, given)
             if reason is None and self.kernels == "measured" and not _is_faster(node, given):
-                reason = "measured: the library is as fast"
+                reason = AS_FAST
             if reason is not None:
                 outcome.near_misses.append(NearMiss.at(node, reason))
                 continue
@@ -81,16 +79,17 @@ def _obstacle(surroundings: Surroundings, node: fx.Node, given: dict[str, Any]) 
     for name, otherwise in (("attn_mask", None), ("dropout_p", 0), ("is_causal", False), ("enable_gqa", False)):
         if given.get(name, otherwise) != otherwise:
             return f"its {name} is not {otherwise!r}"
-    if (dtype := value(node).dtype) not in DTYPES:
-        return f"it computes in {str(dtype).removeprefix('torch.')}, in which the library stays"
+    if (reason := dtype_obstacle(node)) is not None:
+        return reason
     q, *others = (shape(given[name]) for name in PARAMETERS[:3])
     if len(q) != 4 or any(len(each) != 4 or not all(map(surely_equal, q, each)) for each in others):
         return "query, key and value are not of one shape (batch, heads, length, d)"
     _, heads, length, d = q
     if not all(isinstance(size, int) for size in (heads, length, d)):
         return "the number of heads, of tokens or of channels is not known"
-    if not (0 < length <= LONGEST and 0 < d <= WIDEST):
-        return f"windows have {length} tokens and heads {d} channels; the kernel is for {LONGEST} and {WIDEST} at most"
+    if not (0 < length <= LONGEST and 0 < d <= WIDEST_HEAD):
+        seen = f"windows have {length} tokens and heads {d} channels"
+        return f"{seen}; the kernel is for {LONGEST} and {WIDEST_HEAD} at most"
     scale = _scale(given)
     if not isinstance(scale, (int, float)) or scale <= 0:
         return f"its scale is {scale}, which is no constant above 0"
@@ -101,22 +100,17 @@ def _obstacle(surroundings: Surroundings, node: fx.Node, given: dict[str, Any]) 
 
 def _is_faster(node: fx.Node, given: dict[str, Any]) -> bool:
     dtype, device, training = value(node).dtype, value(node).device, value(node).requires_grad
-    inputs = [value(given[name]) for name in PARAMETERS[:3]]
-    layouts = [tuple(tuple(map(example_size, each)) for each in (x.shape, x.stride())) for x in inputs]
+    layouts = [layout(given[name]) for name in PARAMETERS[:3]]
     key = f"attention {dtype} {layouts} scale={_scale(given)} training={training}"
     return fastest(key, lambda: _runs(layouts, dtype, device, _scale(given), training), device) == "own"
 
 
-def _runs(layouts: list[tuple], dtype: torch.dtype, device: torch.device, scale: float, training: bool) -> Runs:
+def _runs(layouts: list[Layout], dtype: torch.dtype, device: torch.device, scale: float, training: bool) -> Runs:
     """Torch's choice and the kernel on random numbers in place of the fakes, with their backwards in training."""
-    generator = torch.Generator(device)
+    generator, (batch, heads, length, d) = torch.Generator(device), layouts[0][0]
 
     def make() -> tuple[Tensor, ...]:
-        given = [
-            torch.empty_strided(*each, dtype=dtype, device=device).normal_(generator=generator) for each in layouts
-        ]
-        batch, heads, length, d = layouts[0][0]
-        grad = torch.empty((batch, length, heads, d), dtype=dtype, device=device).normal_(generator=generator)
+        *given, grad = random_tensors([*layouts, contiguous(batch, length, heads, d)], dtype, generator)
         return *(each.requires_grad_(training) for each in given), grad.transpose(1, 2)
 
     inputs = rotated(make, device)

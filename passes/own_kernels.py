@@ -1,27 +1,42 @@
-"""What the passes share that put a Triton kernel of mvc in the place of a library's call and of what surrounds it."""
+"""What the passes share that put own kernels, Triton kernels of mvc, in the place of a library's call."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
+from mvc.kernels import implementations
+from mvc.kernels.checks import HALF
 from mvc.passes.graph.fx_utils import between, name_of, shape, value
 from mvc.passes.graph.memory import is_view, storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.measured_choice import Kernels
 from mvc.passes.torch_private import example_size
 
 DEVICE = "cuda"
-DTYPES = (torch.float16, torch.bfloat16)  # a library's product in float32 has no tensor cores to be level with
+AS_FAST = "measured: the library is as fast"  # why a place was left alone
+
+Layout = tuple[tuple[int, ...], tuple[int, ...]]  # sizes and strides
+
+
+def allowed(kernels: Kernels) -> bool:
+    """Whether own kernels may be put in, and are there."""
+    return kernels != "library" and implementations.triton_available()
+
+
+def dtype_obstacle(node: fx.Node) -> str | None:
+    """Why the library computes the node in any case: own kernels are for half precision; None if it need not."""
+    dtype = value(node).dtype
+    return None if dtype in HALF else f"it computes in {str(dtype).removeprefix('torch.')}, in which the library stays"
 
 
 def obstacle(surroundings: Surroundings, calls: Sequence[fx.Node], operands: Sequence[fx.Node | None]) -> str | None:
     """Why the calls, in order, cannot become one of these operands; None if they can."""
-    dtype = value(calls[-1]).dtype
-    if dtype not in DTYPES:
-        return f"it computes in {str(dtype).removeprefix('torch.')}, in which the library's product stays"
+    if (reason := dtype_obstacle(calls[-1])) is not None:
+        return reason
     if value(calls[-1]).requires_grad:
         return "gradients are needed, which the fused product does not have"
     if (reason := surroundings.contexts.obstacle(calls)) is not None:
@@ -31,11 +46,28 @@ def obstacle(surroundings: Surroundings, calls: Sequence[fx.Node], operands: Seq
     return None if writer is None else f"{writer.name} writes to what it reads before all of it is computed"
 
 
-def layout(node: fx.Node | None) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def layout(node: fx.Node | None) -> Layout | None:
     """Sizes and strides, symbols as the numbers that they are in the example."""
     if node is None:
         return None
     return tuple(tuple(map(example_size, each)) for each in (shape(node), value(node).stride()))
+
+
+def contiguous(*sizes: int) -> Layout:
+    """The layout of a tensor without gaps whose last axis is innermost."""
+    return sizes, torch.empty(sizes, device="meta").stride()
+
+
+def random_tensors(
+    layouts: Sequence[Layout | None], dtype: torch.dtype, generator: torch.Generator
+) -> list[Tensor | None]:
+    """For each layout a tensor on the generator's device, to time calls with in place of the fakes; None for None."""
+
+    def random(sizes: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+        empty = torch.empty_strided(sizes, strides, dtype=dtype, device=generator.device)
+        return empty.normal_(generator=generator)
+
+    return [None if each is None else random(*each) for each in layouts]
 
 
 def is_loop(node: fx.Node) -> bool:
