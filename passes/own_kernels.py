@@ -14,7 +14,7 @@ from mvc.passes.graph.memory import is_view, storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Kind, call
 from mvc.passes.measured_choice import Kernels
-from mvc.passes.torch_private import example_size
+from mvc.passes.torch_private import example_size, is_transformed
 
 DEVICE = "cuda"
 AS_FAST = "measured: the library is as fast"  # why a place was left alone
@@ -27,15 +27,17 @@ def allowed(kernels: Kernels) -> bool:
     return kernels != "library" and implementations.triton_available()
 
 
-def dtype_obstacle(node: fx.Node) -> str | None:
+def kind_obstacle(node: fx.Node) -> str | None:
     """Why the library computes the node in any case: own kernels are for half precision; None if it need not."""
+    if is_transformed(value(node)):
+        return "it is inside a transform of torch.func, where the library stays"
     dtype = value(node).dtype
     return None if dtype in HALF else f"it computes in {str(dtype).removeprefix('torch.')}, in which the library stays"
 
 
 def obstacle(surroundings: Surroundings, calls: Sequence[fx.Node], operands: Sequence[fx.Node | None]) -> str | None:
     """Why the calls, in order, cannot become one of these operands; None if they can."""
-    if (reason := dtype_obstacle(calls[-1])) is not None:
+    if (reason := kind_obstacle(calls[-1])) is not None:
         return reason
     if value(calls[-1]).requires_grad:
         return "gradients are needed, which the fused product does not have"
@@ -64,8 +66,9 @@ def random_tensors(
     """For each layout a tensor on the generator's device, to time calls with in place of the fakes; None for None."""
 
     def random(sizes: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-        empty = torch.empty_strided(sizes, strides, dtype=dtype, device=generator.device)
-        return empty.normal_(generator=generator)
+        places = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+        memory = torch.empty(max(places, 0), dtype=dtype, device=generator.device).normal_(generator=generator)
+        return memory.as_strided(sizes, strides)  # elements of an expanded tensor share a place
 
     return [None if each is None else random(*each) for each in layouts]
 

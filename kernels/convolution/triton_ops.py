@@ -47,7 +47,7 @@ def fused_conv2d(
         x: (batch, channels, height, width), best channels_last: where channels are not neighbours in memory, it is
             copied.
         weight: (outputs, channels, kernel height, kernel width) of x's dtype, best channels_last, else it is copied.
-        bias: (outputs,), or None.
+        bias: (outputs,) in any stride, or None.
         activation: "none", "relu", "silu", "gelu" or "gelu_tanh".
         residual: of the result's shape, or None.
         stride, padding: along the height and along the width. There are no groups and there is no dilation.
@@ -70,6 +70,7 @@ def fused_conv2d(
     if y.numel() == 0:
         return y
     x, residual = _channels_last(x), None if residual is None else _channels_last(residual)
+    bias = None if bias is None else bias.contiguous()
     images, lines, columns = TILES[tile][1:]
     shape = TILES[tile].shape
     wide, narrow = parts(outputs, shape.outputs)

@@ -44,7 +44,7 @@ def fused_linear(
     Args:
         x: (..., K) in any strides.
         weight: (N, K) in any strides, of x's dtype.
-        bias: (N,), or None.
+        bias: (N,) in any stride, as every vector here, or None.
         norm_weight, norm_bias: (K,) each, or None; of a LayerNorm over the last axis of x.
         norm_eps: of that LayerNorm; None where there is none.
         activation: "none", "relu", "silu", "gelu" or "gelu_tanh".
@@ -66,6 +66,8 @@ def fused_linear(
     y = x.new_empty((*x.shape[:-1], columns))
     rows = math.prod(x.shape[:-1])
     x, residual = _in_rows(x), None if residual is None else _in_rows(residual)
+    vectors = (bias, norm_weight, norm_bias, scale)
+    bias, norm_weight, norm_bias, scale = (each if each is None else each.contiguous() for each in vectors)
     residual_strides = (0, 0) if residual is None else residual.stride()
     distances = (x.stride(0), weight.stride(0), residual_strides[0])
     BM, BN, BK, warps, stages = TILES[tile]

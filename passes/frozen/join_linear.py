@@ -116,7 +116,7 @@ def _linear(node: fx.Node, found: set[fx.Node]) -> Linear | None:
         return None
     x, weight, bias = (known.args.get(name) for name in ("input", "weight", "bias"))
     same = value(x).dtype == value(weight).dtype == value(node).dtype  # autocast would round the weights once more
-    constant = weight in found and (bias is None or bias in found)
+    constant = weight in found and (bias is None or (bias in found and shape(bias) == shape(weight)[:1]))
     return Linear(node, x, weight, bias) if same and constant and len(shape(weight)) == 2 else None
 
 
@@ -166,6 +166,8 @@ def _check(surroundings: Surroundings, products: Sequence[Linear], parts: Sequen
     first, last = products[0], products[-1]
     if (reason := surroundings.contexts.obstacle([each.node for each in products])) is not None:
         raise Declined(reason)
+    if parts[0].then is not None and surroundings.is_seen(first.node):
+        raise Declined("the first product's memory is written to or returned")
     if surroundings.contexts.of(first.node).autocast:
         raise Declined("autocast would round what is computed once")
     if any(each is not None and each > first.node for one in products for each in (one.weight, one.bias)):
@@ -204,11 +206,11 @@ def _product_of_rows(first: Linear, weight: fx.Node, bias: fx.Node | None) -> fx
     """`linear` of its input as a matrix, since torch makes a batched product of some layouts where no weight needs a
     gradient."""
     graph, x, sizes = weight.graph, first.input, shape(first.input)[:-1]
-    matrix = x if len(sizes) == 1 else insert(graph, torch.flatten, x, 0, -2)
+    matrix = x if len(sizes) <= 1 else insert(graph, torch.flatten, x, 0, -2)
     rows = insert(graph, F.linear, matrix, weight, bias)
     rows.meta["stack_trace"] = first.node.meta.get("stack_trace")
     known = [size if isinstance(size, int) else insert(graph, "size", x, axis) for axis, size in enumerate(sizes)]
-    return rows if len(sizes) == 1 else insert(graph, "view", rows, *known, shape(weight)[0])
+    return rows if len(sizes) <= 1 else insert(graph, "view", rows, *known, shape(weight)[0])
 
 
 # What is computed once. In float64, since it is rounded again.

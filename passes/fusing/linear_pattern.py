@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
+from torch.nn import functional as F
 
 import mvc.kernels.ops  # noqa: F401  registers the op of the library
-from mvc.passes.graph.fx_utils import cast, insert, name_of, only_user, shape, value
+from mvc.passes.graph.fx_utils import cast, insert, only_user, shape, value
 from mvc.passes.graph.memory import same_strides
 from mvc.passes.graph.torch_ops import Kind, call, is_kind
 from mvc.passes.graph.views import axis_order, is_tensor
@@ -83,9 +84,12 @@ class LinearPattern:
 
 
 def linear_pattern(node: fx.Node) -> LinearPattern | None:
-    """The pattern around a call of `linear` with a matrix as its weight; None for any other node."""
+    """The pattern around a call of `linear` of matrices, with a bias for each column; None for any other node."""
     known = call(node)
     if known is None or known.name != "linear" or len(shape(known.args["weight"])) != 2 or len(shape(node)) < 2:
+        return None
+    bias = known.args.get("bias")
+    if bias is not None and not _is_vector(value(bias), 1, 0, shape(node)[-1]):  # torch would broadcast it
         return None
     pattern = LinearPattern([node], known.args)
     _look_behind(pattern)
@@ -156,7 +160,7 @@ def _take_in(pattern: LinearPattern, node: fx.Node, user: fx.Node, views: Sequen
 
 def _is_nothing(node: fx.Node) -> bool:
     """Dropout outside of training."""
-    if node.op != "call_function" or name_of(node) != "dropout":
+    if node.op != "call_function" or node.target not in (F.dropout, torch.dropout):
         return False
     return node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True) is False
 

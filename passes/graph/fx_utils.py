@@ -53,11 +53,10 @@ def shape(node: fx.Node) -> torch.Size | None:
 
 
 def between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
-    """The nodes of the graph after the one and before the other."""
-    node = first.next
-    while node is not last:
+    """The nodes of the graph after the one and before the other, which may be the same."""
+    node = first
+    while node is not last and (node := node.next) is not last:
         yield node
-        node = node.next
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

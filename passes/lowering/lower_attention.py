@@ -10,6 +10,7 @@ Libraries cut a window into tiles for long sequences, of 64 queries by 128 keys 
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.measured_choice import Kernels, Runs, fastest, rotated
-from mvc.passes.own_kernels import AS_FAST, DEVICE, Layout, allowed, contiguous, dtype_obstacle, layout, random_tensors
+from mvc.passes.own_kernels import AS_FAST, DEVICE, Layout, allowed, contiguous, kind_obstacle, layout, random_tensors
 from mvc.passes.torch_private import surely_equal
 
 LONGEST = 1024  # tokens
@@ -79,7 +80,7 @@ def _obstacle(surroundings: Surroundings, node: fx.Node, given: dict[str, Any]) 
     for name, otherwise in (("attn_mask", None), ("dropout_p", 0), ("is_causal", False), ("enable_gqa", False)):
         if given.get(name, otherwise) != otherwise:
             return f"its {name} is not {otherwise!r}"
-    if (reason := dtype_obstacle(node)) is not None:
+    if (reason := kind_obstacle(node)) is not None:
         return reason
     q, *others = (shape(given[name]) for name in PARAMETERS[:3])
     if len(q) != 4 or any(len(each) != 4 or not all(map(surely_equal, q, each)) for each in others):
@@ -91,8 +92,8 @@ def _obstacle(surroundings: Surroundings, node: fx.Node, given: dict[str, Any]) 
         seen = f"windows have {length} tokens and heads {d} channels"
         return f"{seen}; the kernel is for {LONGEST} and {WIDEST_HEAD} at most"
     scale = _scale(given)
-    if not isinstance(scale, (int, float)) or scale <= 0:
-        return f"its scale is {scale}, which is no constant above 0"
+    if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        return f"its scale is {scale}, which is no finite constant above 0"
     if surroundings.contexts.of(node).others:  # `torch.nn.attention.sdpa_kernel` is such a switch
         return "something is switched before it, which may choose the library's kernel"
     return surroundings.contexts.obstacle([node])

@@ -35,8 +35,9 @@ class Case(NamedTuple):
     """x (batch, channels, *size).
 
     Attributes:
-        layout: of all images: "channels_last"; "slice", some channels of wider images; "rows", lines and columns taken
-            from larger images; "contiguous", with the width innermost, as the weight then is too.
+        layout: of all images: "channels_last"; "slice", some channels of wider images, as the bias is some numbers of
+            more; "rows", lines and columns taken from larger images; "contiguous", with the width innermost, as the
+            weight then is too.
     """
 
     batch: int = 2
@@ -108,7 +109,8 @@ def make_inputs(case: Case) -> dict[str, Any]:
         weight = weight.to(memory_format=torch.channels_last)
     window = zip(case.size, case.kernel, case.stride, case.padding, strict=True)
     result = [(size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in window]
-    made = {"bias": random(case.outputs), "residual": image(case.batch, case.outputs, *result)}
+    bias = random(case.outputs, 3)[:, 0] if case.layout == "slice" else random(case.outputs)
+    made = {"bias": bias, "residual": image(case.batch, case.outputs, *result)}
     made |= dict.fromkeys(set(PARTS) - set(case.parts))
     return {
         "x": image(case.batch, case.channels, *case.size), "weight": weight, "bias": made["bias"],

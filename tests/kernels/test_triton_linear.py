@@ -35,8 +35,8 @@ class Case(NamedTuple):
     """x (*rows, inner), and the parts besides the product.
 
     Attributes:
-        layout: of x and the residual: "dense"; "slice", the first columns of wider tensors; "permuted", rows next to
-            each other in memory; "blocks", axes of rows that are no single axis.
+        layout: of x and the residual: "dense"; "slice", the first columns of wider tensors, as are the vectors;
+            "permuted", rows next to each other in memory; "blocks", axes of rows that are no single axis.
         mean: of x, in standard deviations.
     """
 
@@ -90,10 +90,13 @@ def make_inputs(case: Case) -> dict[str, Any]:
             return random(*case.rows[::-1], width).movedim(0, len(case.rows) - 1)
         return random(*case.rows, width)
 
+    def vector(size: int) -> Tensor:
+        return random(size, 3)[:, 0] if case.layout == "slice" else random(size)
+
     columns, inner = case.columns, case.inner
     given = {"x": rows_of(inner).add_(case.mean), "weight": random(columns, inner) / max(inner, 1) ** 0.5}
-    made = {"bias": random(columns), "norm_weight": random(inner), "norm_bias": random(inner), "norm_eps": 1e-5}
-    made |= {"activation": case.activation, "scale": random(columns), "residual": rows_of(columns), "tile": case.tile}
+    made = {"bias": vector(columns), "norm_weight": vector(inner), "norm_bias": vector(inner), "norm_eps": 1e-5}
+    made |= {"activation": case.activation, "scale": vector(columns), "residual": rows_of(columns), "tile": case.tile}
     absent = set(PARTS) - set(case.parts)
     if "norm" in absent:
         absent |= {"norm_weight", "norm_bias", "norm_eps"}

@@ -103,6 +103,12 @@ def test_products_become_one_of_weights_computed_once(function, columns, bias, d
     assert not {"cat", "matmul", "double"} & op_counts(main.graph).keys()
 
 
+def test_one_row_is_a_vector():
+    module, examples = capture(Model(siblings), torch.randn(K))
+    (record,) = pipeline.run([JoinLinear()], module, strict=True, observers=[Verifier(module, examples)])
+    assert record.matches == 1
+
+
 def test_one_bias_of_two_is_enough():
     def function(model, x):
         return F.linear(x, model.first.weight).sin(), model.third(x).sin()
@@ -128,7 +134,11 @@ def of_different_inputs(model, x):
     return model.first(x).sin(), model.third(x + 1).sin()
 
 
-@pytest.mark.parametrize("function", [read_whole, along_the_length, in_steps, of_different_inputs])
+def bias_of_one(model, x):
+    return model.first(x).sin(), F.linear(x, model.third.weight, model.third.bias[:1]).sin()
+
+
+@pytest.mark.parametrize("function", [read_whole, along_the_length, in_steps, of_different_inputs, bias_of_one])
 def test_what_is_no_such_product_is_not_mentioned(function):
     _, record = run(function)
     assert (record.matches, record.near_misses) == (0, ())
@@ -148,6 +158,19 @@ def columns_changed(model, x):
     return model.second(dt).sin(), rest.sin()
 
 
+def written_afterwards(model, x):
+    y = model.first(x)
+    z, rest = model.second(y[..., :R]), y[..., R:]
+    y[..., R + 1] = 0
+    return z.sin(), rest.sin()
+
+
+def columns_returned(model, x):
+    """They share memory."""
+    y = model.first(x)
+    return model.second(y[..., :R]).sin(), y[..., R:], y[..., R + 1 :]
+
+
 def weight_computed_later(model, x):
     y = model.first(x)
     return y.sin(), F.linear(x, model.third.weight.sin()).sin()
@@ -155,7 +178,12 @@ def weight_computed_later(model, x):
 
 @pytest.mark.parametrize(
     ("function", "reason"),
-    [(changed_between, "zero_ writes"), (weight_computed_later, "computed after the first product")],
+    [
+        (changed_between, "zero_ writes"),
+        (written_afterwards, "memory is written to or returned"),
+        (columns_returned, "memory is written to or returned"),
+        (weight_computed_later, "computed after the first product"),
+    ],
 )
 def test_near_misses_say_why(function, reason):
     _, record = run(function)

@@ -78,6 +78,7 @@ FOUND = {
     "residual": (lambda x, rest: conv(x) + rest, "bias residual"),
     "activation-and-residual": (lambda x, rest: rest + F.relu(conv(x)), "bias relu residual"),
     "bias-alone": (lambda x, rest: conv(x), "bias"),
+    "written-before": (lambda x, rest: conv(x.cos().sin_()), "bias"),
     "in-place": (in_place, "relu residual"),
     "residual-is-the-input": (lambda x, rest: x + F.gelu(conv(x)), "bias gelu residual"),
     "residual-and-a-loop": (lambda x, rest: ((y := conv(x) + rest), y.sin()), "bias residual"),

@@ -113,6 +113,15 @@ def shared_norm(x, rest):
     return F.gelu(linear(y)), y
 
 
+@torch.compiler.allow_in_graph
+def dropout(x, p, training):
+    return x / p
+
+
+def own_dropout(x, rest):
+    return dropout(F.gelu(linear(x)), 0.1, False) + rest
+
+
 def inner_result(x, rest):
     y = F.gelu(linear(x))
     return y + rest, y
@@ -161,7 +170,7 @@ def residual_written(x, rest):
     "function",
     [
         *(shared_norm, inner_result, twice, broadcast, rows_scaled, two_activations, turned, weighted, training, wider),
-        residual_written,
+        *(residual_written, own_dropout),
     ],
 )
 def test_what_a_kernel_cannot_take_in_stays(function):
@@ -177,6 +186,10 @@ def changed_between(x, rest):
     return F.gelu(y)
 
 
+def mapped(x, rest):
+    return torch.vmap(lambda x: F.gelu(linear(x)))(x)
+
+
 def autocast_inside(x, rest):
     y = linear(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -188,9 +201,10 @@ def autocast_inside(x, rest):
     [
         (changed_between, (X, REST), "zero_ writes to what it reads"),
         (autocast_inside, (X, REST), "autocast is switched"),
+        (mapped, (X, REST), "a transform of torch.func"),
         (lambda x, weight: F.gelu(F.linear(x, weight)), (X.float(), WEIGHT.float()), "float32"),
     ],
-    ids=["written", "autocast", "float32"],
+    ids=["written", "autocast", "vmap", "float32"],
 )
 def test_near_misses_say_why(function, inputs, reason):
     counts, record, found = run(function, *inputs)
@@ -202,6 +216,12 @@ def test_where_gradients_are_needed_the_product_stays():
     with torch.enable_grad():
         _, record, _ = run(lambda x, weight: F.gelu(F.linear(x, weight)), X, WEIGHT.clone().requires_grad_())
     assert [miss.reason.split(",")[0] for miss in record.near_misses] == ["gradients are needed"]
+
+
+@pytest.mark.parametrize("bias", [BIAS[:1], BIAS[0], REST[0]], ids=["of-one", "number", "matrix"])
+def test_a_bias_that_torch_broadcasts_keeps_the_product(bias):
+    _, record, _ = run(lambda x, bias: F.gelu(F.linear(x, WEIGHT, bias)), X[0], bias)
+    assert (record.matches, record.near_misses) == (0, ())
 
 
 @pytest.mark.parametrize("kernels", ["own", "measured"])
@@ -301,8 +321,12 @@ def both_library_and_own(function, *inputs):
         (lambda x, rest: F.layer_norm(rest + SCALE * linear(x), (N,)), Library(False, "kernel")),
         (lambda x, rest: (rest + linear(x)).sin(), Library(False, "none")),
         (lambda x, rest: linear(norm(F.linear(rest, WEIGHT.T))), Library(True, "none")),
+        (lambda x, rest: F.gelu(linear(x[:1].expand(B, L, K))).view(-1), Library(False, "kernel")),
     ],
-    ids=["then-a-product", "after-a-product", "in-a-loop", "then-a-norm", "then-an-unknown-loop", "norm-alone"],
+    ids=[
+        *("then-a-product", "after-a-product", "in-a-loop", "then-a-norm", "then-an-unknown-loop", "norm-alone"),
+        "of-what-was-expanded",
+    ],
 )
 def test_what_stands_for_the_library_moves_no_more_than_inductor_would(function, wanted, monkeypatch):
     monkeypatch.setattr(fuse_linear, "rotated", lambda make, device: iter(make, None))

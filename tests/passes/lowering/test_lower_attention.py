@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from fused_kernels import on_cpu
@@ -95,14 +97,16 @@ def library_asked_for(x):
         (bias, {}, "its attn_mask is not None"),
         (lambda x: attend(x, is_causal=True), {}, "its is_causal is not False"),
         (lambda x: attend(x, enable_gqa=True), {}, "its enable_gqa is not False"),
-        (lambda x: attend(x, scale=-1.0), {}, "its scale is -1.0, which is no constant above 0"),
+        (lambda x: attend(x, scale=-1.0), {}, "its scale is -1.0, which is no finite constant above 0"),
+        (lambda x: attend(x, scale=math.inf), {}, "its scale is inf, which is no finite constant above 0"),
+        (lambda x: torch.vmap(attend)(x[None]), {}, "inside a transform of torch.func"),
         (longer_keys, {}, "are not of one shape"),
         (attend, {"dtype": torch.float32}, "it computes in float32, in which the library stays"),
         (attend, {"length": 1025, "d": 1, "batch": 1}, "windows have 1025 tokens"),
         (attend, {"d": 136}, "heads 136 channels"),
         (library_asked_for, {}, "may choose the library's kernel"),
     ],
-    ids=["bias", "causal", "gqa", "scale", "shapes", "float32", "long", "wide", "sdpa_kernel"],
+    ids=["bias", "causal", "gqa", "scale", "infinite", "vmap", "shapes", "float32", "long", "wide", "sdpa_kernel"],
 )
 def test_left_alone(function, inputs, reason):
     calls, record = run(function, projection(**inputs))
