@@ -11,7 +11,8 @@ from torch.autograd import forward_ad
 from mvc.kernels.torch_private import forward_mode
 
 HALF = (torch.float16, torch.bfloat16)
-DTYPES = (torch.float32, *HALF, torch.float64)
+IN_TRITON = (torch.float32, *HALF)  # what Triton kernels accept
+DTYPES = (*IN_TRITON, torch.float64)
 
 TANGENT = (
     "torch.ops.mvc.{name} was given a forward-mode tangent, which an op cannot pass on; call "
@@ -37,6 +38,16 @@ def _check_dense(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got a masked one; pass {name}.to_tensor(0) or the like")
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}; pass {name}.to_dense()")
+
+
+def check_one_dtype(tensors: dict[str, Tensor], accepted: tuple[torch.dtype, ...]) -> None:
+    """Raise TypeError unless all tensors have the dtype of the first, which is one of the accepted."""
+    (first, dtype), *_ = ((name, tensor.dtype) for name, tensor in tensors.items())
+    for name, tensor in tensors.items():
+        if tensor.dtype not in accepted:
+            raise TypeError(f"{name} must be {' or '.join(map(str, accepted))}, got {tensor.dtype}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} as {first} is, got {tensor.dtype}; cast one of them")
 
 
 def check_flags(**flags: bool) -> None:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from mvc.kernels.implementations import triton_available
 
-ACTIVATIONS = {
+# Activations by the name that own kernels give them.
+IN_TORCH = {
     "none": lambda y: y,
     "relu": F.relu,
     "silu": F.silu,
@@ -28,7 +29,7 @@ def fused_linear(x, weight, bias, norm_weight, norm_bias, norm_eps, activation, 
     )
     if norm_eps is not None:
         x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, norm_eps).to(dtype).float()
-    y = ACTIVATIONS[activation](F.linear(x, weight, bias))
+    y = IN_TORCH[activation](F.linear(x, weight, bias))
     y = y if scale is None else scale * y
     y = y if residual is None else residual + y
     return y.to(dtype).contiguous()
@@ -38,7 +39,7 @@ def fused_conv2d(x, weight, bias, activation, residual, stride, padding, tile) -
     """`mvc::fused_conv2d_triton` in float32, rounded once."""
     given = (each if each is None else each.float() for each in (x, weight, bias, residual))
     x32, weight, bias, residual = given
-    y = ACTIVATIONS[activation](F.conv2d(x32, weight, bias, stride, padding))
+    y = IN_TORCH[activation](F.conv2d(x32, weight, bias, stride, padding))
     y = y if residual is None else residual + y
     return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
 

@@ -7,24 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from mvc.kernels.checks import check_layouts
+from mvc.kernels.checks import IN_TRITON, check_layouts, check_one_dtype
 
 WIDEST_HEAD = 128
 LAYOUT = ("batch, heads, length, d",)
-ACCEPTED = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
     """Raise TypeError for what is no dense tensor or of a wrong dtype, ValueError for a shape, device or scale that
     does not fit."""
     sizes = check_layouts(dict.fromkeys("qkv", LAYOUT), {"q": q, "k": k, "v": v}, {})
-    for name, tensor in zip("qkv", (q, k, v), strict=True):
-        if tensor.dtype not in ACCEPTED:
-            raise TypeError(
-                f"{name} is {tensor.dtype}; it must be {', '.join(map(str, ACCEPTED[:-1]))} or torch.float32"
-            )
-        if tensor.dtype != q.dtype:
-            raise TypeError(f"{name} must be {q.dtype} as q is, got {tensor.dtype}")
+    check_one_dtype({"q": q, "k": k, "v": v}, IN_TRITON)
     if sizes["d"] > WIDEST_HEAD:
         raise ValueError(f"q has heads of {sizes['d']} channels, and at most {WIDEST_HEAD} fit")
     if not 0 < scale < math.inf:

@@ -21,6 +21,7 @@ from mvc.kernels.checks import refuse_tangents
 from mvc.kernels.scan.rules import autocast_is_on
 from mvc.kernels.schemas import op
 from mvc.kernels.torch_private import is_plain
+from mvc.kernels.triton_arguments import common_factor
 
 NAME = "window_attention_triton"
 ROWS = 64  # queries, or keys in the backward, of a block: as many as four warps multiply at once
@@ -32,11 +33,13 @@ READ_AT_ONCE = 16  # bytes, by a thread
 
 
 class Cut(NamedTuple):
-    """Attributes:
-    warps: of a program.
-    at_once: keys of a window that the forward holds in shared memory for all blocks of queries.
-    chunk, chunk_backward: keys, or queries in the backward, that are read at once of a longer one.
-    whole: keys of a window whose backward is one program.
+    """How programs divide windows and heads between them.
+
+    Attributes:
+        warps: of a program.
+        at_once: keys of a window that the forward holds in shared memory for all blocks of queries.
+        chunk, chunk_backward: keys, or queries in the backward, that are read at once of a longer window.
+        whole: keys of a window whose backward is one program.
     """
 
     warps: int
@@ -47,12 +50,11 @@ class Cut(NamedTuple):
 
 
 NARROW = Cut(warps=4, at_once=256, chunk=64, whole=64, chunk_backward=32)
-WIDE = Cut(
-    warps=8, at_once=64, chunk=32, whole=0, chunk_backward=16
-)  # more than 64 channels, or so many single loads of two bytes
+WIDE = Cut(warps=8, at_once=64, chunk=32, whole=0, chunk_backward=16)
 
 
 def _cut(d: int, *tensors: Tensor) -> Cut:
+    """`WIDE` for more than 64 channels, and where every number is a load of its own, whose addresses take registers."""
     return NARROW if d <= WIDEST_PART and min(map(_aligned, tensors)) > 1 else WIDE
 
 
@@ -81,11 +83,7 @@ def _channels(d: int) -> dict[str, int]:
 
 def _aligned(tensor: Tensor) -> int:
     """Elements of which the strides of all but the last axis are multiples, at most those of one read."""
-    wide = READ_AT_ONCE // tensor.dtype.itemsize
-    for stride in tensor.stride()[:-1]:
-        while wide > 1 and (isinstance(stride, torch.SymInt) or stride % wide):
-            wide //= 2
-    return wide
+    return common_factor(READ_AT_ONCE // tensor.dtype.itemsize, *tensor.stride()[:-1])
 
 
 def _is_empty(q: Tensor) -> bool:
@@ -105,6 +103,21 @@ def _new(like: Tensor) -> Tensor:
 
 @triton_op(f"mvc::{NAME}", mutates_args={})
 def window_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """softmax(scale q kᵀ) v over whole windows, and the logarithms of the softmax's sums; differentiable once.
+
+    Args:
+        q, k, v: (batch, heads, length, d) each, in any strides, of one dtype: float32, float16 or bfloat16; d is 128 at
+            most.
+        scale: a factor above 0.
+
+    Returns:
+        out, (batch, heads, length, d) in (batch, length, heads, d) memory, of q's dtype; logsumexp, (batch, heads,
+        length) in float32, which has no gradient.
+
+    Raises:
+        TypeError: an argument that is no dense tensor, another dtype, or dtypes that differ.
+        ValueError: shapes or devices that differ, heads that are too wide, or a scale that is not above 0.
+    """
     refuse_tangents(NAME, q, k, v)
     if is_plain(q):  # the sizes of tensors without values may be unknown: comparing them would make guards of them
         check(q, k, v, scale)
@@ -128,6 +141,19 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
 def window_attention_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v.
+
+    Args:
+        grad_out: the gradient of out, of its shape and dtype, in any strides.
+        q, k, v, scale: what `window_attention` was given.
+        out, logsumexp: what it returned.
+
+    Returns:
+        three tensors of q's shape and dtype, in (batch, length, heads, d) memory.
+
+    Raises:
+        TypeError, ValueError: as `window_attention`; ValueError also where grad_out, out or logsumexp does not fit.
+    """
     refuse_tangents(f"{NAME}_backward", grad_out, q, k, v, out, logsumexp)
     if is_plain(q):
         check_backward(grad_out, q, k, v, out, logsumexp, scale)

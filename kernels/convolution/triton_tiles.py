@@ -14,13 +14,13 @@ class Shape(NamedTuple):
     """What a tile is but for where its pixels lie: so many of them, and at most so many outputs.
 
     Attributes:
-        inner: terms of the sum, numbers of (tap, input channel), at a time.
+        terms: of the sum, numbers of (tap, input channel), at a time.
         stages: how many pieces of so many terms are in shared memory or on their way there.
     """
 
     pixels: int
     outputs: int
-    inner: int
+    terms: int
     warps: int
     stages: int
 
@@ -95,9 +95,9 @@ def _cost(tile: Tile, blocks: int, outputs: int, inner: int) -> float:
     """Cycles: those of the products or of what they read, whichever are more, and those of waiting."""
     shape, columns = tile.shape, sum(parts(outputs, tile.shape.outputs))
     waves = _ceil(blocks * _ceil(outputs, columns), MULTIPROCESSORS)
-    steps = _ceil(inner, shape.inner)
-    products = shape.pixels * columns * shape.inner / PRODUCTS
-    read = (shape.pixels + columns) * shape.inner * ITEMSIZE / CACHED
+    steps = _ceil(inner, shape.terms)
+    products = shape.pixels * columns * shape.terms / PRODUCTS
+    read = (shape.pixels + columns) * shape.terms * ITEMSIZE / CACHED
     return waves * steps * max(products, read) + steps * WAIT / shape.stages
 
 

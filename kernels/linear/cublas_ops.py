@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mvc.kernels import inference_only
-from mvc.kernels.checks import check_tensors
+from mvc.kernels.checks import HALF, check_one_dtype
+from mvc.kernels.linear.checks import check
 from mvc.kernels.torch_private import addmm_gelu, is_plain
-
-DTYPES = (torch.float16, torch.bfloat16)
 
 
 @torch.library.custom_op("mvc::linear_gelu_cublas", mutates_args=())
@@ -32,7 +31,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ValueError: shapes or devices that do not fit together.
     """
     if is_plain(x):
-        _check(x, weight, bias)
+        check(x, weight, {"bias": bias})
+        check_one_dtype({"x": x, "weight": weight, "bias": bias}, HALF)
     rows = x.reshape(-1, weight.shape[1])
     if x.is_cuda:
         y = addmm_gelu(bias, rows, weight.T)
@@ -44,18 +44,6 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @linear_gelu.register_fake
 def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    check_tensors({"x": x, "weight": weight, "bias": bias}, {})
-    for name, tensor in {"x": x, "weight": weight, "bias": bias}.items():
-        if tensor.dtype not in DTYPES or tensor.dtype != x.dtype:
-            raise TypeError(f"{name} must be torch.float16 or torch.bfloat16 as x is, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} must be on x's device {x.device}, got {tensor.device}")
-    if x.dim() == 0 or weight.dim() != 2 or weight.shape[1] != x.shape[-1] or bias.shape != weight.shape[:1]:
-        seen = ", ".join(str(tuple(tensor.shape)) for tensor in (x, weight, bias))
-        raise ValueError(f"x, weight and bias must be (..., K), (N, K) and (N,), got shapes {seen}")
 
 
 def _flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *args: object, **kwargs: object) -> int:

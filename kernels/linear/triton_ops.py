@@ -14,13 +14,14 @@ from torch.library import triton_op, wrap_triton
 from torch.utils.flop_counter import register_flop_formula
 
 from mvc.kernels import inference_only
-from mvc.kernels.checks import DTYPES, check_tensors, refuse_tangents
+from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.linear.checks import check, check_norm
 from mvc.kernels.linear.triton_kernel import linear_kernel
 from mvc.kernels.linear.triton_tiles import TILES
 from mvc.kernels.torch_private import is_plain
-from mvc.kernels.triton_epilogue import ACTIVATIONS
+from mvc.kernels.triton_arguments import check_options, common_factor
 
-ALIGNED = 16  # elements
+ALIGNED = 16  # elements: a greater distance between rows is known as a multiple of so many at most
 GROUP = 8  # blocks of rows whose programs run at the same time
 
 
@@ -59,9 +60,10 @@ def fused_linear(
     """
     tensors = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "scale": scale, "residual": residual}
     refuse_tangents("fused_linear_triton", x, weight, *tensors.values())
-    _check_options(activation, tile, norm_eps, tensors)
+    check_options(activation, tile, TILES)
+    check_norm(norm_eps, norm_weight=norm_weight, norm_bias=norm_bias)
     if is_plain(x):  # the sizes of tensors without values may be unknown: comparing them would make guards of them
-        _check(x, weight, tensors)
+        check(x, weight, tensors)
     columns, inner = weight.shape
     y = x.new_empty((*x.shape[:-1], columns))
     rows = math.prod(x.shape[:-1])
@@ -75,7 +77,7 @@ def fused_linear(
         x, weight, bias, norm_weight, norm_bias, scale, residual, y,
         rows, columns, inner, *x.stride(), *weight.stride(), *residual_strides,
         BM=BM, BN=BN, BK=BK, GROUP=GROUP, STAGES=stages, SPLIT=TILES[tile].split,
-        OF_N=_factor(BN, columns), OF_K=_factor(BK, inner), OF_ROWS=_factor(ALIGNED, *distances),
+        OF_N=common_factor(BN, columns), OF_K=common_factor(BK, inner), OF_ROWS=common_factor(ALIGNED, *distances),
         NORM_EPS=norm_eps, ACTIVATION=activation, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return y
@@ -84,47 +86,6 @@ def fused_linear(
 def _in_rows(tensor: Tensor) -> Tensor:
     """As (rows, last axis), a view where its strides allow that."""
     return tensor[None] if tensor.dim() == 1 else tensor.flatten(0, -2)
-
-
-def _factor(most: int, *sizes: int) -> int:
-    """The largest power of two up to `most` that divides all of them; one where tracing does not know a size."""
-    if not all(isinstance(size, int) for size in sizes):
-        return 1
-    return math.gcd(most, *sizes)
-
-
-def _check_options(activation: str, tile: int, norm_eps: float | None, tensors: dict[str, Tensor | None]) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(map(repr, ACTIVATIONS))}")
-    if not 0 <= tile < len(TILES):
-        raise ValueError(f"tile is {tile}; it must be an index of the {len(TILES)} rows of triton_tiles.TILES")
-    for name in ("norm_weight", "norm_bias"):
-        if norm_eps is None and tensors[name] is not None:
-            raise ValueError(f"{name} is given without norm_eps; pass the LayerNorm's eps, or leave {name} out")
-
-
-def _check(x: Tensor, weight: Tensor, optional: dict[str, Tensor | None]) -> None:
-    check_tensors({"x": x, "weight": weight}, optional)
-    if x.dtype not in DTYPES or x.dtype == torch.float64:
-        raise TypeError(f"x must be torch.float32, torch.float16 or torch.bfloat16, got {x.dtype}")
-    if weight.dtype != x.dtype:
-        raise TypeError(f"weight must be {x.dtype} as x is, got {weight.dtype}; cast one of them")
-    if x.dim() == 0 or weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
-        seen = f"shapes {tuple(x.shape)} and {tuple(weight.shape)}"
-        raise ValueError(f"x must be (..., K) and weight (N, K), got {seen}")
-    columns, inner = weight.shape
-    shapes = {"bias": (columns,), "norm_weight": (inner,), "norm_bias": (inner,), "scale": (columns,)}
-    shapes["residual"] = (*x.shape[:-1], columns)
-    for name, tensor in optional.items():
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != shapes[name]:
-            raise ValueError(f"{name} must have shape {shapes[name]} beside x and weight, got {tuple(tensor.shape)}")
-        if tensor.dtype not in DTYPES:
-            raise TypeError(f"{name} must be {' or '.join(map(str, DTYPES))}, got {tensor.dtype}")
-    for name, tensor in {"weight": weight, **optional}.items():
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name} must be on x's device {x.device}, got {tensor.device}")
 
 
 def _flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *args: object, **kwargs: object) -> int:

@@ -49,7 +49,7 @@ TILES = (
     Tile(16, 32, 128, 2, 4),
     Tile(256, 64, 64, 8, 3),
 )
-MOST = 3  # tiles that are timed for a shape
+TRIES = 3  # tiles that are timed for a shape
 # Rows of another number of elements are read in small pieces, whose addresses take the registers of larger tiles.
 ALIGNED, MOST_UNALIGNED = 8, 32 * 64
 
@@ -69,7 +69,7 @@ def candidates(rows: int, columns: int, inner: int, dtype: torch.dtype) -> tuple
         if tile.shared(dtype.itemsize) <= SHARED and (aligned or tile.rows * tile.columns <= MOST_UNALIGNED)
     ]
     order = sorted(fitting, key=lambda index: _cycles(TILES[index], rows, columns, inner, dtype.itemsize))
-    return tuple(order[:MOST])
+    return tuple(order[:TRIES])
 
 
 def _cycles(tile: Tile, rows: int, columns: int, inner: int, itemsize: int) -> float:

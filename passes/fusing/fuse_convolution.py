@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from mvc.kernels.convolution.checks import LARGEST
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import cast, insert, only_user, shape, value
 from mvc.passes.graph.surroundings import Surroundings
@@ -29,7 +30,6 @@ from mvc.passes.own_kernels import AS_FAST, DEVICE, allowed, is_loop, layout, ob
 from mvc.passes.torch_private import example_size, surely_equal
 
 FEW_CHANNELS = 4
-LARGEST = 2**31  # elements of an image that a kernel can read
 
 
 @dataclasses.dataclass

@@ -13,14 +13,12 @@ import math
 import pytest
 import torch
 from attention_cases import Case, assert_within_budget, in_torch, make_inputs, results
-from opcodes import count, opcodes
+from opcodes import Launch, compiled_as_launched, recorded_launches
 from scan_cases import interpreted, print_failures
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvc.kernels.implementations import triton_available
-from mvc.offline import machine_code
-from mvc.offline.torch_private import compiled_launch
 
 HALVES = (torch.float16, torch.bfloat16)
 CASES = [
@@ -127,22 +125,11 @@ QUICK = (196, 40), (49, 64)
 ARCHITECTURES = (80, 90, 100)
 
 
-def launches(length: int, d: int, monkeypatch) -> list[tuple]:
-    """(kernel, arguments, grid, warps) of forward and backward, for a projection of 8 heads at batch 128."""
+def launches(length: int, d: int, monkeypatch) -> list[Launch]:
+    """Those of forward and backward, for a projection of 8 heads at batch 128."""
     from mvc.kernels.attention import triton_ops
 
-    found = []
-
-    class Recorder:
-        def __init__(self, kernel):
-            self.names, self.kernel = [parameter.name for parameter in kernel.params], kernel
-
-        def __getitem__(self, grid):
-            return lambda *given, num_warps, **named: found.append(
-                (self.kernel, dict(zip(self.names, given, strict=False)) | named, grid, num_warps)
-            )
-
-    monkeypatch.setattr(triton_ops, "wrap_triton", Recorder)
+    found = recorded_launches(triton_ops, monkeypatch)
     q, k, v = torch.empty(128, length, 3, 8, d, dtype=torch.float16, device="meta").transpose(1, 3).unbind(2)
     out, lse = op()(q, k, v, 0.5)
     torch.ops.mvc.window_attention_triton_backward(out, q, k, v, out, lse, 0.5)
@@ -159,11 +146,10 @@ def test_nothing_is_spilt(length, d, architecture, monkeypatch):
     """Nor added to memory by atomics; each exponential is computed once, those of padding and of sums are few."""
     found = launches(length, d, monkeypatch)
     assert len(found) == (2 if length == 49 and d % 8 == 0 else 3)
-    for kernel, arguments, _, warps in found:
-        binary = compiled_launch(kernel, arguments, architecture, warps=warps)
-        code, calls = machine_code.read_cubin(binary.image, shared=binary.shared), opcodes(binary.image)
-        assert code.local == 0, kernel.__name__
-        assert count(calls, "RED.") == count(calls, "ATOMG") == 0, kernel.__name__
+    for launch in found:
+        binary = compiled_as_launched(launch, architecture)
+        assert binary.code.local == 0, launch.kernel.__name__
+        assert binary.count("RED.") == binary.count("ATOMG") == 0, launch.kernel.__name__
 
 
 @needs_triton
@@ -171,16 +157,15 @@ def test_nothing_is_spilt(length, d, architecture, monkeypatch):
 def test_resources_on_a_hopper(monkeypatch):
     """Windows of 196 tokens with heads of 40: three programs of four warps fit a multiprocessor (65,536 registers,
     227 KiB), no key beyond 208 is computed, and no load takes a single number."""
-    (kernel, arguments, grid, warps), *_ = launches(196, 40, monkeypatch)
-    binary = compiled_launch(kernel, arguments, 90, warps=warps)
-    code, calls = machine_code.read_cubin(binary.image, shared=binary.shared), opcodes(binary.image)
-    assert grid == (1024, 1)
-    assert code.registers <= 65536 // (3 * 32 * warps) // 8 * 8
-    assert binary.shared <= 227 * 1024 // 3
-    exponentials = 64 * 208 // (32 * warps)
-    assert exponentials <= count(calls, "MUFU") <= exponentials + 12
-    assert count(calls, "LDG") > 0
-    assert count(calls, "LDG.E.U16") == count(calls, "LDG.E.S16") == 0
+    forward, *_ = launches(196, 40, monkeypatch)
+    binary = compiled_as_launched(forward, 90)
+    assert forward.grid == (1024, 1)
+    assert binary.code.registers <= 65536 // (3 * 32 * forward.num_warps) // 8 * 8
+    assert binary.code.shared <= 227 * 1024 // 3
+    exponentials = 64 * 208 // (32 * forward.num_warps)
+    assert exponentials <= binary.count("MUFU") <= exponentials + 12
+    assert binary.count("LDG") > 0
+    assert binary.count("LDG.E.U16") == binary.count("LDG.E.S16") == 0
 
 
 @needs_triton
@@ -188,7 +173,7 @@ def test_few_heads_run_their_blocks_of_queries_side_by_side(monkeypatch):
     from mvc.kernels.attention import triton_ops
 
     monkeypatch.setattr(triton_ops, "ENOUGH", 4096)
-    assert launches(196, 40, monkeypatch)[0][2] == (1024, 4)
+    assert launches(196, 40, monkeypatch)[0].grid == (1024, 4)
 
 
 @needs_triton
@@ -230,7 +215,7 @@ def test_an_unknown_batch_makes_no_guard():
     [
         ({"k": torch.zeros(1, 2, 5, 8)}, ValueError, r"k must be .* with batch 1, heads 2, length 7, d 8, got shape"),
         ({"v": torch.zeros(1, 2, 7, 8).half()}, TypeError, "v must be torch.float32 as q is, got torch.float16"),
-        ({"q": torch.zeros(1, 2, 7, 8).double()}, TypeError, "q is torch.float64; it must be"),
+        ({"q": torch.zeros(1, 2, 7, 8).double()}, TypeError, "q must be torch.float32 .* got torch.float64"),
         ({name: torch.zeros(1, 1, 3, 136) for name in "qkv"}, ValueError, "136 channels, and at most 128 fit"),
         ({"scale": -1.0}, ValueError, "scale must be a number above 0, got -1.0"),
     ],

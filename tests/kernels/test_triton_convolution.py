@@ -6,27 +6,20 @@ process of its own.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from opcodes import Binary, opcodes
+from fused_kernels import IN_TORCH
+from opcodes import Binary, compiled_as_launched, recorded_launches
 from scan_cases import assert_within_budget, interpreted, print_failures
 from torch import Tensor
 from torch.nn import functional as F
 
 from mvc.kernels.convolution.triton_tiles import LEAST_OUTPUTS, SHAPES, TILES, Tile, candidates, parts
 
-TORCH = {
-    "none": lambda x: x,
-    "relu": F.relu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-}
 PARTS = ("bias", "residual")
 SMALL = next(i for i, tile in enumerate(TILES) if tile[1:] == (2, 4, 4))  # 32 pixels, 64 terms of the sum at a time
 
@@ -65,7 +58,7 @@ STEM = ALL._replace(channels=3, size=(9, 8), stride=(2, 2), activation="relu")
 CASES = [
     Case(),
     *(Case(parts=(part,)) for part in PARTS),
-    *(Case(activation=activation) for activation in TORCH if activation != "none"),
+    *(Case(activation=activation) for activation in IN_TORCH if activation != "none"),
     *(ALL._replace(dtype=dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
     *(ALL._replace(layout=layout) for layout in ("slice", "rows", "contiguous")),
     STEM,
@@ -127,7 +120,7 @@ def fused_conv2d(**inputs: Any) -> Tensor:
 
 def unfused(x, weight, bias, activation, residual, stride, padding, tile) -> Tensor:
     """The same by torch's own operations, each of which rounds to its dtype."""
-    y = TORCH[activation](F.conv2d(x, weight, bias, stride, padding))
+    y = IN_TORCH[activation](F.conv2d(x, weight, bias, stride, padding))
     return y if residual is None else residual + y
 
 
@@ -182,6 +175,10 @@ class Place(NamedTuple):
     def inner(self) -> int:
         return self.channels * self.kernel**2
 
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2 if self.kernel != self.stride else 0
+
 
 # Of MambaVision-T and of ConvNeXt.
 PLACES = {
@@ -198,27 +195,27 @@ PLACES = {
 MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # the products of tensor cores
 
 
-def compiled(place: Place, tile: Tile, architecture: int, batch: int = 128) -> Binary:
-    """The kernel as the op launches it, compiled without a GPU."""
-    from mvc.kernels.convolution.triton_kernel import convolution_kernel
-    from mvc.kernels.convolution.triton_ops import multiple
-    from mvc.offline import machine_code
-    from mvc.offline.torch_private import compiled_launch
+def compiled(place: Place, tile: Tile, architecture: int, patch: pytest.MonkeyPatch) -> Binary:
+    """The kernel as the op launches it at batch 128, compiled without a GPU."""
+    from mvc.kernels.convolution import triton_ops
 
-    half = torch.empty((), dtype=torch.float16, device="meta")
-    channels, outputs, y = place.channels, place.outputs, place.height
-    x = y * place.stride
-    padding = place.kernel // 2 if place.kernel != place.stride else 0
-    wide, narrow = parts(outputs, tile.shape.outputs)
-    given = [half, half, half, half if place.residual else None, half, batch, x, x, y, y]
-    given += [x * x * channels, x * channels, channels, y * y * outputs, y * outputs, outputs, channels, outputs]
-    given += [*[place.kernel] * 2, *[place.stride] * 2, *[padding] * 2, multiple([channels]), multiple([outputs])]
-    given += [place.activation, *tile[1:], wide, narrow, *tile.shape[2::2]]
-    names = [parameter.name for parameter in convolution_kernel.params]
-    arguments = dict(zip(names, given, strict=True))
-    binary = compiled_launch(convolution_kernel, arguments, architecture, warps=tile.shape.warps)
-    code = machine_code.read_cubin(binary.image, shared=binary.shared)
-    return Binary(code.registers, code.local, opcodes(binary.image))
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float16, device="meta", memory_format=torch.channels_last)
+
+    launches = recorded_launches(triton_ops, patch)
+    outputs, side = place.outputs, place.height * place.stride
+    fused_conv2d(
+        x=empty(128, place.channels, side, side),
+        weight=empty(outputs, place.channels, place.kernel, place.kernel),
+        bias=torch.empty(outputs, dtype=torch.float16, device="meta"),
+        activation=place.activation,
+        residual=empty(128, outputs, place.height, place.height) if place.residual else None,
+        stride=[place.stride] * 2,
+        padding=[place.padding] * 2,
+        tile=TILES.index(tile),
+    )
+    (launch,) = launches
+    return compiled_as_launched(launch, architecture)
 
 
 def best(place: Place, batch: int = 128) -> Tile:
@@ -228,10 +225,10 @@ def best(place: Place, batch: int = 128) -> Tile:
 @needs_triton
 @pytest.mark.versions
 @pytest.mark.parametrize("name", PLACES)
-def test_products_run_on_tensor_cores_and_memory_is_read_16_bytes_at_a_time(name):
+def test_products_run_on_tensor_cores_and_memory_is_read_16_bytes_at_a_time(name, monkeypatch):
     place = PLACES[name]
-    found = compiled(place, best(place), 90)
-    assert found.local == 0, "bytes of a thread that do not fit into registers"
+    found = compiled(place, best(place), 90, monkeypatch)
+    assert found.code.local == 0, "bytes of a thread that do not fit into registers"
     assert found.count(MATRIX[90]) > 0
     assert found.count("STG.E.128") == found.count("STG") > 0
     if place.channels % 8 == 0:  # a piece of 16 bytes then belongs to one tap, and is copied while products run
@@ -243,12 +240,12 @@ def test_products_run_on_tensor_cores_and_memory_is_read_16_bytes_at_a_time(name
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", MATRIX)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape)))
-def test_no_tile_spills(shape, architecture):
+def test_no_tile_spills(shape, architecture, monkeypatch):
     """With as many outputs as a program of that shape can have, GELU and a residual."""
     assert sum(parts(shape.outputs, shape.outputs)) == shape.outputs
     tile = next(tile for tile in TILES if tile.shape == shape)
-    found = compiled(Place(80, shape.outputs, 56, residual=True), tile, architecture)
-    assert found.local == 0
+    found = compiled(Place(80, shape.outputs, 56, residual=True), tile, architecture, monkeypatch)
+    assert found.code.local == 0
     assert found.count("HMMA") + found.count(MATRIX[architecture]) > 0
 
 
@@ -370,7 +367,7 @@ def test_on_a_gpu(name, dtype):
             case = ALL._replace(
                 batch=batch, channels=place.channels, size=(place.height * place.stride,) * 2, outputs=place.outputs,
                 kernel=(place.kernel,) * 2, stride=(place.stride,) * 2, activation=place.activation, dtype=dtype,
-                padding=(place.kernel // 2 if place.kernel != place.stride else 0,) * 2, tile=tile,
+                padding=(place.padding,) * 2, tile=tile,
             )  # fmt: skip
             assert_convolution_within_budget(map_tensors(Tensor.cuda, make_inputs(case)))
 

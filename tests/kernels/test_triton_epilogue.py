@@ -11,7 +11,7 @@ import importlib.util
 
 import pytest
 import torch
-import torch.nn.functional as F
+from fused_kernels import IN_TORCH
 from scan_cases import assert_within_budget, interpreted, print_failures
 
 if importlib.util.find_spec("triton") is None:
@@ -22,13 +22,6 @@ import triton.language as tl
 
 from mvc.kernels.triton_epilogue import ACTIVATIONS, activated
 
-TORCH = {
-    "none": lambda x: x,
-    "relu": F.relu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-}
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 3e38, -3e38, 1e-40)
 
 
@@ -45,10 +38,10 @@ def activation_run(name: str) -> None:
     kernel[(1,)](x, y, ACTIVATION=name)
     special, usual = slice(len(SPECIAL)), slice(len(SPECIAL), None)
     # One at a time: torch's vectorised GELU makes a NaN of an infinity on a CPU.
-    expected = torch.stack([TORCH[name](one.double()) for one in x[special]]).float()
+    expected = torch.stack([IN_TORCH[name](one.double()) for one in x[special]]).float()
     torch.testing.assert_close(y[special], expected, equal_nan=True)
-    oracle = TORCH[name](x[usual].double())
-    assert_within_budget(y[usual], oracle, TORCH[name](x[usual]), name)
+    oracle = IN_TORCH[name](x[usual].double())
+    assert_within_budget(y[usual], oracle, IN_TORCH[name](x[usual]), name)
     # What is small keeps its digits: half precision would show a relative error of 5e-4 below zero.
     small = (x[usual] < 0) & (x[usual] > -4)
     torch.testing.assert_close(y[usual][small], oracle[small].float(), atol=0, rtol=4e-4)

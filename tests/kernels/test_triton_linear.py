@@ -13,19 +13,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from fused_kernels import IN_TORCH
 from scan_cases import assert_within_budget, interpreted, print_failures
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvc.kernels.linear.triton_tiles import TILES
 
-TORCH = {
-    "none": lambda x: x,
-    "relu": F.relu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-}
 PARTS = ("bias", "norm", "scale", "residual")
 HALF = torch.float16
 SMALL = 9  # a tile that an interpreter runs several of in little time
@@ -60,7 +54,7 @@ ALL = Case(parts=PARTS, activation="gelu")
 CASES = [
     Case(),
     *(Case(parts=(part,)) for part in PARTS),
-    *(Case(activation=activation) for activation in TORCH if activation != "none"),
+    *(Case(activation=activation) for activation in IN_TORCH if activation != "none"),
     *(ALL._replace(dtype=dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
     ALL._replace(parts=("norm", "no norm parameters")),
     *(ALL._replace(layout=layout) for layout in ("slice", "permuted", "blocks")),
@@ -113,7 +107,7 @@ def unfused(x, weight, bias, norm_weight, norm_bias, norm_eps, activation, scale
     """The same by torch's own operations, each of which rounds to its dtype."""
     if norm_eps is not None:
         x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, norm_eps)
-    y = TORCH[activation](F.linear(x, weight, bias))
+    y = IN_TORCH[activation](F.linear(x, weight, bias))
     y = y if scale is None else scale * y
     return y if residual is None else residual + y
 
@@ -198,7 +192,7 @@ def test_inductor_sees_one_kernel_for_every_number_of_rows():
         ({"activation": "tanh"}, ValueError, "activation is 'tanh'; it must be one of 'none', 'relu'"),
         ({"tile": len(TILES)}, ValueError, f"tile is {len(TILES)}; it must be an index"),
         ({"norm_eps": None}, ValueError, "norm_weight is given without norm_eps"),
-        ({"x": torch.zeros(3, 7, 136).double()}, TypeError, "x must be torch.float32, .* got torch.float64"),
+        ({"x": torch.zeros(3, 7, 136).double()}, TypeError, "x must be torch.float32 .* got torch.float64"),
         ({"weight": torch.zeros(40, 136).half()}, TypeError, "weight must be torch.float32 as x is, got torch.float16"),
         ({"weight": torch.zeros(40, 135)}, ValueError, r"must be \(..., K\) and weight \(N, K\), got shapes"),
         ({"bias": torch.zeros(39)}, ValueError, r"bias must have shape \(40,\) beside x and weight, got \(39,\)"),

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections import Counter
-from typing import Any, NamedTuple
 
 import pytest
 import torch
-from opcodes import count, opcodes
+from opcodes import Binary, compiled_as_launched, recorded_launches
 from torch import Tensor
 
 from mvc.kernels.linear.triton_tiles import TILES, candidates
-from mvc.offline import machine_code
-from mvc.offline.torch_private import compiled_launch
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -28,39 +24,20 @@ BARRIERS = 1 << 10  # bytes of shared memory, at most, beside the pieces of the 
 MOST_REGISTERS = (0, 1, 2, 9)
 
 
-class Compiled(NamedTuple):
-    code: machine_code.Code
-    opcodes: Counter[str]
-
-    def count(self, prefix: str) -> int:
-        return count(self.opcodes, prefix)
-
-
-def compiled(tile: int, sizes: tuple[int, int, int], architecture: int, patch: pytest.MonkeyPatch) -> Compiled:
+def compiled(tile: int, sizes: tuple[int, int, int], architecture: int, patch: pytest.MonkeyPatch) -> Binary:
     """The kernel with all that it can do, in float16, as the op launches it."""
-    launches: list[tuple[Any, ...]] = []
-
-    class Recorder:
-        def __init__(self, kernel):
-            self.kernel, self.names = kernel, [parameter.name for parameter in kernel.params]
-
-        def __getitem__(self, grid):
-            return lambda *given, num_warps, num_stages, **named: launches.append(
-                (self.kernel, dict(zip(self.names, given, strict=False)) | named, num_warps, num_stages)
-            )
+    launches = recorded_launches(triton_ops, patch)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float16, device="meta")
 
-    patch.setattr(triton_ops, "wrap_triton", Recorder)
     rows, columns, inner = sizes
     vector, norm = empty(columns), empty(inner)
     torch.ops.mvc.fused_linear_triton(
         empty(rows, inner), empty(columns, inner), vector, norm, norm, 1e-5, "gelu", vector, empty(rows, columns), tile
     )
-    ((kernel, arguments, warps, stages),) = launches
-    binary = compiled_launch(kernel, arguments, architecture, warps=warps, stages=stages)
-    return Compiled(machine_code.read_cubin(binary.image, shared=binary.shared), opcodes(binary.image))
+    (launch,) = launches
+    return compiled_as_launched(launch, architecture)
 
 
 @pytest.mark.parametrize(

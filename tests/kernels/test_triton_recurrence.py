@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections import Counter
-from typing import Any, NamedTuple
 
 import pytest
 import torch
-from opcodes import count, opcodes
+from opcodes import Binary, Launch, compiled_as_launched, recorded_launches
 from recurrence_cases import (
     CUBE,
     HALVES,
@@ -29,10 +27,8 @@ from scan_cases import interpreted, print_failures
 
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.schemas import op
-from mvc.offline import machine_code
 from mvc.offline.scan_cost import Geometry, predict
 from mvc.offline.targets import TARGETS
-from mvc.offline.torch_private import compiled_launch
 
 H200 = TARGETS["h200"]
 TRITON_LENGTHS = (0, 1, 3, 4, 9)
@@ -99,46 +95,20 @@ def test_triton_interpreted(name, failures):
     assert failures[name] is None
 
 
-class Compiled(NamedTuple):
-    """The kernel of one launch on an H200, compiled without one."""
-
-    code: machine_code.Code
-    opcodes: Counter[str]
-    arguments: dict[str, Any]
-    programs: int
-    warps: int
-
-    def count(self, prefix: str) -> int:
-        return count(self.opcodes, prefix)
-
-
 def compiled(
     shape: tuple[int, ...], dim: int, dtype: torch.dtype, reverse: bool, patch: pytest.MonkeyPatch
-) -> list[Compiled]:
-    """Of each launch of the recurrence's kernel for a and b of that shape."""
+) -> list[tuple[Launch, Binary]]:
+    """Each launch of the recurrence's kernel for a and b of that shape, compiled for an H200 without one."""
     from mvc.kernels.recurrence import triton_ops as triton_recurrence
 
-    launches = []
-
-    class Recorder:
-        def __init__(self, kernel):
-            self.names, self.kernel = [parameter.name for parameter in kernel.params], kernel
-
-        def __getitem__(self, grid):
-            return lambda *given, num_warps, **named: launches.append(
-                (self.kernel, dict(zip(self.names, given, strict=False)) | named, math.prod(grid), num_warps)
-            )
-
-    patch.setattr(triton_recurrence, "wrap_triton", Recorder)
+    launches = recorded_launches(triton_recurrence, patch)
     a, b = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(2))
     op("linear_recurrence_triton")(a, b, None, dim, reverse)
-    return [of_launch(*each) for each in launches if each[0] is not triton_recurrence.combine_kernel]
-
-
-def of_launch(kernel: Any, arguments: dict[str, Any], programs: int, warps: int) -> Compiled:
-    binary = compiled_launch(kernel, arguments, H200.compute_capability, warps=warps)
-    code = machine_code.read_cubin(binary.image, shared=binary.shared)
-    return Compiled(code, opcodes(binary.image), arguments, programs, warps)
+    return [
+        (launch, compiled_as_launched(launch, H200.compute_capability))
+        for launch in launches
+        if launch.kernel is not triton_recurrence.combine_kernel
+    ]
 
 
 LONG = {"across": ((64, 4096, 1024), 1), "along": ((64, 1024, 4096), 2), "few along": ((1, 512, 65536), 2)}
@@ -151,15 +121,15 @@ LONG = {"across": ((64, 4096, 1024), 1), "along": ((64, 1024, 4096), 2), "few al
 def test_long_rows_are_predicted_at_the_speed_of_a_copy(name, reverse, monkeypatch):
     """Within 1.5 of what the bytes take, with 16 bytes a load and store, nothing spilt or put into shared memory."""
     shape, dim = LONG[name]
-    (found,) = compiled(shape, dim, torch.float32, reverse, monkeypatch)
+    ((launch, found),) = compiled(shape, dim, torch.float32, reverse, monkeypatch)
     assert found.count("LDG.E.128") == found.count("LDG") > 0
     assert found.count("STG.E.128") == found.count("STG") > 0
     assert found.code.local == found.count("LDS") == found.count("STS") == found.count("BAR") == 0
     assert (found.count("SHFL") == 0) == (name == "across")
-    given = found.arguments
+    given = launch.arguments
     turns = math.ceil(given["length"] / (given["G"] * given["W"] * given["AHEAD"]))
     moved = 3 * 4 * math.prod(shape)
-    geometry = Geometry(found.programs, found.warps, [turns] * found.code.loops, moved, lines=4)
+    geometry = Geometry(math.prod(launch.grid), launch.num_warps, [turns] * found.code.loops, moved, lines=4)
     assert predict(found.code, geometry, H200) <= 1.5 * moved / H200.bandwidth
 
 
@@ -175,7 +145,7 @@ def test_long_rows_are_predicted_at_the_speed_of_a_copy(name, reverse, monkeypat
     ],
 )
 def test_half_precision_is_read_as_widely_as_it_is_aligned(shape, dim, wide, monkeypatch):
-    (found,) = compiled(shape, dim, torch.float16, False, monkeypatch)
+    ((_, found),) = compiled(shape, dim, torch.float16, False, monkeypatch)
     assert found.count(f"LDG.E.{wide}") == found.count("LDG") > 0
     assert found.count(f"STG.E.{wide}") == found.count("STG") > 0
     assert found.code.local == found.count("LDS") == found.count("BAR") == 0
@@ -195,7 +165,7 @@ def test_half_precision_is_read_as_widely_as_it_is_aligned(shape, dim, wide, mon
 def test_nothing_is_spilt_in_chunks_or_where_nothing_is_aligned(shape, dim, launches, monkeypatch):
     found = compiled(shape, dim, torch.float32, False, monkeypatch)
     assert len(found) == launches
-    assert [each.code.local for each in found] == [0] * launches
+    assert [each.code.local for _, each in found] == [0] * launches
 
 
 @needs_triton

@@ -87,7 +87,7 @@ def test_machine_code(step):
     names = launch.kernel.arg_names
     assert {*launch.constants} == {*names[len(values) :]}, "pointers, integers and constants follow each other"
     binary = compiled(launch, dict(zip(names, values, strict=False)) | launch.constants, 90)
-    assert binary.local == binary.count("LDL") == binary.count("STL") == 0
+    assert binary.code.local == binary.count("LDL") == binary.count("STL") == 0
 
     states = math.prod(launch.constants[name] for name in ("BATCHES", "BLOCK", "BLOCK_N"))
     bytes_of_states = states * step.state_dtype.itemsize
@@ -98,7 +98,7 @@ def test_machine_code(step):
     others = 2 * launch.constants["BATCHES"] * launch.constants["BLOCK"] * a_row / 32  # softplus and SiLU, in each
     assert binary.count("MUFU.EX2") <= 1.25 * decays + others + 2
     if step.batch > 1:
-        programs = min(32, 65536 // (32 * -(-binary.registers // 8) * 8))  # that a multiprocessor holds at once
+        programs = min(32, 65536 // (32 * -(-binary.code.registers // 8) * 8))  # that a multiprocessor holds at once
         assert programs * bytes_of_states >= 32 * 1024  # on each of 132, at 4.3 TB/s
 
 
