@@ -36,8 +36,8 @@ from mvc.passes.raising.raise_tree import RaiseTree
 from mvc.passes.torch_private import copy_graph
 
 # In the order in which they run: scans are raised from loops and trees, what surrounds them is fused, they are given to
-# an implementation, and what only that one can do is fused. Then own kernels take in what surrounds a library's call; what
-# libraries still do in one call is taken apart last.
+# an implementation, and what only that one can do is fused. Own kernels then take in what surrounds a library's call.
+# What libraries still do in one call is taken apart last.
 PASSES: dict[str, type[Pass]] = {
     each.name: each
     for each in (
