@@ -1,4 +1,4 @@
-"""A whole training step as one CUDA graph: what is refused, and what a stand-in for the graph is told."""
+"""A training step as one CUDA graph: on a GPU; elsewhere what is refused, and what a stand-in for the graph does."""
 
 from __future__ import annotations
 
@@ -120,6 +120,7 @@ def test_an_optimizer_that_counts_on_the_host_is_refused(graphs):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_captured_step_trains_as_the_step_itself():
     def trained(captures):
         torch.manual_seed(0)
