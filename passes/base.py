@@ -74,11 +74,11 @@ class Pass(abc.ABC):
             own = Path(inspect.getsourcefile(type(self))).read_bytes()
         except (TypeError, OSError):
             own = os.urandom(16)
-        return hashlib.sha256(_shared_sources() + own + repr(self).encode()).hexdigest()
+        return hashlib.sha256(shared_sources() + own + repr(self).encode()).hexdigest()
 
 
 @functools.cache
-def _shared_sources() -> bytes:
+def shared_sources() -> bytes:
     """Digest of every source in `mvc.passes`, since passes share code, and in `mvc.kernels`, whose ops they write."""
     digest = hashlib.sha256()
     passes = Path(__file__).parent

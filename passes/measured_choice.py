@@ -1,7 +1,8 @@
 """Which of several calls is the fastest here: measured once for each shape, kept in a file.
 
 The file lies in the folder of `mvc.kernels.cache`, one for each torch and GPU, or vector width of the processor, where
-the number of threads is part of the key. A file that cannot be read counts as empty.
+the number of threads is part of the key. On a GPU it is for the sources of mvc as well: a choice names one of their
+tiles, and was made between their kernels. A file that cannot be read counts as empty.
 
 On a GPU a call is timed as the device's time in a replayed CUDA graph of many calls: launches from Python would hide
 what a short kernel takes.
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from mvc.kernels import cache
 from mvc.passes import torch_private
+from mvc.passes.base import shared_sources
 
 MARGIN = 0.03  # a call that is less than this share faster than one before it is not chosen
 ROUNDS = 15
@@ -69,7 +71,7 @@ def fastest(key: str, build: Callable[[], Runs], device: torch.device = CPU) -> 
     if not on_cpu and not torch.cuda.is_available():
         return "library"
     key = f"{key} threads={torch.get_num_threads()}" if on_cpu else key
-    machine = torch.backends.cpu.get_cpu_capability() if on_cpu else _gpu(device)
+    machine = torch.backends.cpu.get_cpu_capability() if on_cpu else f"{_gpu(device)}-{shared_sources().hex()[:16]}"
     name = f"library-choice-{torch.__version__}-{machine}.json"
     known = _read(name)
     if key not in known:

@@ -29,9 +29,18 @@ def fake_mode(values: Iterable[Any]) -> Iterator[None]:
         yield
 
 
+UNKNOWN = 8192  # what Inductor too takes for a size that no example tells
+
+
 def example_size(value: Any) -> Any:
-    """A symbolic size as the number that it had in the example; anything else as it is."""
-    return value.node.hint if isinstance(value, torch.SymInt) else value
+    """A symbolic size as the number that it had in the example, or might have had where data decide it; anything else
+    as it is."""
+    if not isinstance(value, torch.SymInt):
+        return value
+    if value.node.hint is not None:
+        return value.node.hint
+    expression = value.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, UNKNOWN)))
 
 
 def is_transformed(tensor: Tensor) -> bool:

@@ -172,11 +172,18 @@ def test_on_a_gpu_the_device_s_time_decides(gpu, folder, seconds, wanted):
     """Launches take a thousand times as long as what is launched, and are not in the figure."""
     assert fastest("key", lambda: {name: gpu.call(s) for name, s in seconds.items()}, CUDA) == wanted
     (path,) = folder.glob("*.json")
-    assert path.name == f"library-choice-{torch.__version__}-NVIDIA-Card-7-x-sm_90.json"
+    assert path.name.startswith(f"library-choice-{torch.__version__}-NVIDIA-Card-7-x-sm_90-")
     assert contents(folder) == {"key": wanted}
     gpu.launch = 0.0
     clock = measured_choice._replay_clock(gpu.call(1e-4), CUDA)
     assert clock() == pytest.approx(1e-4)
+
+
+def test_on_a_gpu_other_sources_have_other_tiles(gpu, monkeypatch):
+    """Choices of one version are none of another's, which may have other kernels at the same index."""
+    assert fastest("key", lambda: {"library": gpu.call(4e-5), "3": gpu.call(3e-5)}, CUDA) == "3"
+    monkeypatch.setattr(measured_choice, "shared_sources", lambda: b"another version")
+    assert fastest("key", lambda: {"library": gpu.call(3e-5), "3": gpu.call(4e-5)}, CUDA) == "library"
 
 
 def fails():

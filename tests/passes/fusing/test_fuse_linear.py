@@ -255,6 +255,21 @@ def test_the_batch_may_be_of_any_size():
     assert (outcome.matches, counts["mvc.fused_linear_triton"]) == (1, 1)
 
 
+def test_data_may_decide_the_number_of_rows(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+
+    def function(x):
+        chosen = x[x[:, 0] > 0]
+        return chosen + F.gelu(F.linear(chosen, WEIGHT[:, :N]))
+
+    compiled, done = rewritten(FuseLinear("own"), function)
+    with torch.no_grad():
+        for rows in (9, 20):
+            x = half(rows, N)
+            torch.testing.assert_close(compiled(x), function(x), rtol=2e-3, atol=5e-3)
+    assert all((outcome.matches, outcome.near_misses) == (1, []) for outcome, _ in done)
+
+
 def test_with_many_rows_layer_norm_stays_a_kernel(monkeypatch):
     monkeypatch.setattr(fuse_linear, "FEW_ROWS", B * L - 1)
     _, _, found = run(lambda x, rest: F.gelu(linear(norm(x))), X, REST)
