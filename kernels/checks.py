@@ -57,6 +57,11 @@ def check_flags(**flags: bool) -> None:
             raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def is_empty(tensor: Tensor) -> bool:
+    """Whether it has no elements; False where the size is unknown: a launch of no programs does nothing."""
+    return isinstance(tensor.numel(), int) and tensor.numel() == 0
+
+
 def refuse_tangents(name: str, *inputs: Tensor | bool | int | None) -> None:
     """Raise NotImplementedError where an op that was called as such is given a tangent, which it would lose."""
     if not forward_mode():

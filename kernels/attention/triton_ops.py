@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula, sdpa_backward_flop_c
 from mvc.kernels.attention.checks import check, check_backward
 from mvc.kernels.attention.triton_backward import attention_key_kernel, attention_query_kernel
 from mvc.kernels.attention.triton_forward import attention_forward_kernel
-from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.checks import is_empty, refuse_tangents
 from mvc.kernels.scan.rules import autocast_is_on
 from mvc.kernels.schemas import op
 from mvc.kernels.torch_private import is_plain
@@ -86,11 +86,6 @@ def _aligned(tensor: Tensor) -> int:
     return common_factor(READ_AT_ONCE // tensor.dtype.itemsize, *tensor.stride()[:-1])
 
 
-def _is_empty(q: Tensor) -> bool:
-    """False where the size is unknown; a launch of no programs does nothing."""
-    return isinstance(q.numel(), int) and q.numel() == 0
-
-
 def _precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 else "tf32"
 
@@ -123,7 +118,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
         check(q, k, v, scale)
     batch, heads, length, d = q.shape
     out, lse = _new(q), q.new_empty((batch, heads, length), dtype=torch.float32)
-    if _is_empty(q):
+    if is_empty(q):
         return out, lse
     cut = _cut(d, q, k, v)
     blocks = triton.cdiv(length, ROWS)
@@ -159,7 +154,7 @@ def window_attention_backward(
         check_backward(grad_out, q, k, v, out, logsumexp, scale)
     batch, heads, length, d = q.shape
     dq, dk, dv = _new(q), _new(q), _new(q)
-    if _is_empty(q):
+    if is_empty(q):
         return dq, dk, dv
     lse = logsumexp.contiguous()
     cut = _cut(d, q, k, v, out, grad_out)

@@ -14,7 +14,7 @@ from torch.library import triton_op, wrap_triton
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from mvc.kernels import inference_only
-from mvc.kernels.checks import refuse_tangents
+from mvc.kernels.checks import is_empty, refuse_tangents
 from mvc.kernels.convolution.checks import check, check_window, result_size
 from mvc.kernels.convolution.triton_kernel import convolution_kernel
 from mvc.kernels.convolution.triton_tiles import TILES, parts
@@ -62,7 +62,7 @@ def fused_conv2d(
     outputs, _, *kernel = weight.shape
     height, width = (result_size(*each) for each in zip(sizes, kernel, stride, padding, strict=True))
     y = x.new_empty((batch, height, width, outputs)).permute(0, 3, 1, 2)
-    if y.numel() == 0:
+    if is_empty(y):
         return y
     x, residual = _channels_last(x), None if residual is None else _channels_last(residual)
     bias = None if bias is None else bias.contiguous()

@@ -198,6 +198,19 @@ def test_autocast_computes_in_its_dtype():
     assert (record.matches, found) == (1, [("bias gelu", [1, 1], [0, 0])])
 
 
+def test_data_may_decide_the_batch(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+
+    def function(x):
+        return F.relu(conv(x[x[:, 0, 0, 0] > 0]))
+
+    compiled, done = rewritten(FuseConvolution("own"), function)
+    with torch.no_grad():
+        x = image(9, C, SIDE, SIDE)
+        torch.testing.assert_close(compiled(x), function(x), rtol=2e-3, atol=5e-3)
+    assert [outcome.matches for outcome, _ in done] == [1]
+
+
 class Bottleneck(nn.Module):
     """As ResNet has it."""
 
