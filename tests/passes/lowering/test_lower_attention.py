@@ -108,6 +108,7 @@ def library_asked_for(x):
     ],
     ids=["bias", "causal", "gqa", "scale", "infinite", "vmap", "shapes", "float32", "long", "wide", "sdpa_kernel"],
 )
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap over attention on a CPU
 def test_left_alone(function, inputs, reason):
     calls, record = run(function, projection(**inputs))
     (miss,) = record.near_misses
