@@ -1,20 +1,23 @@
 """What the passes remove from GPU code: launches and bytes compared with stock Inductor's on the published arithmetic.
 
     python bench/offline.py --output bench/results/offline
+    python bench/offline.py --training bench/results/offline_training
     python bench/offline.py --budgets bench/budgets
 
 Code is generated and compiled without a GPU (`mvc.offline`). The first writes OUTPUT.json and the tables OUTPUT.md:
-both sides, and what each pass and each choice of the model is worth. The second writes the budgets of our float16 code.
+both sides, and what each pass and each choice of the model is worth. The second writes a table of training steps, with
+the memory of their tensors. The third writes the budgets of our float16 code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,16 @@ CHAINS = {  # by variant and batch
     ("S", 128): OWN_STEPS,
     ("S", 1): OWN_STEPS,
 }
+STOCK = {"builder": "bench.published:create_for_training", "passes": "none"}
+TRAINING = (  # of T at batch 128, under autocast to float16
+    ("published arithmetic with mvc's scan, Inductor alone", STOCK),
+    ("the model of mvc, lower_scan alone", {"passes": ("lower_scan",), "recompute": False}),
+    *(
+        (f"all passes, kernels {kernels}, recompute {recompute}", {"kernels": kernels, "recompute": recompute})
+        for kernels in ("library", "own")
+        for recompute in (False, True)
+    ),
+)
 CARD = "h200"  # of the steps: the one whose kernels the estimate is fitted to
 
 
@@ -80,27 +93,46 @@ def main() -> None:
     parser = cli.parser(__doc__)
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--output", type=Path, metavar="PATH", help="write the tables there, without .json and .md")
+    add("--training", type=Path, metavar="PATH", help="write the table of training steps there, without .json and .md")
     add("--budgets", type=Path, metavar="DIR", help="write the budgets of our code there")
     args = parser.parse_args()
     if args.budgets:
         for target, (variant, batch, asked) in itertools.product(TARGETS, BUDGETS):
             made(Request(variant, batch, SIDE, SIDE, "float16", frozen=True, **asked), target, budgets=args.budgets)
+    elif args.training:
+        write(args.training, "--training", training, training_page)
     else:
-        tables(args.output)
+        write(args.output, "--output", tables, page)
 
 
-def tables(output: Path) -> None:
-    files.require_folder(output.with_suffix(".json"), "--output")
-    facts = {
+def write(
+    output: Path, option: str, measure: Callable[[], dict[str, Any]], paged: Callable[[dict[str, Any]], str]
+) -> None:
+    files.require_folder(output.with_suffix(".json"), option)
+    start = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": f"torch {torch.__version__}, triton {triton.__version__}",
+    }
+    facts = {**start, **measure()}
+    files.replace(output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    files.replace(output.with_suffix(".md"), paged(facts))
+    print(paged(facts))
+
+
+def tables() -> dict[str, Any]:
+    return {
         "rows": [row(*each) for each in ROWS],
         "steps": [step(*chain, *each) for chain, steps in CHAINS.items() for each in steps],
     }
-    files.replace(output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
-    files.replace(output.with_suffix(".md"), page(facts))
-    print(page(facts))
+
+
+def training() -> dict[str, Any]:
+    rows = []
+    for name, asked in TRAINING:
+        request = Request("T", 128, SIDE, SIDE, "float16", training=True, autocast=True, **asked)
+        rows.append({"step": name, **made(request, CARD, kernels=False)})
+    return {"rows": rows}
 
 
 def row(variant: str, dtype: str, target: str) -> dict[str, Any]:
@@ -123,9 +155,11 @@ def made(request: Request, target: str, *, kernels: bool = True, budgets: Path |
     if budgets is not None:
         budget.update(manifest, budgets)
     entry = budget.measured(manifest)
+    memory = {} if manifest.memory is None else {"memory": dataclasses.asdict(manifest.memory)}
     least = estimate.floor(manifest)
     facts = {
         **{key: value for key, value in entry.items() if key not in ("model", "versions")},
+        **memory,
         "launches": len(manifest.launches),
         "floor launches": least.launches,
         "floor triton bytes": least.triton_bytes,
@@ -162,6 +196,30 @@ def page(facts: dict[str, Any]) -> str:
         parts.append(tabulate(rows, headers=headers, markdown=True))
     parts.append(f"The estimate is no measured time: {estimate.OWN_ASSUMED}.")
     return "\n\n".join(parts) + "\n"
+
+
+def training_page(facts: dict[str, Any]) -> str:
+    rows = [
+        [
+            each["step"],
+            *(f"{each['memory'][name] / 2**20:,.0f}" for name in ("saved", "peak")),
+            each["launches"],
+            *(_gigabytes(_moved(each, name)) for name in MOVED),
+            each["estimated ms"],
+        ]
+        for each in facts["rows"]
+    ]
+    kept = ["kept for the backward, MiB", "peak of tensors, MiB"]
+    headers = [f"T, batch 128, {CARD}", *kept, "launches", *MOVED, "estimate, ms"]
+    return (
+        f"A training step, {SIDE} x {SIDE}, channels_last, parameters in float32, autocast to float16; "
+        f"{facts['versions']}, commit {facts['commit']}, {facts['date']}. Memory is that of parameters, buffers, "
+        "images, gradients and what lies between, not what libraries take for themselves; the optimizer is not part of "
+        "it. The published arithmetic runs mvc's scan in the place of mamba-ssm's.\n\n"
+        f"{tabulate(rows, headers=headers, markdown=True)}\n\n"
+        "The estimate is no measured time, and its fit has seen inference alone; "
+        f"{estimate.OWN_ASSUMED}.\n"
+    )
 
 
 MOVED = {  # columns, and the kinds of launches whose bytes they sum

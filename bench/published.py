@@ -37,6 +37,9 @@ def create_model(
     return model
 
 
+create_for_training = functools.partial(create_model, scan="mvc")
+
+
 class Published(MambaVision):
     """The published model, for inference and for training without stochastic depth."""
 

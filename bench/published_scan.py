@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from bench.peers import mamba_ssm_reference
+from mvc import selective_scan
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 SCANS = {
     "mamba-ssm": "mamba-ssm's CUDA kernels; forward and backward",
     "naive": "one plain Triton kernel; forward alone",
+    "mvc": "mvc's Triton kernels, called as mamba-ssm's are; forward and backward",
     "reference": "the recurrence in torch's own operations, step by step, on any device",
 }
 EXTENSION = "selective_scan_cuda"  # mamba-ssm's
@@ -36,7 +38,13 @@ def find(name: str) -> Scan:
     if name == "mamba-ssm":
         register()
         return mamba_ssm
-    return reference
+    return mvc_triton if name == "mvc" else reference
+
+
+def mvc_triton(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
+    """What stands for mamba-ssm's kernels where these are not installed and gradients are needed."""
+    u, delta, B, C = (each.transpose(1, 2) for each in (u, delta, B, C))
+    return selective_scan(u, delta, A, B, C, D=D, delta_bias=bias, delta_softplus=True, impl="triton").transpose(1, 2)
 
 
 def reference(u: Tensor, delta: Tensor, *others: Tensor) -> Tensor:

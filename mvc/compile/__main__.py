@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, default: Callable[[str], Any]) -> int:
+    if args.recompute is not None and not args.train:
+        raise UserError("--recompute is for training; add --train or leave it out")
     if args.target:
         return 0 if offline.run(args, default, frozen=_frozen(args)) else 1
     offline.refuse_alone(args)
@@ -101,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="compute once what depends on parameters alone (default for inference with the backend mvc)",
     )
+    recompute = "with --train: compute again in the backward what is cheap, instead of keeping it (default on a GPU)"
+    add("--recompute", action=argparse.BooleanOptionalAction, help=recompute)
     add("--verify", action="store_true", help="compare the graph before and after each pass on the input")
     add("--explain", action="store_true", help="also print each pass, its matches and near misses, and the final code")
     add("--dump", type=cli.name, metavar="DIR", help="write the readable graph before and after each pass that fired")
@@ -229,10 +233,10 @@ def _frozen(args: argparse.Namespace) -> bool:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the backend "mvc" that were asked for."""
-    names = ("passes", "impl", "kernels", "verify", "dump")
+    names = ("passes", "impl", "kernels", "recompute", "verify", "dump")
     asked = {name: getattr(args, name) for name in names} | {"frozen": _frozen(args)}
-    usual = {"passes": "all", "impl": None, "kernels": None, "verify": False, "dump": None, "frozen": False}
-    return {key: value for key, value in asked.items() if value != usual[key]}
+    usual = {"passes": "all", "verify": False, "frozen": False}
+    return {key: value for key, value in asked.items() if value != usual.get(key)}
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any] | None:

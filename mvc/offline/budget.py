@@ -27,12 +27,14 @@ LINE = re.compile(r"(\w\.py):\d+:")
 def key(model: Request) -> str:
     """The name of an entry: "T, inference, batch 128, 224 x 224, float16, passes all, frozen"."""
     work = "training step" if model.training else "inference"
+    dtype = f"{model.dtype} by autocast" if model.autocast else model.dtype
     size = f"batch {model.batch}, {model.height} x {model.width}"
     passes = model.passes if isinstance(model.passes, str) else " ".join(model.passes)
     frozen = ", frozen" if model.frozen else ""
     kernels = "" if model.kernels == "own" else f", kernels {model.kernels}"
+    recompute = "" if model.recompute is None else f", recompute {model.recompute}"
     builder = "" if model.builder == "mvc:create_model" else f", by {model.builder}"
-    return f"{model.variant}, {work}, {size}, {model.dtype}, passes {passes}{frozen}{kernels}{builder}"
+    return f"{model.variant}, {work}, {size}, {dtype}, passes {passes}{frozen}{kernels}{recompute}{builder}"
 
 
 def measured(manifest: Manifest) -> Entry:

@@ -22,7 +22,7 @@ from torch import fx, nn
 from mvc.compile.backend import Options, compile_graph
 from mvc.compile.inductor_code import LAUNCH, paired
 from mvc.kernels import ops
-from mvc.offline import child, own_kernels, torch_private
+from mvc.offline import child, memory, own_kernels, torch_private
 from mvc.offline.manifest import Launch, Request
 from mvc.offline.torch_private import Code, NotRun, Work
 from mvc.passes.frozen.freeze import Split
@@ -57,24 +57,31 @@ def main(arguments: Sequence[str]) -> None:
         (folder / f"{phase}.py").write_text(code.wrapper, encoding="utf-8")
         launches += [dataclasses.asdict(launch) for launch in launches_of(code, phase)]
         interfaces[phase] = {"inputs": code.inputs}
-    facts = {"launches": launches, "interfaces": interfaces, "inputs": generated.inputs}
+    facts = {"launches": launches, "interfaces": interfaces, "inputs": generated.inputs, "memory": None}
+    if request.training:
+        kept = len(interfaces["backward"]["inputs"]) - 1  # the last one is the cotangent of the scores
+        facts["memory"] = dataclasses.asdict(memory.measured(folder, kept))
     Path(arguments[2]).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def build(request: Request, device: str, dtype: torch.dtype | None = None) -> nn.Module:
-    """The model of the request, in `dtype` or its own."""
+    """The model of the request, its parameters in `dtype` or as they are stored."""
     changes = {"drop_path_rate": 0.0} if request.training else {}
     builder = pkgutil.resolve_name(request.builder)
-    model = builder(request.variant, device=device, dtype=dtype or getattr(torch, request.dtype), **changes)
+    model = builder(request.variant, device=device, dtype=dtype or getattr(torch, request.stored), **changes)
     return model.train(request.training)
+
+
+def autocast(request: Request, device: str) -> contextlib.AbstractContextManager:
+    return torch.autocast(device, getattr(torch, request.dtype)) if request.autocast else contextlib.nullcontext()
 
 
 def generate(request: Request) -> Generated:
     fakes = torch_private.fake_mode()
     model = build(request, "meta")
     _fake_tensors(model, fakes)
-    asked = {"passes": request.passes, "frozen": request.frozen, "kernels": request.kernels, "strict": True}
-    options = Options.parse({**asked, **torch_private.OPTIONS})
+    asked = {name: getattr(request, name) for name in ("passes", "frozen", "kernels", "recompute")}
+    options = Options.parse({**asked, "strict": True, **torch_private.OPTIONS})
     inputs, constants = [], None
 
     def backend(graph_module: fx.GraphModule, examples: list[Any]) -> Any:
@@ -89,9 +96,9 @@ def generate(request: Request) -> Generated:
 
     with fakes, torch.set_grad_enabled(request.training), torch_private.captured_code() as codes:
         shape = (request.batch, model.config.in_chans, request.height, request.width)
-        x = torch.empty(shape, dtype=getattr(torch, request.dtype), device="cuda:0", memory_format=torch.channels_last)
+        x = torch.empty(shape, dtype=getattr(torch, request.stored), device="cuda:0", memory_format=torch.channels_last)
         compiled = torch.compile(model, backend=backend, fullgraph=True)
-        with contextlib.suppress(NotRun):
+        with contextlib.suppress(NotRun), autocast(request, "cuda"):
             compiled(x)
     return Generated(codes, inputs, constants)
 

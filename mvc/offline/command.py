@@ -22,8 +22,11 @@ from mvc.passes.accuracy import Check
 from mvc.progress import Progress
 
 BUDGETS = Path("bench/budgets")
-OWN = ("target", "output", "sass", "replay", "check_budget", "update_budget")
-SHARED = ("variant", "batch", "size", "dtype", "train", "backend", "passes", "kernels", "frozen", "json", "quiet")
+OWN = ("target", "output", "autocast", "sass", "replay", "check_budget", "update_budget")
+SHARED = (
+    *("variant", "batch", "size", "dtype", "train", "backend", "passes", "kernels", "frozen", "recompute"),
+    *("json", "quiet"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--target", metavar="CARD", help=f"generate the code for this card, and compile its kernels: {cards}")
     output = "folder for the code and nothing else, replaced as a whole (default VARIANT-TARGET)"
     add("--output", metavar="DIR", type=Path, help=output)
+    autocast = "with --target and --train: parameters and images in float32, under autocast to --dtype"
+    add("--autocast", action="store_true", help=autocast)
     add("--sass", action="store_true", help="with --target: count each binary's instructions")
     add("--replay", action="store_true", help="with --target: compare the code with eager at batch 1 on the CPU")
     folder = {"metavar": "DIR", "type": Path, "nargs": "?", "const": BUDGETS}
@@ -106,16 +111,17 @@ def refuse_alone(args: argparse.Namespace) -> None:
 def _request(args: argparse.Namespace, frozen: bool) -> Request:
     if args.backend == "eager":
         raise UserError("--backend eager generates no code; use mvc or inductor with --target")
-    asked = {"passes": args.passes, "frozen": frozen}
+    asked = {"passes": args.passes, "frozen": frozen, "recompute": args.recompute}
     if args.backend == "inductor":
-        if asked != {"passes": "all", "frozen": False} or args.kernels:
-            raise UserError("--passes, --frozen and --kernels are of the backend mvc; leave them out")
+        if asked != {"passes": "all", "frozen": False, "recompute": None} or args.kernels:
+            raise UserError("--passes, --frozen, --recompute and --kernels are of the backend mvc; leave them out")
         asked["passes"] = "none"
     asked["kernels"] = args.kernels or "own"
     Options.parse(asked)  # refuses unknown passes
     side = get_config(args.variant).image_size
     height, width = args.size or (side, side)
-    return Request(args.variant, args.batch, height, width, args.dtype, training=args.train, **asked)
+    asked |= {"training": args.train, "autocast": args.autocast}
+    return Request(args.variant, args.batch, height, width, args.dtype, **asked)
 
 
 def _budget(manifest: Manifest, allowed: budget.Entry | None, update: Path | None) -> tuple[bool, list[str]]:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from mvc import __version__
 from mvc.errors import UserError
 from mvc.offline import child, device
-from mvc.offline.manifest import FORMAT, Kernel, Launch, Manifest, Request
+from mvc.offline.manifest import FORMAT, Kernel, Launch, Manifest, Memory, Request
 from mvc.offline.targets import Target
 
 TIMEOUT = 1200.0  # seconds of each process
@@ -129,6 +129,7 @@ def _generated(request: Request, target: Target, folder: Path, *, kernels: bool,
         kernels=binaries,
         interfaces=facts["interfaces"],
         inputs=facts["inputs"],
+        memory=facts["memory"] and Memory(**facts["memory"]),
     )
 
 

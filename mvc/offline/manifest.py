@@ -21,13 +21,15 @@ class Request:
 
     Attributes:
         variant: of MambaVision, or another name that `builder` knows.
-        batch, height, width, dtype: of the images, channels_last.
+        batch, height, width, dtype: of the images, channels_last, and of the parameters.
         training: whether to generate a backward too.
         passes: of the backend "mvc": "all", "none" (Inductor alone), or their names.
         frozen: the option for inference; what is computed once is not in the code.
         kernels: what runs products, convolutions and attention where a Triton kernel of mvc can: "own" or "library".
             Nothing can be timed without a card, so "measured" has no meaning.
         builder: "module:function" that makes the model, called with the arguments of `mvc.create_model`.
+        autocast: in training, parameters and images are float32, and the model runs under autocast to `dtype`.
+        recompute: the option for training; None is its default.
     """
 
     variant: str
@@ -40,12 +42,21 @@ class Request:
     frozen: bool = False
     kernels: Kernels = "own"
     builder: str = "mvc:create_model"
+    autocast: bool = False
+    recompute: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.passes, str):
             object.__setattr__(self, "passes", tuple(self.passes))  # JSON has lists
         wanted = "'own' or 'library', since nothing can be timed while code is generated for a card"
         require(self.kernels in ("own", "library"), "kernels", self.kernels, wanted)
+        wanted = "for training in half precision alone"
+        require(not self.autocast or (self.training and self.dtype != "float32"), "autocast", self.autocast, wanted)
+
+    @property
+    def stored(self) -> str:
+        """The dtype of parameters and images."""
+        return "float32" if self.autocast else self.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +133,22 @@ class Kernel:
 
 
 @dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step's tensors. What libraries take for themselves, and what the allocator rounds up, is not
+    counted.
+
+    Attributes:
+        inputs: of the forward: parameters, buffers and arguments.
+        saved: what the forward keeps for the backward, besides its inputs.
+        peak: the most that is alive at once, inputs and gradients included.
+    """
+
+    inputs: int
+    saved: int
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """Everything that was generated for one model, one input and one target.
 
@@ -132,6 +159,7 @@ class Manifest:
         versions: of torch, triton and mvc.
         interfaces: for each phase, the parameters of the wrapper: "inputs", names in the graphs.
         inputs: of the forward, in order: the names of the model's tensors and arguments, and "constant 0" and so on.
+        memory: of a training step.
     """
 
     target: str
@@ -142,6 +170,7 @@ class Manifest:
     kernels: dict[str, Kernel]
     interfaces: dict[str, dict[str, list[str]]]
     inputs: list[str]
+    memory: Memory | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}
@@ -161,6 +190,8 @@ class Manifest:
             facts["model"] = Request(**facts["model"])
             facts["launches"] = tuple(_launch(each) for each in facts["launches"])
             facts["kernels"] = {name: Kernel(**each) for name, each in facts["kernels"].items()}
+            if facts.get("memory") is not None:
+                facts["memory"] = Memory(**facts["memory"])
             return cls(**facts)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); generate code there first") from error

@@ -1,8 +1,7 @@
-"""How much memory the tensors of generated code take at most: its wrappers are run on tensors without storage."""
+"""How much memory the tensors of a generated training step take: its wrappers are run on tensors without storage."""
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,47 +12,27 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mvc.offline import device, interpreter
-from mvc.offline.manifest import Manifest
+from mvc.offline import interpreter
+from mvc.offline.manifest import Memory
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of tensors. What libraries take for themselves, and what the allocator rounds up, is not counted.
+def measured(folder: Path, kept: int) -> Memory:
+    """The memory of the training step whose wrappers, `forward.py` and `backward.py`, lie in a folder.
 
-    Attributes:
-        inputs: of the forward: parameters, buffers and arguments.
-        saved: what the forward keeps for the backward, besides its inputs.
-        peak: the most that is alive at once, inputs and gradients included.
+    They run as they stand, on tensors of the device "meta"; kernels do nothing. A tensor lives until the wrapper
+    deletes it.
+
+    Args:
+        kept: how many values the forward passes to the backward, tensors or not.
     """
-
-    inputs: int
-    saved: int
-    peak: int
-
-
-def measured(folder: Path) -> Memory:
-    """The memory of the code in a folder that `mvc.offline.generate` has filled.
-
-    The wrapper of the forward runs and, in training, that of the backward, as they stand, on tensors of the device
-    "meta"; kernels do nothing. A tensor lives until the wrapper deletes it.
-
-    Raises:
-        UserError: the folder has no manifest, or generated code cannot be loaded here (`device.why_not`).
-    """
-    device.require()
-    manifest = Manifest.read(folder)
     with interpreter.without_storage(), _Alive() as alive:
         forward = interpreter.module(folder / "forward.py")
         arguments = forward.get_args()
         inputs = alive.bytes
         outputs = list(forward.call(list(arguments)))
-        if not manifest.model.training:
-            return Memory(inputs, 0, alive.most)
         # What the forward saves is returned last and passed to the backward first; cotangents of its results follow.
-        count = len(manifest.interfaces["backward"]["inputs"]) - 1
-        saved = alive.of([*arguments, *outputs[-count:]]) - inputs
-        handed = [*outputs[-count:], torch.empty_like(outputs[0])]
+        saved = alive.of([*arguments, *outputs[-kept:]]) - inputs
+        handed = [*outputs[-kept:], torch.empty_like(outputs[0])]
         outputs.clear()
         interpreter.module(folder / "backward.py").call(handed)  # empties the list, so that it frees what it has used
     return Memory(inputs, saved, alive.most)

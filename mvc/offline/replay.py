@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _replayed(folder: Path) -> Check:
-    from mvc.offline.codegen import build
+    from mvc.offline.codegen import autocast, build
 
     manifest = Manifest.read(folder)
     request = manifest.model
@@ -76,11 +76,13 @@ def _replayed(folder: Path) -> Check:
     exact.load_state_dict(model.state_dict())
     exact.double()
     shape = (request.batch, model.config.in_chans, request.height, request.width)
-    x = torch.randn(shape, dtype=torch.float64).to(dtype).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(shape, dtype=torch.float64).to(getattr(torch, request.stored))
+    x = x.contiguous(memory_format=torch.channels_last)
     cotangent = torch.randn(request.batch, model.config.num_classes)
     state = {name: tensor.detach().clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     expected = _eager(exact, x.double(), cotangent.double())
-    eager = _eager(model, x, cotangent.to(dtype))
+    with autocast(request, "cpu"):
+        eager = _eager(model, x, cotangent.to(dtype))
     seen = _generated(folder, manifest, {**state, "x": x}, cotangent.to(dtype))
     errors, of_eager = _errors(seen, expected), _errors(eager, expected)
     limits = _limits(of_eager, dtype, training=request.training)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mvc import files
 from mvc.offline import budget, estimate
 from mvc.offline.estimate import Cost
-from mvc.offline.manifest import Launch, Manifest
+from mvc.offline.manifest import Launch, Manifest, Memory
 from mvc.offline.targets import find
 from mvc.passes.accuracy import Check
 from mvc.table import tabulate
@@ -47,6 +47,7 @@ def _parts(manifest: Manifest, replayed: Check | None, *, markdown: bool = False
         f"MambaVision-{budget.key(manifest.model)}: {target.name} ({target.card}), {versions}",
         _totals(manifest.launches, markdown),
         _floor(manifest),
+        *([] if manifest.memory is None else [_memory(manifest.memory)]),
         _binaries(manifest),
         f"The {SHOWN} launches that cost most; all together take {sum(c.seconds for c in costs) * 1e3:.2f} ms "
         f"({estimate.basis(manifest)}):",
@@ -85,6 +86,14 @@ def _floor(manifest: Manifest) -> str:
         f"({(moved - least.triton_bytes) / 1e6:,.1f} fewer: {least.parameter_bytes / 1e6:,.1f} of parameters and "
         "arguments; the rest passes between generated kernels, is read again, as residual sums are, or leaves the "
         "model)."
+    )
+
+
+def _memory(memory: Memory) -> str:
+    inputs, saved, peak = (f"{size / 2**20:,.0f} MiB" for size in (memory.inputs, memory.saved, memory.peak))
+    return (
+        f"Memory of tensors: {saved} kept for the backward, {peak} at most, with {inputs} of parameters, buffers and "
+        "images, and the gradients; without what libraries take for themselves."
     )
 
 

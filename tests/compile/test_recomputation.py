@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache
 from torch.nn import functional as F
 
 from mvc import create_model
@@ -63,6 +65,18 @@ def test_the_inputs_of_products_are_computed_again():
     assert len([shape for shape in after if shape[-1] == 32 and shape[0] in (2, 10)]) == 1
     narrow = [sum(shape[-1] == 8 and shape[0] in (2, 10) for shape in shapes) for shapes in (before, after)]
     assert narrow == [2, 1]  # x, and its normalised form
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "anew"])
+def test_every_compilation_of_a_process_computes_again(cached):
+    """Those that generate code, and those that find it in torch's caches."""
+    model, x = Mlp(), torch.randn(2, 5, 8)
+    with fresh_cache(), torch._functorch.config.patch(enable_autograd_cache=cached):
+        counters.clear()
+        seen = [kept(model, x, recompute=recompute) for recompute in (True, False, True, True)]
+        autograd = counters["aot_autograd"]
+        assert (autograd["autograd_cache_miss"], autograd["autograd_cache_hit"]) == ((2, 2) if cached else (0, 0))
+    assert seen[0] == seen[2] == seen[3] != seen[1]
 
 
 @pytest.mark.parametrize(("activation", "maps"), [(F.relu, 0), (F.gelu, 1)], ids=["relu", "gelu"])

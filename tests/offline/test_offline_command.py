@@ -9,6 +9,7 @@ from offline_sample import sample
 from mvc.compile.__main__ import main
 from mvc.errors import UserError
 from mvc.offline import command, device, report
+from mvc.offline.manifest import Memory
 from mvc.offline.targets import TARGETS
 from mvc.passes.accuracy import Check
 
@@ -52,6 +53,18 @@ def test_the_defaults_are_those_of_the_command(run, tmp_path, capsys):
 def test_weights_are_not_frozen_where_that_has_no_meaning_or_is_not_wanted(run, arguments):
     assert run(*arguments) == 0
     assert not run.made["calls"][0][0].frozen
+
+
+def test_a_training_step_under_autocast_says_what_memory_it_takes(run, capsys):
+    run.made["manifest"] = sample(memory=Memory(inputs=2**20, saved=3 * 2**20, peak=5 * 2**20))
+    assert run("--train", "--dtype", "float16", "--autocast", "--no-recompute") == 0
+    ((request, *_),) = run.made["calls"]
+    assert (request.training, request.autocast, request.recompute, request.stored) == (True, True, False, "float32")
+    printed = capsys.readouterr().out
+    assert "training step, batch 8, 224 x 224, float16 by autocast, passes all, recompute False" in printed
+    assert "3 MiB kept for the backward, 5 MiB at most" in printed
+    assert run("--train", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["memory"] == {"inputs": 2**20, "saved": 3 * 2**20, "peak": 5 * 2**20}
 
 
 def test_a_replay_is_at_batch_1(run):
@@ -117,9 +130,11 @@ def test_json_alone(run, capsys):
     ("arguments", "sentence"),
     [
         (["--backend", "eager"], "--backend eager generates no code; use mvc or inductor with --target"),
-        (["--backend", "inductor", "--frozen"], "--passes, --frozen and --kernels are of the backend mvc;"),
-        (["--backend", "inductor", "--kernels", "own"], "--passes, --frozen and --kernels are of the backend mvc;"),
+        (["--backend", "inductor", "--frozen"], "--passes, --frozen, --recompute and --kernels are of"),
+        (["--backend", "inductor", "--kernels", "own"], "--passes, --frozen, --recompute and --kernels are of"),
         (["--kernels", "measured"], "kernels is 'measured'; it must be 'own' or 'library', since nothing can be timed"),
+        (["--recompute"], "--recompute is for training; add --train or leave it out"),
+        (["--autocast"], "autocast is True; it must be for training in half precision alone"),
         (["--passes", "nosuch"], "passes has 'nosuch'; it must hold passes, or names among raise_loop"),
         (["--frozen", "--train"], "--frozen is for inference; leave it or --train out"),
         (["--repeats", "3"], "--repeats has no meaning with --target; leave it out"),

@@ -123,8 +123,9 @@ def test_the_code_is_right_after_each_pass(tmp_path):
     [
         Request("tiny", 2, 64, 64, "float32", training=True),
         Request("tiny", 2, 64, 64, "bfloat16", training=True),
+        Request("tiny", 2, 64, 64, "float16", training=True, autocast=True),
     ],
-    ids=["training", "training-bfloat16"],
+    ids=["training", "training-bfloat16", "training-autocast"],
 )
 def test_other_dtypes_and_gradients_are_within_budget(request_, tmp_path):
     generate(request_, find("sm_80"), tmp_path, kernels=False)
