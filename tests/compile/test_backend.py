@@ -11,8 +11,9 @@ import torch
 from scan_cases import Case, make_inputs, tensors_of
 from toy_passes import Break, Replace
 
-from mvc import explain, selective_scan
+from mvc import create_model, explain, selective_scan
 from mvc.compile.backend import Options, mvc
+from mvc.compile.compiler import check_against_eager
 from mvc.errors import UserError
 from mvc.passes.pipeline import PASSES
 from mvc.passes.verify import VerificationError
@@ -196,6 +197,17 @@ def test_modes_pass_through():
     torch.compiler.reset()
     run = torch.compile(wave, backend=mvc, mode="reduce-overhead")
     torch.testing.assert_close(run(torch.ones(3)), wave(torch.ones(3)))
+
+
+@pytest.mark.parametrize("how", [{"mode": "reduce-overhead"}, {"options": {"mode": "reduce-overhead"}}], ids=str)
+def test_a_training_step_of_the_model_is_right_in_a_mode(how):
+    """On a CPU the mode records no graphs."""
+    torch.manual_seed(0)
+    model = create_model("tiny", depths=(1, 1, 1, 1), drop_path_rate=0.0)
+    torch.compiler.reset()
+    run = torch.compile(model, backend="mvc", fullgraph=True, **how)
+    check = check_against_eager(model, run, torch.randn(2, 3, 32, 32))
+    assert check.passed, check
 
 
 @pytest.mark.parametrize(
