@@ -39,7 +39,7 @@ class Tile(NamedTuple):
 
 
 SHAPES = (
-    Shape(128, 96, 64, 4, 4),
+    Shape(128, 80, 64, 4, 4),
     Shape(256, 80, 64, 8, 3),
     Shape(128, 192, 64, 8, 3),
     Shape(64, 96, 64, 4, 4),
