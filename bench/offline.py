@@ -38,7 +38,7 @@ from mvc.table import tabulate
 
 SIDE = 224
 TARGETS = ("sm_80", "sm_90", "sm_100")
-# Batch 128, frozen, beside stock. Launches and bytes are the same on every target; the budgets have the registers of each.
+# Batch 128, frozen, beside stock. Launches and bytes are the same on every target; the budgets have all registers.
 ROWS = [(variant, dtype, "sm_90") for variant in ("T", "S") for dtype in ("float16", "bfloat16")]
 BUDGETS = [  # of each architecture: variant, batch, and what else its request says
     *(("T", batch, {}) for batch in (128, 1)),
