@@ -117,7 +117,7 @@ def test_a_model_without_a_budget_is_one_sentence(tmp_path):
         entry(tmp_path, sample(model=published("S")))
 
 
-# Bytes of a thread in the convolution of 96 channels with a residual, which ptxas keeps at 128 registers on that target.
+# Bytes of a thread in the convolution of 96 channels with a residual, which ptxas keeps at 128 registers.
 SPILLS = {("sm_80", "S"): 16}
 
 
