@@ -66,8 +66,8 @@ def test_a_training_step_on_a_gpu_keeps_less_than_inductors(generated):
     assert {each.dtype for each in tensors} == {torch.float32, torch.int64}
     images = 4 * 8 * 3 * 64 * 64
     assert ours.inputs == kept.inputs == stock.inputs == images + sum(each.nbytes for each in tensors)
-    assert ours.saved < 0.8 * kept.saved
-    assert ours.saved < 0.8 * stock.saved
+    assert ours.saved < 0.9 * kept.saved
+    assert ours.saved < 0.9 * stock.saved
     assert ours.peak < min(kept.peak, stock.peak)
 
 

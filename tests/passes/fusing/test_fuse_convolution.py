@@ -198,9 +198,8 @@ def test_autocast_computes_in_its_dtype():
     assert (record.matches, found) == (1, [("bias gelu", [1, 1], [0, 0])])
 
 
-def test_data_may_decide_the_batch(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
-
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_data_may_decide_the_batch():
     def function(x):
         return F.relu(conv(x[x[:, 0, 0, 0] > 0]))
 

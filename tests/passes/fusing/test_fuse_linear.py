@@ -255,9 +255,8 @@ def test_the_batch_may_be_of_any_size():
     assert (outcome.matches, counts["mvc.fused_linear_triton"]) == (1, 1)
 
 
-def test_data_may_decide_the_number_of_rows(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
-
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_data_may_decide_the_number_of_rows():
     def function(x):
         chosen = x[x[:, 0] > 0]
         return chosen + F.gelu(F.linear(chosen, WEIGHT[:, :N]))
