@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, fx
 
 from mvc.kernels import implementations
 from mvc.kernels.checks import HALF
+from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import between, name_of, shape, value
 from mvc.passes.graph.memory import is_view, storages, writers
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import Kind, call
-from mvc.passes.measured_choice import Kernels
+from mvc.passes.graph.torch_ops import Call, Kind, call
+from mvc.passes.graph.views import is_tensor
+from mvc.passes.measured_choice import Kernels, Runs, fastest
 from mvc.passes.torch_private import example_size, is_transformed
 
 DEVICE = "cuda"
@@ -89,3 +94,113 @@ def readers(node: fx.Node) -> Iterator[fx.Node]:
             yield from readers(user)
         else:
             yield user
+
+
+def operand_beside(known: Call, node: fx.Node) -> fx.Node | None:
+    """The other tensor of a sum or product of the node with one, which it may write over only in the node's place."""
+    other = known.args["other"] if known.args["input"] is node else known.args["input"]
+    is_written = known.kind is Kind.WRITE and known.args["input"] is not node
+    return None if not is_tensor(other) or other is node or is_written else other
+
+
+@dataclasses.dataclass
+class Pattern(abc.ABC):
+    """A library's call and what is computed from it alone.
+
+    Attributes:
+        nodes: the calls from the library's on, in order; the last one computes the result.
+        arguments: the library's.
+        activation: one of "none", "relu", "silu", "gelu", "gelu_tanh".
+        residual: what is added, of the result's shape.
+    """
+
+    nodes: list[fx.Node]
+    arguments: dict[str, Any]
+    activation: str = "none"
+    residual: fx.Node | None = None
+
+    @property
+    def product(self) -> fx.Node:
+        return self.nodes[0]
+
+    @property
+    def last(self) -> fx.Node:
+        return self.nodes[-1]
+
+    @property
+    def calls(self) -> list[fx.Node]:
+        """All that one call stands for, in order."""
+        return self.nodes
+
+    @property
+    @abc.abstractmethod
+    def operands(self) -> tuple[fx.Node | None, ...]:
+        """What the own kernel reads, in the order of its parameters."""
+
+
+P = TypeVar("P", bound=Pattern)
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseKernel(Pass, Generic[P]):
+    """A library's call and what surrounds it as one own kernel, in inference on a GPU, where that is faster.
+
+    Attributes:
+        kernels: see `mvc.compile.backend.Options`.
+    """
+
+    inference_only: ClassVar[bool] = True
+
+    kernels: Kernels = "measured"
+
+    @abc.abstractmethod
+    def pattern(self, node: fx.Node) -> P | None:
+        """The pattern from a library's call on; None for any other node, and where there is nothing to fuse."""
+
+    @abc.abstractmethod
+    def tiles(self, pattern: P) -> tuple[int, ...]:
+        """The tiles that are worth timing, best first.
+
+        Raises:
+            Declined: the kernel cannot compute the pattern, or need not.
+        """
+
+    @abc.abstractmethod
+    def measurement(self, pattern: P, tiles: tuple[int, ...]) -> tuple[str, Callable[[], Runs]]:
+        """What the choice depends on, and the calls that are timed: "library" first, a tile's by its number."""
+
+    @abc.abstractmethod
+    def insert(self, pattern: P, choice: str) -> fx.Node:
+        """The chosen call at the insertion point."""
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        outcome = Outcome()
+        if not allowed(self.kernels):
+            return outcome
+        surroundings = Surroundings(graph)
+        for node in list(graph.nodes):
+            pattern = self.pattern(node)
+            if pattern is None or value(node).device.type != DEVICE:
+                continue
+            try:
+                self._fuse(surroundings, pattern)
+            except Declined as reason:
+                outcome.near_misses.append(NearMiss.at(node, str(reason)))
+            else:
+                outcome.matches += 1
+        return outcome
+
+    def _fuse(self, surroundings: Surroundings, pattern: P) -> None:
+        if (reason := obstacle(surroundings, pattern.calls, pattern.operands)) is not None:
+            raise Declined(reason)
+        tiles = self.tiles(pattern)
+        if self.kernels == "own":
+            choice = str(tiles[0])
+        else:
+            choice = fastest(*self.measurement(pattern, tiles), value(pattern.product).device)
+        if choice == "library":
+            raise Declined(AS_FAST)
+        with surroundings.at(pattern.last):
+            surroundings.replace({pattern.last: self.insert(pattern, choice)})
+        for node in reversed(pattern.nodes):  # those that work in place would stay
+            node.graph.erase_node(node)

@@ -28,6 +28,14 @@ def pytest_configure() -> None:
         torch._dynamo.register_backend(mvc, name="mvc")
 
 
+@pytest.fixture(scope="module")
+def failures(request: pytest.FixtureRequest) -> dict[str, str | None]:
+    """What went wrong in each case of the test's file, which Triton's interpreter runs in a process of its own."""
+    from scan_cases import interpreted
+
+    return interpreted(request.module.__file__)
+
+
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Folders of generated GPU code, each made once for all tests and their processes, which must not change it.

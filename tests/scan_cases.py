@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -80,6 +81,9 @@ def cut_into(tiles: Tiles | None) -> Iterator[None]:
         yield
     finally:
         triton_tiles.cut = chosen
+
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 def interpreted(path: str) -> dict[str, str | None]:

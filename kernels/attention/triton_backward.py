@@ -36,7 +36,7 @@ def _query_gradient(
             b_k = read(k, o_key, k_l, k_d, length, WIDE, REST, D, is_last, K_ALIGNED)
             b_v = read(v, o_key, v_l, v_d, length, WIDE, REST, D, is_last, V_ALIGNED)
             weights = tl.exp2(product(b_q, b_k, REST, PRECISION) * scale - lse[:, None])
-            if MASKED and KEYS % (256 >> i) == 0:
+            if is_last:
                 weights = tl.where((o_key < length)[None, :], weights, 0.0)
             b_ds = weights * (product(b_grad, b_v, REST, PRECISION) - delta[:, None])
             acc = weighted(b_ds, b_k, acc, REST, PRECISION)
@@ -114,7 +114,7 @@ def _key_gradients(
             if WHOLE:
                 weights = tl.where((o_key < length)[:, None], weights, 0.0)
             b_ds = weights * (product(b_v, b_grad, REST, PRECISION) - delta[None, :])
-            if MASKED and QUERIES % (256 >> i) == 0:  # zeros that infinite keys or values were multiplied by
+            if is_last:  # zeros that infinite keys or values were multiplied by
                 weights = tl.where(is_query[None, :], weights, 0.0)
                 b_ds = tl.where(is_query[None, :], b_ds, 0.0)
             acc_v = weighted(weights, b_grad, acc_v, REST, PRECISION)

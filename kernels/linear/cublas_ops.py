@@ -46,9 +46,10 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-def _flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *args: object, **kwargs: object) -> int:
+def flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *args: object, **kwargs: object) -> int:
+    """A multiplication and an addition for each row, column and term; what surrounds the product is not counted."""
     return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 inference_only.register("linear_gelu_cublas")
-register_flop_formula(torch.ops.mvc.linear_gelu_cublas)(_flops)
+register_flop_formula(torch.ops.mvc.linear_gelu_cublas)(flops)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from mvc.kernels import inference_only
 from mvc.kernels.checks import refuse_tangents
 from mvc.kernels.linear.checks import check, check_norm
+from mvc.kernels.linear.cublas_ops import flops
 from mvc.kernels.linear.triton_kernel import linear_kernel
 from mvc.kernels.linear.triton_tiles import TILES
 from mvc.kernels.torch_private import is_plain
@@ -88,10 +89,5 @@ def _in_rows(tensor: Tensor) -> Tensor:
     return tensor[None] if tensor.dim() == 1 else tensor.flatten(0, -2)
 
 
-def _flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *args: object, **kwargs: object) -> int:
-    """A multiplication and an addition for each row, column and term; what surrounds the product is not counted."""
-    return 2 * math.prod(x_shape) * weight_shape[0]
-
-
 inference_only.register("fused_linear_triton")
-register_flop_formula(torch.ops.mvc.fused_linear_triton)(_flops)
+register_flop_formula(torch.ops.mvc.fused_linear_triton)(flops)

@@ -110,9 +110,7 @@ def _activation_of(node: fx.Node) -> tuple[str, fx.Node]:
     known = call(user) if user is not None else None
     if known is None or known.args.get("input") is not node:
         return "none", node
-    tanh = known.args.get("approximate") == "tanh"
-    name = known.name.removesuffix("_") + "_tanh" * tanh
-    return (name, user) if name in ACTIVATIONS else ("none", node)
+    return (known.activation, user) if known.activation in ACTIVATIONS else ("none", node)
 
 
 def _choose(product: LibraryCall, arguments: dict[str, Any], activation: str) -> Choice:

@@ -12,41 +12,28 @@ rest. A convolution of few channels is replaced for itself: libraries pad them t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
 from mvc.kernels.convolution.checks import LARGEST
-from mvc.passes.base import Declined, NearMiss, Outcome, Pass
+from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import cast, insert, only_user, shape, value
-from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import Kind, call
-from mvc.passes.graph.views import is_tensor
-from mvc.passes.measured_choice import IN_PLACE, Kernels, Runs, fastest, rotated
-from mvc.passes.own_kernels import AS_FAST, DEVICE, allowed, is_loop, layout, obstacle, random_tensors, readers
+from mvc.passes.graph.torch_ops import call
+from mvc.passes.measured_choice import IN_PLACE, Runs, rotated
+from mvc.passes.own_kernels import FuseKernel, Pattern, is_loop, layout, operand_beside, random_tensors, readers
 from mvc.passes.torch_private import example_size, surely_equal
 
 FEW_CHANNELS = 4
 
 
 @dataclasses.dataclass
-class ConvolutionPattern:
-    """A convolution and what is computed from it alone.
-
-    Attributes:
-        nodes: the calls from the convolution on, in order; the last one computes the result.
-        arguments: the convolution's.
-        activation: one of "none", "relu", "silu", "gelu", "gelu_tanh".
-        residual: what is added, of the result's shape.
-    """
-
-    nodes: list[fx.Node]
-    arguments: dict[str, Any]
-    activation: str = "none"
-    residual: fx.Node | None = None
+class ConvolutionPattern(Pattern):
+    """A convolution and what is computed from it alone."""
 
     @property
     def operands(self) -> tuple[fx.Node | None, ...]:
@@ -69,63 +56,39 @@ class ConvolutionPattern:
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseConvolution(Pass):
+class FuseConvolution(FuseKernel[ConvolutionPattern]):
     """`conv2d` with the activation and the residual after it.
 
     Attributes:
-        kernels: see `mvc.compile.backend.Options`.
         frozen: whether a weight is brought into channels_last memory once, not in every call.
     """
 
     name: ClassVar[str] = "fuse_convolution"
-    inference_only: ClassVar[bool] = True
 
-    kernels: Kernels = "measured"
     frozen: bool = False
 
-    def __call__(self, graph: fx.Graph) -> Outcome:
-        outcome = Outcome()
-        if not allowed(self.kernels):
-            return outcome
-        surroundings = Surroundings(graph)
-        for node in list(graph.nodes):
-            pattern = _pattern(node)
-            if pattern is None or value(node).device.type != DEVICE:
-                continue
-            if not (pattern.has_epilogue or pattern.has_few_channels):
-                continue
-            try:
-                self._fuse(surroundings, pattern)
-            except Declined as reason:
-                outcome.near_misses.append(NearMiss.at(node, str(reason)))
-            else:
-                outcome.matches += 1
-        return outcome
+    def pattern(self, node: fx.Node) -> ConvolutionPattern | None:
+        pattern = _pattern(node)
+        return pattern if pattern is not None and (pattern.has_epilogue or pattern.has_few_channels) else None
 
-    def _fuse(self, surroundings: Surroundings, pattern: ConvolutionPattern) -> None:
-        reason = obstacle(surroundings, pattern.nodes, pattern.operands) or _obstacle(pattern)
-        if reason is not None:
+    def tiles(self, pattern: ConvolutionPattern) -> tuple[int, ...]:
+        from mvc.kernels.convolution.triton_tiles import candidates
+
+        if (reason := _obstacle(pattern)) is not None:
             raise Declined(reason)
-        tiles = _tiles(pattern)
-        tile = tiles[0] if self.kernels == "own" else self._fastest_tile(pattern, tiles)
-        if tile is None:
-            raise Declined(AS_FAST)
-        last = pattern.nodes[-1]
-        with surroundings.at(last):
-            surroundings.replace({last: _insert_fused(pattern, tile)})
-        for node in reversed(pattern.nodes):  # those that work in place would stay
-            last.graph.erase_node(node)
+        batch, outputs, height, width = map(example_size, shape(pattern.product))
+        _, channels, *kernel = shape(pattern.arguments["weight"])
+        return candidates(batch, height, width, outputs, channels * kernel[0] * kernel[1])
 
-    def _fastest_tile(self, pattern: ConvolutionPattern, tiles: tuple[int, ...]) -> int | None:
-        """The tile with which one kernel is faster than the library; None where none is."""
-        after, device = _library_epilogue(pattern), value(pattern.nodes[0]).device
-        names = ("x", "weight", "bias", "residual")
-        given = dict(zip(names, map(layout, pattern.operands), strict=True))
+    def measurement(self, pattern: ConvolutionPattern, tiles: tuple[int, ...]) -> tuple[str, Callable[[], Runs]]:
+        after, dtype = _library_epilogue(pattern), value(pattern.product).dtype
+        given = dict(zip(("x", "weight", "bias", "residual"), map(layout, pattern.operands), strict=True))
         window = f"stride={pattern.window('stride', 1)} padding={pattern.window('padding', 0)} frozen={self.frozen}"
-        dtype = value(pattern.nodes[0]).dtype
         key = f"convolution {dtype} {given} {window} activation={pattern.activation} {after}"
-        choice = fastest(key, lambda: _runs(pattern, after, tiles, frozen=self.frozen), device)
-        return None if choice == "library" else int(choice)
+        return key, partial(_runs, pattern, after, tiles, frozen=self.frozen)
+
+    def insert(self, pattern: ConvolutionPattern, choice: str) -> fx.Node:
+        return _insert_fused(pattern, int(choice))
 
 
 def _pattern(node: fx.Node) -> ConvolutionPattern | None:
@@ -137,7 +100,7 @@ def _pattern(node: fx.Node) -> ConvolutionPattern | None:
     if (user := only_user(node)) is not None and (activation := _activation(user, node)) is not None:
         pattern.activation = activation
         pattern.nodes.append(user)
-    last = pattern.nodes[-1]
+    last = pattern.last
     if (user := only_user(last)) is not None and (residual := _residual(user, last)) is not None:
         pattern.residual = residual
         pattern.nodes.append(user)
@@ -148,8 +111,7 @@ def _activation(user: fx.Node, node: fx.Node) -> str | None:
     known = call(user)
     if known is None or known.args.get("input") is not node or value(user).dtype != value(node).dtype:
         return None
-    name = known.name.removesuffix("_") + "_tanh" * (known.args.get("approximate") == "tanh")
-    return name if name in IN_PLACE else None
+    return known.activation if known.activation in IN_PLACE else None
 
 
 def _residual(user: fx.Node, node: fx.Node) -> fx.Node | None:
@@ -157,8 +119,7 @@ def _residual(user: fx.Node, node: fx.Node) -> fx.Node | None:
     known = call(user)
     if known is None or known.name.removesuffix("_") != "add" or known.args.get("alpha", 1) != 1:
         return None
-    other = known.args["other"] if known.args["input"] is node else known.args["input"]
-    if not is_tensor(other) or other is node or (known.kind is Kind.WRITE and known.args["input"] is not node):
+    if (other := operand_beside(known, node)) is None:
         return None
     alike = value(other).dtype == value(user).dtype == value(node).dtype and len(shape(other)) == 4
     fits = alike and all(map(surely_equal, shape(other), shape(node)))
@@ -179,7 +140,7 @@ def _obstacle(pattern: ConvolutionPattern) -> str | None:
         return "it has groups or a dilation"
     if not _is_channels_last(pattern.arguments["input"]):
         return "its input is not channels_last"
-    for node in (pattern.arguments["input"], pattern.nodes[-1]):
+    for node in (pattern.arguments["input"], pattern.last):
         _, channels, height, width = map(example_size, shape(node))
         if channels * height * width >= LARGEST:
             return f"an image has {channels * height * width} elements, which the kernel cannot number"
@@ -194,23 +155,15 @@ def _library_epilogue(pattern: ConvolutionPattern) -> Literal["kernel", "bytes",
     """
     if not pattern.has_epilogue:
         return "none"
-    users = sorted(readers(pattern.nodes[-1]))
+    users = sorted(readers(pattern.last))
     if not users or not is_loop(users[0]):
         return "kernel"
     return "bytes" if pattern.residual is not None and len(users) > 1 else "none"
 
 
-def _tiles(pattern: ConvolutionPattern) -> tuple[int, ...]:
-    from mvc.kernels.convolution.triton_tiles import candidates
-
-    batch, outputs, height, width = map(example_size, shape(pattern.nodes[0]))
-    _, channels, *kernel = shape(pattern.arguments["weight"])
-    return candidates(batch, height, width, outputs, channels * kernel[0] * kernel[1])
-
-
 def _insert_fused(pattern: ConvolutionPattern, tile: int) -> fx.Node:
     """The pattern as one call at the insertion point; a weight that is not channels_last is copied."""
-    graph, first = pattern.nodes[0].graph, pattern.nodes[0]
+    graph, first = pattern.product.graph, pattern.product
     x, weight, bias, residual = pattern.operands
     x, weight, bias = (cast(each, value(first).dtype) for each in (x, weight, bias))
     if not value(weight).is_contiguous(memory_format=torch.channels_last):
@@ -224,7 +177,7 @@ def _insert_fused(pattern: ConvolutionPattern, tile: int) -> fx.Node:
 
 def _runs(pattern: ConvolutionPattern, after: str, tiles: tuple[int, ...], *, frozen: bool) -> Runs:
     """The library's call with what follows it, and the kernel on each tile, on random numbers in place of the fakes."""
-    dtype, device = value(pattern.nodes[0]).dtype, value(pattern.nodes[0]).device
+    dtype, device = value(pattern.product).dtype, value(pattern.product).device
     generator, layouts = torch.Generator(device), list(map(layout, pattern.operands))
     window = pattern.window("stride", 1), pattern.window("padding", 0)
 

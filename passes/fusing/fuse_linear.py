@@ -6,13 +6,14 @@ Before::                                            After::
     z = residual + scale * gelu(y)
 
 A library's product writes y, and a kernel of Inductor's reads it again. Where the sum z is itself read by a loop of
-Inductor's, that loop computes it, and what is saved is less: see `_tail`.
+Inductor's, that loop computes it, and what is saved is less: see `Library`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
@@ -20,24 +21,12 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.fusing.linear_pattern import LinearPattern, insert_fused, insert_library_gelu, linear_pattern
 from mvc.passes.graph.fx_utils import shape, value
 from mvc.passes.graph.memory import is_view
-from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import is_call
-from mvc.passes.measured_choice import IN_PLACE, Kernels, Runs, fastest, rotated
-from mvc.passes.own_kernels import (
-    AS_FAST,
-    DEVICE,
-    allowed,
-    contiguous,
-    is_loop,
-    layout,
-    obstacle,
-    random_tensors,
-    readers,
-)
+from mvc.passes.measured_choice import IN_PLACE, Runs, rotated
+from mvc.passes.own_kernels import FuseKernel, contiguous, is_loop, layout, random_tensors, readers
 from mvc.passes.torch_private import example_size
 
 # Up to so many rows a kernel takes longer to launch than to run, and LayerNorm within the product saves one. With more,
@@ -46,75 +35,40 @@ FEW_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseLinear(Pass):
-    """`linear` with LayerNorm before it and activation, layer scale and residual after it.
-
-    Attributes:
-        kernels: see `mvc.compile.backend.Options`.
-    """
+class FuseLinear(FuseKernel[LinearPattern]):
+    """`linear` with LayerNorm before it and activation, layer scale and residual after it."""
 
     name: ClassVar[str] = "fuse_linear"
-    inference_only: ClassVar[bool] = True
 
-    kernels: Kernels = "measured"
+    def pattern(self, node: fx.Node) -> LinearPattern | None:
+        pattern = linear_pattern(node)
+        if pattern is not None and pattern.norm is not None and _rows(pattern) > FEW_ROWS:
+            pattern.norm, pattern.ahead = None, []
+        return None if pattern is None or len(pattern.calls) == 1 else pattern
 
-    def __call__(self, graph: fx.Graph) -> Outcome:
-        outcome = Outcome()
-        if not allowed(self.kernels):
-            return outcome
-        surroundings = Surroundings(graph)
-        for node in list(graph.nodes):
-            pattern = linear_pattern(node)
-            if pattern is None or value(node).device.type != DEVICE:
-                continue
-            if pattern.norm is not None and _rows(pattern) > FEW_ROWS:
-                pattern.norm, pattern.ahead = None, []
-            if len(pattern.calls) == 1:
-                continue
-            try:
-                self._fuse(surroundings, pattern)
-            except Declined as reason:
-                outcome.near_misses.append(NearMiss.at(node, str(reason)))
-            else:
-                outcome.matches += 1
-        return outcome
+    def tiles(self, pattern: LinearPattern) -> tuple[int, ...]:
+        from mvc.kernels.linear.triton_tiles import candidates
 
-    def _fuse(self, surroundings: Surroundings, pattern: LinearPattern) -> None:
-        if (reason := obstacle(surroundings, pattern.calls, pattern.operands)) is not None:
-            raise Declined(reason)
-        tiles = _tiles(pattern)
-        choice = str(tiles[0]) if self.kernels == "own" else _fastest(pattern, tiles)
-        if choice == "library":
-            raise Declined(AS_FAST)
-        last = pattern.last
-        with surroundings.at(last):
-            y = insert_library_gelu(pattern) if choice == "cublas" else insert_fused(pattern, int(choice))
-            surroundings.replace({last: y})
-        for node in reversed(pattern.nodes):  # those that work in place would stay
-            last.graph.erase_node(node)
+        return candidates(_rows(pattern), *shape(pattern.arguments["weight"]), value(pattern.product).dtype)
+
+    def measurement(self, pattern: LinearPattern, tiles: tuple[int, ...]) -> tuple[str, Callable[[], Runs]]:
+        library = _library(pattern)
+        names = ("x", "weight", "bias", "norm_weight", "norm_bias", "scale", "residual")
+        given = dict(zip(names, map(layout, pattern.operands), strict=True))
+        dtype = value(pattern.product).dtype
+        key = f"linear {dtype} {given} eps={pattern.eps} activation={pattern.activation} {library}"
+        return key, partial(_runs, pattern, library, tiles)
+
+    def insert(self, pattern: LinearPattern, choice: str) -> fx.Node:
+        """ "cublas" is the library's product that computes GELU too."""
+        return insert_library_gelu(pattern) if choice == "cublas" else insert_fused(pattern, int(choice))
 
 
 def _rows(pattern: LinearPattern) -> int:
     return math.prod(example_size(size) for size in shape(pattern.product)[:-1])
 
 
-def _tiles(pattern: LinearPattern) -> tuple[int, ...]:
-    from mvc.kernels.linear.triton_tiles import candidates
-
-    return candidates(_rows(pattern), *shape(pattern.arguments["weight"]), value(pattern.product).dtype)
-
-
 # The measurement
-
-
-def _fastest(pattern: LinearPattern, tiles: tuple[int, ...]) -> str:
-    """ "library", "cublas" where its product computes GELU too, or the tile of one kernel."""
-    dtype, device = value(pattern.product).dtype, value(pattern.product).device
-    library = _library(pattern)
-    names = ("x", "weight", "bias", "norm_weight", "norm_bias", "scale", "residual")
-    given = dict(zip(names, map(layout, pattern.operands), strict=True))
-    key = f"linear {dtype} {given} eps={pattern.eps} activation={pattern.activation} {library}"
-    return fastest(key, lambda: _runs(pattern, library, tiles), device)
 
 
 class Library(NamedTuple):

@@ -23,41 +23,26 @@ from mvc.passes.graph.fx_utils import cast, insert, only_user, shape, value
 from mvc.passes.graph.memory import same_strides
 from mvc.passes.graph.torch_ops import Kind, call, is_kind
 from mvc.passes.graph.views import axis_order, is_tensor
+from mvc.passes.measured_choice import IN_PLACE
+from mvc.passes.own_kernels import Pattern, operand_beside
 from mvc.passes.torch_private import surely_equal
-
-ACTIVATIONS = ("relu", "silu", "gelu")
 
 
 @dataclasses.dataclass
-class LinearPattern:
+class LinearPattern(Pattern):
     """A product and what is computed with nothing else from it, or for nothing else, as far as it is known.
 
     Attributes:
-        nodes: the calls from the product on, in order; the last one computes y.
-        arguments: the product's.
         norm: the LayerNorm over the last axis whose result is the product's input.
         ahead: the views between these two, in order.
-        activation: one of "none", "relu", "silu", "gelu", "gelu_tanh".
-        scale, residual: as the program has them, at the places where they are used.
+        scale: as the program has it, as the residual, at the place where it is used.
         after: the reshapes between the product and y, and then the permutations, in order.
     """
 
-    nodes: list[fx.Node]
-    arguments: dict[str, Any]
     norm: fx.Node | None = None
     ahead: list[fx.Node] = dataclasses.field(default_factory=list)
-    activation: str = "none"
     scale: fx.Node | None = None
-    residual: fx.Node | None = None
     after: list[fx.Node] = dataclasses.field(default_factory=list)
-
-    @property
-    def product(self) -> fx.Node:
-        return self.nodes[0]
-
-    @property
-    def last(self) -> fx.Node:
-        return self.nodes[-1]
 
     @property
     def calls(self) -> list[fx.Node]:
@@ -138,16 +123,16 @@ def _look_ahead(pattern: LinearPattern) -> None:
 def _take_in(pattern: LinearPattern, node: fx.Node, user: fx.Node, views: Sequence[fx.Node], axis: int) -> bool:
     """Whether the call is the next part of the pattern, which then is noted."""
     known = call(user)
-    name = known.name.removesuffix("_") if known is not None else None
-    if name in ACTIVATIONS and pattern.activation == "none" and pattern.scale is None:
-        pattern.activation = name + "_tanh" * (known.args.get("approximate") == "tanh")
+    if known is None:
+        return False
+    if known.activation in IN_PLACE and pattern.activation == "none" and pattern.scale is None:
+        pattern.activation = known.activation
         return True
+    name = known.name.removesuffix("_")
     if name not in ("add", "mul") or known.args.get("alpha", 1) != 1:
         return False
-    other = known.args["other"] if known.args["input"] is node else known.args["input"]
-    if not is_tensor(other) or other is node or (known.kind is Kind.WRITE and known.args["input"] is not node):
-        return False
-    if not _same_shape(user, node) or value(other).dtype != value(node).dtype:
+    other = operand_beside(known, node)
+    if other is None or not _same_shape(user, node) or value(other).dtype != value(node).dtype:
         return False
     if name == "mul" and pattern.scale is None and _is_vector(value(other), len(shape(node)), axis, shape(node)[axis]):
         pattern.scale = other

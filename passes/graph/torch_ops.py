@@ -162,6 +162,11 @@ class Call(NamedTuple):
     kind: Kind
     args: dict[str, Any]
 
+    @property
+    def activation(self) -> str:
+        """Its name as one of an activation: the same in place and not, and "gelu_tanh" for that form of GELU."""
+        return self.name.removesuffix("_") + "_tanh" * (self.args.get("approximate") == "tanh")
+
 
 def call(node: object) -> Call | None:
     """The node as one of `CALLS`; None for any other, for what writes to an `out`, and for what is no node.

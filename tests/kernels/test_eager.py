@@ -5,12 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 from typing import Any
 
 import pytest
 import torch
-from scan_cases import DIFFERENTIABLE, Case, Inputs, assert_same, implementation, make_inputs, require_cpp, run
+from scan_cases import (
+    DIFFERENTIABLE,
+    Case,
+    Inputs,
+    assert_same,
+    implementation,
+    make_inputs,
+    needs_triton,
+    require_cpp,
+    run,
+)
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +28,6 @@ from torch.utils.checkpoint import checkpoint
 from mvc.kernels import eager
 from mvc.kernels.scan import api as scan, selective_scan
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 CASES = (
     Case(),
     Case(options=()),

@@ -7,14 +7,13 @@ process of its own.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 
 import pytest
 import torch
 from attention_cases import Case, assert_within_budget, in_torch, make_inputs, results
 from opcodes import Launch, compiled_as_launched, recorded_launches
-from scan_cases import interpreted, print_failures
+from scan_cases import needs_triton, print_failures
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -105,12 +104,6 @@ RUNS = {
         for each in (no_finite_score, written_where_heads_join, checked_as_an_op, mapped, under_autocast)
     },
 }
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-
-
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str | None]:
-    return interpreted(__file__)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -6,7 +6,6 @@ process of its own.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from fused_kernels import IN_TORCH
 from opcodes import Binary, compiled_as_launched, recorded_launches
-from scan_cases import assert_within_budget, interpreted, print_failures
+from scan_cases import assert_within_budget, needs_triton, print_failures
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -147,17 +146,9 @@ RUNS = {str(case): lambda case=case: assert_convolution_within_budget(make_input
 RUNS["strange numbers"] = strange_numbers
 
 
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str | None]:
-    return interpreted(__file__)
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_interpreted(name, failures):
     assert failures[name] is None
-
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 class Place(NamedTuple):

@@ -12,7 +12,7 @@ import importlib.util
 import pytest
 import torch
 from fused_kernels import IN_TORCH
-from scan_cases import assert_within_budget, interpreted, print_failures
+from scan_cases import assert_within_budget, print_failures
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -46,11 +46,6 @@ def activation_run(name: str) -> None:
     small = (x[usual] < 0) & (x[usual] > -4)
     torch.testing.assert_close(y[usual][small], oracle[small].float(), atol=0, rtol=4e-4)
     torch.testing.assert_close(y[usual], oracle.float(), atol=2e-7, rtol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str | None]:
-    return interpreted(__file__)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -7,14 +7,13 @@ process of its own.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fused_kernels import IN_TORCH
-from scan_cases import assert_within_budget, interpreted, print_failures
+from scan_cases import assert_within_budget, needs_triton, print_failures
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -143,17 +142,9 @@ RUNS = {str(case): functools.partial(interpreted_run, case) for case in CASES}
 RUNS["strange numbers"] = strange_numbers
 
 
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str | None]:
-    return interpreted(__file__)
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_interpreted(name, failures):
     assert failures[name] is None
-
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 @needs_triton

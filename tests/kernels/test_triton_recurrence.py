@@ -7,7 +7,6 @@ process of its own.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 
 import pytest
@@ -23,7 +22,7 @@ from recurrence_cases import (
     tensors_of,
     through,
 )
-from scan_cases import interpreted, print_failures
+from scan_cases import needs_triton, print_failures
 
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.schemas import op
@@ -80,14 +79,6 @@ def triton_run(case: Case, limits: str) -> None:
     assert (triton_recurrence.combine_kernel in launched) == (limits == "-chunks"), (
         "chunks, or none, against expectation"
     )
-
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-
-
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str | None]:
-    return interpreted(__file__)
 
 
 @pytest.mark.parametrize("name", TRITON_RUNS)

@@ -5,7 +5,6 @@ This file runs itself in a process of its own for that.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -25,8 +24,8 @@ from scan_cases import (
     assert_scan_within_budget,
     cut_into,
     gradients_of_outputs,
-    interpreted,
     make_inputs,
+    needs_triton,
     op_arguments,
     print_failures,
     run,
@@ -36,8 +35,6 @@ from torch import Tensor
 from mvc.kernels.implementations import triton_available
 from mvc.kernels.scan.checks import SEQUENCE_DTYPES
 from mvc.kernels.schemas import op
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 def by_channel(inputs: Inputs) -> Inputs:
@@ -180,11 +177,6 @@ CASES = {name: partial(interpret, each) for name, each in RUNS.items()} | {
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
     print_failures(CASES)
-
-
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str | None]:
-    return interpreted(__file__)
 
 
 @pytest.mark.parametrize("name", CASES)

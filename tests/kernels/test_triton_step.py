@@ -7,7 +7,6 @@ Whether kernels are interpreted is decided when triton is imported, so this file
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from unittest import mock
 
 import pytest
 import torch
-from scan_cases import require_interpreter
+from scan_cases import needs_triton, require_interpreter
 from step_cases import (
     BFLOAT,
     OP,
@@ -35,8 +34,6 @@ from mvc.compat.mamba_ssm import selective_state_update
 
 if TYPE_CHECKING:
     from mvc.kernels.scan.triton_launch import Plan
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 @needs_triton

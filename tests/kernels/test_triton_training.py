@@ -17,7 +17,6 @@ from scan_cases import (
     Tiles,
     assert_same,
     cut_into,
-    interpreted,
     make_inputs,
     map_tensors,
     op_arguments,
@@ -169,11 +168,6 @@ def main() -> None:
     assert triton_available()  # registers the ops
     with cut_into(TILES):
         print_failures({case.__name__: case for case in CASES})
-
-
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str | None]:
-    return interpreted(__file__)
 
 
 @pytest.mark.parametrize("name", [case.__name__ for case in CASES])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from toy_passes import capture, rewritten
 
 from mvc.kernels.implementations import triton_available
-from mvc.passes import pipeline
+from mvc.passes import own_kernels, pipeline
 from mvc.passes.fusing import fuse_convolution
 from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
 from mvc.passes.fusing.fuse_convolution import FuseConvolution
@@ -37,7 +37,7 @@ WEIGHT, BIAS, FEW = image(N, C, 3, 3) / 8, torch.randn(N).half(), image(N, 3, 4,
 
 @pytest.fixture(autouse=True)
 def cpu_in_place_of_a_gpu(monkeypatch):
-    monkeypatch.setattr(fuse_convolution, "DEVICE", "cpu")
+    monkeypatch.setattr(own_kernels, "DEVICE", "cpu")
     with on_cpu(), torch.no_grad():
         yield
 
@@ -259,7 +259,7 @@ def test_the_measurement_decides_unless_it_is_forced(kernels, monkeypatch):
         asked.append(key)
         return choice
 
-    monkeypatch.setattr(fuse_convolution, "fastest", fastest)
+    monkeypatch.setattr(own_kernels, "fastest", fastest)
     for choice in ("library", "4"):
         module, _ = capture(lambda x, rest: F.gelu(conv(x)) + rest, X, REST)
         outcome = FuseConvolution(kernels)(module.graph)

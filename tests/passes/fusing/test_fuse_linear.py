@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from toy_passes import capture, rewritten
 
 from mvc.kernels.implementations import triton_available
-from mvc.passes import pipeline
+from mvc.passes import own_kernels, pipeline
 from mvc.passes.fusing import fuse_linear
 from mvc.passes.fusing.fuse_linear import FuseLinear, Library
 from mvc.passes.graph.fx_utils import op_counts
@@ -35,7 +35,7 @@ X, REST, WEIGHT, BIAS, SCALE, GAMMA, BETA = half(B, L, K), half(B, L, N), half(N
 
 @pytest.fixture(autouse=True)
 def cpu_in_place_of_a_gpu(monkeypatch):
-    monkeypatch.setattr(fuse_linear, "DEVICE", "cpu")
+    monkeypatch.setattr(own_kernels, "DEVICE", "cpu")
     with on_cpu(), torch.no_grad():
         yield
 
@@ -288,7 +288,7 @@ def test_the_measurement_decides_unless_it_is_forced(kernels, monkeypatch):
         asked.append((key, device))
         return choice
 
-    monkeypatch.setattr(fuse_linear, "fastest", fastest)
+    monkeypatch.setattr(own_kernels, "fastest", fastest)
     for choice in ("library", "4"):
         module, _ = capture(lambda x, rest: F.gelu(linear(x)) + rest, X, REST)
         outcome = FuseLinear(kernels)(module.graph)
@@ -307,7 +307,7 @@ def test_the_measurement_decides_unless_it_is_forced(kernels, monkeypatch):
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_the_library_may_compute_gelu_too(approximate, monkeypatch):
     """Its tanh form differs from the exact one by less than rounding to half precision does to larger results."""
-    monkeypatch.setattr(fuse_linear, "fastest", lambda key, build, device: "cublas")
+    monkeypatch.setattr(own_kernels, "fastest", lambda key, build, device: "cublas")
     counts, record, found = run(
         lambda x, rest: F.gelu(linear(norm(x)).view(B * L, N), approximate=approximate), X, REST, kernels="measured"
     )
@@ -322,7 +322,7 @@ def both_library_and_own(function, *inputs):
     patterns = map(fuse_linear.linear_pattern, module.graph.nodes)
     (pattern,) = (each for each in patterns if each is not None and len(each.calls) > 1)
     library = fuse_linear._library(pattern)
-    runs = fuse_linear._runs(pattern, library, fuse_linear._tiles(pattern))
+    runs = fuse_linear._runs(pattern, library, fuse_linear.FuseLinear().tiles(pattern))
     return library, {name: run() for name, run in runs.items()}
 
 

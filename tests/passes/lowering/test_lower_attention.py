@@ -147,7 +147,7 @@ def test_the_faster_is_chosen(choice, training, monkeypatch):
     assert [miss.reason for miss in record.near_misses] == ["measured: the library is as fast"] * (choice == "library")
     assert [*results] == ["library", "own"]
     assert isinstance(results["own"], tuple) == training
-    torch.testing.assert_close(results["own"], results["library"], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(results["own"], results["library"], rtol=2e-3, atol=2e-3)
 
 
 def test_the_library_by_option_and_another_device(monkeypatch):
