@@ -244,13 +244,17 @@ def test_what_ran_is_told_by_operators_and_by_kernels_that_have_none(monkeypatch
 def test_kernels_without_an_operator_are_those_that_profiles_take_for_the_scans():
     from mvc.measure.families import family
 
-    kernels = {
-        name
+    folders = {
+        name: path.parent.name
         for path in ROOT.glob("kernels/*/triton_*.py")
         for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)
     }
-    assert {name for name in kernels if facts.KERNEL.fullmatch(f"{name}_0")} == kernels - {"step_kernel"}
-    assert {family(f"{name}_0") for name in kernels} == {"scan"}
+    others = {"linear": "matrix product", "convolution": "convolution", "attention": "attention"}
+    assert {name: family(f"{name}_0") for name in folders} == {
+        name: others.get(folder, "scan") for name, folder in folders.items()
+    }
+    scans = {name for name, folder in folders.items() if folder not in others}
+    assert {name for name in folders if facts.KERNEL.fullmatch(f"{name}_0")} == scans - {"step_kernel"}
 
 
 @pytest.mark.versions
