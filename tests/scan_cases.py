@@ -196,6 +196,15 @@ def gradients_of_outputs(*outputs: Tensor) -> list[Tensor]:
     return [torch.randn(t.shape, generator=generator).bfloat16().to(t) for t in outputs]
 
 
+def with_last_stride(tensor: Tensor, stride: int) -> Tensor:
+    """The tensor with neighbours of its last axis so far apart; of the memory between them nothing is touched."""
+    rows = tensor[..., 0].numel()
+    assert rows <= stride
+    strides = tensor[..., 0].contiguous().stride()
+    memory = tensor.new_empty(rows + stride * (tensor.shape[-1] - 1))
+    return memory.as_strided(tensor.shape, (*strides, stride)).copy_(tensor)
+
+
 def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in expected.items():
         assert torch.equal(actual[name], tensor), name

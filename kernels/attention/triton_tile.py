@@ -8,6 +8,8 @@ Sizes of tiles are powers of two, and a head of 40 channels would leave a third 
 import triton
 import triton.language as tl
 
+from mvc.kernels.scan.triton_tile import wide
+
 
 @triton.jit
 def start(i_batch, stride_b, i_head, stride_h, ALIGNED: tl.constexpr):
@@ -21,7 +23,7 @@ def _read_part(
     q, o_row, stride, stride_d, length, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr
 ):
     o_d = FIRST + tl.arange(0, WIDTH)
-    q = q + o_row.to(tl.int64)[:, None] * stride + o_d[None, :] * stride_d
+    q = q + o_row.to(tl.int64)[:, None] * stride + o_d[None, :] * wide(stride_d)
     PADDED: tl.constexpr = FIRST + WIDTH > D
     if MASKED and PADDED:
         return tl.load(q, mask=(o_row < length)[:, None] & (o_d < D)[None, :], other=0.0)

@@ -43,18 +43,22 @@ def check(
     check_one_dtype({"x": x, "weight": weight}, IN_TRITON)
     if min(weight.shape[1:]) == 0:
         raise ValueError(f"weight must have a channel and a tap at least, got shape {tuple(weight.shape)}")
+    elements = sizes["outputs"]  # of an image of the result
     for i, axis in enumerate(("height", "width")):
         size = result_size(sizes[axis], sizes[f"kernel {axis}"], stride[i], padding[i])
+        elements *= size
         if size < 1:
             seen = f"{sizes[f'kernel {axis}']} with padding {padding[i]}, and x's is {sizes[axis]}"
             raise ValueError(f"weight's kernel {axis} is {seen}; it must fit into the padded image")
         if residual is not None and sizes[f"result {axis}"] != size:
             raise ValueError(f"residual must have {axis} {size} as the result, got {sizes[f'result {axis}']}")
-    for name, image in (("x", x), ("residual", residual)):
-        if image is not None and _reach(image) >= LARGEST:
-            raise ValueError(f"an image of {name} spans {_reach(image)} elements; it must be less than 2**31")
+    for name, spanned in (("x", _reach(x)), ("residual", _reach(residual)), ("the result", elements)):
+        if spanned >= LARGEST:
+            raise ValueError(f"an image of {name} spans {spanned} elements; it must be less than 2**31")
 
 
-def _reach(tensor: Tensor) -> int:
+def _reach(tensor: Tensor | None) -> int:
     """How many elements of memory an image spans."""
+    if tensor is None:
+        return 0
     return sum((size - 1) * abs(stride) for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))

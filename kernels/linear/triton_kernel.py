@@ -17,6 +17,7 @@ what it multiplies.
 import triton
 import triton.language as tl
 
+from mvc.kernels.scan.triton_tile import wide
 from mvc.kernels.triton_epilogue import activated
 
 
@@ -112,6 +113,7 @@ def linear_kernel(
     inner = inner // OF_K * OF_K
     x_m = x_m // OF_ROWS * OF_ROWS
     weight_n = weight_n // OF_ROWS * OF_ROWS
+    x_k, weight_k = wide(x_k), wide(weight_k)
     residual_m = residual_m // OF_ROWS * OF_ROWS
     i_m, i_n = _block(rows, columns, BM, BN, GROUP)
     o_m = i_m * BM + tl.arange(0, BM)

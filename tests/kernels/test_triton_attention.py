@@ -13,7 +13,7 @@ import pytest
 import torch
 from attention_cases import Case, assert_within_budget, in_torch, make_inputs, results
 from opcodes import Launch, compiled_as_launched, recorded_launches
-from scan_cases import needs_triton, print_failures
+from scan_cases import needs_triton, print_failures, with_last_stride
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -67,6 +67,16 @@ def written_where_heads_join() -> None:
     assert all(each.transpose(1, 2).is_contiguous() for each in (out, *gradients))
 
 
+def channels_far_apart() -> None:
+    """Between which 32 bits cannot count."""
+    q, k, v, grad = make_inputs(Case(7, 128, torch.float16))
+    expected = results(op(), q, k, v, grad, 0.1)
+    for far in ("q", "k", "v"):
+        given = [with_last_stride(each, 2**24 + 2**18) if name == far else each for name, each in zip("qkv", (q, k, v))]
+        for one, other in zip(results(op(), *given, grad, 0.1), expected, strict=True):
+            assert torch.equal(one, other), far
+
+
 def checked_as_an_op() -> None:
     """Its schema, and its derivative's registration; what is traced has no values to interpret."""
     q, k, v, _ = make_inputs(Case(7, 8))
@@ -101,7 +111,14 @@ RUNS = {
     },
     **{
         each.__name__: each
-        for each in (no_finite_score, written_where_heads_join, checked_as_an_op, mapped, under_autocast)
+        for each in (
+            no_finite_score,
+            written_where_heads_join,
+            channels_far_apart,
+            checked_as_an_op,
+            mapped,
+            under_autocast,
+        )
     },
 }
 

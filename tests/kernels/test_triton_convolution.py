@@ -296,6 +296,9 @@ def test_an_image_whose_offsets_take_more_than_32_bits_is_refused():
     inputs = map_tensors(lambda tensor: tensor.to("meta"), make_inputs(Case()))
     with pytest.raises(ValueError, match=r"an image of x spans 5368709119 elements; it must be less than 2\*\*31"):
         fused_conv2d(**inputs | {"x": torch.empty(2, 5, 2**15, 2**15, device="meta")})
+    inputs |= {"x": torch.empty(1, 1, 2**11, 2**11, device="meta"), "bias": None, "residual": None}
+    with pytest.raises(ValueError, match=r"an image of the result spans 2147483648 elements"):
+        fused_conv2d(**inputs | {"weight": torch.empty(2**9, 1, 3, 3, device="meta")})
 
 
 @needs_triton

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fused_kernels import IN_TORCH
-from scan_cases import assert_within_budget, needs_triton, print_failures
+from scan_cases import assert_within_budget, needs_triton, print_failures, with_last_stride
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -138,8 +138,18 @@ def strange_numbers() -> None:
     torch.testing.assert_close(fused_linear(**inputs), unfused(**inputs), equal_nan=True, atol=1e-5, rtol=1e-5)
 
 
+def far_apart(name: str) -> None:
+    """Neighbours of the inner axis between which 32 bits cannot count."""
+    from mvc.kernels.linear import triton_ops  # noqa: F401
+
+    inputs = make_inputs(Case(dtype=HALF))
+    inputs[name] = with_last_stride(inputs[name], 2**24)
+    assert_linear_within_budget(inputs)
+
+
 RUNS = {str(case): functools.partial(interpreted_run, case) for case in CASES}
 RUNS["strange numbers"] = strange_numbers
+RUNS |= {f"{name} far apart": functools.partial(far_apart, name) for name in ("x", "weight")}
 
 
 @pytest.mark.parametrize("name", RUNS)
