@@ -16,6 +16,11 @@ def one_of_each(variant, **options):
     return create_model(variant, depths=(1, 1, 1, 1), **options)
 
 
+def both_mixers(variant, **options):
+    """The same, with a selective scan and an attention in each of the later stages."""
+    return create_model(variant, depths=(1, 1, 2, 2), **options)
+
+
 MB = 10**6
 
 

@@ -71,9 +71,10 @@ def channels_far_apart() -> None:
     """Between which 32 bits cannot count."""
     q, k, v, grad = make_inputs(Case(7, 128, torch.float16))
     expected = results(op(), q, k, v, grad, 0.1)
-    for far in ("q", "k", "v"):
-        given = [with_last_stride(each, 2**24 + 2**18) if name == far else each for name, each in zip("qkv", (q, k, v))]
-        for one, other in zip(results(op(), *given, grad, 0.1), expected, strict=True):
+    for far in "qkv":
+        given = {"q": q, "k": k, "v": v}
+        given[far] = with_last_stride(given[far], 2**24 + 2**18)
+        for one, other in zip(results(op(), *given.values(), grad, 0.1), expected, strict=True):
             assert torch.equal(one, other), far
 
 

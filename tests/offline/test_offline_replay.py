@@ -134,8 +134,9 @@ def test_other_dtypes_and_gradients_are_within_budget(request_, tmp_path):
     assert seen.eager_error > 0
 
 
-def test_t_at_batch_1(tmp_path):
-    generate(Request("T", 1, 224, 224, "float16", frozen=True), find("sm_90"), tmp_path, kernels=False)
+def test_the_kernels_of_t_at_batch_1(tmp_path):
+    asked = Request("T", 1, 224, 224, "float16", frozen=True, builder="tests.offline_sample:both_mixers")
+    generate(asked, find("sm_90"), tmp_path, kernels=False)
     (seen,) = replay(tmp_path)
     assert seen.passed, seen
 
