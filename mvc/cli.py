@@ -20,9 +20,11 @@ import torch
 
 from mvc import files
 from mvc.errors import UserError
+from mvc.patches import replaced
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141  # exit statuses
+MOMENT = 0.01  # seconds until a lost signal is raised again
 STOPPING = {
     getattr(signal, name): word
     for name, word in (("SIGTERM", "terminated"), ("SIGHUP", "hung up"))
@@ -84,21 +86,47 @@ def exit_status(run: Callable[[], int], *, unusable: int = UNUSABLE) -> int:
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[None]:
     """Turn the signals of `STOPPING` into exceptions in the block, unless they are ignored (nohup) or handled already.
-    Only the main thread can."""
+    Only the main thread can.
+
+    Python only prints what is raised in a callback of a weak reference, of which torch has many: an interrupt or signal
+    that arrives there is raised once more.
+    """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)  # a second one, for the whole group say, does not stop the cleaning up
         raise _Stopped(number)
 
+    def raise_again(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, _Stopped):
+            (number,) = lost.exc_value.args
+            signal.signal(number, stop)
+        elif isinstance(lost.exc_value, KeyboardInterrupt):
+            number = signal.SIGINT
+        else:
+            print_lost(lost)
+            return
+        # From another thread, since here it would be lost again.
+        threading.Timer(MOMENT, _send_to_main_thread, (number,)).start()
+
+    print_lost = sys.unraisablehook
     main = threading.current_thread() is threading.main_thread()
     numbers = [number for number in STOPPING if main and signal.getsignal(number) is signal.SIG_DFL]
     try:
         for number in numbers:
             signal.signal(number, stop)
-        yield
+        with replaced(sys, "unraisablehook", raise_again):
+            yield
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _send_to_main_thread(number: int) -> None:
+    """Where the system can, so that it wakes from what it waits for; Windows cannot."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, number)
+    else:
+        signal.raise_signal(number)
 
 
 def positive(text: str) -> int:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 
 import pytest
 
@@ -58,6 +60,48 @@ def test_signals_clean_up_as_an_interrupt_does(name, word, capsys):
     assert cleaned == [name]
     assert capsys.readouterr().err == f"{word}\n"
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signals_in_a_callback_of_a_weak_reference_are_not_lost(name, capsys):
+    class Referent:
+        pass
+
+    def run():
+        referent = Referent()
+        reference = weakref.ref(referent, lambda _: signal.raise_signal(number))
+        del referent
+        assert reference() is None
+        time.sleep(60)
+        pytest.fail("went on")
+
+    number = getattr(signal, name)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in background
+    start = time.monotonic()
+    try:
+        assert cli.exit_status(run) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - start < 60, "it did not wake"
+    assert capsys.readouterr().err in ("interrupted\n", "terminated\n")
+
+
+def test_other_errors_in_such_callbacks_are_printed(monkeypatch):
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+
+    class Broken:
+        def __del__(self):
+            raise ZeroDivisionError
+
+    def run():
+        Broken()
+        return 0
+
+    assert cli.exit_status(run) == 0
+    (seen,) = lost
+    assert seen.exc_type is ZeroDivisionError
+    assert sys.unraisablehook == lost.append
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
