@@ -86,7 +86,7 @@ def exit_status(run: Callable[[], int], *, unusable: int = UNUSABLE) -> int:
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[None]:
     """Turn the signals of `STOPPING` into exceptions in the block, unless they are ignored (nohup) or handled already.
-    Only the main thread can.
+    Only the main thread can; another one leaves everything as it is.
 
     Python only prints what is raised in a callback of a weak reference, of which torch has many: an interrupt or signal
     that arrives there is raised once more.
@@ -108,9 +108,11 @@ def _signals_raised() -> Iterator[None]:
         # From another thread, since here it would be lost again.
         threading.Timer(MOMENT, _send_to_main_thread, (number,)).start()
 
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     print_lost = sys.unraisablehook
-    main = threading.current_thread() is threading.main_thread()
-    numbers = [number for number in STOPPING if main and signal.getsignal(number) is signal.SIG_DFL]
+    numbers = [number for number in STOPPING if signal.getsignal(number) is signal.SIG_DFL]
     try:
         for number in numbers:
             signal.signal(number, stop)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 
 import pytest
 import torch
+from scan_cases import needs_triton
 
 from bench import calibrate_scan
 from bench.calibrate_scan import accuracy, groups, rows
@@ -232,7 +232,7 @@ def test_what_is_measured_is_written_once_and_read_in_full():
 
 
 @pytest.mark.versions
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@needs_triton
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_a_compiled_kernel_is_read(capability):
     """What this version's compiler writes: its loop, and waits for the scoreboards that are set alone."""
