@@ -1,0 +1,185 @@
+"""From a model to a `torch.export.ExportedProgram`: captured by Dynamo, rewritten by the passes, exported.
+
+    model ── Dynamo ── graph of torch calls ── passes ── frozen constants computed ── torch.export ── ExportedProgram
+
+The passes are written for Dynamo's graph, before autograd; `torch.export` then makes a graph of ATen of what they left,
+over the same free sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from mvc.compile.torch_private import fewer_shape_guards, raised_in_trace
+from mvc.errors import UserError
+from mvc.export import torch_private
+from mvc.export.sizes import Sizes, outside
+from mvc.passes import pipeline
+from mvc.passes.base import Pass
+from mvc.passes.frozen.freeze import split_constants
+from mvc.passes.frozen.prepack import Prepack
+from mvc.passes.graph.fx_utils import value
+from mvc.passes.lowering.lower_scan import decompositions
+
+_serial = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """Dynamo's graph of a model.
+
+    Attributes:
+        graph_module: over the model's tensors and its inputs.
+        inputs: what the graph's placeholders stand for: tensors, and sizes as symbols.
+        example: the model's inputs.
+        structure: of the model's output, whose leaves the graph returns.
+    """
+
+    graph_module: fx.GraphModule
+    inputs: list[Any]
+    example: tuple[Tensor, ...]
+    structure: TreeSpec
+
+
+def export(
+    model: nn.Module, example: Sequence[Tensor], sizes: Sizes, *, passes: Sequence[Pass], frozen: bool
+) -> torch.export.ExportedProgram:
+    """The model's program, for inference.
+
+    Args:
+        example: the model's inputs, within `sizes`.
+        passes: what rewrites Dynamo's graph, in order.
+        frozen: compute what depends on parameters alone now; the program holds the results in place of the parameters.
+
+    Raises:
+        UserError: the model cannot be captured, or does not serve the sizes.
+    """
+    with torch.no_grad():
+        captured = _capture(model, sizes.traceable(example), sizes)
+        module = _rewritten(captured, _names(model), passes, frozen=frozen)
+        try:
+            return torch.export.export(module, captured.example, dynamic_shapes=sizes.dims(captured.example))
+        except Exception as error:
+            if (reason := torch_private.range_violation(error)) is not None:
+                raise outside(reason, sizes) from error
+            raise
+
+
+def without_custom_ops(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program with mvc's portable ops as torch's own operations.
+
+    Raises:
+        torch_private.Unserved: they hold for a part of the program's range alone.
+    """
+    with torch_private.no_new_guards(program):
+        return program.run_decompositions(decompositions())
+
+
+def _capture(model: nn.Module, example: tuple[Tensor, ...], sizes: Sizes) -> Captured:
+    found: list[tuple[fx.GraphModule, list[Any]]] = []
+    structure: list[TreeSpec] = []
+
+    def keep(graph_module: fx.GraphModule, inputs: list[Any]) -> Any:
+        found.append((graph_module, inputs))
+        return graph_module.forward
+
+    def forward(*tensors: Tensor) -> tuple[Any, ...]:
+        leaves, spec = tree_flatten(model(*tensors))
+        structure.append(spec)
+        return tuple(leaves)
+
+    forward.__code__ = forward.__code__.replace(co_name=f"export_{next(_serial)}")  # Dynamo counts graphs by it
+    inputs = tuple(x.detach().clone() for x in example)
+    for x in inputs:
+        for _, axis, limits in sizes.free(x):
+            torch_private.mark_free(x, axis, *limits)
+    try:
+        with fewer_shape_guards():
+            outputs = torch.compile(forward, backend=keep, fullgraph=True, dynamic=False)(*inputs)
+    except Exception as error:
+        if (reason := torch_private.range_violation(error)) is not None:
+            raise outside(reason, sizes) from error
+        if raised_in_trace(error.__cause__):
+            raise UserError(f"example is not accepted by the model: {error}") from error
+        raise
+    if len(found) != 1:
+        raise UserError(f"the model makes {len(found)} graphs; one that calls torch can be exported")
+    graph_module, arguments = found[0]
+    returned = graph_module.graph.output_node().args[0]
+    if not all(isinstance(each, Tensor) for each in outputs) or len(returned) != len(outputs):
+        raise UserError("the model returns other things than tensors that it computes, each once; wrap it in a module that returns these")
+    return Captured(graph_module, arguments, inputs, structure[-1])
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    """The names of the model's tensors by their ids."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    return {id(tensor): name for name, tensor in named}
+
+
+def _rewritten(captured: Captured, names: dict[int, str], passes: Sequence[Pass], *, frozen: bool) -> nn.Module:
+    """The captured graph after the passes, as a module that holds the tensors which it needs."""
+    graph_module, inputs = captured.graph_module, captured.inputs
+    first, last = _around_packing(passes) if frozen else (passes, ())
+    pipeline.run(first, graph_module)
+    split = split_constants(graph_module) if frozen else None
+    if split is not None:
+        constants = split.constants(*(inputs[index] for index in split.parameters))
+        graph_module, inputs = split.main, [*(inputs[index] for index in split.kept), *constants]
+    pipeline.run(last, graph_module)
+    return _bound(graph_module, inputs, captured, names)
+
+
+def _around_packing(passes: Sequence[Pass]) -> tuple[Sequence[Pass], Sequence[Pass]]:
+    """The passes before weights are packed, and the others: packed weights are of one processor, and no file's."""
+    start = next((index for index, each in enumerate(passes) if isinstance(each, Prepack)), len(passes))
+    return passes[:start], passes[start:]
+
+
+def _bound(graph_module: fx.GraphModule, inputs: list[Any], captured: Captured, names: dict[int, str]) -> nn.Module:
+    """The graph over the model's inputs alone, its other inputs as attributes of the module."""
+    graph, tensors = fx.Graph(), {}
+    images = [graph.placeholder(f"x{index}" if index else "x") for index in range(len(captured.example))]
+    copies: dict[fx.Node, fx.Node] = {}
+    placeholders = graph_module.graph.find_nodes(op="placeholder")
+    for node, given in zip(placeholders, inputs, strict=True):
+        if isinstance(given, torch.SymInt):
+            source, axis = _place_of(given, zip(placeholders, inputs, strict=True), captured.example)
+            copies[node] = graph.call_function(torch.ops.aten.sym_size.int, (images[source], axis))
+        elif (index := _position(given, captured.example)) is not None:
+            copies[node] = images[index]
+        else:
+            name = names.get(id(given), f"constants.{len(tensors)}")
+            tensors[name] = given
+            copies[node] = graph.get_attr(name)
+    for node in graph_module.graph.nodes:
+        if node.op == "get_attr":
+            tensors[node.target] = operator.attrgetter(node.target)(graph_module)
+        if node.op == "output":
+            results = fx.node.map_arg(tuple(node.args[0]), copies.__getitem__)
+            graph.output(tree_unflatten(list(results), captured.structure))
+        elif node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    return fx.GraphModule(tensors, graph)
+
+
+def _position(given: Any, example: Sequence[Tensor]) -> int | None:
+    return next((index for index, x in enumerate(example) if x is given), None)
+
+
+def _place_of(size: torch.SymInt, inputs: Iterable[tuple[fx.Node, Any]], example: Sequence[Tensor]) -> tuple[int, int]:
+    """The input and the axis that has a symbolic size."""
+    for node, given in inputs:
+        if (index := _position(given, example)) is not None:
+            for axis, each in enumerate(value(node).shape):
+                if isinstance(each, torch.SymInt) and each.node.expr == size.node.expr:
+                    return index, axis
+    raise UserError(f"the model computes with a size {size} that no input has; export it with dynamic=None")
