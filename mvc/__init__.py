@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mvc.compile.captured import capture_step as capture_step
     from mvc.compile.compiler import compile_model as compile_model
     from mvc.compile.explanation import explain as explain
+    from mvc.export.api import export_model as export_model
     from mvc.kernels.recurrence import linear_recurrence as linear_recurrence
     from mvc.kernels.scan import (
         reset_from_cu_seqlens as reset_from_cu_seqlens,
@@ -32,6 +33,7 @@ _PUBLIC = {
     "MambaVision": "mvc.model.module",
     "compile_model": "mvc.compile.compiler",
     "explain": "mvc.compile.explanation",
+    "export_model": "mvc.export.api",
     "refresh": "mvc.compile.backend",
     "capture_step": "mvc.compile.captured",
     "selective_scan": "mvc.kernels.scan",

@@ -3,6 +3,7 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -13,6 +14,7 @@
 
 #include "backward.h"
 #include "linear_recurrence.h"
+#include "packing.h"
 
 namespace mvc {
 namespace {
@@ -258,9 +260,13 @@ Tensor linear_recurrence(const Tensor& a, const Tensor& b, Optional initial, int
   return h.to(result);
 }
 
+// A process may load several builds of this library, mvc's own and those of packages: the first one's ops serve all.
+const bool kFirst = !c10::Dispatcher::singleton().findSchema({"mvc::selective_scan_cpu", ""}).has_value();
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mvc, library) {
+  if (!kFirst) return;
   const std::string inputs = kInputs;
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag, at::Tag::flexible_layout};
   library.def(("selective_scan_cpu(" + inputs + ") -> (Tensor, Tensor)").c_str(), tags);
@@ -272,6 +278,7 @@ TORCH_LIBRARY_FRAGMENT(mvc, library) {
 }
 
 TORCH_LIBRARY_IMPL(mvc, CPU, library) {
+  if (!kFirst) return;
   library.impl("selective_scan_cpu", selective_scan);
   library.impl("selective_scan_cpu_backward", selective_scan_backward);
   library.impl("linear_recurrence_cpu", linear_recurrence);

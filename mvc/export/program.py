@@ -115,7 +115,9 @@ def _capture(model: nn.Module, example: tuple[Tensor, ...], sizes: Sizes) -> Cap
     graph_module, arguments = found[0]
     returned = graph_module.graph.output_node().args[0]
     if not all(isinstance(each, Tensor) for each in outputs) or len(returned) != len(outputs):
-        raise UserError("the model returns other things than tensors that it computes, each once; wrap it in a module that returns these")
+        raise UserError(
+            "the model returns other things than tensors that it computes, each once; wrap it in a module that returns these"
+        )
     return Captured(graph_module, arguments, inputs, structure[-1])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvc.arguments import is_whole, require, shown
+from mvc.arguments import is_whole, require
 from mvc.errors import UserError
 
 Range = tuple[int, int]
@@ -65,7 +65,7 @@ class Sizes:
                 raise UserError(f"dynamic names {name!r}, and no input of example has such an axis; leave it out")
             if not all(low <= size <= high for size in sizes):
                 seen = next(size for size in sizes if not low <= size <= high)
-                raise UserError(f"the {name} of example is {seen}, outside of the range {low}:{high} that dynamic asks for")
+                raise UserError(f"the {name} of example is {seen}, outside of the range {low}:{high} in dynamic")
 
     def traceable(self, example: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The example, with a free batch of 1 doubled: torch takes a size of 1 for one that never varies."""
@@ -79,7 +79,8 @@ class Sizes:
 
     def dims(self, example: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
         """The `dynamic_shapes` of `torch.export.export`, one entry for each input."""
-        named = {name: torch.export.Dim(name, min=low, max=high) for name, (low, high) in self.ranges.items()}
+        free = {name: limits for x in example for name, _, limits in self.free(x)}
+        named = {name: torch.export.Dim(name, min=low, max=high) for name, (low, high) in free.items()}
         return tuple({axis: named[name] for name, axis, _ in self.free(x)} for x in example)
 
     def described(self, example: Sequence[Tensor]) -> str:
@@ -92,16 +93,9 @@ class Sizes:
             shape[axis] = f"{low}:{high}"
         return shape
 
-    def at(self, x: Tensor, sizes: Mapping[str, int]) -> Tensor:
-        """x, repeated and cut so that its free axes have these sizes."""
-        for name, axis, _ in self.free(x):
-            if name in sizes:
-                index = torch.arange(sizes[name], device=x.device) % x.shape[axis]
-                x = x.index_select(axis, index)
-        return x
-
 
 def outside(reason: str, sizes: Sizes) -> UserError:
     """The error of a program that does not serve its range."""
     asked = ", ".join(f"{name} {low}:{high}" for name, (low, high) in sizes.ranges.items())
-    return UserError(f"the model cannot serve {asked} by one program: {shown(reason)[1:-1]}; narrow dynamic, or set it to None")
+    said = f"the model cannot serve {asked} by one program: {reason}"
+    return UserError(f"{said}; narrow dynamic, or set it to None")

@@ -4,11 +4,16 @@ all of it."""
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from mvc.compile.torch_private import patching
+from mvc.patches import replaced
 
 
 class Unserved(Exception):
@@ -63,3 +68,71 @@ def _shape_environment(graph: fx.Graph) -> Any:
 def _assumptions(environment: Any) -> list[str]:
     guards = [str(guard.expr) for guard in environment.guards]
     return [*guards, *(f"{symbol} is {other}" for symbol, other in environment.replacements.items())]
+
+
+def unchecked_lower_bounds() -> dict[str, Any]:
+    """The option that lets packages accept a batch of 1 where the check of inputs is switched on: torch traces free
+    sizes as at least 2. Older versions have neither."""
+    from torch._inductor import config
+
+    name = "aot_inductor.check_lowerbound"
+    return {name: False} if name in config.get_config_copy() else {}
+
+
+def linked(library: Path, flags: Sequence[str]) -> dict[str, Any]:
+    """The options by which AOTInductor links a shared library, which the package's own then finds beside itself.
+
+    Args:
+        flags: for the linker.
+    """
+    # Each entry follows "-l" on the command line, which is split at blanks.
+    search = f"-L{shlex.quote(str(library.parent))} -l:{library.name} -Wl,-rpath,'$ORIGIN'"
+    flags = " ".join(("dl -Wl,--no-as-needed", search, *flags))
+    return {"aot_inductor.custom_op_libs": [flags]}
+
+
+def package(
+    program: torch.export.ExportedProgram, path: Path, options: Mapping[str, Any], beside: Sequence[Path]
+) -> None:
+    """Compile a program with AOTInductor into the package `path`, with further files beside its library."""
+    from torch._inductor.package import package_aoti
+
+    arguments, keywords = program.example_inputs
+    made = torch._inductor.aot_compile(program.module(check_guards=False), arguments, keywords, options=dict(options))
+    package_aoti(str(path), [*made, *map(str, beside)])
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What an AOTInductor package says of itself."""
+    return torch._C._aoti.AOTIModelPackageLoader.load_metadata_from_package(str(path), "model")
+
+
+@contextlib.contextmanager
+def code_for(vectors: str, architecture: str) -> Iterator[dict[str, Any]]:
+    """Within the block Inductor writes and compiles C++ for an instruction set, whatever this processor has.
+
+    Args:
+        vectors: the class of Inductor's with its vectors; empty for none.
+        architecture: the compiler's name of it.
+
+    Yields:
+        the options that belong to it.
+    """
+    from torch._inductor import config, cpp_builder, cpu_vec_isa
+
+    chosen = [getattr(cpu_vec_isa, vectors)()] if vectors else []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patching)
+        stack.enter_context(replaced(cpu_vec_isa, "valid_vec_isa_list", lambda: chosen))
+        options = {"cpp.simdlen": None, "cpp.vec_isa_ok": True}
+        if "cpp.march" in config.get_config_copy():
+            options["cpp.march"] = architecture
+        else:  # older versions compile for the processor that they run on
+            flags = cpp_builder._get_optimization_cflags
+
+            def without_native(*arguments: Any) -> tuple[list[str], list[str]]:
+                compiling, linking = flags(*arguments)
+                return [f"march={architecture}" if flag == "march=native" else flag for flag in compiling], linking
+
+            stack.enter_context(replaced(cpp_builder, "_get_optimization_cflags", without_native))
+        yield options

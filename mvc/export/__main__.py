@@ -1,0 +1,233 @@
+"""python -m mvc.export: write MambaVision as a file that runs elsewhere, and compare the file with eager mode."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvc import cli
+from mvc.cli import DTYPES, exit_status, finite, write_json
+from mvc.compile.compiler import check_against_eager
+from mvc.export import isa
+from mvc.export.api import FORMATS, Exported, export_model
+from mvc.export.loading import load
+from mvc.export.sizes import Range
+from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS
+from mvc.model.module import MambaVision, create_model
+from mvc.model.weights import load_weights
+from mvc.passes.accuracy import Check
+from mvc.progress import Progress
+from mvc.table import tabulate
+
+TRACED_BATCH = 8  # for which tiles and library calls are chosen, where the range holds it
+SCHEMA = "mvc.export/1"
+
+EXAMPLES = """examples:
+  python -m mvc.export --variant T --output t.pt2
+  python -m mvc.export --variant S --weights hub:nvidia/MambaVision-S-1K --output s.onnx
+  python -m mvc.export --variant T --dtype bfloat16 --batch 1:16 --isa avx2 --output t.pt2
+  python -m mvc.export --variant tiny --batch 1:8 --size 64:512 --format exported --output tiny.exported
+
+exit status: 0 done, 1 the file and eager disagree, 2 unusable input or machine, 130 interrupted"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """The file beside eager mode for inputs of some sizes."""
+
+    sizes: Mapping[str, int]
+    check: Check
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    args = _parser().parse_args(arguments)
+    return exit_status(lambda: _run(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(__doc__.partition(": ")[2], prog="python -m mvc.export", epilog=EXAMPLES)
+    add = parser.add_argument
+    add("--output", type=cli.name, metavar="FILE", required=True, help="the file; what is there is replaced")
+    add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
+    add("--weights", type=cli.name, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
+    kinds = "pt2: AOTInductor package; onnx; exported: for torch.export.load (default by the file's suffix)"
+    add("--format", choices=FORMATS, help=kinds)
+    add(
+        "--batch",
+        type=_range,
+        default=(1, 64),
+        metavar="LOW:HIGH",
+        help="images in a batch, or one number (default 1:64)",
+    )
+    add(
+        "--size",
+        type=_sides,
+        metavar="HxW",
+        help="image size; each side one number or LOW:HIGH (default the variant's)",
+    )
+    add("--dtype", choices=DTYPES, default="float32", help="dtype of parameters and input (default float32)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="what a .pt2 is for (default cpu)")
+    frozen = "compute now what depends on parameters alone (default), or leave the weights replaceable by name"
+    add("--frozen", action=argparse.BooleanOptionalAction, default=True, help=frozen)
+    add("--isa", choices=isa.NAMES, help="instruction set of a .pt2 for a CPU (default this processor's)")
+    add("--custom-ops", action="store_true", help="exported: keep mvc's ops, which are faster; their users import mvc")
+    add("--check", action=argparse.BooleanOptionalAction, default=True, help="compare the file with eager (default)")
+    add("--seed", type=cli.seed, default=0, metavar="N", help="seed of random weights and input (default 0)")
+    add(
+        "--json", type=cli.name, metavar="FILE", help="also write the facts as JSON; - prints JSON instead of the table"
+    )
+    add("--quiet", action="store_true", help="no progress, only the table")
+    return parser
+
+
+def _range(text: str) -> Range:
+    """LOW:HIGH, or one number for both."""
+    low, _, high = text.partition(":")
+    limits = cli.positive(low), cli.positive(high or low)
+    if limits[0] > limits[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} begins with the larger number; write {limits[1]}:{limits[0]}")
+    return limits
+
+
+def _sides(text: str) -> tuple[Range, Range]:
+    sides = text.lower().split("x")
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a range of pixels nor HxW")
+    height, width = _range(sides[0]), _range(sides[-1])
+    if min(height[0], width[0]) < MIN_IMAGE_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is below the least size, {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}")
+    return height, width
+
+
+def _run(args: argparse.Namespace) -> int:
+    progress = Progress(quiet=args.quiet)
+    if args.json and args.json != "-":
+        cli.files.require_folder(Path(args.json), "--json")
+    with progress.step("building the model"):
+        model = _build(args)
+    dynamic = _ranges(args, model)
+    example = _images(args, model, {name: _traced(name, limits, model) for name, limits in dynamic.items()})
+    with progress.step(f"exporting to {args.output}"):
+        written = export_model(
+            model,
+            example,
+            args.output,
+            format=args.format,
+            dynamic=dynamic,
+            frozen=args.frozen,
+            isa=args.isa,
+            custom_ops=args.custom_ops,
+        )
+    compared = list(_compare(args, model, example, dynamic, written, progress)) if args.check else []
+    if args.json:
+        write_json(_facts(args, written, compared), args.json)
+    if args.json != "-":
+        print("\n".join(_lines(args, written, compared)))
+    return 0 if all(each.check.passed for each in compared) else 1
+
+
+def _build(args: argparse.Namespace) -> MambaVision:
+    torch.manual_seed(args.seed)
+    model = create_model(args.variant, device=args.device, dtype=DTYPES[args.dtype]).eval()
+    if args.weights:
+        load_weights(model, args.weights)
+    return model
+
+
+def _ranges(args: argparse.Namespace, model: MambaVision) -> dict[str, Range]:
+    side = model.config.image_size
+    height, width = args.size or ((side, side), (side, side))
+    return {"batch": args.batch, "height": height, "width": width}
+
+
+def _traced(name: str, limits: Range, model: MambaVision) -> int:
+    """The size for which code is chosen: the usual one, or what of the range is nearest to it."""
+    usual = TRACED_BATCH if name == "batch" else model.config.image_size
+    return min(max(usual, limits[0]), limits[1])
+
+
+def _images(args: argparse.Namespace, model: MambaVision, sizes: Mapping[str, int]) -> Tensor:
+    generator = torch.Generator().manual_seed(args.seed)
+    shape = (sizes["batch"], model.config.in_chans, sizes["height"], sizes["width"])
+    x = torch.randn(shape, generator=generator).to(args.device, DTYPES[args.dtype])
+    return x.clone(memory_format=torch.channels_last)
+
+
+def _compare(
+    args: argparse.Namespace,
+    model: MambaVision,
+    example: Tensor,
+    dynamic: Mapping[str, Range],
+    written: Exported,
+    progress: Progress,
+) -> Iterator[Compared]:
+    run = load(written.path)
+    for sizes in _points(dynamic):
+        said = " x ".join(map(str, sizes.values()))
+        with progress.step(f"comparing with eager at {said}"):
+            yield Compared(sizes, check_against_eager(model, run, _images(args, model, sizes)))
+
+
+def _points(dynamic: Mapping[str, Range]) -> list[dict[str, int]]:
+    """The least sizes, some between that are no power of two, and the largest."""
+    points = [{name: limits[index] for name, limits in dynamic.items()} for index in (0, 1)]
+    points.insert(1, {name: _between(*limits) for name, limits in dynamic.items()})
+    return [point for index, point in enumerate(points) if point not in points[:index]]
+
+
+def _between(low: int, high: int) -> int:
+    """A size in the range, no power of two where there is one."""
+    return next((size for size in range(max(low, 3), high + 1) if size & (size - 1)), low)
+
+
+def _facts(args: argparse.Namespace, written: Exported, compared: list[Compared]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "variant": args.variant,
+        "format": written.format,
+        "files": [str(each) for each in written.files],
+        "bytes": written.bytes,
+        "seconds": written.seconds,
+        "sizes": written.sizes,
+        "dtype": args.dtype,
+        "device": written.device,
+        "isa": written.isa,
+        "frozen": args.frozen,
+        "compared": [
+            {**each.sizes, "error": finite(each.check.error), "limit": finite(each.check.tolerance)}
+            for each in compared
+        ],
+    }
+
+
+def _lines(args: argparse.Namespace, written: Exported, compared: list[Compared]) -> Iterator[str]:
+    names = ", ".join(str(each) for each in written.files)
+    yield f"{names}: {written.bytes / 1e6:.1f} MB, written in {written.seconds:.0f} s"
+    yield f"inputs: {written.sizes}, {args.dtype}"
+    rows = [
+        [" x ".join(map(str, each.sizes.values())), f"{each.check.error:.1e}", f"{each.check.tolerance:.1e}"]
+        for each in compared
+    ]
+    if rows:
+        yield tabulate(rows, headers=["batch x height x width", "error", "limit"])
+    yield _WHERE[written.format].format(path=written.path, isa=written.isa, device=written.device)
+
+
+_WHERE = {
+    "pt2": "it runs in this version of torch on {device} ({isa}): mvc.export.load({path}) or "
+    "torch._inductor.aoti_load_package in Python, examples/cpp in C++",
+    "onnx": "it runs in onnxruntime: mvc.export.load or onnxruntime.InferenceSession",
+    "exported": "it runs where torch is: mvc.export.load or torch.export.load",
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
