@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvc import cli
+from mvc import cli, files
 from mvc.cli import DTYPES, exit_status, finite, write_json
 from mvc.compile.compiler import check_against_eager
 from mvc.export import isa
 from mvc.export.api import FORMATS, Exported, export_model
 from mvc.export.loading import load
 from mvc.export.sizes import Range
+from mvc.measure.environment import environment
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS
 from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights
@@ -44,6 +46,14 @@ class Compared:
 
     sizes: Mapping[str, int]
     check: Check
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """The file as it was run here; the seconds are those until its first result."""
+
+    load_seconds: float | None = None
+    compared: tuple[Compared, ...] = ()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,11 +120,12 @@ def _sides(text: str) -> tuple[Range, Range]:
 def _run(args: argparse.Namespace) -> int:
     progress = Progress(quiet=args.quiet)
     if args.json and args.json != "-":
-        cli.files.require_folder(Path(args.json), "--json")
+        files.require_folder(Path(args.json), "--json")
     with progress.step("building the model"):
         model = _build(args)
     dynamic = _ranges(args, model)
-    example = _images(args, model, {name: _traced(name, limits, model) for name, limits in dynamic.items()})
+    usual = {"batch": TRACED_BATCH, "height": model.config.image_size, "width": model.config.image_size}
+    example = _images(args, model, {name: _nearest(usual[name], limits) for name, limits in dynamic.items()})
     with progress.step(f"exporting to {args.output}"):
         written = export_model(
             model,
@@ -126,12 +137,12 @@ def _run(args: argparse.Namespace) -> int:
             isa=args.isa,
             custom_ops=args.custom_ops,
         )
-    compared = list(_compare(args, model, example, dynamic, written, progress)) if args.check else []
+    tried = _try(args, model, dynamic, written, progress) if args.check else Tried()
     if args.json:
-        write_json(_facts(args, written, compared), args.json)
+        write_json(_facts(args, written, tried), args.json)
     if args.json != "-":
-        print("\n".join(_lines(args, written, compared)))
-    return 0 if all(each.check.passed for each in compared) else 1
+        print("\n".join(_lines(args, written, tried)))
+    return 0 if all(each.check.passed for each in tried.compared) else 1
 
 
 def _build(args: argparse.Namespace) -> MambaVision:
@@ -148,9 +159,8 @@ def _ranges(args: argparse.Namespace, model: MambaVision) -> dict[str, Range]:
     return {"batch": args.batch, "height": height, "width": width}
 
 
-def _traced(name: str, limits: Range, model: MambaVision) -> int:
+def _nearest(usual: int, limits: Range) -> int:
     """The size for which code is chosen: the usual one, or what of the range is nearest to it."""
-    usual = TRACED_BATCH if name == "batch" else model.config.image_size
     return min(max(usual, limits[0]), limits[1])
 
 
@@ -161,19 +171,21 @@ def _images(args: argparse.Namespace, model: MambaVision, sizes: Mapping[str, in
     return x.clone(memory_format=torch.channels_last)
 
 
-def _compare(
-    args: argparse.Namespace,
-    model: MambaVision,
-    example: Tensor,
-    dynamic: Mapping[str, Range],
-    written: Exported,
-    progress: Progress,
-) -> Iterator[Compared]:
-    run = load(written.path)
-    for sizes in _points(dynamic):
-        said = " x ".join(map(str, sizes.values()))
-        with progress.step(f"comparing with eager at {said}"):
-            yield Compared(sizes, check_against_eager(model, run, _images(args, model, sizes)))
+def _try(
+    args: argparse.Namespace, model: MambaVision, dynamic: Mapping[str, Range], written: Exported, progress: Progress
+) -> Tried:
+    """Load the file, time its first image, and compare it with eager mode at three sizes."""
+    points = _points(dynamic)
+    first = _images(args, model, points[0])
+    start = time.perf_counter()
+    with torch.no_grad():
+        run = load(written.path)
+        run(first)
+    seconds, compared = time.perf_counter() - start, []
+    for sizes in points:
+        with progress.step(f"comparing with eager at {' x '.join(map(str, sizes.values()))}"):
+            compared.append(Compared(sizes, check_against_eager(model, run, _images(args, model, sizes))))
+    return Tried(seconds, tuple(compared))
 
 
 def _points(dynamic: Mapping[str, Range]) -> list[dict[str, int]]:
@@ -188,36 +200,37 @@ def _between(low: int, high: int) -> int:
     return next((size for size in range(max(low, 3), high + 1) if size & (size - 1)), low)
 
 
-def _facts(args: argparse.Namespace, written: Exported, compared: list[Compared]) -> dict[str, Any]:
+def _facts(args: argparse.Namespace, written: Exported, tried: Tried) -> dict[str, Any]:
+    """The facts as plain types that JSON can hold."""
+    facts = dataclasses.asdict(written) | {"path": str(written.path), "files": [str(each) for each in written.files]}
+    compared = [
+        {**each.sizes, "error": finite(each.check.error), "limit": finite(each.check.tolerance)}
+        for each in tried.compared
+    ]
     return {
         "schema": SCHEMA,
         "variant": args.variant,
-        "format": written.format,
-        "files": [str(each) for each in written.files],
-        "bytes": written.bytes,
-        "seconds": written.seconds,
-        "sizes": written.sizes,
         "dtype": args.dtype,
-        "device": written.device,
-        "isa": written.isa,
         "frozen": args.frozen,
-        "compared": [
-            {**each.sizes, "error": finite(each.check.error), "limit": finite(each.check.tolerance)}
-            for each in compared
-        ],
+        **facts,
+        "bytes": written.bytes,
+        "load_seconds": tried.load_seconds,
+        "compared": compared,
+        "environment": dataclasses.asdict(environment(torch.device(args.device))),
     }
 
 
-def _lines(args: argparse.Namespace, written: Exported, compared: list[Compared]) -> Iterator[str]:
-    names = ", ".join(str(each) for each in written.files)
+def _lines(args: argparse.Namespace, written: Exported, tried: Tried) -> Iterator[str]:
+    names = " and ".join(str(each) for each in written.files)
     yield f"{names}: {written.bytes / 1e6:.1f} MB, written in {written.seconds:.0f} s"
     yield f"inputs: {written.sizes}, {args.dtype}"
     rows = [
         [" x ".join(map(str, each.sizes.values())), f"{each.check.error:.1e}", f"{each.check.tolerance:.1e}"]
-        for each in compared
+        for each in tried.compared
     ]
     if rows:
         yield tabulate(rows, headers=["batch x height x width", "error", "limit"])
+        yield f"load and first image: {tried.load_seconds:.2f} s"
     yield _WHERE[written.format].format(path=written.path, isa=written.isa, device=written.device)
 
 

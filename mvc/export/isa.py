@@ -1,6 +1,6 @@
 """Instruction sets that the code of a package may be built for, and what this processor has.
 
-On x86 they have names, each of which holds those after it. Other processors have one, named as Python names the machine.
+On x86 they have names, each of which holds those after it. Any other processor has one, the name of its machine.
 """
 
 from __future__ import annotations

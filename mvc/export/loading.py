@@ -19,7 +19,7 @@ def load(path: str | Path) -> Callable[..., Any]:
         a function of the model's inputs, as dense tensors on the device that the file was made for.
 
     Raises:
-        UserError: no such file, a suffix that `mvc.export_model` does not write, a missing package, or a package whose code needs
+        UserError: no such file, a suffix that `mvc.export_model` does not write, a missing package, or code that needs
             another processor.
     """
     path = Path(path)

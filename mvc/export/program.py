@@ -116,7 +116,7 @@ def _capture(model: nn.Module, example: tuple[Tensor, ...], sizes: Sizes) -> Cap
     returned = graph_module.graph.output_node().args[0]
     if not all(isinstance(each, Tensor) for each in outputs) or len(returned) != len(outputs):
         raise UserError(
-            "the model returns other things than tensors that it computes, each once; wrap it in a module that returns these"
+            "the model returns more than tensors that it computes, each once; wrap it in a module that returns these"
         )
     return Captured(graph_module, arguments, inputs, structure[-1])
 
