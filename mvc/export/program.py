@@ -102,7 +102,7 @@ def _capture(model: nn.Module, example: tuple[Tensor, ...], sizes: Sizes) -> Cap
         for _, axis, limits in sizes.free(x):
             torch_private.mark_free(x, axis, *limits)
     try:
-        with fewer_shape_guards():
+        with fewer_shape_guards(), torch_private.guards_unlogged():
             outputs = torch.compile(forward, backend=keep, fullgraph=True, dynamic=False)(*inputs)
     except Exception as error:
         if (reason := torch_private.range_violation(error)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ Range = tuple[int, int]
 
 # By name, the axis that may be free and the number of axes of the inputs that have it; None where any does.
 AXES: dict[str, tuple[int, int | None]] = {"batch": (0, None), "length": (1, 3), "height": (2, 4), "width": (3, 4)}
+_DYNAMO_SIZE = re.compile(r"L\['\w+'\](\[\d+\])?\.size\(\)\[(?P<axis>\d+)\]")
 USUAL = {"batch": (1, 64)}  # what "batch" stands for
 
 
@@ -97,5 +99,7 @@ class Sizes:
 def outside(reason: str, sizes: Sizes) -> UserError:
     """The error of a program that does not serve its range."""
     asked = ", ".join(f"{name} {low}:{high}" for name, (low, high) in sizes.ranges.items())
-    said = f"the model cannot serve {asked} by one program: {reason}"
+    axes = {str(AXES[name][0]): name for name in sizes.ranges}
+    named = _DYNAMO_SIZE.sub(lambda found: axes.get(found["axis"], found[0]), reason).rstrip(".")
+    said = f"the model cannot serve {asked} by one program: {named}"
     return UserError(f"{said}; narrow dynamic, or set it to None")

@@ -4,6 +4,7 @@ all of it."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,18 @@ class Unserved(Exception):
 def mark_free(x: Tensor, axis: int, low: int, high: int) -> None:
     """Have Dynamo trace x with this size unknown, and raise where the trace holds for a part of the range alone."""
     torch._dynamo.mark_dynamic(x, axis, min=low, max=high)
+
+
+@contextlib.contextmanager
+def guards_unlogged() -> Iterator[None]:
+    """Within the block torch raises what is wrong with a guard without printing it too."""
+    log = logging.getLogger("torch._guards")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def range_violation(error: BaseException | None) -> str | None:
