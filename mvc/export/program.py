@@ -160,7 +160,7 @@ def _bound(graph_module: fx.GraphModule, inputs: list[Any], captured: Captured, 
             copies[node] = images[index]
         else:
             name = names.get(id(given), f"constants.{len(tensors)}")
-            tensors[name] = given
+            tensors[name] = _alone(given)
             copies[node] = graph.get_attr(name)
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
@@ -171,6 +171,11 @@ def _bound(graph_module: fx.GraphModule, inputs: list[Any], captured: Captured, 
         elif node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     return fx.GraphModule(tensors, graph)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor, copied where its memory holds more: files hold memory, not views."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _position(given: Any, example: Sequence[Tensor]) -> int | None:
