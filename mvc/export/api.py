@@ -173,7 +173,7 @@ def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, custom_ops
     if not custom_ops:
         made = program.without_custom_ops(made)
     with files.replacing(path, suffix=".pt2") as partial:
-        torch.export.save(made, partial)
+        torch_private.save(made, partial)
     return [path], None
 
 

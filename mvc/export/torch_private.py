@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,13 @@ def package(
     arguments, keywords = program.example_inputs
     made = torch._inductor.aot_compile(program.module(check_guards=False), arguments, keywords, options=dict(options))
     package_aoti(str(path), [*made, *map(str, beside)])
+
+
+def save(program: torch.export.ExportedProgram, path: Path) -> None:
+    """`torch.export.save`, without its warning of weights in channels_last memory, which it stores as they are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor found")
+        torch.export.save(program, path)
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -1,0 +1,110 @@
+"""Each use of private torch API that `mvc.export` makes: a test here fails when torch changes it."""
+
+import contextlib
+import logging
+import subprocess
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from mvc.compile.torch_private import fewer_shape_guards
+from mvc.export import torch_private
+
+pytestmark = pytest.mark.versions
+
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return torch.relu(x) * 2
+
+
+class SomeOnly(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] > 3 else x
+
+
+def program(model: nn.Module, low: int = 1, high: int = 8) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        model, (torch.ones(4, 64),), dynamic_shapes=({0: torch.export.Dim("b", min=low, max=high)},)
+    )
+
+
+def test_dynamo_traces_a_marked_size_as_free_and_says_where_it_is_not(caplog):
+    x = torch.ones(4, 6)
+    torch_private.mark_free(x, 0, 1, 8)
+    seen = []
+
+    def keep(module, inputs):
+        seen.extend(each for each in inputs if isinstance(each, torch.SymInt))
+        return module.forward
+
+    torch.compile(Twice(), backend=keep, fullgraph=True)(x)
+    assert len(seen) == 1
+    torch._dynamo.reset()
+    with caplog.at_level(logging.WARNING), torch_private.guards_unlogged(), pytest.raises(Exception) as failed:  # noqa: PT011  its class is torch's
+        torch.compile(SomeOnly(), backend="eager", fullgraph=True)(x)
+    assert "satisfy the generated guard" in torch_private.range_violation(failed.value)
+    assert "torch._guards" not in {record.name for record in caplog.records}
+
+
+def test_the_reason_of_an_export_that_fails_is_found():
+    with pytest.raises(Exception) as failed:  # noqa: PT011  its class is torch's
+        program(SomeOnly())
+    assert "b" in torch_private.range_violation(failed.value)
+    assert torch_private.range_violation(ValueError("other")) is None
+
+
+def test_guards_that_come_after_an_export_are_seen():
+    made = program(Twice())
+    size = next(
+        node.meta["val"].shape[0] for node in made.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)
+    )
+    with torch_private.no_new_guards(made):
+        assert size >= 2  # known of every size
+    with pytest.raises(torch_private.Unserved, match="it holds only where"), torch_private.no_new_guards(made):
+        assert size > 3
+    with pytest.raises(torch_private.Unserved, match="it holds only where"), torch_private.no_new_guards(made):
+        assert int(size) == 4
+
+
+def test_a_program_of_channels_last_weights_is_saved_without_a_warning(tmp_path):
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    x = torch.ones(1, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch_private.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
+    torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(x), model(x))
+
+
+@pytest.mark.parametrize(("vectors", "architecture"), [("VecAVX2", "x86-64-v3"), ("", "x86-64")])
+def test_a_package_is_made_for_an_instruction_set_with_a_library_beside(vectors, architecture, tmp_path):
+    library = tmp_path / "libbeside.so.1"
+    source = tmp_path / "beside.c"
+    source.write_text("int beside(void) { return 1; }")
+    subprocess.run(["cc", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", library, source], check=True)
+    path, made = tmp_path / "model.pt2", program(Twice())
+    options = {
+        "aot_inductor.package": True,
+        "aot_inductor.metadata": {"mvc.device": "cpu"},
+        **torch_private.unchecked_lower_bounds(),
+        **torch_private.linked(library, []),
+    }
+    with fewer_shape_guards(), torch_private.code_for(vectors, architecture) as more:
+        torch_private.package(made, path, {**options, **more}, [library])
+    library.unlink()  # that of the package is loaded
+    metadata = torch_private.metadata_of(path)
+    assert metadata["mvc.device"] == "cpu"
+    assert ("AVX2" in metadata["AOTI_CPU_ISA"]) == bool(vectors)
+    run = torch._inductor.aoti_load_package(str(path))
+    for batch in (1, 3, 8):
+        x = torch.randn(batch, 64)
+        torch.testing.assert_close(run(x), Twice()(x))
+    assert library.name in _mapped()
+
+
+def _mapped() -> str:
+    with contextlib.suppress(OSError), open("/proc/self/maps") as file:
+        return file.read()
+    pytest.skip("this system does not say which libraries a process has loaded")
