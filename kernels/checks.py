@@ -58,8 +58,8 @@ def check_flags(**flags: bool) -> None:
 
 
 def is_empty(tensor: Tensor) -> bool:
-    """Whether it has no elements; False where the size is unknown: a launch of no programs does nothing."""
-    return isinstance(tensor.numel(), int) and tensor.numel() == 0
+    """Whether it has no elements; False where that depends on an unknown size: a launch of no programs does nothing."""
+    return any(isinstance(size, int) and size == 0 for size in tensor.shape)
 
 
 def refuse_tangents(name: str, *inputs: Tensor | bool | int | None) -> None:

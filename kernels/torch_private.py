@@ -55,6 +55,27 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def power_of_two_bound(size: torch.SymInt, largest: int) -> int | None:
+    """The least power of two that a size which is unknown while tracing is known not to exceed; None above `largest`.
+
+    It asks for no value, so that no guard is added.
+    """
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # sympy: not where nothing is traced
+
+    bound = 1
+    while bound <= largest and not statically_known_true(size <= bound):
+        bound *= 2
+    return bound if bound <= largest else None
+
+
+def guards_are_checked() -> bool:
+    """Whether code that is traced now is run only for sizes that meet its guards, as torch.compile makes it.
+
+    An exported program loses those that are added after its export.
+    """
+    return torch._guards.CompileContext.try_get() is not None and not torch.compiler.is_exporting()
+
+
 def below_autograd() -> contextlib.AbstractContextManager:
     """Ops called inside are those of the device, without autograd, their gradients being somebody else's work."""
     return torch._C._AutoDispatchBelowAutograd()

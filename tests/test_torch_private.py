@@ -204,6 +204,32 @@ def test_where_values_are_there_is_noticed():
     assert seen == [True, False, False, False, False, False]
 
 
+def test_a_bound_is_known_without_a_guard():
+    length = torch.export.Dim("length", min=1, max=48)
+
+    class Bounds(torch.nn.Module):
+        def forward(self, x):
+            seen.extend(kernels_private.power_of_two_bound(x.shape[0], largest) for largest in (32, 64))
+            seen.append(kernels_private.guards_are_checked())
+            return x + 1
+
+    seen = []
+    program = torch.export.export(Bounds(), (torch.ones(7),), dynamic_shapes=({0: length},))
+    assert seen == [None, 64, False]
+    assert program.module()(torch.ones(48)).shape == (48,)
+    assert not kernels_private.guards_are_checked()
+
+
+def test_where_guards_are_checked():
+    def backend(graph_module, inputs):
+        seen.append(kernels_private.guards_are_checked())
+        return graph_module
+
+    seen = []
+    torch.compile(torch.sin, backend=backend)(torch.ones(2))
+    assert seen == [True]
+
+
 def test_passes_find_the_mode_of_fake_tensors_and_keep_what_dynamo_notes():
     def backend(graph_module, inputs):
         graph = graph_module.graph

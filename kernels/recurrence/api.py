@@ -42,7 +42,8 @@ def linear_recurrence(
         impl: None chooses the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
             time, both in plain torch on any device, and take float64 too; "cpp" runs on a CPU, built on first use;
             "triton" on a GPU. "chunked" and "triton" cut the length into pieces: the product of `a` over some hundred
-            steps must be finite, or the state before them zero.
+            steps, over all of them where "chunked" is exported for a free length, must be finite, or the state before
+            them zero.
 
     Returns:
         h: of the broadcast shape, in the promoted dtype of the inputs. States are float32, or float64 where any input

@@ -34,7 +34,8 @@ def check(a: Tensor, b: Tensor, initial: Tensor | None, dim: int) -> None:
     """Besides `check_kinds`, raise ValueError for shapes that do not fit together."""
     check_kinds(a, b, initial, dim)
     try:
-        shape = a.shape if a.shape == b.shape else torch.broadcast_shapes(a.shape, b.shape)  # which is slow
+        same = a.dim() == b.dim() and a.shape == b.shape  # rank first: no guard on sizes that are unknown
+        shape = a.shape if same else torch.broadcast_shapes(a.shape, b.shape)  # which is slow
     except RuntimeError as error:
         seen = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ValueError(f"a and b must broadcast against each other, got shapes {seen}") from error
@@ -42,6 +43,6 @@ def check(a: Tensor, b: Tensor, initial: Tensor | None, dim: int) -> None:
     if initial is None:
         return
     missing = len(lanes) - initial.dim()
-    if any(size not in (1, lane) for size, lane in zip(initial.shape, lanes[missing:], strict=True)):
+    if any(size not in (lane, 1) for size, lane in zip(initial.shape, lanes[missing:], strict=True)):
         seen = tuple(initial.shape)
         raise ValueError(f"initial must broadcast to {lanes}, the shape of a and b without dim; got shape {seen}")

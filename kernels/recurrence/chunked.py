@@ -3,19 +3,27 @@
 Two levels: the steps of a chunk run in order, all chunks at once, each from a zero state; then the carries run from
 chunk to chunk; then all chunks run again, each from what it receives. Decays are only ever multiplied. A reset selects:
 the state before it is not multiplied by zero but left out, NaN or infinite as it may be.
+
+What is traced with sizes that are unknown holds for all of them: chunks follow from the sizes that are known. A length
+that is unknown is not cut; `doubling` runs it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvc.kernels.checks import is_empty
+from mvc.kernels.recurrence import doubling
+from mvc.kernels.torch_private import guards_are_checked, power_of_two_bound
+
 # A step of the recurrence should touch this many states, or the cost of starting an operation dominates.
 STATES_PER_STEP = {"cpu": 2**13, "cuda": 2**20}
+LARGEST_BOUND = 2**20  # of a length that is unknown while tracing
 
 
 def linear_recurrence(
@@ -30,11 +38,14 @@ def linear_recurrence(
     Returns:
         h: (batch, length, ...).
     """
-    length = decay.shape[1]
-    if drive.numel() == 0:
+    if is_empty(drive):
         return drive
+    length = settled(decay.shape[1])
+    if not isinstance(length, int):
+        bound = power_of_two_bound(length, LARGEST_BOUND)
+        return doubling.linear_recurrence(decay, drive, initial, reset=reset, reverse=reverse, bound=bound)
     run_order = order(reverse)
-    steps = _steps_per_chunk(length, initial.numel(), decay.device)
+    steps = _steps_per_chunk(length, known_product(initial.shape), decay.device)
     if steps >= length:
         return torch.stack([*_run_steps(decay, drive, initial, reset, reverse)][run_order], dim=1)
 
@@ -108,6 +119,27 @@ def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, resets: Tensor | N
 def limit(limits: dict[str, int], device: torch.device) -> int:
     """The entry for a device of a table by types of devices; CUDA's for those that it lacks."""
     return limits.get(device.type, limits["cuda"])
+
+
+def known_product(sizes: Sequence[int]) -> int:
+    """Of the sizes that are known while tracing; an unknown one counts as 1."""
+    return math.prod(size for size in sizes if isinstance(size, int))
+
+
+def settled(length: int) -> int:
+    """The length, which has a bound where it is unknown; torch.compile makes a program for one length if it has none.
+
+    Raises:
+        ValueError: an exported length that is unknown and has no bound, or too large a one.
+    """
+    if isinstance(length, int) or power_of_two_bound(length, LARGEST_BOUND) is not None:
+        return length
+    if guards_are_checked():
+        return int(length)
+    raise ValueError(
+        f"the length {length} of a scan is free and may exceed {LARGEST_BOUND} steps; torch's own operations need a "
+        "bound, as torch.export.Dim(..., max=4096) gives it"
+    )
 
 
 def _steps_per_chunk(length: int, states: int, device: torch.device) -> int:

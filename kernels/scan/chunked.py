@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mvc.kernels.recurrence.chunked import cleared, limit, linear_recurrence, order
+from mvc.kernels.recurrence.chunked import cleared, known_product, limit, linear_recurrence, order, settled
 from mvc.kernels.schemas import ScanInputs
 
 # So many states are held at once: on a CPU what its caches hold, elsewhere what memory can spare.
@@ -26,18 +26,14 @@ STATES_PER_PIECE = {"cpu": 2**19, "cuda": 2**28}
 def selective_scan(*inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
     """y and the last state of `mvc.kernels.scan.selective_scan`, from the fields of `ScanInputs`.
 
-    Runs piece by piece along the length, so that the states of a piece stay in the cache.
+    Runs piece by piece along the length, so that the states of a piece stay in the cache; in one piece where the length
+    is unknown while tracing.
     """
     given = _given(inputs)
-    u, states_per_step = given.u, given.u.shape[0] * given.A.numel()
-    steps = max(1, limit(STATES_PER_PIECE, u.device) // max(1, states_per_step))
     run_order = order(given.reverse)
-    along = (u, given.delta, given.B, given.C, given.z, given.reset)
-    pieces = list(zip(*(_pieces(t, steps, u.shape[1]) for t in along), strict=True))
     outputs, state = [], given.initial_state
-    for u, delta, B, C, z, reset in pieces[run_order]:
-        piece = given._replace(u=u, delta=delta, B=B, C=C, z=z, reset=reset, initial_state=state)
-        y, state = _scan_piece(piece)
+    for piece in _pieces(given)[run_order]:
+        y, state = _scan_piece(piece._replace(initial_state=state))
         outputs.append(y)
     return torch.cat(outputs[run_order], dim=1).contiguous(), state
 
@@ -48,7 +44,19 @@ def _given(inputs: tuple[Tensor | bool | None, ...]) -> ScanInputs:
     return given if given.reset is None else given._replace(reset=given.reset.unsqueeze(2))
 
 
-def _pieces(tensor: Tensor | None, steps: int, length: int) -> tuple[Tensor | None, ...]:
+def _pieces(given: ScanInputs) -> list[ScanInputs]:
+    """The inputs of each piece, from the first step to the last."""
+    length = settled(given.u.shape[1])
+    if not isinstance(length, int):
+        return [given]
+    states_per_step = known_product((given.u.shape[0], *given.A.shape))
+    steps = max(1, limit(STATES_PER_PIECE, given.u.device) // max(1, states_per_step))
+    along = {name: getattr(given, name) for name in ("u", "delta", "B", "C", "z", "reset")}
+    cut = (_cut(tensor, steps, length) for tensor in along.values())
+    return [given._replace(**dict(zip(along, piece, strict=True))) for piece in zip(*cut, strict=True)]
+
+
+def _cut(tensor: Tensor | None, steps: int, length: int) -> tuple[Tensor | None, ...]:
     """(batch, length, ...) in pieces of so many steps, one where there are none; what has no length, once for each."""
     if tensor is None or tensor.dim() == 2:
         return (tensor,) * max(1, math.ceil(length / steps))
@@ -61,8 +69,7 @@ def _scan_piece(given: ScanInputs) -> tuple[Tensor, Tensor]:
     y = _ungated(terms, states, given.D)
     if given.z is not None:
         y = y * F.silu(given.z.to(y.dtype))
-    last = _join_channels(states[:, 0 if given.reverse else -1] if given.u.shape[1] else terms.initial)
-    return y.to(given.u.dtype), last
+    return y.to(given.u.dtype), _join_channels(_latest(terms.initial, _first(states, not given.reverse)))
 
 
 def selective_scan_backward(
@@ -89,11 +96,8 @@ def selective_scan_backward(
     before = cleared(_shifted(states, terms.initial, reverse), terms.reset)  # h_{t-1}
     carried = grad_states * decay  # Ā_t g_t: of h_{t-1}
     grad_delta_A = carried * before
-    grad_initial = grad_last
-    if u.shape[1]:
-        first = slice(-1, None) if reverse else slice(1)
-        grad_initial = cleared(carried[:, first], None if terms.reset is None else terms.reset[:, first]).squeeze(1)
-    grad_initial = _join_channels(grad_initial)
+    first_reset = None if terms.reset is None else _first(terms.reset, reverse)
+    grad_initial = _join_channels(_latest(grad_last, cleared(_first(carried, reverse), first_reset)))
 
     grad_u = grad_drive * terms.delta
     grad_delta = grad_drive * terms.u + (grad_delta_A * terms.A).sum(-2)
@@ -187,8 +191,18 @@ def _grad_states(terms: _Terms, decay: Tensor, grad_out: Tensor, grad_last: Tens
 def _shifted(values: Tensor, first: Tensor, reverse: bool) -> Tensor:
     """At each step the value (batch, length, ...) of the step that is run before it; `first` where there is none."""
     if reverse:
-        return torch.cat((values[:, 1:], first.unsqueeze(1)), dim=1)[:, : values.shape[1]]
-    return torch.cat((first.unsqueeze(1), values[:, :-1]), dim=1)[:, : values.shape[1]]
+        return torch.cat((values, first.unsqueeze(1)), dim=1)[:, 1:]
+    return torch.cat((first.unsqueeze(1), values), dim=1)[:, : values.shape[1]]
+
+
+def _first(values: Tensor, reverse: bool) -> Tensor:
+    """Of (batch, length, ...) the step that runs first, (batch, 1, ...), or none if there is none."""
+    return values[:, -1:] if reverse else values[:, :1]
+
+
+def _latest(initial: Tensor, last: Tensor) -> Tensor:
+    """`last` of (batch, 1, ...) without the axis of one step; `initial` where it holds none."""
+    return torch.cat((initial.unsqueeze(1), last), dim=1)[:, -1]
 
 
 def _grad_weights(states: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:

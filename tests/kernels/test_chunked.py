@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -21,7 +22,7 @@ from scan_cases import (
 )
 from torch import Tensor
 
-from mvc.kernels.recurrence import chunked as recurrence
+from mvc.kernels.recurrence import chunked as recurrence, doubling
 from mvc.kernels.scan import chunked
 
 LENGTHS = (0, 1, 2, 7, 63, 196, 300)
@@ -45,9 +46,12 @@ OPTION_CASES = [
 ]
 
 
-@pytest.fixture(params=["one-chunk", "chunks", "pieces"])
+@pytest.fixture(params=["one-chunk", "chunks", "pieces", "doubling"])
 def chunking(request, monkeypatch):
-    """Every scan in one chunk, or (from length 4 on) in as many as are allowed, or in pieces of few steps each."""
+    """Every scan in one chunk, or (from length 4 on) in as many as are allowed, or in pieces of few steps each; or by
+    doubling, as where the length is unknown."""
+    if request.param == "doubling":
+        monkeypatch.setattr(chunked, "linear_recurrence", functools.partial(doubling.linear_recurrence, bound=300))
     monkeypatch.setitem(recurrence.STATES_PER_STEP, "cpu", 0 if request.param == "one-chunk" else 2**40)
     if request.param == "pieces":
         monkeypatch.setitem(chunked.STATES_PER_PIECE, "cpu", 1000)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mvc.kernels import cpu_scan
 from mvc.kernels.implementations import triton_available
-from mvc.kernels.recurrence import chunked as recurrence_chunked, linear_recurrence
+from mvc.kernels.recurrence import chunked as recurrence_chunked, doubling, linear_recurrence
 from mvc.kernels.scan import chunked, selective_scan
 from mvc.kernels.schemas import op
 
@@ -49,12 +49,14 @@ class Setting(NamedTuple):
     threads: int = 1
     chunked: bool = False
     pieces: bool = False
+    doubling: bool = False  # as where the length is unknown while tracing
 
 
 SETTINGS = {
     "chunked-one-chunk": Setting("chunked", 30),
     "chunked-chunks": Setting("chunked", 30, chunked=True),
     "chunked-pieces": Setting("chunked", 30, pieces=True),
+    "chunked-doubling": Setting("chunked", 30, doubling=True),
     "cpp": Setting("cpp", 70),
     "cpp-segments": Setting("cpp", 800, threads=8),
 }
@@ -67,6 +69,9 @@ def setting(request, monkeypatch):
         pytest.skip("the C++ scan cannot be built or loaded here")
     monkeypatch.setitem(recurrence_chunked.STATES_PER_STEP, "cpu", 2**40 if setting.chunked or setting.pieces else 0)
     monkeypatch.setitem(chunked.STATES_PER_PIECE, "cpu", 200 if setting.pieces else 2**40)
+    if setting.doubling:
+        for module in (chunked, recurrence_chunked):
+            monkeypatch.setattr(module, "linear_recurrence", functools.partial(doubling.linear_recurrence, bound=64))
     before = torch.get_num_threads()
     torch.set_num_threads(setting.threads)
     yield setting
