@@ -15,6 +15,7 @@
 #include "backward.h"
 #include "linear_recurrence.h"
 #include "packing.h"
+#include "processor.h"
 
 namespace mvc {
 namespace {

@@ -55,16 +55,20 @@ def write(program: torch.export.ExportedProgram, path: Path, *, isa: str, metada
             # By another suffix than the model's library: torch's loader runs the one that ends in .so.
             beside.append(Path(folder) / cpu_scan.soname(capability))
             shutil.copy(cpu_scan.library_path(capability), beside[0])
-            options |= _using(beside[0], cpu_scan.NEEDED_LEVELS.get(capability, []))
+            options |= _shims()
+        # With its level, so that the system refuses the library too, whoever loads it.
+        options |= torch_private.linked(cpu_scan.NEEDED_LEVELS.get(capability, []), *beside or [None])
         generating = torch_private.code_for(known.vectors, known.architecture) if known else nullcontext({})
         with torch_private.no_new_guards(program), fewer_shape_guards(), generating as for_processor:
             torch_private.package(program, partial, {**options, **for_processor}, beside)
 
 
-def _using(library: Path, flags: list[str]) -> dict[str, Any]:
-    """The options for a program with mvc's ops."""
-    shims = {getattr(torch.ops.mvc, name).default: [shim] for name, shim in C_SHIMS.items()}
-    return {**torch_private.linked(library, flags), "aot_inductor.custom_ops_to_c_shims": shims}
+def _shims() -> dict[str, Any]:
+    return {
+        "aot_inductor.custom_ops_to_c_shims": {
+            getattr(torch.ops.mvc, name).default: [shim] for name, shim in C_SHIMS.items()
+        }
+    }
 
 
 def _holds_own_ops(program: torch.export.ExportedProgram) -> bool:

@@ -1,6 +1,7 @@
 """Instruction sets that the code of a package may be built for, and what this processor has.
 
-On x86 they have names, each of which holds those after it. Any other processor has one, the name of its machine.
+On x86 they have names, each of which holds those after it. Any other processor has one, the name of its machine. The
+matrix units of x86 (AMX) are in none: oneDNN, which computes the products, takes them by itself wherever it runs.
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ class InstructionSet(NamedTuple):
 
 _AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_AMX = _AVX512 | {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512_fp16"}
 X86 = {
-    "amx": InstructionSet(_AMX, "sapphirerapids", "AVX512", "VecAMX"),
     "avx512": InstructionSet(_AVX512, "x86-64-v4", "AVX512", "VecAVX512"),
     "avx2": InstructionSet(_AVX2, "x86-64-v3", "AVX2", "VecAVX2"),
     "baseline": InstructionSet(frozenset(), "x86-64", "DEFAULT", ""),
@@ -45,11 +44,12 @@ X86 = {
 NAMES = tuple(X86)
 
 
-def here() -> str:
-    """The widest instruction set of this processor."""
+def here(flags: Set[str] | None = None) -> str:
+    """The widest instruction set of this processor, or of an x86 one that has these flags."""
     if not _is_x86():
         return platform.machine()
-    return next(name for name, each in X86.items() if each.flags <= processor_flags())
+    found = processor_flags() if flags is None else flags
+    return next(name for name, each in X86.items() if each.flags <= found)
 
 
 @functools.cache
@@ -90,7 +90,8 @@ def check(isa: str | None, path: str, flags: Set[str] | None = None) -> None:
         flags: as for `obstacle`.
     """
     if isa is not None and (reason := obstacle(isa, flags)) is not None:
-        raise UserError(f"{path} cannot run here: {reason}; export it again with --isa {NAMES[-2]} or on this machine")
+        remedy = f"with --isa {here(flags)}, or on this machine" if _is_x86() else "on this machine"
+        raise UserError(f"{path} cannot run here: {reason}; export it again {remedy}")
 
 
 def _is_x86(machine: str | None = None) -> bool:

@@ -93,16 +93,19 @@ def unchecked_lower_bounds() -> dict[str, Any]:
     return {name: False} if name in config.get_config_copy() else {}
 
 
-def linked(library: Path, flags: Sequence[str]) -> dict[str, Any]:
-    """The options by which AOTInductor links a shared library, which the package's own then finds beside itself.
+def linked(flags: Sequence[str], library: Path | None) -> dict[str, Any]:
+    """The options by which AOTInductor links a package's library.
 
     Args:
         flags: for the linker.
+        library: another one that it needs, and then finds beside itself.
     """
+    needed: tuple[str, ...] = ()
+    if library is not None:
+        search = f"-L{shlex.quote(str(library.parent))} -l:{library.name}"
+        needed = ("-Wl,--no-as-needed", search, "-Wl,-rpath,'$ORIGIN'")
     # Each entry follows "-l" on the command line, which is split at blanks.
-    search = f"-L{shlex.quote(str(library.parent))} -l:{library.name} -Wl,-rpath,'$ORIGIN'"
-    flags = " ".join(("dl -Wl,--no-as-needed", search, *flags))
-    return {"aot_inductor.custom_op_libs": [flags]}
+    return {"aot_inductor.custom_op_libs": [" ".join(("dl", *needed, *flags))]}
 
 
 def package(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -124,6 +126,108 @@ def test_CXX_is_taken_apart_as_a_shell_does(monkeypatch, tmp_path):
     cpu_scan.compile_library(source, tmp_path / "library.so")
     assert ctypes.CDLL(str(tmp_path / "library.so")).given() == 23
     assert set((tmp_path / "launched").read_text().split()) == {"g++"}
+
+
+x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets by name are x86's")
+SHORT = """
+#include "vector_math.h"
+namespace mvc {
+__attribute__((visibility("default"))) void f(float* x) { softplus(Vec::loadu(x)).store(x); }
+}
+"""
+LEVELS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"needs {command[0]}")
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+def short_library(folder: Path, capability: str | None = None) -> Path:
+    source, path = folder / "short.cpp", folder / "libshort.so"
+    source.write_text(SHORT)
+    cpu_scan.compile_library(source, path, capability=capability, soname=path.name)
+    return path
+
+
+@x86
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_code_for_an_instruction_set_holds_no_larger_one(capability, tmp_path):
+    """What the compiler made of the scan's vectors, and what the file tells the system that it needs."""
+    if capability == "AVX2" and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("needs AVX2")
+    path = short_library(tmp_path, capability)
+    code, notes, dynamic = (
+        run(*tool, path).stdout for tool in (("objdump", "-d"), ("readelf", "-n"), ("readelf", "-d"))
+    )
+    assert "zmm" not in code
+    assert ("ymm" in code) == (capability == "AVX2")
+    level = LEVELS.get(capability)
+    assert f"x86 ISA needed: {level}" in notes if level else "ISA needed" not in notes
+    assert "[libshort.so]" in dynamic, "no SONAME"
+    assert "NODELETE" in dynamic
+
+
+@x86
+def test_the_system_refuses_a_library_whose_instructions_are_missing(tmp_path):
+    """The note of a library, changed to a level that no processor has: a message, and no illegal instruction."""
+    if (capability := torch.backends.cpu.get_cpu_capability()) not in LEVELS:
+        pytest.skip("needs AVX2")
+    path = short_library(tmp_path, capability)
+    content = path.read_bytes()
+    head = struct.pack("<II", 0xC0008002, 4)  # GNU_PROPERTY_X86_ISA_1_NEEDED and its size
+    at = content.index(head) + len(head)
+    path.chmod(0o600)
+    path.write_bytes(content[:at] + struct.pack("<I", 1 << 30) + content[at + 4 :])
+    with pytest.raises(OSError, match=r"libshort\.so: CPU ISA level is lower than required"):
+        ctypes.CDLL(str(path))
+
+
+@x86
+@pytest.mark.parametrize(("capability", "said"), [("AVX512", "AVX-512 (F, BW, DQ, VL)"), ("AVX2", "AVX2 and FMA")])
+def test_a_system_that_looks_at_no_levels_ends_with_a_sentence(capability, said, tmp_path):
+    """The check before all other code of a library, as a processor meets it that has none of what is asked for."""
+    source, path = tmp_path / "check.cpp", tmp_path / "check.so"
+    source.write_text('#include "processor.h"\n')
+    flags = (
+        *cpu_scan._flags(capability),
+        "-D__builtin_cpu_supports(name)=0",
+        "-I",
+        cpu_scan.SOURCES,
+        "-fPIC",
+        "-shared",
+    )
+    built = run("g++", *flags, source, "-o", path)
+    assert built.returncode == 0, built.stderr
+    code = run("objdump", "-d", path).stdout
+    assert "check_processor" in run("nm", "-C", path).stdout
+    assert not [register for register in ("%xmm", "%ymm", "%zmm") if register in code]
+    done = run(sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", path)
+    assert done.returncode == -signal.SIGABRT
+    assert f"needs {said}, which this processor lacks" in done.stderr
+
+
+COPIES = """
+import sys, torch
+for path in sys.argv[2:]:
+    torch.ops.load_library(path)
+arguments, expected = torch.load(sys.argv[1])
+for actual, wanted in zip(torch.ops.mvc.selective_scan_cpu(*arguments), expected, strict=True):
+    torch.testing.assert_close(actual, wanted)
+"""
+
+
+def test_two_libraries_in_one_process(tmp_path):
+    """Another build, as a package brings it: the ops of the first one serve."""
+    require_cpp()
+    own, name = cpu_scan.library_path(), cpu_scan.soname().encode()
+    other = tmp_path / "other.so"
+    other.write_bytes(own.read_bytes().replace(name, name[::-1]))  # otherwise the system takes it for the same one
+    arguments = op_arguments(make_inputs(Case(length=70, groups=2)))
+    torch.save((arguments, torch.ops.mvc.selective_scan_cpu(*arguments)), tmp_path / "calls.pt")
+    done = run(sys.executable, "-c", COPIES, tmp_path / "calls.pt", own, other)
+    assert done.returncode == 0, done.stderr
 
 
 ALONE = """
