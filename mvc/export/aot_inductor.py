@@ -20,7 +20,6 @@ from mvc import files
 from mvc.compile.torch_private import fewer_shape_guards
 from mvc.export import torch_private
 from mvc.export.isa import X86
-from mvc.kernels import cpu_scan
 
 # Declared as AOTInductor calls them; `kernels/csrc/packing.h` defines them.
 C_SHIMS = {
@@ -41,6 +40,8 @@ def write(program: torch.export.ExportedProgram, path: Path, *, isa: str, metada
         torch_private.Unserved: the code holds for a part of the program's range alone.
         mvc.kernels.cpu_scan.BuildError: the C++ ops cannot be built.
     """
+    from mvc.kernels import cpu_scan
+
     options = {
         "aot_inductor.package": True,
         "aot_inductor.use_runtime_constant_folding": True,

@@ -17,7 +17,6 @@ from mvc.compile.backend import Options
 from mvc.errors import UserError
 from mvc.export import isa as instruction_sets, program, torch_private
 from mvc.export.sizes import Sizes, outside
-from mvc.kernels.cpu_scan import BuildError
 from mvc.model.image import class_names
 from mvc.model.module import MambaVision
 from mvc.passes import pipeline
@@ -147,6 +146,7 @@ def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, custo
     if device.type != "cpu":
         raise UserError(f"example is on {device}; a package is for 'cpu' or 'cuda'")
     from mvc.export import aot_inductor
+    from mvc.kernels.cpu_scan import BuildError
 
     isa = instruction_sets.here() if isa is None else isa
     instruction_sets.require_name(isa)

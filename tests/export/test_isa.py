@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import Small, example
+from export_cases import Small, example
 from torch import nn
 
 import mvc
