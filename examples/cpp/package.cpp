@@ -29,7 +29,6 @@ const std::vector<std::pair<std::string, std::vector<std::string>>> kInstruction
     {"baseline", {}},
     {"avx2", {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"}},
     {"avx512", {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}},
-    {"amx", {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512_fp16"}},
 };
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }

@@ -89,7 +89,7 @@ def test_a_package_is_made_for_an_instruction_set_with_a_library_beside(vectors,
         "aot_inductor.package": True,
         "aot_inductor.metadata": {"mvc.device": "cpu"},
         **torch_private.unchecked_lower_bounds(),
-        **torch_private.linked(library, []),
+        **torch_private.linked([], library),
     }
     with fewer_shape_guards(), torch_private.code_for(vectors, architecture) as more:
         torch_private.package(made, path, {**options, **more}, [library])
