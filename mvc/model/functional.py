@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 from torch.nn import functional as F
 
 from mvc.arguments import require, require_flag, require_whole
@@ -49,6 +49,8 @@ def _checked(compute: Callable[..., Any]) -> Callable[..., Any]:
         require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
         require_flag("training", training)
         check_images(params, x, config)
+        if torch.jit.is_tracing():
+            x = x.expand(-1, -1, *numbers(x.shape[2:]))  # its programs hold for one size, and so refuse another
         try:
             return compute(params, x, config, training=training)
         except (KeyError, RuntimeError, TypeError):
@@ -195,7 +197,7 @@ def token_stage(
     params: Params, name: str, x: Tensor, config: MambaVisionConfig, stage: int, rates: list[float], training: bool
 ) -> Tensor:
     """Blocks over the tokens of each window; (batch, channels, height, width) in and out."""
-    height, width = x.shape[2:]
+    height, width = numbers(x.shape[2:])
     window = config.window_sizes[stage - 2]
     tokens, grid = window_partition(x.permute(0, 2, 3, 1), window)
     for block, (kind, rate) in enumerate(zip(config.block_pattern(stage), rates, strict=True)):
@@ -204,16 +206,40 @@ def token_stage(
     return window_reverse(tokens, window, grid, height, width).permute(0, 3, 1, 2)
 
 
+def numbers(sizes: torch.Size) -> tuple[int, ...]:
+    """The sizes, which are tensors under torch.jit.trace, as numbers that its program then holds for."""
+    return tuple(map(int, sizes)) if torch.jit.is_tracing() else sizes
+
+
 def window_partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
     """(batch, height, width, channels) -> (batch·rows·columns, window², channels) and the grid (rows, columns).
 
     What the window does not divide is filled with zeros at the bottom and the right.
     """
-    batch, height, width, channels = x.shape
+    (batch, *_, channels), (height, width) = x.shape, numbers(x.shape[1:3])
     rows, columns = -(-height // window), -(-width // window)
     x = pad(x, rows * window - height, columns * window - width)
-    x = x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
-    return x.reshape(batch * rows * columns, window * window, channels), (rows, columns)
+    strips, windows = batch * rows, batch * rows * columns
+    if has_static_value(rows) and has_static_value(columns):
+        x = x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
+        return x.reshape(windows, window * window, channels), (rows, columns)
+    x = swapped(x, (strips, window, columns * window * channels))
+    x = swapped(x, (windows, window * channels, window))
+    return regrouped(x, (windows, window * window, channels)), (rows, columns)
+
+
+def swapped(x: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+    """The memory of x as a tensor of these sizes, its last two axes exchanged, by a copy."""
+    return regrouped(x, sizes).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def regrouped(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Contiguous x with other sizes, by steps for which torch need not know whether a count of windows is 1.
+
+    Where it is asked for all at once, or where such a count is an axis of its own, the answer for the example becomes
+    a guard, and no program serves images of one window and of several.
+    """
+    return x.reshape(-1).reshape(sizes[0], math.prod(sizes[1:])).reshape(sizes)
 
 
 def pad(x: Tensor, bottom: int, right: int) -> Tensor:
@@ -241,8 +267,15 @@ def token_counts(config: MambaVisionConfig, height: int, width: int) -> list[tup
 def window_reverse(tokens: Tensor, window: int, grid: tuple[int, int], height: int, width: int) -> Tensor:
     """The inverse of `window_partition`: (batch, height, width, channels), the filled part cut off."""
     rows, columns = grid
-    batch, channels = tokens.shape[0] // (rows * columns), tokens.shape[-1]
-    x = tokens.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
+    windows, channels = tokens.shape[0], tokens.shape[-1]
+    batch = windows // (rows * columns)
+    if has_static_value(rows) and has_static_value(columns):
+        x = tokens.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
+    else:
+        line = columns * window * channels
+        x = swapped(tokens, (windows, window, window * channels))
+        x = swapped(x, (batch * rows, line, window))
+        x = regrouped(x, (batch, rows * window, line))
     x = x.reshape(batch, rows * window, columns * window, channels)
     return pad(x, height - rows * window, width - columns * window)
 
