@@ -165,7 +165,7 @@ def _onnx(model, inputs, path, sizes, *, frozen: bool, isa: None, custom_ops: bo
 
     onnx_file.require()
     made = program.export(model, inputs, sizes, passes=pipeline.build(RAISING, inference=True), frozen=False)
-    return onnx_file.write(made, path), None
+    return onnx_file.write(made, path, _metadata(model, inputs, sizes)), None
 
 
 def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, custom_ops: bool):

@@ -160,3 +160,13 @@ def code_for(vectors: str, architecture: str) -> Iterator[dict[str, Any]]:
 
             stack.enter_context(replaced(cpp_builder, "_get_optimization_cflags", without_native))
         yield options
+
+
+def record_onnx_nodes(nodes: Sequence[Any]) -> None:
+    """Have the translation that `torch.onnx.export` is calling consist of these nodes of `onnx_ir` too.
+
+    onnxscript's ops, the public way, give a Scan one output alone.
+    """
+    from torch.onnx._internal.exporter import _core
+
+    _core.current_tracer.nodes.extend(nodes)

@@ -108,3 +108,17 @@ def _mapped() -> str:
     with contextlib.suppress(OSError), open("/proc/self/maps") as file:
         return file.read()
     pytest.skip("this system does not say which libraries a process has loaded")
+
+
+def test_a_translation_records_nodes_of_onnx():
+    pytest.importorskip("onnxscript")
+    import onnx_ir
+
+    def relu(x):
+        node = onnx_ir.node("Softplus", [x])
+        torch_private.record_onnx_nodes([node])
+        return node.outputs[0]
+
+    table = {torch.ops.aten.relu.default: relu}
+    made = torch.onnx.export(program(Twice()), dynamo=True, verbose=False, custom_translation_table=table)
+    assert "Softplus" in {node.op_type for node in made.model.graph}
