@@ -49,9 +49,9 @@ struct Arguments {
 // The size asked for, or the package's own.
 int64_t side(const char* name, int64_t asked, const Range& range) {
   if (!asked && !range.fixed())
-    fail("the package takes a ", name, " from ", range.low, " to ", range.high, "; name the size with --size");
+    fail("the package takes a ", name, " of ", range.low, " to ", range.high, "; name the size with --size");
   if (asked && !range.holds(asked))
-    fail("the package takes no ", name, " of ", asked, ", but from ", range.low, " to ", range.high);
+    fail("the package takes a ", name, " of ", range.low, range.fixed() ? "" : " to " + std::to_string(range.high), ", not ", asked);
   return asked ? asked : range.low;
 }
 

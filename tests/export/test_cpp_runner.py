@@ -146,6 +146,17 @@ def test_a_raw_tensor(runner, package, model, tmp_path, batch):
             assert_agree(each, scores, 3 * PRINTED)
 
 
+def test_a_free_size_is_named(runner, package, tmp_path):
+    free = with_metadata(package, tmp_path / "free.pt2", sizes="1:8 3 64:96 64:96")
+    torch.zeros(1, 3, 64, 64).numpy().tofile(tmp_path / "x.raw")
+    reasons = {(): "a height of 64 to 96; name the size with --size", ("--size", "64x97"): "64 to 96, not 97"}
+    for size, reason in reasons.items():
+        done = run(runner, free, *size, tmp_path / "x.raw")
+        assert done.returncode == 2
+        assert reason in done.stderr
+    assert run(runner, free, "--size", "64x64", tmp_path / "x.raw").returncode == 0
+
+
 def test_no_python_in_the_process(runner, package, tmp_path):
     torch.zeros(1, 3, 64, 64).numpy().tofile(tmp_path / "x.raw")
     done = run(runner, package, tmp_path / "x.raw", LD_DEBUG="files")
@@ -193,7 +204,7 @@ def test_a_package_for_a_gpu_needs_one(runner, package, tmp_path):
         (("PACKAGE",), "a package and at least one file are needed"),
         (("PACKAGE", "--bogus", "x.raw"), "unknown option --bogus"),
         (("PACKAGE", "--size", "64", "x.raw"), "--size wants HEIGHTxWIDTH"),
-        (("PACKAGE", "--size", "96x64", "x.raw"), "the package takes no height of 96, but from 64 to 64"),
+        (("PACKAGE", "--size", "96x64", "x.raw"), "the package takes a height of 64, not 96"),
         (("missing.pt2", "x.raw"), "there is no package missing.pt2"),
         (("x.raw", "x.raw"), "x.raw is no package of AOTInductor"),
         (("PACKAGE", "missing.ppm"), "cannot read the photograph missing.ppm"),
