@@ -29,6 +29,8 @@ from mvc.passes.frozen.prepack import Prepack
 from mvc.passes.graph.fx_utils import value
 from mvc.passes.lowering.lower_scan import decompositions
 
+AT_ONE = 0.05  # the difference that no rounding makes
+
 _serial = itertools.count()
 
 
@@ -66,11 +68,36 @@ def export(
         captured = _capture(model, sizes.traceable(example), sizes)
         module = _rewritten(captured, _names(model), passes, frozen=frozen)
         try:
-            return torch.export.export(module, captured.example, dynamic_shapes=sizes.dims(captured.example))
+            made = torch.export.export(module, captured.example, dynamic_shapes=sizes.dims(captured.example))
         except Exception as error:
             if (reason := torch_private.range_violation(error)) is not None:
                 raise outside(reason, sizes) from error
             raise
+        _check_at_one(model, made, captured.example, sizes)
+    return made
+
+
+def _check_at_one(
+    model: nn.Module, program: torch.export.ExportedProgram, example: Sequence[Tensor], sizes: Sizes
+) -> None:
+    """Raise UserError where the program computes something else for sizes of 1.
+
+    torch takes free sizes for larger ones, so that a `squeeze`, say, leaves no guard.
+    """
+    inputs = tuple(sizes.at_one(x) for x in example)
+    if all(one is x for one, x in zip(inputs, example, strict=True)):
+        return
+    leaves, expected = (tree_flatten(run(*inputs))[0] for run in (program.module(), model))
+    if any(_differ(y, wanted) for y, wanted in zip(leaves, expected, strict=True)):
+        raise outside("it computes something else for a size of 1", sizes)
+
+
+def _differ(y: Tensor, wanted: Tensor) -> bool:
+    if y.shape != wanted.shape or y.numel() == 0:
+        return y.shape != wanted.shape
+    y, wanted = y.double(), wanted.double()
+    limit = AT_ONE * float(wanted.abs().max())
+    return not torch.allclose(y, wanted, rtol=AT_ONE, atol=limit, equal_nan=True)
 
 
 def without_custom_ops(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

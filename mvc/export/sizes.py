@@ -79,6 +79,13 @@ class Sizes:
                 x = torch.cat((x, x), dim=axis)
         return x
 
+    def at_one(self, x: Tensor) -> Tensor:
+        """x, its first index along every free axis that may have a size of 1; x itself where there is none."""
+        for _, axis, (low, _) in self.free(x):
+            if low == 1:
+                x = x.narrow(axis, 0, 1)
+        return x
+
     def dims(self, example: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
         """The `dynamic_shapes` of `torch.export.export`, one entry for each input."""
         free = {name: limits for x in example for name, _, limits in self.free(x)}

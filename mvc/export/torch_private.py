@@ -80,8 +80,15 @@ def _shape_environment(graph: fx.Graph) -> Any:
 
 
 def _assumptions(environment: Any) -> list[str]:
-    guards = [str(guard.expr) for guard in environment.guards]
-    return [*guards, *(f"{symbol} is {other}" for symbol, other in environment.replacements.items())]
+    """What the program's code takes for granted of its free sizes; guards of a frozen environment are only counted."""
+    asserts = (each.expr for several in environment.deferred_runtime_asserts.values() for each in several)
+    return [
+        *(str(guard.expr) for guard in environment.guards),
+        *(f"{symbol} is {other}" for symbol, other in environment.replacements.items()),
+        *(f"{symbol} is from {limits.lower} to {limits.upper}" for symbol, limits in environment.var_to_range.items()),
+        *map(str, asserts),
+        *(f"{count} guards are ignored" for count in [environment.counter["ignored_backward_guard"]] if count),
+    ]
 
 
 def unchecked_lower_bounds() -> dict[str, Any]:

@@ -144,8 +144,13 @@ class Fixed(nn.Module):
         return x.reshape(4, -1) * 2
 
 
+class Squeezes(nn.Module):
+    def forward(self, x):
+        return (x * 2).squeeze(0).sum(0)
+
+
 @pytest.mark.parametrize("suffix", [".pt2", ".exported"])
-@pytest.mark.parametrize("model", [HoldsForSome(), Fixed()])
+@pytest.mark.parametrize("model", [HoldsForSome(), Fixed(), Squeezes()], ids=lambda model: type(model).__name__)
 def test_a_model_that_does_not_serve_the_range_is_refused(model, suffix, tmp_path):
     path = tmp_path / f"some{suffix}"
     with pytest.raises(UserError, match=r"the model cannot serve batch 1:8 by one program: .*set it to None"):
