@@ -85,12 +85,27 @@ def replace(made: Path, path: Path) -> None:
     made.replace(path)
 
 
+def keep(name: str, content: bytes) -> None:
+    """Write a file that was made elsewhere, unless there is one of that name.
+
+    Raises:
+        OSError: no folder can be written to.
+    """
+    if not any(find(name)):
+        update(name, lambda path: None if path.exists() else replace_bytes(path, content))
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a text; what was there goes once the new one is whole."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file; what was there goes once the new one is whole."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         replace(Path(name), path)
     except OSError:
         Path(name).unlink(missing_ok=True)

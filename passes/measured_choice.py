@@ -77,8 +77,24 @@ def fastest(key: str, build: Callable[[], Runs], device: torch.device = CPU) -> 
     if key not in known:
         known[key], whole = measure(build, device)
         if whole:
-            _write(name, key, known[key])
+            _write(name, {key: known[key]})
     return known[key]
+
+
+def known() -> dict[str, dict[str, str]]:
+    """What this process knows, by the name of the file that holds it."""
+    return {place.name: choices for place, choices in _known.items() if choices}
+
+
+def adopt(name: str, choices: Mapping[str, str]) -> None:
+    """Take over what another process on a machine of the same kind knows.
+
+    In this process these choices count, so that it makes the other's graphs; in the file, those that were there do.
+    """
+    known = _read(name)
+    if new := {key: choice for key, choice in choices.items() if key not in known}:
+        _write(name, new)
+    known.update(choices)
 
 
 def measure(build: Callable[[], Runs], device: torch.device) -> tuple[str, bool]:
@@ -229,11 +245,11 @@ def _load(path: Path) -> dict[str, str]:
     return content
 
 
-def _write(name: str, key: str, choice: str) -> None:
-    """Add one choice to the file; other processes may do the same meanwhile, or be killed."""
+def _write(name: str, choices: Mapping[str, str]) -> None:
+    """Add choices to the file; other processes may do the same meanwhile, or be killed."""
 
     def add(path: Path) -> None:
-        cache.replace_text(path, json.dumps({**_load(path), key: choice}, indent=1, sort_keys=True))
+        cache.replace_text(path, json.dumps({**_load(path), **choices}, indent=1, sort_keys=True))
 
     try:
         cache.update(name, add)

@@ -22,7 +22,7 @@ import torch
 from torch import fx
 
 from mvc.arguments import require, require_choice, require_flag, shown
-from mvc.compile import recomputation, torch_private
+from mvc.compile import precompiled, recomputation, torch_private
 from mvc.errors import UserError
 from mvc.kernels import implementations
 from mvc.kernels.torch_private import forward_mode
@@ -226,14 +226,15 @@ def compile_graph(
         options=patches,
         decompositions=decompositions if holds_chunked(graph_module.graph) else None,
         cache_tag=pipeline.digest(passes),
+        finished=precompiled.record,
     )
     if not (options.frozen and inference):
-        return generate(graph_module, example_inputs), report
+        return precompiled.prepared(generate(graph_module, example_inputs), frozen=False), report
     run = freeze(graph_module, example_inputs, generate)
     if isinstance(run, Frozen):
         with _frozen_lock:
             _frozen[run] = options
-    return run, report
+    return precompiled.prepared(run, frozen=True), report
 
 
 def _recomputes(options: Options, example_inputs: Sequence[Any]) -> bool:
@@ -256,12 +257,17 @@ def refresh(compiled: Callable[..., Any]) -> None:
     the first call there is nothing to do.
 
     Args:
-        compiled: what `torch.compile(..., backend="mvc", options={"frozen": True})` or `mvc.compile_model` returned, or
-            a module after `module.compile(...)`.
+        compiled: what `torch.compile(..., backend="mvc", options={"frozen": True})` or `mvc.compile_model` returned,
+            what `aot_compile` made of it or `torch.compiler.load_compiled_function` loaded, or a module after
+            `module.compile(...)`.
 
     Raises:
         UserError: a callable that was not compiled by this backend, or is not frozen.
     """
+    graph = precompiled.loaded_graph(compiled)
+    if graph is not None and graph.frozen:
+        torch.autograd.graph.increment_version(graph.run.parameters() if isinstance(graph.run, Frozen) else [])
+        return
     options = _options_of(compiled)
     if options is None or not options.frozen:
         name = getattr(compiled, "__name__", type(compiled).__name__)

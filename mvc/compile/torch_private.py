@@ -118,6 +118,7 @@ def inductor(
     *,
     decompositions: Callable[[], Decompositions] | None = None,
     cache_tag: str = "",
+    finished: Callable[[], None] = lambda: None,
 ) -> Callable[..., Any]:
     """Compile one of Dynamo's graphs with Inductor.
 
@@ -126,6 +127,7 @@ def inductor(
         decompositions: returns decompositions to use besides the usual ones, for ops that Inductor shall see as torch's
             own; a module-level function, whose name becomes part of the key of cached code.
         cache_tag: becomes part of the key of every cache of compiled code.
+        finished: called after each compilation, that of a backward too, which may come later.
     """
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
@@ -134,11 +136,18 @@ def inductor(
         table = _NamedDecompositions(decompositions) if decompositions else None
     tag = "/".join(filter(None, (torch.compiler.config.cache_key_tag, cache_tag)))
     tagged = functools.partial(torch.compiler.config.patch, cache_key_tag=tag)  # torch 2.11 enters none twice at a time
-    with tagged():  # the inner function as well: a backward is compiled later
+
+    @tagged()  # the inner function as well: a backward is compiled later
+    def inner_compile(*arguments: Any, **keywords: Any) -> Any:
+        compiled = compile_fx_inner(*arguments, **keywords)
+        finished()
+        return compiled
+
+    with tagged():
         return compile_fx(
             graph_module,
             inputs,
-            inner_compile=tagged()(compile_fx_inner),
+            inner_compile=inner_compile,
             config_patches=dict(options),
             decompositions=table,
         )

@@ -58,7 +58,7 @@ def freeze(graph_module: fx.GraphModule, inputs: Sequence[Any], compile: Compile
     if split is None:
         return compile(graph_module, list(inputs))
     main = compile(split.main, [*(inputs[index] for index in split.kept), *split.fakes])
-    return Frozen(main, split)
+    return Frozen(main, split.constants, split.parameters, split.kept, len(split.fakes))
 
 
 def split_constants(graph_module: fx.GraphModule) -> Split | None:
@@ -178,12 +178,22 @@ class Frozen:
     captures calls in a CUDA graph of their own makes one after each change of a weight, before the capture.
     """
 
-    def __init__(self, main: Callable[..., Any], split: Split) -> None:
-        self.split = split
-        self._main = main
-        self._compute = split.constants
-        self._parameters = _getter(split.parameters)
-        self._kept = _getter(split.kept)
+    def __init__(
+        self,
+        main: Callable[..., Any],
+        constants: Callable[..., tuple[Tensor, ...]],
+        parameter_inputs: tuple[int, ...],
+        kept_inputs: tuple[int, ...],
+        count: int,
+    ) -> None:
+        """All as `Split` has them, but for `main`, which is compiled, and the count of the constants."""
+        self.main = main
+        self.constants = constants
+        self.parameter_inputs = parameter_inputs
+        self.kept_inputs = kept_inputs
+        self.count = count
+        self._parameters = _getter(parameter_inputs)
+        self._kept = _getter(kept_inputs)
         self._lock = threading.Lock()
         self._held: dict[tuple[int, ...], Held] = {}  # by the ids of the parameters
 
@@ -192,7 +202,7 @@ class Frozen:
         held = self._held.get(tuple(map(id, parameters)))
         if held is None or held.state is None or held.state != _state(parameters):
             held = self._update(parameters)
-        return self._main(*self._kept(inputs), *held.values)
+        return self.main(*self._kept(inputs), *held.values)
 
     def parameters(self) -> list[Tensor]:
         """The parameters and buffers whose constants are held."""
@@ -208,7 +218,7 @@ class Frozen:
             if state is not None and state == held.state:
                 return held  # another thread was faster
             self._held[key] = held._replace(state=None)  # whatever happens: some may be new, some old
-            values = self._compute(*parameters, *held.values)
+            values = self.constants(*parameters, *held.values)
             if state is not None:
                 wait_for(values)
             held = self._held[key] = held._replace(state=state, values=values)
@@ -217,7 +227,7 @@ class Frozen:
     def _empty(self, key: tuple[int, ...], parameters: tuple[Tensor, ...]) -> Held:
         """To be forgotten with any of the parameters: another tensor may get its place, and with it its id."""
         references = [weakref.ref(parameter, lambda _: self._held.pop(key, None)) for parameter in parameters]
-        return Held(None, (None,) * len(self.split.fakes), references)
+        return Held(None, (None,) * self.count, references)
 
 
 def wait_for(values: Iterable[Tensor]) -> None:
