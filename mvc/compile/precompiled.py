@@ -102,7 +102,10 @@ def _scan_library() -> Path | None:
     cpu_scan = sys.modules.get("mvc.kernels.cpu_scan")
     if cpu_scan is None or not hasattr(torch.ops.mvc, cpu_scan.OP):
         return None
-    return next(cache.find(cpu_scan.library_path().name), None)
+    try:
+        return next(cache.find(f"selective_scan-{cpu_scan._key()}.so"), None)  # `library_path` might build one
+    except cpu_scan.BuildError:  # loaded by others, where CXX is no command
+        return None
 
 
 @functools.cache
