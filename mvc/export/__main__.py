@@ -24,6 +24,7 @@ from mvc.measure.environment import environment
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS
 from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights
+from mvc.offline.targets import TARGETS
 from mvc.passes.accuracy import Check
 from mvc.progress import Progress
 from mvc.table import tabulate
@@ -84,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         help="image size; each side one number or LOW:HIGH (default the variant's)",
     )
     add("--dtype", choices=DTYPES, default="float32", help="dtype of parameters and input (default float32)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="what a .pt2 is for (default cpu)")
+    devices = "what a .pt2 is for: cpu (default), cuda, or a GPU that this machine need not have"
+    add("--device", choices=("cpu", "cuda", *TARGETS), default="cpu", help=devices)
     frozen = "compute now what depends on parameters alone (default), or leave the weights replaceable by name"
     add("--frozen", action=argparse.BooleanOptionalAction, default=True, help=frozen)
     add("--isa", choices=isa.NAMES, help="instruction set of a .pt2 for a CPU (default this processor's)")
@@ -135,9 +137,10 @@ def _run(args: argparse.Namespace) -> int:
             dynamic=dynamic,
             frozen=args.frozen,
             isa=args.isa,
+            target=args.device if args.device in TARGETS else None,
             custom_ops=args.custom_ops,
         )
-    tried = _try(args, model, dynamic, written, progress) if args.check else Tried()
+    tried = _try(args, model, dynamic, written, progress) if args.check and args.device not in TARGETS else Tried()
     if args.json:
         write_json(_facts(args, written, tried), args.json)
     if args.json != "-":
@@ -145,9 +148,14 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if all(each.check.passed for each in tried.compared) else 1
 
 
+def _home(args: argparse.Namespace) -> str:
+    """Where the model lies here."""
+    return "cpu" if args.device in TARGETS else args.device
+
+
 def _build(args: argparse.Namespace) -> MambaVision:
     torch.manual_seed(args.seed)
-    model = create_model(args.variant, device=args.device, dtype=DTYPES[args.dtype]).eval()
+    model = create_model(args.variant, device=_home(args), dtype=DTYPES[args.dtype]).eval()
     if args.weights:
         load_weights(model, args.weights)
     return model
@@ -167,7 +175,7 @@ def _nearest(usual: int, limits: Range) -> int:
 def _images(args: argparse.Namespace, model: MambaVision, sizes: Mapping[str, int]) -> Tensor:
     generator = torch.Generator().manual_seed(args.seed)
     shape = (sizes["batch"], model.config.in_chans, sizes["height"], sizes["width"])
-    x = torch.randn(shape, generator=generator).to(args.device, DTYPES[args.dtype])
+    x = torch.randn(shape, generator=generator).to(_home(args), DTYPES[args.dtype])
     return x.clone(memory_format=torch.channels_last)
 
 
@@ -216,7 +224,7 @@ def _facts(args: argparse.Namespace, written: Exported, tried: Tried) -> dict[st
         "bytes": written.bytes,
         "load_seconds": tried.load_seconds,
         "compared": compared,
-        "environment": dataclasses.asdict(environment(torch.device(args.device))),
+        "environment": dataclasses.asdict(environment(torch.device(_home(args)))),
     }
 
 

@@ -62,6 +62,7 @@ def export_model(
     dynamic: Literal["batch"] | Mapping[str, tuple[int, int]] | None = "batch",
     frozen: bool = True,
     isa: str | None = None,
+    target: str | None = None,
     custom_ops: bool = False,
 ) -> Exported:
     """Write a model, for inference, as a file that runs elsewhere; an existing file is replaced once it is whole.
@@ -82,6 +83,8 @@ def export_model(
             names, and those of a package can be replaced (`load_constants`).
         isa: for "pt2" on a CPU, the instruction set that its code needs, a name of `mvc.export.isa`; None takes this
             processor's.
+        target: for "pt2", the GPU that it is for, a name of `mvc.offline.targets` such as "sm_90", where this machine
+            has none; model and example are then on the CPU. With None it is the GPU that holds the example.
         custom_ops: for "exported", leave mvc's ops in the program, which are faster than torch's operations in their
             place; whoever loads it then imports `mvc.kernels.ops` first.
 
@@ -100,17 +103,21 @@ def export_model(
     device = inputs[0].device
     if isa is not None and (chosen != "pt2" or device.type != "cpu"):
         raise UserError(f"isa is {isa!r}, which is for format 'pt2' on a CPU; leave it out")
+    if target is not None and (chosen != "pt2" or isa is not None):
+        raise UserError(f"target is {target!r}, which is for format 'pt2' on a GPU; leave it out")
     files.require_folder(path, "path")
     sizes = Sizes.parse(dynamic)
     sizes.check(inputs)
     try:
-        written, isa = _WRITERS[chosen](model, inputs, path, sizes, frozen=frozen, isa=isa, custom_ops=custom_ops)
+        written, isa = _WRITERS[chosen](
+            model, inputs, path, sizes, frozen=frozen, isa=isa, target=target, custom_ops=custom_ops
+        )
     except torch_private.Unserved as error:
         raise outside(str(error), sizes) from error
     except OSError as error:
         raise UserError(f"path is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
     seconds = time.perf_counter() - start
-    where = None if chosen != "pt2" else device.type
+    where = torch_private.metadata_of(path)["mvc.device"] if chosen == "pt2" else None
     return Exported(path, chosen, tuple(written), sizes.described(inputs), where, isa, seconds)
 
 
@@ -136,13 +143,15 @@ def _check(model: object, inputs: object, *, format: Format, **flags: bool) -> N
         raise UserError(f"custom_ops is True, which is for format 'exported'; leave it out with {format!r}")
 
 
-def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, custom_ops: bool):
+def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, target: str | None, custom_ops: bool):
     """An AOTInductor package; returns the files and the instruction set."""
     device = inputs[0].device
-    if device.type == "cuda":
+    if device.type == "cuda" or target is not None:
         from mvc.export import cuda
 
-        return cuda.write(model, inputs, path, sizes, frozen=frozen, metadata=_metadata(model, inputs, sizes)), None
+        metadata = _metadata(model, inputs, sizes)
+        cuda.write(model, inputs, path, sizes, frozen=frozen, metadata=metadata, target=target)
+        return [path], None
     if device.type != "cpu":
         raise UserError(f"example is on {device}; a package is for 'cpu' or 'cuda'")
     from mvc.export import aot_inductor
@@ -160,7 +169,7 @@ def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, custo
     return [path], isa
 
 
-def _onnx(model, inputs, path, sizes, *, frozen: bool, isa: None, custom_ops: bool):
+def _onnx(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, custom_ops: bool):
     from mvc.export import onnx_file
 
     onnx_file.require()
@@ -168,7 +177,7 @@ def _onnx(model, inputs, path, sizes, *, frozen: bool, isa: None, custom_ops: bo
     return onnx_file.write(made, path, _metadata(model, inputs, sizes)), None
 
 
-def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, custom_ops: bool):
+def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, custom_ops: bool):
     made = program.export(model, inputs, sizes, passes=pipeline.build(RAISING, inference=True), frozen=frozen)
     if not custom_ops:
         made = program.without_custom_ops(made)

@@ -32,7 +32,12 @@ def load(path: str | Path) -> Callable[..., Any]:
 
 
 def _package(path: Path) -> Callable[..., Any]:
-    isa.check(torch_private.metadata_of(path).get("mvc.isa"), str(path))
+    said = torch_private.metadata_of(path)
+    isa.check(said.get("mvc.isa"), str(path))
+    if said.get("mvc.device", "cpu") != "cpu":
+        from mvc.export import cuda
+
+        cuda.check(said["mvc.device"], str(path))
     return torch._inductor.aoti_load_package(str(path))
 
 

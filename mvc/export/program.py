@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,11 @@ from mvc.passes.lowering.lower_scan import decompositions
 AT_ONE = 0.05  # the difference that no rounding makes
 
 _serial = itertools.count()
+Evaluate = Callable[[fx.GraphModule, Sequence[Tensor]], Sequence[Tensor]]
+
+
+def evaluated(graph_module: fx.GraphModule, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    return graph_module(*tensors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +57,28 @@ class Captured:
 
 
 def export(
-    model: nn.Module, example: Sequence[Tensor], sizes: Sizes, *, passes: Sequence[Pass], frozen: bool
+    model: nn.Module,
+    example: Sequence[Tensor],
+    sizes: Sizes,
+    *,
+    passes: Sequence[Pass],
+    frozen: bool,
+    evaluate: Evaluate = evaluated,
 ) -> torch.export.ExportedProgram:
-    """The model's program, for inference.
+    """The model's program, for inference. The model itself does not run.
 
     Args:
         example: the model's inputs, within `sizes`.
         passes: what rewrites Dynamo's graph, in order.
         frozen: compute what depends on parameters alone now; the program holds the results in place of the parameters.
+        evaluate: what a graph computes from tensors: with `frozen`, those results.
 
     Raises:
         UserError: the model cannot be captured, or does not serve the sizes.
     """
     with torch.no_grad():
         captured = _capture(model, sizes.traceable(example), sizes)
-        module = _rewritten(captured, _names(model), passes, frozen=frozen)
+        module = _rewritten(captured, _names(model), passes, frozen=frozen, evaluate=evaluate)
         try:
             made = torch.export.export(module, captured.example, dynamic_shapes=sizes.dims(captured.example))
         except Exception as error:
@@ -116,7 +128,8 @@ def _capture(model: nn.Module, example: tuple[Tensor, ...], sizes: Sizes) -> Cap
 
     def keep(graph_module: fx.GraphModule, inputs: list[Any]) -> Any:
         found.append((graph_module, inputs))
-        return graph_module.forward
+        results = graph_module.graph.output_node().args[0]
+        return lambda *_: [_placeholder(result) for result in results]
 
     def forward(*tensors: Tensor) -> tuple[Any, ...]:
         leaves, spec = tree_flatten(model(*tensors))
@@ -148,20 +161,28 @@ def _capture(model: nn.Module, example: tuple[Tensor, ...], sizes: Sizes) -> Cap
     return Captured(graph_module, arguments, inputs, structure[-1])
 
 
+def _placeholder(result: Any) -> Any:
+    """What Dynamo's code gets in place of a result, so that the graph need not run."""
+    is_tensor = isinstance(result, fx.Node) and isinstance(value(result), Tensor)
+    return torch.empty(0) if is_tensor else result
+
+
 def _names(model: nn.Module) -> dict[int, str]:
     """The names of the model's tensors by their ids."""
     named = itertools.chain(model.named_parameters(), model.named_buffers())
     return {id(tensor): name for name, tensor in named}
 
 
-def _rewritten(captured: Captured, names: dict[int, str], passes: Sequence[Pass], *, frozen: bool) -> nn.Module:
+def _rewritten(
+    captured: Captured, names: dict[int, str], passes: Sequence[Pass], *, frozen: bool, evaluate: Evaluate
+) -> nn.Module:
     """The captured graph after the passes, as a module that holds the tensors which it needs."""
     graph_module, inputs = captured.graph_module, captured.inputs
     first, last = _around_packing(passes) if frozen else (passes, ())
     pipeline.run(first, graph_module)
     split = split_constants(graph_module) if frozen else None
     if split is not None:
-        constants = split.constants(*(inputs[index] for index in split.parameters))
+        constants = evaluate(split.constants, [inputs[index] for index in split.parameters])
         graph_module, inputs = split.main, [*(inputs[index] for index in split.kept), *constants]
     pipeline.run(last, graph_module)
     return _bound(graph_module, inputs, captured, names)

@@ -91,6 +91,11 @@ def _assumptions(environment: Any) -> list[str]:
     ]
 
 
+def size_in_example(size: int) -> int:
+    """A size as a number; of one that is unknown, what the example has."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
 def unchecked_lower_bounds() -> dict[str, Any]:
     """The option that lets packages accept a batch of 1 where the check of inputs is switched on: torch traces free
     sizes as at least 2. Older versions have neither."""

@@ -108,6 +108,23 @@ def run(
         raise UserError(f"generating code took longer than {timeout:.0f} s and was stopped") from error
 
 
+def toolkit(folder: Path) -> Path:
+    """A folder that serves as CUDA_HOME where C++ is compiled and linked against CUDA: the headers that come with
+    triton, and the stand-in's driver, which has the name of the real one.
+
+    Args:
+        folder: an empty one.
+    """
+    headers, library = folder / "include", folder / "lib64" / "libcuda.so"
+    (headers / "nv").mkdir(parents=True)
+    library.parent.mkdir()
+    library.symlink_to(_libraries() / "libcuda.so.1")
+    for header in _include().iterdir():
+        (headers / header.name).symlink_to(header)
+    (headers / "nv" / "target").symlink_to(SOURCES / "host_target.h")
+    return folder
+
+
 def _stand_in(target: Target) -> dict[str, str]:
     """The environment in which the stand-in for a card replaces CUDA."""
     libraries = _libraries()

@@ -1,6 +1,7 @@
 """The private API of Inductor and Triton that offline generation uses, in this one place.
 
-`mvc.offline.device` says for which versions; `tests/offline/test_offline_codegen.py` runs all of it.
+`mvc.offline.device` says for which versions; `tests/offline/test_offline_codegen.py` and
+`tests/export/test_export_cuda.py` run all of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -289,6 +291,46 @@ def _is_tensor(node: Any) -> bool:
 def _bytes(node: Any) -> int:
     """The bytes of a tensor; for a view of a larger one, of the part that it shows."""
     return math.prod(int(size) for size in node.get_size()) * node.get_dtype().itemsize
+
+
+@contextlib.contextmanager
+def packaging_without_launches(toolkit: Path) -> Iterator[dict[str, Any]]:
+    """Within the block AOTInductor compiles each kernel for the device, and runs none.
+
+    Where it would time several configurations of a kernel it takes the first, and where it would make tensors for that
+    it makes some without memory.
+
+    Args:
+        toolkit: see `mvc.offline.device.toolkit`.
+
+    Yields:
+        the options that belong to it.
+    """
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+    from torch._inductor.select_algorithm import AlgorithmSelectorCache
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+    from torch.utils import cpp_extension
+
+    def saved(kernel: Any, *arguments: Any, stream: int, **options: Any) -> None:
+        if not kernel.launchers:
+            kernel.precompile()
+        if not kernel.cuda_kernel_saved:
+            kernel.save_gpu_kernel(stream, kernel.launchers[0])
+
+    def without_memory(size: Any, stride: Any, device: Any, dtype: torch.dtype, *_: Any) -> torch.Tensor:
+        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+
+    def fake_attribute(propagation: Any, target: str) -> Any:  # an operation on real tensors alone would launch
+        found = super(FakeTensorProp, propagation).fetch_attr(target)
+        return propagation._mode.from_tensor(found, static_shapes=True) if isinstance(found, torch.Tensor) else found
+
+    with (
+        replaced(CachingAutotuner, "run", saved),
+        replaced(AlgorithmSelectorCache, "generate_example_value", staticmethod(without_memory)),
+        replaced(FakeTensorProp, "fetch_attr", fake_attribute),
+        replaced(cpp_extension, "CUDA_HOME", str(toolkit)),
+    ):
+        yield {name: value for name, value in OPTIONS.items() if name != "fx_graph_cache"}
 
 
 class Binary(NamedTuple):
