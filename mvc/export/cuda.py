@@ -2,8 +2,8 @@
 
 The package holds the binaries of its kernels, so that nothing is compiled where it is loaded. On the GPU, what
 AOTInductor and mvc choose by time is chosen there. Without it the code is generated in a process that has a stand-in
-for the card (`mvc.offline.device`): nothing is timed, so products, convolutions and attention are the libraries', and of
-several configurations of a kernel the package has the first.
+for the card (`mvc.offline.device`): nothing is timed, so products, convolutions and attention are the libraries', and
+of several configurations of a kernel the package has the first.
 """
 
 from __future__ import annotations
