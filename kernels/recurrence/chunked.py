@@ -91,13 +91,8 @@ def _last(states: Iterable[Tensor]) -> Tensor:
 
 
 def _whole_decay(decay: Tensor) -> Tensor:
-    """The decay over each chunk, (batch, steps, chunks, ...) -> (batch, chunks, ...).
-
-    Zero only where a step's is, however small: an infinite state decays for ever and stays infinite.
-    """
-    product = decay.prod(1)
-    smallest = torch.full_like(product, torch.finfo(product.dtype).tiny).copysign(product)
-    return torch.where((product == 0) & (decay.abs().amin(1) > 0), smallest, product)
+    """The decay over each chunk, (batch, steps, chunks, ...) -> (batch, chunks, ...); zero only where a step's is."""
+    return doubling.kept_from_zero(decay.prod(1), decay.abs().amin(1) > 0)
 
 
 def _run_chunks(decay: Tensor, ends: Tensor, initial: Tensor, resets: Tensor | None, reverse: bool) -> Tensor:

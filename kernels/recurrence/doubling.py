@@ -55,7 +55,15 @@ def _join(first: _Segments, second: _Segments) -> _Segments:
     if reset is not None:
         alone = alone | reset
     state = torch.where(alone, state, torch.addcmul(state, decay, first.state))
-    product = decay * first.decay
-    smallest = torch.full_like(product, torch.finfo(product.dtype).tiny).copysign(product)
-    vanished = (product == 0) & (decay != 0) & (first.decay != 0)  # an infinite state decays for ever
-    return _Segments(torch.where(vanished, smallest, product), state, None if reset is None else reset | first.reset)
+    product = kept_from_zero(decay * first.decay, (decay != 0) & (first.decay != 0))
+    return _Segments(product, state, None if reset is None else reset | first.reset)
+
+
+def kept_from_zero(product: Tensor, factors_are_not: Tensor) -> Tensor:
+    """The product of decays, which is not zero where none of its factors is: an infinite state decays for ever.
+
+    The smallest normal number with the sign that the zero has takes its place. ONNX has no `copysign`, and 1/0 infinite.
+    """
+    tiny = torch.finfo(product.dtype).tiny
+    smallest = torch.where(product.reciprocal() < 0, -tiny, tiny)
+    return torch.where((product == 0) & factors_are_not, smallest.to(product.dtype), product)
