@@ -77,7 +77,7 @@ def generate(
     frozen: bool,
     metadata: Mapping[str, str],
     kernels: str = "measured",
-    evaluate: Evaluate = program.evaluated,
+    evaluate: Evaluate | None = None,
     options: Mapping[str, object] | None = None,
 ) -> None:
     """Write the package for the GPU that torch sees; the arguments are those of `write`, and:
@@ -148,6 +148,8 @@ def _elsewhere(
     """Generate the package in a process with the stand-in for the card."""
     device.require()
     _refuse_unsent(model)
+    # Here, where tensors have values, it is compared with the model.
+    program.export(model, example, sizes, passes=(), frozen=False)
     with tempfile.TemporaryDirectory(prefix="mvc-export-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
         job = {"ranges": dict(sizes.ranges), "frozen": frozen, "metadata": dict(metadata), "search": sys.path}
