@@ -239,11 +239,12 @@ def _lines(args: argparse.Namespace, written: Exported, tried: Tried) -> Iterato
     if rows:
         yield tabulate(rows, headers=["batch x height x width", "error", "limit"])
         yield f"load and first image: {tried.load_seconds:.2f} s"
-    yield _WHERE[written.format].format(path=written.path, isa=written.isa, device=written.device)
+    device = written.device if written.isa is None else f"{written.device} ({written.isa})"
+    yield _WHERE[written.format].format(path=written.path, device=device)
 
 
 _WHERE = {
-    "pt2": "it runs in this version of torch on {device} ({isa}): mvc.export.load({path}) or "
+    "pt2": "it runs in this version of torch on {device}: mvc.export.load({path}) or "
     "torch._inductor.aoti_load_package in Python, examples/cpp in C++",
     "onnx": "it runs in onnxruntime: mvc.export.load or onnxruntime.InferenceSession",
     "exported": "it runs where torch is: mvc.export.load or torch.export.load",

@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not())),
 ]
 CUDA_BINARY = 190  # e_machine of <elf.h>
+LATER_ABI = 8  # EI_ABIVERSION from which e_flags has the architecture in its second byte
 
 RUN = """
 import sys, torch
@@ -60,9 +61,8 @@ def library(package: Path) -> bytes:
 def architectures(library: bytes) -> list[int]:
     """Of the kernels' binaries, which lie in the library whole."""
     headers = [match.start() for match in re.finditer(rb"\x7fELF", library)]
-    kinds = [struct.unpack_from("<H", library, at + 18)[0] for at in headers]
-    flags = [struct.unpack_from("<I", library, at + 48)[0] for at in headers]
-    return [flag & 0xFF for kind, flag in zip(kinds, flags, strict=True) if kind == CUDA_BINARY]
+    binaries = [at for at in headers if struct.unpack_from("<H", library, at + 18)[0] == CUDA_BINARY]
+    return [library[at + 48 + (library[at + 8] >= LATER_ABI)] for at in binaries]
 
 
 def facts(library: bytes, *command: str) -> str:
