@@ -23,7 +23,7 @@ from mvc.table import tabulate
 
 FORMATS = {
     "pt2, CPU": ("model.pt2",),
-    "pt2, CUDA": ("model.pt2", "--device", "cuda", "--target", "sm_90", "--dtype", "float16"),
+    "pt2, CUDA": ("model.pt2", "--device", "sm_90", "--dtype", "float16"),
     "ONNX": ("model.onnx",),
     "exported": ("model.exported",),
 }

@@ -62,7 +62,7 @@ def _join(first: _Segments, second: _Segments) -> _Segments:
 def kept_from_zero(product: Tensor, factors_are_not: Tensor) -> Tensor:
     """The product of decays, which is not zero where none of its factors is: an infinite state decays for ever.
 
-    The smallest normal number with the sign that the zero has takes its place. ONNX has no `copysign`, and 1/0 infinite.
+    The smallest normal number with the zero's sign takes its place; ONNX has no `copysign`, and 1/0 has that sign too.
     """
     tiny = torch.finfo(product.dtype).tiny
     smallest = torch.where(product.reciprocal() < 0, -tiny, tiny)

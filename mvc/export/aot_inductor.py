@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from mvc import files
 from mvc.compile.torch_private import fewer_shape_guards
 from mvc.export import torch_private
-from mvc.export.isa import X86
+from mvc.export.isa import X86, obstacle
 
 # Declared as AOTInductor calls them; `kernels/csrc/packing.h` defines them.
 C_SHIMS = {
@@ -29,12 +29,20 @@ C_SHIMS = {
 }
 
 
-def write(program: torch.export.ExportedProgram, path: Path, *, isa: str, metadata: Mapping[str, str]) -> None:
+def write(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    *,
+    isa: str,
+    metadata: Mapping[str, str],
+    accept: Callable[[Callable[..., Any]], None],
+) -> None:
     """Write the package, whole or not at all.
 
     Args:
         isa: the instruction set of its code, a name of `mvc.export.isa`.
         metadata: what the package says of itself.
+        accept: called with the package as a function before it takes its place, where this processor can run it.
 
     Raises:
         torch_private.Unserved: the code holds for a part of the program's range alone.
@@ -62,6 +70,8 @@ def write(program: torch.export.ExportedProgram, path: Path, *, isa: str, metada
         generating = torch_private.code_for(known.vectors, known.architecture) if known else nullcontext({})
         with torch_private.no_new_guards(program), fewer_shape_guards(), generating as for_processor:
             torch_private.package(program, partial, {**options, **for_processor}, beside)
+        if obstacle(isa) is None:
+            accept(torch_private.load(partial))
 
 
 def _shims() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mvc.arguments import require, require_choice, require_flag, require_tensor
 from mvc.compile.backend import Options
 from mvc.errors import UserError
 from mvc.export import isa as instruction_sets, program, torch_private
-from mvc.export.sizes import Sizes, outside
+from mvc.export.sizes import OutOfRange, Sizes, outside
 from mvc.model.image import class_names
 from mvc.model.module import MambaVision
 from mvc.passes import pipeline
@@ -24,6 +24,10 @@ from mvc.passes import pipeline
 FORMATS = {"pt2": ".pt2", "onnx": ".onnx", "exported": ".exported"}
 Format = Literal["pt2", "onnx", "exported"]
 # What other runtimes see: scans as one op each. Everything else is theirs to fuse.
+WINDOWS = (
+    "; images of one window and of several along an axis of a stage are served by one program where the batch is free "
+    "and sizes start at 33; with a fixed batch of 1, keep each stage to one window along an axis, or to several"
+)
 RAISING = ("raise_loop", "raise_higher_order", "raise_tree", "raise_pscan", "raise_scan")
 
 
@@ -112,8 +116,10 @@ def export_model(
         written, isa = _WRITERS[chosen](
             model, inputs, path, sizes, frozen=frozen, isa=isa, target=target, custom_ops=custom_ops
         )
-    except torch_private.Unserved as error:
-        raise outside(str(error), sizes) from error
+    except (torch_private.Unserved, OutOfRange) as error:
+        said = error if isinstance(error, OutOfRange) else outside(str(error), sizes)
+        windows = isinstance(model, MambaVision) and sizes.ranges.keys() & {"height", "width"}
+        raise UserError(f"{said}{WINDOWS if windows else ''}") from error
     except OSError as error:
         raise UserError(f"path is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
     seconds = time.perf_counter() - start
@@ -163,7 +169,13 @@ def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, targe
     made = program.export(model, inputs, sizes, passes=passes, frozen=frozen)
     metadata = {**_metadata(model, inputs, sizes), "mvc.device": "cpu", "mvc.isa": isa}
     try:
-        aot_inductor.write(made, path, isa=isa, metadata=metadata)
+        aot_inductor.write(
+            made,
+            path,
+            isa=isa,
+            metadata=metadata,
+            accept=lambda run: program.check_at_one(run, model, sizes.traceable(inputs), sizes),
+        )
     except BuildError as error:
         raise UserError(f"the package's C++ ops cannot be built: {error}") from error
     return [path], isa
@@ -181,6 +193,7 @@ def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, target: No
     made = program.export(model, inputs, sizes, passes=pipeline.build(RAISING, inference=True), frozen=frozen)
     if not custom_ops:
         made = program.without_custom_ops(made)
+    program.check_at_one(made.module(), model, sizes.traceable(inputs), sizes)
     with files.replacing(path, suffix=".pt2") as partial:
         torch_private.save(made, partial)
     return [path], None

@@ -148,8 +148,8 @@ def _elsewhere(
     """Generate the package in a process with the stand-in for the card."""
     device.require()
     _refuse_unsent(model)
-    # Here, where tensors have values, it is compared with the model.
-    program.export(model, example, sizes, passes=(), frozen=False)
+    # Here, where tensors have values: the stand-in computes none.
+    program.check_ranks_at_one(program.export(model, example, sizes, passes=(), frozen=False), model, example, sizes)
     with tempfile.TemporaryDirectory(prefix="mvc-export-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
         job = {"ranges": dict(sizes.ranges), "frozen": frozen, "metadata": dict(metadata), "search": sys.path}

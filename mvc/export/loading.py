@@ -38,7 +38,7 @@ def _package(path: Path) -> Callable[..., Any]:
         from mvc.export import cuda
 
         cuda.check(said["mvc.device"], str(path))
-    return torch._inductor.aoti_load_package(str(path))
+    return torch_private.load(path)
 
 
 def _exported(path: Path) -> Callable[..., Any]:

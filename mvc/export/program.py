@@ -30,6 +30,7 @@ from mvc.passes.graph.fx_utils import value
 from mvc.passes.lowering.lower_scan import decompositions
 
 AT_ONE = 0.05  # the difference that no rounding makes
+AT_ONE_DIFFERS = "it computes something else for a size of 1"
 
 _serial = itertools.count()
 Evaluate = Callable[[fx.GraphModule, Sequence[Tensor]], Sequence[Tensor]]
@@ -67,8 +68,7 @@ def export(
         example: the model's inputs, within `sizes`.
         passes: what rewrites Dynamo's graph, in order.
         frozen: compute what depends on parameters alone now; the program holds the results in place of the parameters.
-        evaluate: what a graph computes from tensors, for a device on which nothing can run; the program is then not
-            compared with the model.
+        evaluate: what a graph computes from tensors, for a device on which nothing can run.
 
     Raises:
         UserError: the model cannot be captured, or does not serve the sizes.
@@ -77,29 +77,36 @@ def export(
         captured = _capture(model, sizes.traceable(example), sizes)
         module = _rewritten(captured, _names(model), passes, frozen=frozen, evaluate=evaluate)
         try:
-            made = torch.export.export(module, captured.example, dynamic_shapes=sizes.dims(captured.example))
+            return torch.export.export(module, captured.example, dynamic_shapes=sizes.dims(captured.example))
         except Exception as error:
             if (reason := torch_private.range_violation(error)) is not None:
                 raise outside(reason, sizes) from error
             raise
-        if evaluate is None:
-            _check_at_one(model, made, captured.example, sizes)
-    return made
 
 
-def _check_at_one(
-    model: nn.Module, program: torch.export.ExportedProgram, example: Sequence[Tensor], sizes: Sizes
-) -> None:
-    """Raise UserError where the program computes something else for sizes of 1.
+def check_at_one(run: Callable[..., Any], model: nn.Module, example: Sequence[Tensor], sizes: Sizes) -> None:
+    """Raise UserError where what was made of the model computes something else for sizes of 1.
 
-    torch takes free sizes for larger ones, so that a `squeeze`, say, leaves no guard.
+    torch takes free sizes for larger ones, so that a `squeeze`, say, is decided without a guard.
     """
     inputs = tuple(sizes.at_one(x) for x in example)
     if all(one is x for one, x in zip(inputs, example, strict=True)):
         return
-    leaves, expected = (tree_flatten(run(*inputs))[0] for run in (program.module(), model))
+    with torch.no_grad():
+        leaves, expected = (tree_flatten(each(*inputs))[0] for each in (run, model))
     if any(_differ(y, wanted) for y, wanted in zip(leaves, expected, strict=True)):
-        raise outside("it computes something else for a size of 1", sizes)
+        raise outside(AT_ONE_DIFFERS, sizes)
+
+
+def check_ranks_at_one(
+    program: torch.export.ExportedProgram, model: nn.Module, example: Sequence[Tensor], sizes: Sizes
+) -> None:
+    """The part of `check_at_one` that needs no code to run: whether results have as many axes."""
+    with torch.no_grad():
+        expected = tree_flatten(model(*(sizes.at_one(x) for x in example)))[0]
+    results = [node.meta["val"] for node in program.graph.output_node().args[0]]
+    if [y.dim() for y in results] != [y.dim() for y in expected]:
+        raise outside(AT_ONE_DIFFERS, sizes)
 
 
 def _differ(y: Tensor, wanted: Tensor) -> bool:

@@ -103,10 +103,14 @@ class Sizes:
         return shape
 
 
-def outside(reason: str, sizes: Sizes) -> UserError:
+class OutOfRange(UserError):
+    """A model that does not serve its range by one program."""
+
+
+def outside(reason: str, sizes: Sizes) -> OutOfRange:
     """The error of a program that does not serve its range."""
     asked = ", ".join(f"{name} {low}:{high}" for name, (low, high) in sizes.ranges.items())
     axes = {str(AXES[name][0]): name for name in sizes.ranges}
     named = _DYNAMO_SIZE.sub(lambda found: axes.get(found["axis"], found[0]), reason).rstrip(".")
     said = f"the model cannot serve {asked} by one program: {named}"
-    return UserError(f"{said}; narrow dynamic, or set it to None")
+    return OutOfRange(f"{said}; narrow dynamic, or set it to None")

@@ -27,10 +27,21 @@ def mark_free(x: Tensor, axis: int, low: int, high: int) -> None:
     torch._dynamo.mark_dynamic(x, axis, min=low, max=high)
 
 
-@contextlib.contextmanager
-def guards_unlogged() -> Iterator[None]:
+def load(path: Path) -> Any:
+    """The function of an AOTInductor package. Whether this processor runs its code is known by now: torch only compares
+    names, and warns of a processor that has more."""
+    with _unlogged("torch.export.pt2_archive._package"):
+        return torch._inductor.aoti_load_package(str(path))
+
+
+def guards_unlogged() -> contextlib.AbstractContextManager:
     """Within the block torch raises what is wrong with a guard without printing it too."""
-    log = logging.getLogger("torch._guards")
+    return _unlogged("torch._guards")
+
+
+@contextlib.contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    log = logging.getLogger(name)
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:

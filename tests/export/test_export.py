@@ -15,6 +15,8 @@ import mvc
 import mvc.export
 from mvc.compile.compiler import check_against_eager
 from mvc.errors import UserError
+from mvc.export import program
+from mvc.export.sizes import Sizes
 
 BATCHES = (1, 3, 8)
 RANGE = {"batch": (1, 8)}
@@ -144,18 +146,31 @@ class Fixed(nn.Module):
         return x.reshape(4, -1) * 2
 
 
-class Squeezes(nn.Module):
-    def forward(self, x):
-        return (x * 2).squeeze(0).sum(0)
-
-
 @pytest.mark.parametrize("suffix", [".pt2", ".exported"])
-@pytest.mark.parametrize("model", [HoldsForSome(), Fixed(), Squeezes()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("model", [HoldsForSome(), Fixed()], ids=["branch", "reshape"])
 def test_a_model_that_does_not_serve_the_range_is_refused(model, suffix, tmp_path):
     path = tmp_path / f"some{suffix}"
     with pytest.raises(UserError, match=r"the model cannot serve batch 1:8 by one program: .*set it to None"):
         mvc.export_model(model.eval(), torch.randn(4, 6), path, dynamic=RANGE)
     assert list(tmp_path.iterdir()) == []
+
+
+class Squeezes(nn.Module):
+    def forward(self, x):
+        return (x * 2).squeeze(0).sum(0)
+
+
+def test_code_that_computes_something_else_for_one_image_is_refused(tmp_path):
+    with pytest.raises(UserError, match="it computes something else for a size of 1"):
+        mvc.export_model(Squeezes().eval(), torch.randn(4, 6), tmp_path / "squeezes.pt2", dynamic=RANGE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_code_results_of_other_ranks_are_refused():
+    sizes, x = Sizes.parse(RANGE), torch.randn(4, 6)
+    made = program.export(Squeezes().eval(), (x,), sizes, passes=(), frozen=False)
+    with pytest.raises(UserError, match="it computes something else for a size of 1"):
+        program.check_ranks_at_one(made, Squeezes().eval(), (x,), sizes)
 
 
 @pytest.mark.parametrize(

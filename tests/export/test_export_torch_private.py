@@ -97,7 +97,7 @@ def test_a_package_is_made_for_an_instruction_set_with_a_library_beside(vectors,
     metadata = torch_private.metadata_of(path)
     assert metadata["mvc.device"] == "cpu"
     assert ("AVX2" in metadata["AOTI_CPU_ISA"]) == bool(vectors)
-    run = torch._inductor.aoti_load_package(str(path))
+    run = torch_private.load(path)
     for batch in (1, 3, 8):
         x = torch.randn(batch, 64)
         torch.testing.assert_close(run(x), Twice()(x))

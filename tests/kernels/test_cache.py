@@ -172,7 +172,7 @@ def test_another_users_folder_is_not_taken_for_the_private_one(shared):
 
 @needs_root
 def test_another_user_takes_the_library_that_was_built(shared, monkeypatch):
-    def compile_library(source: Path, path: Path) -> None:
+    def compile_library(source: Path, path: Path, **options: object) -> None:
         built = path.with_name("built")
         built.write_text("library")
         cache.replace(built, path)
@@ -180,7 +180,7 @@ def test_another_user_takes_the_library_that_was_built(shared, monkeypatch):
     monkeypatch.setattr(cpu_scan, "compile_library", compile_library)
     path, told = as_user(FIRST, 0o077, lambda: str(cpu_scan.library_path()))
     assert (Path(path).parent, told) == (shared, [])
-    monkeypatch.setattr(cpu_scan, "compile_library", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(cpu_scan, "compile_library", lambda *_, **__: pytest.fail("built again"))
 
     def read() -> list[str]:
         return [str(cpu_scan.library_path()), cpu_scan.library_path().read_text()]
@@ -193,11 +193,11 @@ def test_a_library_that_cannot_be_read_is_built_once_in_private(shared, monkeypa
     built = shared / f"selective_scan-{cpu_scan._key()}.so"
     built.touch(mode=0o600)
     shared.chmod(0o1777)
-    monkeypatch.setattr(cpu_scan, "compile_library", lambda source, path: cache.replace_text(path, "private"))
+    monkeypatch.setattr(cpu_scan, "compile_library", lambda source, path, **_: cache.replace_text(path, "private"))
     path, told = as_user(SECOND, 0o022, lambda: str(cpu_scan.library_path()))
     assert Path(path).parent.name == f"mvc-{SECOND}"
     assert any(f"{built} cannot be read" in message for message in told)
-    monkeypatch.setattr(cpu_scan, "compile_library", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(cpu_scan, "compile_library", lambda *_, **__: pytest.fail("built again"))
     assert as_user(SECOND, 0o022, lambda: str(cpu_scan.library_path()))[0] == path
 
 
