@@ -52,8 +52,7 @@ def carried() -> Iterator[tuple[str, bytes]]:
     for owner, key in torch_private_caches.loaded_kernels():
         if (path := torch_private_caches.kernel_path(key)).is_file():
             yield f"kernel/{_processor()}/{owner}/{key}", _content(path)
-    begun = torch_private.begin_vector_isa_checks.cache_info().currsize
-    if begun and not torch_private.begin_vector_isa_checks().is_alive():
+    if torch_private.begin_vector_isa_checks.cache_info().currsize:
         folder = torch_private_caches.inductor_folder()
         for path in torch_private_caches.vector_isa_checks(folder):
             yield f"check/{_processor()}/{path.relative_to(folder)}", _content(path)

@@ -67,7 +67,8 @@ def begin_vector_isa_checks() -> threading.Thread:
     """Find out in the background which vector instructions C++ code may use.
 
     When Inductor first writes C++ code, it compiles and loads one file for each set of instructions, which takes
-    seconds on a new machine. It then waits for the checks that are under way and reuses the results of the others.
+    seconds on a new machine. Whoever lets it write code calls `end_vector_isa_checks` before: two threads that check at
+    once add the flags of a set twice, and code under other flags has another key.
     """
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
@@ -139,6 +140,7 @@ def inductor(
 
     @tagged()  # the inner function as well: a backward is compiled later
     def inner_compile(*arguments: Any, **keywords: Any) -> Any:
+        end_vector_isa_checks()
         compiled = compile_fx_inner(*arguments, **keywords)
         finished()
         return compiled

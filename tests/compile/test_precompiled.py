@@ -88,7 +88,8 @@ with torch.no_grad():
         weight.data.add_(0.1)
     if frozen:
         mvc.refresh(function)
-    assert (function(model, x) - model(x)).abs().max() < 1e-4
+    expected = model(x)
+    assert (function(model, x) - expected).abs().max() < 1e-4 * expected.abs().max()
 """
 ahead = pytest.mark.skipif(
     not torch._dynamo.config.enable_aot_compile, reason="this torch has aot_compile switched off, for it is unfinished"
@@ -137,7 +138,9 @@ def test_aot_compile_leaves_nothing_to_compile(frozen, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first", "second"), [(SAVE_CACHES, LOAD_CACHES), pytest.param(SAVE_AHEAD, LOAD_AHEAD, marks=ahead)]
+    ("first", "second"),
+    [(SAVE_CACHES, LOAD_CACHES), pytest.param(SAVE_AHEAD, LOAD_AHEAD, marks=ahead)],
+    ids=["portable caches", "aot_compile"],
 )
 def test_a_whole_model_leaves_nothing_to_compile(first, second, tmp_path):
     told = twice(first, second, tmp_path, "tiny", [2, 3, 64, 64], "frozen")
