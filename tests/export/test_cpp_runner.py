@@ -19,7 +19,7 @@ import mvc
 from mvc.export import isa
 from mvc.model.image import class_names, load_image, preprocess, top_classes
 
-pytestmark = [pytest.mark.slow, pytest.mark.versions]
+pytestmark = pytest.mark.slow
 
 SOURCES = ROOT / "examples" / "cpp"
 LIBRARIES = {".ppm": "", ".jpg": "libjpeg", ".png": "libpng"}  # that decode them
