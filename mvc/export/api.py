@@ -128,12 +128,14 @@ def export_model(
 
 
 def _format(format: str | None, path: Path) -> Format:
+    found = next((name for name, suffix in FORMATS.items() if path.suffix == suffix), None)
     if format is None:
-        found = next((name for name, suffix in FORMATS.items() if path.suffix == suffix), None)
         wanted = f"a file that ends in {', '.join(FORMATS.values())}, or format must name one of {', '.join(FORMATS)}"
         require(found is not None, "path", str(path), wanted)
         return found
     require_choice("format", format, FORMATS)
+    fits = f"a file that ends in {FORMATS[format]}, by which mvc.export.load knows the format {format!r}"
+    require(found in (None, format), "path", str(path), fits)
     return format
 
 

@@ -178,6 +178,7 @@ def test_without_code_results_of_other_ranks_are_refused():
     [
         ({"path": "model.bin"}, "path is 'model.bin'; it must be a file that ends in .pt2, .onnx, .exported"),
         ({"format": "tflite"}, "format is 'tflite'; it must be one of pt2, onnx, exported"),
+        ({"format": "onnx"}, "path is 'model.pt2'; it must be a file that ends in .onnx"),
         ({"path": "no/folder/model.pt2"}, "cannot write path no/folder/model.pt2: there is no folder"),
         ({"model": Small()}, "model is 'in training mode'"),
         ({"model": None}, "model is None"),
