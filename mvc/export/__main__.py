@@ -36,7 +36,7 @@ EXAMPLES = """examples:
   python -m mvc.export --variant T --output t.pt2
   python -m mvc.export --variant S --weights hub:nvidia/MambaVision-S-1K --output s.onnx
   python -m mvc.export --variant T --dtype bfloat16 --batch 1:16 --isa avx2 --output t.pt2
-  python -m mvc.export --variant tiny --batch 1:8 --size 64:512 --format exported --output tiny.exported
+  python -m mvc.export --variant tiny --batch 1:8 --size 64:512 --custom-ops --output tiny.exported
 
 exit status: 0 done, 1 the file and eager disagree, 2 unusable input or machine, 130 interrupted"""
 

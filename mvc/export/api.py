@@ -24,11 +24,11 @@ from mvc.passes import pipeline
 FORMATS = {"pt2": ".pt2", "onnx": ".onnx", "exported": ".exported"}
 Format = Literal["pt2", "onnx", "exported"]
 # What other runtimes see: scans as one op each. Everything else is theirs to fuse.
-WINDOWS = (
-    "; images of one window and of several along an axis of a stage are served by one program where the batch is free "
-    "and sizes start at 33; with a fixed batch of 1, keep each stage to one window along an axis, or to several"
-)
 RAISING = ("raise_loop", "raise_higher_order", "raise_tree", "raise_pscan", "raise_scan")
+WINDOWS = (
+    "; height and width may be free with format 'exported' and custom_ops=True, from 33 pixels and where the batch is "
+    "free too; with a fixed batch of 1 each stage must have one window along an axis for all sizes, or several for all"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +83,9 @@ def export_model(
         dynamic: the sizes that are free, each with its least and its largest value, such as `{"batch": (1, 64),
             "height": (64, 512), "width": (64, 512)}`; also "length", the second of three axes. "batch" is
             `{"batch": (1, 64)}`; None frees none. The file serves every size within them.
-        frozen: compute what depends on parameters alone now. Otherwise the file's tensors are the model's by their
-            names, and those of a package can be replaced (`load_constants`).
+        frozen: compute what depends on parameters alone now. Otherwise, in ONNX files, and in programs of images of any
+            size, the file's tensors are the model's by their names; those of a package can then be replaced
+            (`load_constants`).
         isa: for "pt2" on a CPU, the instruction set that its code needs, a name of `mvc.export.isa`; None takes this
             processor's.
         target: for "pt2", the GPU that it is for, a name of `mvc.offline.targets` such as "sm_90", where this machine
@@ -118,8 +119,7 @@ def export_model(
         )
     except (torch_private.Unserved, OutOfRange) as error:
         said = error if isinstance(error, OutOfRange) else outside(str(error), sizes)
-        windows = isinstance(model, MambaVision) and sizes.ranges.keys() & {"height", "width"}
-        raise UserError(f"{said}{WINDOWS if windows else ''}") from error
+        raise UserError(f"{said}{WINDOWS if _has_free_windows(model, inputs, sizes) else ''}") from error
     except OSError as error:
         raise UserError(f"path is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
     seconds = time.perf_counter() - start
@@ -183,16 +183,32 @@ def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, targe
     return [path], isa
 
 
+def _portable(model: nn.Module, inputs: tuple[Tensor, ...], sizes: Sizes, *, frozen: bool):
+    """The program for other runtimes, with mvc's ops."""
+    return program.export(model, inputs, sizes, passes=pipeline.build(RAISING, inference=True), frozen=frozen)
+
+
+def _has_free_windows(model: nn.Module, inputs: tuple[Tensor, ...], sizes: Sizes) -> bool:
+    free = {name for x in inputs for name, _, _ in sizes.free(x)}
+    return isinstance(model, MambaVision) and bool(free & {"height", "width"})
+
+
 def _onnx(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, custom_ops: bool):
     from mvc.export import onnx_file
 
     onnx_file.require()
-    made = program.export(model, inputs, sizes, passes=pipeline.build(RAISING, inference=True), frozen=False)
+    if _has_free_windows(model, inputs, sizes):
+        raise outside("what the ONNX exporter writes of its windows holds for the example's size", sizes)
+    made = _portable(model, inputs, sizes, frozen=False)
     return onnx_file.write(made, path, _metadata(model, inputs, sizes)), None
 
 
 def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, custom_ops: bool):
-    made = program.export(model, inputs, sizes, passes=pipeline.build(RAISING, inference=True), frozen=frozen)
+    if _has_free_windows(model, inputs, sizes):
+        # It has no scan to be raised, and a form for any number of windows where torch.export itself traces it.
+        made = program.as_it_is(model, inputs, sizes)
+    else:
+        made = _portable(model, inputs, sizes, frozen=frozen)
     if not custom_ops:
         made = program.without_custom_ops(made)
     program.check_at_one(made.module(), model, sizes.traceable(inputs), sizes)

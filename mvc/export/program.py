@@ -76,12 +76,19 @@ def export(
     with torch.no_grad():
         captured = _capture(model, sizes.traceable(example), sizes)
         module = _rewritten(captured, _names(model), passes, frozen=frozen, evaluate=evaluate)
-        try:
-            return torch.export.export(module, captured.example, dynamic_shapes=sizes.dims(captured.example))
-        except Exception as error:
-            if (reason := torch_private.range_violation(error)) is not None:
-                raise outside(reason, sizes) from error
-            raise
+        return as_it_is(module, captured.example, sizes)
+
+
+def as_it_is(model: nn.Module, example: Sequence[Tensor], sizes: Sizes) -> torch.export.ExportedProgram:
+    """The model's program without any pass; arguments and errors are those of `export`."""
+    example = sizes.traceable(example)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, example, dynamic_shapes=sizes.dims(example))
+    except Exception as error:
+        if (reason := torch_private.range_violation(error)) is not None:
+            raise outside(reason, sizes) from error
+        raise
 
 
 def check_at_one(run: Callable[..., Any], model: nn.Module, example: Sequence[Tensor], sizes: Sizes) -> None:

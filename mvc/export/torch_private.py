@@ -98,7 +98,11 @@ def _assumptions(environment: Any) -> list[str]:
         *(f"{symbol} is {other}" for symbol, other in environment.replacements.items()),
         *(f"{symbol} is from {limits.lower} to {limits.upper}" for symbol, limits in environment.var_to_range.items()),
         *map(str, asserts),
-        *(f"{count} guards are ignored" for count in [environment.counter["ignored_backward_guard"]] if count),
+        *(
+            f"{count} guards hold that torch drops"
+            for count in [environment.counter["ignored_backward_guard"]]
+            if count
+        ),
     ]
 
 

@@ -220,12 +220,18 @@ def window_partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
     rows, columns = -(-height // window), -(-width // window)
     x = pad(x, rows * window - height, columns * window - width)
     strips, windows = batch * rows, batch * rows * columns
-    if has_static_value(rows) and has_static_value(columns):
+    if not of_any_count(rows, columns):
         x = x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
         return x.reshape(windows, window * window, channels), (rows, columns)
     x = swapped(x, (strips, window, columns * window * channels))
     x = swapped(x, (windows, window * channels, window))
     return regrouped(x, (windows, window * window, channels)), (rows, columns)
+
+
+def of_any_count(rows: int, columns: int) -> bool:
+    """Whether a program is exported for images of one window and of several; Inductor's arithmetic of sizes takes
+    minutes for the form that asks for neither."""
+    return torch.compiler.is_exporting() and not (has_static_value(rows) and has_static_value(columns))
 
 
 def swapped(x: Tensor, sizes: tuple[int, int, int]) -> Tensor:
@@ -269,7 +275,7 @@ def window_reverse(tokens: Tensor, window: int, grid: tuple[int, int], height: i
     rows, columns = grid
     windows, channels = tokens.shape[0], tokens.shape[-1]
     batch = windows // (rows * columns)
-    if has_static_value(rows) and has_static_value(columns):
+    if not of_any_count(rows, columns):
         x = tokens.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
     else:
         line = columns * window * channels
