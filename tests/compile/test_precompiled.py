@@ -115,7 +115,6 @@ def twice(first: str, second: str, folder: Path, model: str, shape: list[int], f
     return run(second, model, shape, frozen, saved, **own[1], MVC_CACHE_DIR=str(folder / "mvc"))
 
 
-@pytest.mark.versions
 @pytest.mark.parametrize("frozen", FROZEN)
 def test_portable_caches_leave_nothing_to_compile(frozen, tmp_path):
     told = twice(SAVE_CACHES, LOAD_CACHES, tmp_path, "block", [2, 9, 16], frozen)
@@ -127,7 +126,6 @@ def test_portable_caches_leave_nothing_to_compile(frozen, tmp_path):
 
 
 @ahead
-@pytest.mark.versions
 @pytest.mark.parametrize("frozen", FROZEN)
 def test_aot_compile_leaves_nothing_to_compile(frozen, tmp_path):
     told = twice(SAVE_AHEAD, LOAD_AHEAD, tmp_path, "block", [2, 9, 16], frozen)

@@ -34,8 +34,6 @@ from mvc.kernels.scan import chunked, selective_scan
 from mvc.kernels.schemas import op
 from mvc.passes.lowering.lower_scan import decompositions
 
-pytestmark = pytest.mark.versions
-
 LARGEST = {"batch": 8, "length": 32, "dim": 16}
 SEQUENCE, STATE = ("batch", "length", "dim"), ("batch", "dim")
 AXES = dict.fromkeys(("u", "delta", "z", "grad_y"), SEQUENCE) | dict.fromkeys(("A", "D", "delta_bias"), ("dim",))
