@@ -25,7 +25,7 @@ from mvc.kernels import ops
 from mvc.offline import child, memory, own_kernels, torch_private
 from mvc.offline.manifest import Launch, Request
 from mvc.offline.torch_private import Code, NotRun, Work
-from mvc.passes.frozen.freeze import Split
+from mvc.passes.frozen.freeze import Frozen
 
 PHASES = ("forward", "backward")
 LIBRARIES = (Path(ops.__file__).parent, Path(torch.__file__).parent)  # whose functions the model calls
@@ -87,11 +87,11 @@ def generate(request: Request) -> Generated:
     def backend(graph_module: fx.GraphModule, examples: list[Any]) -> Any:
         nonlocal inputs, constants
         inputs = [torch_private.source_of(node) for node in graph_module.graph.find_nodes(op="placeholder")]
-        split = getattr(compile_graph(graph_module, examples, options)[0], "split", None)
-        if split is not None:
-            constants = _constants_source(split, inputs)
-            computed = (f"constant {index}" for index in range(len(split.fakes)))
-            inputs = [*(inputs[index] for index in split.kept), *computed]
+        compiled = compile_graph(graph_module, examples, options)[0]
+        if isinstance(compiled, Frozen):
+            constants = _constants_source(compiled, inputs)
+            computed = (f"constant {index}" for index in range(compiled.count))
+            inputs = [*(inputs[index] for index in compiled.kept_inputs), *computed]
         return not_run
 
     with fakes, torch.set_grad_enabled(request.training), torch_private.captured_code() as codes:
@@ -107,9 +107,9 @@ def not_run(*arguments: Any) -> None:
     raise NotRun
 
 
-def _constants_source(split: Split, inputs: list[str]) -> str:
+def _constants_source(frozen: Frozen, inputs: list[str]) -> str:
     """The source of a module that computes the constants, once, from parameters."""
-    graph = split.constants.graph
+    graph = frozen.constants.graph
     for node in graph.nodes:
         node.type = None
     code = graph.python_code("self")
@@ -118,7 +118,7 @@ def _constants_source(split: Split, inputs: list[str]) -> str:
         for name, each in sorted(code.globals.items())
         if getattr(each, "__module__", "torch").split(".")[0] == "mvc"
     ]
-    parameters = ",\n".join(f"    {inputs[index]!r}" for index in split.parameters)
+    parameters = ",\n".join(f"    {inputs[index]!r}" for index in frozen.parameter_inputs)
     return "\n".join(
         [
             '"""The constants of the generated code, computed once from parameters."""\n',

@@ -273,7 +273,7 @@ def test_constants_are_not_current_after_a_failure(monkeypatch):
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(frozen, "_compute", fail)
+        patch.setattr(frozen, "constants", fail)
         with pytest.raises(torch.OutOfMemoryError):
             frozen(*inputs)
     assert not torch.equal(frozen(*inputs)[0], before)
@@ -281,7 +281,7 @@ def test_constants_are_not_current_after_a_failure(monkeypatch):
 
 def test_of_several_threads_one_computes_the_constants(monkeypatch):
     frozen, inputs = frozen_decay()
-    start, calls, compute = threading.Barrier(4), [], frozen._compute
+    start, calls, compute = threading.Barrier(4), [], frozen.constants
 
     def slow(*arguments):
         calls.append(arguments)
@@ -293,7 +293,7 @@ def test_of_several_threads_one_computes_the_constants(monkeypatch):
         with torch.no_grad():
             return frozen(*inputs)[0]
 
-    monkeypatch.setattr(frozen, "_compute", slow)
+    monkeypatch.setattr(frozen, "constants", slow)
     with ThreadPoolExecutor(4) as pool:
         for change in range(1, 3):
             results = list(pool.map(call, range(4)))
