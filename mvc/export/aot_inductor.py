@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,24 @@ def write(
             options |= _shims()
         # With its level, so that the system refuses the library too, whoever loads it.
         options |= torch_private.linked(cpu_scan.NEEDED_LEVELS.get(capability, []), *beside or [None])
-        generating = torch_private.code_for(known.vectors, known.architecture) if known else nullcontext({})
-        with torch_private.no_new_guards(program), fewer_shape_guards(), generating as for_processor:
-            torch_private.package(program, partial, {**options, **for_processor}, beside)
+        compile(program, partial, options, isa=isa, beside=beside)
         if obstacle(isa) is None:
             accept(torch_private.load(partial))
+
+
+def compile(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    options: Mapping[str, Any],
+    *,
+    isa: str,
+    beside: Sequence[Path] = (),
+) -> None:
+    """Compile a program into a package, its C++ for an instruction set; raises Unserved as `write` does."""
+    known = X86.get(isa)
+    generating = torch_private.code_for(known.vectors, known.architecture) if known else nullcontext({})
+    with torch_private.no_new_guards(program), fewer_shape_guards(), generating as for_processor:
+        torch_private.package(program, path, {**options, **for_processor}, beside)
 
 
 def _shims() -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, targe
 
     isa = instruction_sets.here() if isa is None else isa
     instruction_sets.require_name(isa)
-    passes = Options.parse({"frozen": frozen, "passes": "all"}).build_passes(inference=True)
+    passes = Options.parse({"frozen": frozen}).build_passes(inference=True)
     made = program.export(model, inputs, sizes, passes=passes, frozen=frozen)
     metadata = {**_metadata(model, inputs, sizes), "mvc.device": "cpu", "mvc.isa": isa}
     try:

@@ -14,7 +14,7 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from mvc import files
 from mvc.compile.backend import Options
-from mvc.compile.torch_private import fewer_shape_guards
 from mvc.errors import UserError
-from mvc.export import program, torch_private
+from mvc.export import aot_inductor, program, torch_private
 from mvc.export.isa import X86, here
 from mvc.export.program import Evaluate
 from mvc.export.sizes import Sizes
@@ -97,12 +96,9 @@ def generate(
         **torch_private.unchecked_lower_bounds(),
         **(options or {}),
     }
-    known = X86.get(isa)
-    generating = torch_private.code_for(known.vectors, known.architecture) if known else nullcontext({})
     with _one_plan():
         made = program.export(model, example, sizes, passes=passes, frozen=frozen, evaluate=evaluate)
-        with torch_private.no_new_guards(made), fewer_shape_guards(), generating as for_processor:
-            torch_private.package(made, path, {**chosen, **for_processor}, [])
+        aot_inductor.compile(made, path, chosen, isa=isa)
 
 
 def check(architecture: str, path: str) -> None:
