@@ -32,8 +32,9 @@ def selective_scan(*inputs: Tensor | bool | None) -> tuple[Tensor, Tensor]:
     given = _given(inputs)
     run_order = order(given.reverse)
     outputs, state = [], given.initial_state
-    for piece in _pieces(given)[run_order]:
-        y, state = _scan_piece(piece._replace(initial_state=state))
+    for u, delta, B, C, z, reset in _pieces(given)[run_order]:
+        piece = given._replace(u=u, delta=delta, B=B, C=C, z=z, reset=reset, initial_state=state)
+        y, state = _scan_piece(piece)
         outputs.append(y)
     return torch.cat(outputs[run_order], dim=1).contiguous(), state
 
@@ -44,16 +45,15 @@ def _given(inputs: tuple[Tensor | bool | None, ...]) -> ScanInputs:
     return given if given.reset is None else given._replace(reset=given.reset.unsqueeze(2))
 
 
-def _pieces(given: ScanInputs) -> list[ScanInputs]:
-    """The inputs of each piece, from the first step to the last."""
+def _pieces(given: ScanInputs) -> list[tuple[Tensor | None, ...]]:
+    """u, delta, B, C, z and reset of each piece, from the first step to the last."""
+    along = (given.u, given.delta, given.B, given.C, given.z, given.reset)
     length = settled(given.u.shape[1])
     if not isinstance(length, int):
-        return [given]
+        return [along]
     states_per_step = known_product((given.u.shape[0], *given.A.shape))
     steps = max(1, limit(STATES_PER_PIECE, given.u.device) // max(1, states_per_step))
-    along = {name: getattr(given, name) for name in ("u", "delta", "B", "C", "z", "reset")}
-    cut = (_cut(tensor, steps, length) for tensor in along.values())
-    return [given._replace(**dict(zip(along, piece, strict=True))) for piece in zip(*cut, strict=True)]
+    return list(zip(*(_cut(tensor, steps, length) for tensor in along), strict=True))
 
 
 def _cut(tensor: Tensor | None, steps: int, length: int) -> tuple[Tensor | None, ...]:
