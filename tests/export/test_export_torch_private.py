@@ -65,9 +65,9 @@ def test_guards_that_come_after_an_export_are_seen():
         assert size >= 2  # known of every size
         with fewer_shape_guards(), x.fake_mode:  # whether a batch of 16 would take another backend matters to nobody
             functional.conv2d(torch.empty(size, 3, 8, 8), torch.empty(4, 3, 1, 1))
-    with pytest.raises(torch_private.Unserved, match="it holds only where .* > 3"), torch_private.no_new_guards(made):
+    with pytest.raises(torch_private.Unserved, match=r"it holds only where .* > 3"), torch_private.no_new_guards(made):
         assert size > 3
-    with pytest.raises(torch_private.Unserved, match="it holds only where .* 4"), torch_private.no_new_guards(made):
+    with pytest.raises(torch_private.Unserved, match=r"it holds only where .* 4"), torch_private.no_new_guards(made):
         assert int(size) == 4
 
 
