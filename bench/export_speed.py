@@ -1,0 +1,144 @@
+"""A package beside the model that torch.compile makes in the process: the time of a batch, and of the first image.
+
+    python bench/export_speed.py --variant T --batch 8 --output bench/results/export_speed
+
+writes export_speed.json and export_speed.md there. Packages and compiled models, with frozen weights and not, are timed
+in one interleaved run. From load to the first image, each package is timed in processes of its own, after torch is
+imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvc import cli, create_model, files
+from mvc.cli import exit_status, json_text, positive
+from mvc.compile.compiler import check_against_eager, compile_model
+from mvc.errors import UserError
+from mvc.export import export_model, load
+from mvc.measure import profiler
+from mvc.measure.environment import environment
+from mvc.model.config import VARIANTS
+from mvc.table import tabulate
+
+KINDS = {"frozen": True, "not frozen": False}
+FIRST_IMAGE = """
+import json, sys, time
+import torch
+x = torch.randn(1, 3, int(sys.argv[2]), int(sys.argv[2]))
+torch.mm(x[0, 0], x[0, 0])  # torch's own start
+start = time.perf_counter()
+from mvc.export import load
+imported = time.perf_counter()
+with torch.no_grad():
+    run = load(sys.argv[1])
+    loaded = time.perf_counter()
+    run(x)
+    first = time.perf_counter()
+print(json.dumps({"import mvc": imported - start, "load": loaded - imported, "first image": first - loaded}))
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    return exit_status(lambda: _run(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__)
+    made.add_argument("--variant", default="T", choices=VARIANTS, metavar="V", help="default T")
+    made.add_argument("--batch", type=positive, default=8, help="images in a batch (default 8)")
+    made.add_argument("--rounds", type=positive, default=15, metavar="N", help="interleaved rounds (default 15)")
+    made.add_argument("--starts", type=positive, default=5, metavar="N", help="processes for each package (default 5)")
+    made.add_argument("--output", type=Path, required=True, metavar="NAME", help="results, as NAME.json and NAME.md")
+    return made
+
+
+@torch.no_grad()
+def _run(args: argparse.Namespace) -> int:
+    files.require_folder(args.output, "--output")
+    torch.manual_seed(0)
+    model = create_model(args.variant).eval()
+    side = model.config.image_size
+    x = torch.randn(args.batch, 3, side, side).contiguous(memory_format=torch.channels_last)
+    runs: dict[str, Callable[[Tensor], Tensor]] = {}
+    starts = {}
+    with tempfile.TemporaryDirectory(prefix="mvc-export-speed-") as folder:
+        for kind, frozen in KINDS.items():
+            print(f"writing and compiling {args.variant}, {kind} ...", file=sys.stderr, flush=True)
+            path = Path(folder) / f"{kind}.pt2"
+            export_model(model, x, path, frozen=frozen)
+            starts[kind] = _starts(path, side, args.starts)
+            runs[f"package, {kind}"] = load(path)
+            runs[f"compiled, {kind}"], _ = compile_model(model, x, options={"frozen": frozen})
+        _check(model, runs, x)
+        print(f"measuring {args.rounds} rounds ...", file=sys.stderr, flush=True)
+        measured = profiler.measure(runs, rounds=args.rounds, device=x.device, inputs=[(x,)])
+    facts = {
+        "environment": dataclasses.asdict(environment(x.device)),
+        "variant": args.variant,
+        "batch": args.batch,
+        "rows": [_row(kind, measured, starts[kind]) for kind in KINDS],
+    }
+    files.replace(args.output.with_suffix(".json"), json_text(facts))
+    files.replace(args.output.with_suffix(".md"), _page(facts))
+    print(_page(facts))
+    return 0
+
+
+def _check(model: nn.Module, runs: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> None:
+    for name, run in runs.items():
+        if not (check := check_against_eager(model, run, x)).passed:
+            raise UserError(f"{name} disagrees with eager, nothing is measured: {check}")
+
+
+def _starts(path: Path, side: int, count: int) -> dict[str, float]:
+    """Median seconds of each step from the import to the first image, over processes that do nothing else."""
+    command = [sys.executable, "-c", FIRST_IMAGE, str(path), str(side)]
+    several = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(count)]
+    return {name: statistics.median(each[name] for each in several) for name in several[0]}
+
+
+def _row(kind: str, measured: profiler.Measurement, start: dict[str, float]) -> dict[str, Any]:
+    package, compiled = (measured.timings[f"{name}, {kind}"] for name in ("package", "compiled"))
+    speed = compiled.ratio_to(package)._asdict()
+    return {"kind": kind, "package": package.median, "compiled": compiled.median, "speed": speed, "start": start}
+
+
+def _page(facts: dict[str, Any]) -> str:
+    about = ", ".join(f"{name} {facts['environment'].get(name)}" for name in ("date", "device", "torch", "mvc"))
+    title = f"`python bench/export_speed.py --variant {facts['variant']} --batch {facts['batch']}`: {about}"
+    headers = [
+        "weights",
+        "package ms",
+        "compiled ms",
+        "speed of the package (90 %)",
+        *next(iter(facts["rows"]))["start"],
+    ]
+    rows = [
+        [
+            row["kind"],
+            f"{row['package'] * 1e3:.1f}",
+            f"{row['compiled'] * 1e3:.1f}",
+            "{median:.3f} ({low:.3f} to {high:.3f})".format(**row["speed"]),
+            *(f"{seconds:.2f} s" for seconds in row["start"].values()),
+        ]
+        for row in facts["rows"]
+    ]
+    return f"{title}\n\n{tabulate(rows, headers, markdown=True)}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
