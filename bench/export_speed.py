@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvc import cli, create_model, files
+from mvc import cli, create_model, export_model, files
 from mvc.cli import exit_status, json_text, positive
 from mvc.compile.compiler import check_against_eager, compile_model
 from mvc.errors import UserError
-from mvc.export import export_model, load
+from mvc.export import load
 from mvc.measure import profiler
 from mvc.measure.environment import environment
 from mvc.model.config import VARIANTS

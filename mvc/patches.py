@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+patching = threading.RLock()  # held by whoever changes what several threads use
 _ABSENT = object()
 
 

@@ -1,7 +1,7 @@
-"""A small model with a scan, whose export takes a few seconds."""
+"""Small models with a scan, whose export takes a few seconds."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import mvc
 from mvc.compat.mamba_ssm import selective_scan_fn
@@ -26,6 +26,20 @@ class Small(nn.Module):
         else:
             y = mvc.selective_scan(u, delta, A, B, C, delta_softplus=True)
         return self.head(y.mean(1))
+
+
+class WithoutLibraries(nn.Module):
+    """(batch, length, 16) -> as much: a normalisation and a scan, so that a GPU runs generated kernels alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.LayerNorm(16)
+        self.A = nn.Parameter(-torch.rand(16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.norm(x)
+        return mvc.selective_scan(u, u, self.A, x[..., :8], x[..., 8:], delta_softplus=True) + x
 
 
 def example(batch: int = 4, length: int = 24) -> torch.Tensor:

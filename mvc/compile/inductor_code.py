@@ -12,8 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from mvc.compile.torch_private import patching
-from mvc.patches import replaced
+from mvc.patches import patching, replaced
 
 # A line of Inductor's wrapper that runs a kernel: generated, from a library, or a registered op.
 LAUNCH = re.compile(

@@ -16,13 +16,12 @@ from typing import Any, get_origin
 import torch
 from torch import fx
 
-from mvc.patches import replaced
+from mvc.patches import patching, replaced
 
 # Tests run on the first, on 2.14 and on the last; where these differ, the code handles every form.
 TESTED_VERSIONS = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
 VECTOR_ISA_CHECKS = "mvc: vector instructions"  # the name of their thread
-patching = threading.RLock()  # held by whoever patches torch
 _select_conv_backend = torch._C._select_conv_backend
 
 Decompositions = Mapping[torch._ops.OpOverload, Callable]

@@ -1,4 +1,6 @@
-"""Models as files that run elsewhere: AOTInductor packages, ONNX, exported programs."""
+"""Models as files that run elsewhere: AOTInductor packages, ONNX, exported programs.
 
-from mvc.export.api import Exported as Exported, export_model as export_model
+`mvc.export_model` writes them. A process that only loads one imports neither passes nor kernels.
+"""
+
 from mvc.export.loading import load as load

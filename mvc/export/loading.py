@@ -42,6 +42,8 @@ def _package(path: Path) -> Callable[..., Any]:
 
 
 def _exported(path: Path) -> Callable[..., Any]:
+    import mvc.kernels.ops  # noqa: F401  of a program that was written with custom_ops=True
+
     with path.open("rb") as file:
         return torch.export.load(file).module()
 

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mvc.compile.torch_private import patching
-from mvc.patches import replaced
+from mvc.patches import patching, replaced
 
 
 class Unserved(Exception):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from export_cases import Small, example
+from places import ROOT
 from torch import nn
 
 import mvc
@@ -80,6 +81,25 @@ def test_a_file_runs_without_mvc(files, model, name, tmp_path):
     inputs = [example(batch) for batch in BATCHES]
     for x, y in zip(inputs, alone(files[name].path, inputs, tmp_path), strict=True):
         assert_close(lambda _, y=y: y, model, x)
+
+
+SERVER = """
+import sys, torch, mvc.export
+run = mvc.export.load(sys.argv[1])
+with torch.no_grad():
+    torch.save(run(torch.load(sys.argv[2])), sys.argv[2])
+print(*sorted({name for name in sys.modules if name.startswith(("mvc.compile", "mvc.passes"))}))
+"""
+
+
+@pytest.mark.parametrize("name", ["frozen.pt2", "ops.exported"])
+def test_a_process_that_only_loads_needs_neither_the_compiler_nor_the_passes(files, model, name, tmp_path):
+    torch.save(example(), tmp_path / "x.pt")
+    command = [sys.executable, "-c", SERVER, str(files[name].path), str(tmp_path / "x.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n"
+    assert_close(lambda _: torch.load(tmp_path / "x.pt"), model, example())
 
 
 def test_what_was_written_is_told(files):

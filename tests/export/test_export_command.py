@@ -8,7 +8,7 @@ import pytest
 
 from mvc.export.__main__ import _points, main
 
-TINY = ("--variant", "tiny", "--size", "64", "--batch", "1:8", "--quiet")
+TINY = ("--variant", "tiny", "--size", "64", "--batch", "1:32", "--quiet")
 
 
 @pytest.mark.slow
@@ -19,9 +19,9 @@ def test_a_package_is_written_compared_and_described(tmp_path, capsys):
     assert f"{path}: " in said
     assert "torch._inductor.aoti_load_package" in said
     read = json.loads(facts.read_text())
-    assert [each["batch"] for each in read["compared"]] == [1, 3, 8]
+    assert [each["batch"] for each in read["compared"]] == [1, 3, 32]
     assert all(each["error"] <= each["limit"] for each in read["compared"])
-    assert read["sizes"] == "1:8 3 64 64"
+    assert read["sizes"] == "1:32 3 64 64"
     assert read["bytes"] == path.stat().st_size
     assert read["load_seconds"] > 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from export_cases import WithoutLibraries
 from torch import nn
 
 import mvc
@@ -38,10 +39,7 @@ print([tuple(run(torch.zeros(batch, 40, 16, device="cuda")).shape) for batch in 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    from scan_model import ScanModel
-
-    torch.manual_seed(0)
-    return ScanModel().eval()
+    return WithoutLibraries().eval()
 
 
 @pytest.fixture(scope="module")
