@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
     for variant in args.variants:
         for name in args.formats:
             print(f"{variant} as {name} ...", file=sys.stderr, flush=True)
-            rows.append({"format": name, **_exported(variant, *FORMATS[name], "--batch", args.batch)})
+            rows.append({**_exported(variant, *FORMATS[name], "--batch", args.batch), "kind": name})
             files.replace(args.output.with_suffix(".json"), json_text({"rows": rows}))
             files.replace(args.output.with_suffix(".md"), _page(rows))
     print(_page(rows))
@@ -79,12 +79,12 @@ def _page(rows: list[dict[str, Any]]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if "compared" not in row:
-        return [row["variant"], row["format"], row["failed"], "", "", ""]
+        return [row["variant"], row["kind"], row["failed"], "", "", ""]
     compared = [f"{each['batch']}: {each['error']:.0e} / {each['limit']:.0e}" for each in row["compared"]]
     load = row["load_seconds"]
     return [
         row["variant"],
-        row["format"],
+        row["kind"],
         ", ".join(compared) or "not run here",
         f"{row['bytes'] / 1e6:.0f}",
         f"{row['seconds']:.0f}",

@@ -185,6 +185,9 @@ def _package(model, inputs, path, sizes, *, frozen: bool, isa: str | None, targe
 
 def _portable(model: nn.Module, inputs: tuple[Tensor, ...], sizes: Sizes, *, frozen: bool):
     """The program for other runtimes, with mvc's ops."""
+    if _has_free_windows(model, inputs, sizes):
+        # It has no scan to be raised, and a form for any number of windows where torch.export itself traces it.
+        return program.as_it_is(model, inputs, sizes)
     return program.export(model, inputs, sizes, passes=pipeline.build(RAISING, inference=True), frozen=frozen)
 
 
@@ -197,18 +200,12 @@ def _onnx(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, 
     from mvc.export import onnx_file
 
     onnx_file.require()
-    if _has_free_windows(model, inputs, sizes):
-        raise outside("what the ONNX exporter writes of its windows holds for the example's size", sizes)
     made = _portable(model, inputs, sizes, frozen=False)
     return onnx_file.write(made, path, _metadata(model, inputs, sizes)), None
 
 
 def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, custom_ops: bool):
-    if _has_free_windows(model, inputs, sizes):
-        # It has no scan to be raised, and a form for any number of windows where torch.export itself traces it.
-        made = program.as_it_is(model, inputs, sizes)
-    else:
-        made = _portable(model, inputs, sizes, frozen=frozen)
+    made = _portable(model, inputs, sizes, frozen=frozen)
     if not custom_ops:
         made = program.without_custom_ops(made)
     program.check_at_one(made.module(), model, sizes.traceable(inputs), sizes)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mvc import files
 from mvc.errors import UserError
+from mvc.export import torch_private
 from mvc.export.sizes import AXES
 
 OPSET = 20  # the first with GELU, which onnxruntime runs faster than what spells it
@@ -46,6 +47,7 @@ def write(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[s
 
     Raises:
         UserError: a missing package, or an operation or a dtype that ONNX does not have.
+        torch_private.Unserved: what is written holds for a part of the program's range alone.
     """
     require()
     tensors = (node.meta.get("val") for node in program.graph.nodes)
@@ -68,20 +70,21 @@ def write(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[s
 
 def _translated(program: torch.export.ExportedProgram) -> Any:
     """The `onnx_ir.Model`, without what the exporter notes of sources."""
-    from mvc.export import onnx_scan
+    from mvc.export import onnx_ops
 
     outputs = len(program.graph_signature.user_outputs)
     try:
-        made = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=OPSET,
-            optimize=True,
-            verbose=False,
-            custom_translation_table=onnx_scan.translations(),
-            output_names=["output"] if outputs == 1 else [f"output_{index}" for index in range(outputs)],
-            dynamic_shapes=_names_of_sizes(program),
-        )
+        with torch_private.no_new_guards(program):
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+                custom_translation_table=onnx_ops.translations(),
+                output_names=["output"] if outputs == 1 else [f"output_{index}" for index in range(outputs)],
+                dynamic_shapes=_names_of_sizes(program),
+            )
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"the model cannot be written as ONNX: {_reason(error)}") from error
     clear = importlib.import_module("onnx_ir.passes.common").ClearMetadataAndDocStringPass()

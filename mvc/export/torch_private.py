@@ -78,7 +78,7 @@ def no_new_guards(program: torch.export.ExportedProgram) -> Iterator[None]:
     before = _assumptions(environment)
     with _dropped_guards(environment) as dropped:
         yield
-    added = [*(each for each in _assumptions(environment) if each not in before), *dict.fromkeys(dropped)]
+    added = [each for each in dict.fromkeys((*_assumptions(environment), *dropped)) if each not in before]
     if added:
         raise Unserved(f"it holds only where {' and '.join(added)}")
 
@@ -99,7 +99,7 @@ def _dropped_guards(environment: Any) -> Iterator[list[str]]:
 
     def record(asked: Any, expression: Any, answer: Any) -> None:
         if asked is environment and asked.frozen and not asked._suppress_guards_tls():
-            found.append(f"{expression} is {str(answer).lower()}")
+            found.append(str(expression) if answer == True else f"{expression} is {str(answer).lower()}")  # noqa: E712  sympy's too
         check(asked, expression, answer)
 
     with replaced(type(environment), "_check_frozen", record):

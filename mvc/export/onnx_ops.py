@@ -1,4 +1,4 @@
-"""The scan and the linear recurrence in ONNX: one Scan node each, whose body computes a step.
+"""In ONNX: the scan and the linear recurrence, one Scan node each whose body computes a step, and floor division.
 
 The states of a step stay in the cache, and the file depends on no length. onnxruntime spends about a microsecond on a
 call in the body; forms that run many steps at once spend more than they save, because their states go through memory.
@@ -6,10 +6,10 @@ call in the body; forms that run many steps at once spend more than they save, b
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import onnx_ir as ir
-import torch
 
 from mvc.export.torch_private import record_onnx_nodes
 from mvc.kernels.schemas import DIFFERENTIABLE, ScanInputs, op
@@ -17,9 +17,22 @@ from mvc.kernels.schemas import DIFFERENTIABLE, ScanInputs, op
 WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
-def translations() -> dict[torch._ops.OpOverload, Callable]:
+def translations() -> dict[Callable, Callable]:
     """For `custom_translation_table` of `torch.onnx.export`."""
-    return {op("selective_scan"): selective_scan, op("linear_recurrence"): linear_recurrence}
+    return {
+        op("selective_scan"): selective_scan,
+        op("linear_recurrence"): linear_recurrence,
+        operator.floordiv: floor_division,
+    }
+
+
+def floor_division(dividend: ir.Value | int, divisor: ir.Value | int) -> ir.Value:
+    """A size divided as in Python, where ONNX's Div cuts toward zero: -(-a // b), say, rounds up."""
+    nodes = _Nodes()
+    a, b = (nodes.constant(each) if isinstance(each, int) else each for each in (dividend, divisor))
+    quotient = nodes("Div", nodes("Sub", a, nodes("Mod", a, b)), b)
+    record_onnx_nodes(nodes.nodes)
+    return quotient
 
 
 def selective_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, reset, delta_softplus, reverse):
