@@ -50,6 +50,17 @@ def test_a_mambavision_runs_in_onnxruntime_at_every_batch(tiny):
         assert_close(run(x), model(x))
 
 
+@torch.no_grad()
+def test_images_of_one_window_and_of_several_are_served(tmp_path):
+    model = mvc.create_model("tiny").eval()
+    sizes = {"batch": (1, 8), "height": (33, 512), "width": (33, 512)}
+    written = mvc.export_model(model, torch.randn(2, 3, 96, 128), tmp_path / "any.onnx", dynamic=sizes)
+    run = mvc.export.load(written.path)
+    for shape in ((1, 3, 80, 64), (3, 3, 80, 160), (1, 3, 33, 50), (2, 3, 224, 224)):
+        x = torch.randn(shape)
+        assert_close(run(x), model(x))
+
+
 def test_a_file_is_of_standard_operators_and_says_what_it_is(tiny):
     made = onnx.load(tiny[1].path)
     onnx.checker.check_model(made, full_check=True)

@@ -1,4 +1,4 @@
-"""The scan and the recurrence as onnxruntime runs them: against the oracle, with batch and length free."""
+"""The scan, the recurrence and sizes as onnxruntime computes them: against the oracle, with batch and length free."""
 
 import pytest
 import recurrence_cases
@@ -141,3 +141,19 @@ def free_recurrence(tmp_path_factory):
         {0: torch.export.Dim("batch", min=1, max=8), 1: torch.export.Dim("length", min=1, max=64)} for _ in "ab"
     )
     return loaded(Calls(linear_recurrence, calls), calls, tmp_path_factory.mktemp("recurrence"), shapes)
+
+
+class Divided(nn.Module):
+    def forward(self, x):
+        length = x.shape[0]
+        sizes = (length // 4, -(-length // 4), (3 - length) // 5, (3 - length) % 5, length // -4)
+        return x.new_tensor(0.0) + torch.stack([x.new_ones(()) * size for size in sizes])
+
+
+def test_sizes_are_divided_as_in_python(tmp_path):
+    length = torch.export.Dim("length", min=1, max=64)
+    made = torch.export.export(Divided(), (torch.zeros(10),), dynamic_shapes=({0: length},))
+    onnx_file.write(made, tmp_path / "divided.onnx", {})
+    run = onnx_file.load(tmp_path / "divided.onnx")
+    for count in (1, 3, 4, 9, 64):
+        torch.testing.assert_close(run(torch.zeros(count)), Divided()(torch.zeros(count)))
