@@ -28,8 +28,12 @@ def require_folder(path: Path, option: str) -> None:
         raise UserError(f"cannot write {option} {path}: it is a folder; name a file")
     if not folder.is_dir():
         raise UserError(f"cannot write {option} {path}: there is no folder {path.parent}; make it, or name another")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write {option} {path}: {path.parent} cannot be written to; name another folder")
+    try:
+        with _partial(path) as partial:
+            partial.touch()  # what os.access says does not hold for root, nor everywhere
+    except OSError as error:
+        reason = f"{path.parent} cannot be written to ({error.strerror})"
+        raise UserError(f"cannot write {option} {path}: {reason}; name another folder") from error
 
 
 @contextlib.contextmanager

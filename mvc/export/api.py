@@ -106,9 +106,9 @@ def export_model(
     inputs = (example,) if isinstance(example, Tensor) else example
     _check(model, inputs, frozen=frozen, custom_ops=custom_ops, format=chosen)
     device = inputs[0].device
-    if isa is not None and (chosen != "pt2" or device.type != "cpu"):
+    if isa is not None and (chosen != "pt2" or device.type != "cpu" or target is not None):
         raise UserError(f"isa is {isa!r}, which is for format 'pt2' on a CPU; leave it out")
-    if target is not None and (chosen != "pt2" or isa is not None):
+    if target is not None and chosen != "pt2":
         raise UserError(f"target is {target!r}, which is for format 'pt2' on a GPU; leave it out")
     files.require_folder(path, "path")
     sizes = Sizes.parse(dynamic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,11 +59,22 @@ def range_violation(error: BaseException | None) -> str | None:
         if isinstance(error, ConstraintViolationError) or (
             isinstance(error, TorchUserError) and "onstraint" in str(error)
         ):
-            lines = [line.strip(" -") for line in str(error).splitlines()]
-            said = (line for line in lines if line.startswith("Not all values") or "generated guard" in line)
-            return next(said, lines[0])
+            return _reason(str(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def _reason(report: str) -> str:
+    """What torch's report says first of a guard, or of a size for which the code computes a constant and where."""
+    lines = [line.strip(" -") for line in report.splitlines()]
+    if (said := next((line for line in lines if "generated guard" in line), None)) is not None:
+        return said
+    constant = re.search(r"You marked (.+) as dynamic but your code specialized it to be a constant \((\d+)\)", report)
+    if constant is None:
+        return next((line for line in lines if line.startswith("Not all values")), lines[0])
+    frames = re.findall(r'File "(.+)", line (\d+), in', report[constant.end() :].partition("- You marked")[0])
+    where = f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""
+    return f"its code takes {constant[1]} for {constant[2]}{where}"
 
 
 @contextlib.contextmanager

@@ -41,6 +41,11 @@ def test_a_file_that_disagrees_with_eager_is_reported(tmp_path, capsys, monkeypa
         (("--output", "tiny.pt2", "--variant", "Q"), "unknown variant 'Q'"),
         (("--output", "tiny.pt2", "--weights", "missing.pth"), "missing.pth"),
         (("--output", "tiny.onnx", "--isa", "avx2"), "isa is 'avx2', which is for format 'pt2' on a CPU"),
+        (
+            ("--output", "tiny.pt2", "--isa", "avx2", "--device", "sm_90"),
+            "isa is 'avx2', which is for format 'pt2' on a CPU",
+        ),
+        (("--output", "tiny.onnx", "--device", "sm_90"), "target is 'sm_90', which is for format 'pt2' on a GPU"),
         (("--output", "tiny.onnx", "--custom-ops"), "custom_ops is True"),
         (("--output", "tiny.pt2", "--json", "no/tiny.json"), "cannot write --json no/tiny.json"),
     ],

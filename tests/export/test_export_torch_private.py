@@ -57,6 +57,22 @@ def test_the_reason_of_an_export_that_fails_is_found():
     assert torch_private.range_violation(ValueError("other")) is None
 
 
+class Fixed(nn.Module):
+    def forward(self, x):
+        return x.reshape(4, -1) * 2
+
+
+def test_a_size_that_the_code_takes_for_a_constant_is_named_with_its_line():
+    with pytest.raises(Exception) as failed:  # noqa: PT011  its class is torch's
+        program(Fixed())
+    assert torch_private.range_violation(failed.value).startswith("its code takes b for 4")
+    x = torch.ones(4, 64)
+    torch_private.mark_free(x, 0, 1, 8)
+    with torch_private.guards_unlogged(), pytest.raises(Exception) as failed:  # noqa: PT011  its class is torch's
+        torch.compile(Fixed(), backend="eager", fullgraph=True)(x)
+    assert f"for 4 ({__file__}:" in torch_private.range_violation(failed.value)
+
+
 def test_guards_that_come_after_an_export_are_seen():
     made = program(Twice(), high=64)
     x = next(node.meta["val"] for node in made.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor))
