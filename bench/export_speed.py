@@ -1,10 +1,9 @@
-"""A package beside the model that torch.compile makes in the process: the time of a batch, and of the first image.
+"""What an exported file costs: beside the model that torch.compile makes in the process, and for a free batch.
 
     python bench/export_speed.py --variant T --batch 8 --output bench/results/export_speed
 
-writes export_speed.json and export_speed.md there. Packages and compiled models, with frozen weights and not, are timed
-in one interleaved run. From load to the first image, each package is timed in processes of its own, after torch is
-imported.
+writes export_speed.json and export_speed.md there. All are timed in one interleaved run. From load to the first image,
+each file is timed in processes of its own, after torch is imported.
 """
 
 from __future__ import annotations
@@ -33,7 +32,9 @@ from mvc.measure.environment import environment
 from mvc.model.config import VARIANTS
 from mvc.table import tabulate
 
-KINDS = {"frozen": True, "not frozen": False}
+PACKAGES = {"package, frozen weights": True, "package, weights by name": False}
+PROGRAM = "program without custom ops"  # whose scans are in one form for every batch
+HEADERS = ("file", "beside it", "ms of the file", "ms beside it", "speed of the file (90 %)")
 FIRST_IMAGE = """
 import json, sys, time
 import torch
@@ -76,21 +77,29 @@ def _run(args: argparse.Namespace) -> int:
     runs: dict[str, Callable[[Tensor], Tensor]] = {}
     starts = {}
     with tempfile.TemporaryDirectory(prefix="mvc-export-speed-") as folder:
-        for kind, frozen in KINDS.items():
-            print(f"writing and compiling {args.variant}, {kind} ...", file=sys.stderr, flush=True)
-            path = Path(folder) / f"{kind}.pt2"
-            export_model(model, x, path, frozen=frozen)
-            starts[kind] = _starts(path, side, args.starts)
-            runs[f"package, {kind}"] = load(path)
-            runs[f"compiled, {kind}"], _ = compile_model(model, x, options={"frozen": frozen})
+
+        def exported(name: str, suffix: str, **options: Any) -> Path:
+            print(f"writing {args.variant} as a {name} ...", file=sys.stderr, flush=True)
+            path = Path(folder) / f"{name}{suffix}"
+            export_model(model, x, path, **options)
+            return path
+
+        for name, frozen in PACKAGES.items():
+            path = exported(name, ".pt2", frozen=frozen)
+            starts[name], runs[name] = _starts(path, side, args.starts), load(path)
+            print("compiling it in this process ...", file=sys.stderr, flush=True)
+            runs[f"{name}: torch.compile"], _ = compile_model(model, x, options={"frozen": frozen})
+        path = exported(PROGRAM, ".exported")
+        starts[PROGRAM], runs[PROGRAM] = _starts(path, side, args.starts), load(path)
+        runs[f"{PROGRAM}: for this batch alone"] = load(exported("program for one batch", ".exported", dynamic=None))
         _check(model, runs, x)
         print(f"measuring {args.rounds} rounds ...", file=sys.stderr, flush=True)
-        measured = profiler.measure(runs, rounds=args.rounds, device=x.device, inputs=[(x,)])
+        timings = profiler.measure(runs, rounds=args.rounds, device=x.device, inputs=[(x,)]).timings
     facts = {
         "environment": dataclasses.asdict(environment(x.device)),
         "variant": args.variant,
         "batch": args.batch,
-        "rows": [_row(kind, measured, starts[kind]) for kind in KINDS],
+        "rows": [_row(name, timings, starts) for name in runs if ": " in name],
     }
     files.replace(args.output.with_suffix(".json"), json_text(facts))
     files.replace(args.output.with_suffix(".md"), _page(facts))
@@ -111,33 +120,29 @@ def _starts(path: Path, side: int, count: int) -> dict[str, float]:
     return {name: statistics.median(each[name] for each in several) for name in several[0]}
 
 
-def _row(kind: str, measured: profiler.Measurement, start: dict[str, float]) -> dict[str, Any]:
-    package, compiled = (measured.timings[f"{name}, {kind}"] for name in ("package", "compiled"))
-    speed = compiled.ratio_to(package)._asdict()
-    return {"kind": kind, "package": package.median, "compiled": compiled.median, "speed": speed, "start": start}
+def _row(pair: str, timings: dict[str, profiler.Timing], starts: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Of a file and what it is measured beside, named `FILE: BESIDE`."""
+    name, beside = pair.split(": ")
+    file, other = timings[name], timings[pair]
+    facts = {"file": name, "beside": beside, "seconds": file.median, "seconds_beside": other.median}
+    return {**facts, "speed": other.ratio_to(file)._asdict(), "start": starts[name]}
 
 
 def _page(facts: dict[str, Any]) -> str:
     about = ", ".join(f"{name} {facts['environment'].get(name)}" for name in ("date", "device", "torch", "mvc"))
     title = f"`python bench/export_speed.py --variant {facts['variant']} --batch {facts['batch']}`: {about}"
-    headers = [
-        "weights",
-        "package ms",
-        "compiled ms",
-        "speed of the package (90 %)",
-        *next(iter(facts["rows"]))["start"],
-    ]
     rows = [
         [
-            row["kind"],
-            f"{row['package'] * 1e3:.1f}",
-            f"{row['compiled'] * 1e3:.1f}",
+            row["file"],
+            row["beside"],
+            f"{row['seconds'] * 1e3:.1f}",
+            f"{row['seconds_beside'] * 1e3:.1f}",
             "{median:.3f} ({low:.3f} to {high:.3f})".format(**row["speed"]),
             *(f"{seconds:.2f} s" for seconds in row["start"].values()),
         ]
         for row in facts["rows"]
     ]
-    return f"{title}\n\n{tabulate(rows, headers, markdown=True)}\n"
+    return f"{title}\n\n{tabulate(rows, [*HEADERS, *facts['rows'][0]['start']], markdown=True)}\n"
 
 
 if __name__ == "__main__":
