@@ -18,7 +18,7 @@ import torch
 
 from mvc import files
 from mvc.compile.torch_private import fewer_shape_guards
-from mvc.export import torch_private
+from mvc.export import guards, torch_private
 from mvc.export.isa import X86, obstacle
 
 # Declared as AOTInductor calls them; `kernels/csrc/packing.h` defines them.
@@ -45,7 +45,7 @@ def write(
         accept: called with the package as a function before it takes its place, where this processor can run it.
 
     Raises:
-        torch_private.Unserved: the code holds for a part of the program's range alone.
+        guards.Unserved: the code holds for a part of the program's range alone.
         mvc.kernels.cpu_scan.BuildError: the C++ ops cannot be built.
     """
     from mvc.kernels import cpu_scan
@@ -83,7 +83,7 @@ def compile(
     """Compile a program into a package, its C++ for an instruction set; raises Unserved as `write` does."""
     known = X86.get(isa)
     generating = torch_private.code_for(known.vectors, known.architecture) if known else nullcontext({})
-    with torch_private.no_new_guards(program), fewer_shape_guards(), generating as for_processor:
+    with guards.kept(program.graph), fewer_shape_guards(), generating as for_processor:
         torch_private.package(program, path, {**options, **for_processor}, beside)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from mvc import __version__, files
 from mvc.arguments import require, require_choice, require_flag, require_tensor
 from mvc.compile.backend import Options
 from mvc.errors import UserError
-from mvc.export import isa as instruction_sets, program, torch_private
+from mvc.export import guards, isa as instruction_sets, program, torch_private
 from mvc.export.sizes import OutOfRange, Sizes, outside
 from mvc.model.image import class_names
 from mvc.model.module import MambaVision
@@ -117,7 +117,7 @@ def export_model(
         written, isa = _WRITERS[chosen](
             model, inputs, path, sizes, frozen=frozen, isa=isa, target=target, custom_ops=custom_ops
         )
-    except (torch_private.Unserved, OutOfRange) as error:
+    except (guards.Unserved, OutOfRange) as error:
         said = error if isinstance(error, OutOfRange) else outside(str(error), sizes)
         raise UserError(f"{said}{WINDOWS if _has_free_windows(model, inputs, sizes) else ''}") from error
     except OSError as error:
@@ -200,8 +200,13 @@ def _onnx(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, 
     from mvc.export import onnx_file
 
     onnx_file.require()
-    made = _portable(model, inputs, sizes, frozen=False)
-    return onnx_file.write(made, path, _metadata(model, inputs, sizes)), None
+    made, example = _portable(model, inputs, sizes, frozen=False), sizes.traceable(inputs)
+
+    def accept(run: Callable[..., Any]) -> None:
+        program.check_for(run, model, example, sizes)  # torch's exporter has been seen to write other sizes
+        program.check_at_one(run, model, example, sizes)
+
+    return onnx_file.write(made, path, _metadata(model, inputs, sizes), accept=accept), None
 
 
 def _exported(model, inputs, path, sizes, *, frozen: bool, isa: None, target: None, custom_ops: bool):

@@ -55,7 +55,7 @@ def write(
     Raises:
         UserError: an unknown card, a machine on which no code can be generated, or a model that cannot be captured,
             that does not serve the sizes, or that cannot be sent to the process that generates the code.
-        torch_private.Unserved: the code holds for a part of the range alone.
+        guards.Unserved: the code holds for a part of the range alone.
     """
     card = None if target is None else find(target)
     with files.replacing(path, suffix=".pt2") as partial:
@@ -65,6 +65,7 @@ def write(
         if card is not None:
             model, example = copy.deepcopy(model).cuda(), tuple(x.cuda() for x in example)
         generate(model, example, partial, sizes, frozen=frozen, metadata=metadata)
+        program.check_at_one(torch_private.load(partial), model, sizes.traceable(example), sizes)
 
 
 def generate(
@@ -144,8 +145,9 @@ def _elsewhere(
     """Generate the package in a process with the stand-in for the card."""
     device.require()
     _refuse_unsent(model)
-    # Here, where tensors have values: the stand-in computes none.
-    program.check_ranks_at_one(program.export(model, example, sizes, passes=(), frozen=False), model, example, sizes)
+    # Of the program, here, where tensors have values: the stand-in computes none.
+    made = program.export(model, example, sizes, passes=(), frozen=False)
+    program.check_at_one(made.module(), model, sizes.traceable(example), sizes)
     with tempfile.TemporaryDirectory(prefix="mvc-export-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
         job = {"ranges": dict(sizes.ranges), "frozen": frozen, "metadata": dict(metadata), "search": sys.path}

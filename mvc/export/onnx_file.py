@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mvc import files
 from mvc.errors import UserError
-from mvc.export import torch_private
+from mvc.export import guards
 from mvc.export.sizes import AXES
 
 OPSET = 20  # the first with GELU, which onnxruntime runs faster than what spells it
@@ -25,12 +25,18 @@ MOST_IN_ONE_FILE = 2**31 - 2**28  # protobuf ends at 2 GiB; a quarter of one is 
 
 
 def require() -> None:
-    """Raise UserError unless the packages are installed that write ONNX."""
-    for name in ("onnx", "onnx_ir", "onnxscript"):
+    """Raise UserError unless the packages are installed that write ONNX and run it."""
+    for name in ("onnx", "onnx_ir", "onnxscript", "onnxruntime"):
         _import(name)
 
 
-def write(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, str]) -> list[Path]:
+def write(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    accept: Callable[[Callable[..., Any]], None],
+) -> list[Path]:
     """Write the program in opset 20, its scans as ONNX's Scan.
 
     The weights lie in the file, or beside it in one named after it and their content where they exceed protobuf's 2 GB.
@@ -41,13 +47,14 @@ def write(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[s
     Args:
         program: with mvc's portable ops.
         metadata: what the model says of itself.
+        accept: called with the file as a function before it takes its place.
 
     Returns:
         the files, that of the model first.
 
     Raises:
         UserError: a missing package, or an operation or a dtype that ONNX does not have.
-        torch_private.Unserved: what is written holds for a part of the program's range alone.
+        guards.Unserved: what is written holds for a part of the program's range alone.
     """
     require()
     tensors = (node.meta.get("val") for node in program.graph.nodes)
@@ -60,9 +67,10 @@ def write(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[s
     if sum(tensor.nbytes for tensor in weights) <= MOST_IN_ONE_FILE:
         with files.replacing(path) as partial:
             _import("onnx_ir").save(model, partial)
+            accept(load(partial))
         written = [path]
     else:
-        written = _write_apart(model, path, f"{path.name}.{_digest(weights)}.data")
+        written = _write_apart(model, path, f"{path.name}.{_digest(weights)}.data", accept)
     for each in stale - set(written):
         each.unlink(missing_ok=True)
     return written
@@ -74,7 +82,7 @@ def _translated(program: torch.export.ExportedProgram) -> Any:
 
     outputs = len(program.graph_signature.user_outputs)
     try:
-        with torch_private.no_new_guards(program):
+        with guards.kept(program.graph):
             made = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -116,11 +124,12 @@ def _reason(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def _write_apart(model: Any, path: Path, name: str) -> list[Path]:
+def _write_apart(model: Any, path: Path, name: str, accept: Callable[[Callable[..., Any]], None]) -> list[Path]:
     """The model's file, and beside it its weights in a file of this name."""
     weights = path.with_name(name)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         _import("onnx_ir").save(model, Path(folder, path.name), external_data=name)
+        accept(load(Path(folder, path.name)))
         os.replace(Path(folder, name), weights)
         os.replace(Path(folder, path.name), path)
     return [path, weights]

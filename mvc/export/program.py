@@ -20,7 +20,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from mvc.compile.torch_private import fewer_shape_guards, raised_in_trace
 from mvc.errors import UserError
-from mvc.export import torch_private
+from mvc.export import guards, torch_private
 from mvc.export.sizes import Sizes, outside
 from mvc.passes import pipeline
 from mvc.passes.base import Pass
@@ -29,8 +29,7 @@ from mvc.passes.frozen.prepack import Prepack
 from mvc.passes.graph.fx_utils import value
 from mvc.passes.lowering.lower_scan import decompositions
 
-AT_ONE = 0.05  # the difference that no rounding makes
-AT_ONE_DIFFERS = "it computes something else for a size of 1"
+TOLERANCE = 0.05  # a difference that no rounding makes
 
 _serial = itertools.count()
 Evaluate = Callable[[fx.GraphModule, Sequence[Tensor]], Sequence[Tensor]]
@@ -52,6 +51,15 @@ class Captured:
     example: tuple[Tensor, ...]
     structure: TreeSpec
 
+    def axes(self, sizes: Sizes) -> guards.Axes:
+        """Of the example's free sizes."""
+        found = {}
+        for node, given in zip(self.graph_module.graph.find_nodes(op="placeholder"), self.inputs, strict=True):
+            if _position(given, self.example) is not None:
+                for name, axis, limits in sizes.free(given):
+                    found[torch_private.symbol(value(node).shape[axis])] = (name, limits)
+        return found
+
 
 def export(
     model: nn.Module,
@@ -72,10 +80,12 @@ def export(
 
     Raises:
         UserError: the model cannot be captured, or does not serve the sizes.
+        guards.Unserved: it serves a part of them.
     """
     with torch.no_grad():
         captured = _capture(model, sizes.traceable(example), sizes)
-        module = _rewritten(captured, _names(model), passes, frozen=frozen, evaluate=evaluate)
+        with guards.kept(captured.graph_module.graph, captured.axes(sizes)), fewer_shape_guards():
+            module = _rewritten(captured, _names(model), passes, frozen=frozen, evaluate=evaluate)
         return as_it_is(module, captured.example, sizes)
 
 
@@ -84,11 +94,13 @@ def as_it_is(model: nn.Module, example: Sequence[Tensor], sizes: Sizes) -> torch
     example = sizes.traceable(example)
     try:
         with torch.no_grad():
-            return torch.export.export(model, example, dynamic_shapes=sizes.dims(example))
+            made = torch.export.export(model, example, dynamic_shapes=sizes.dims(example))
     except Exception as error:
         if (reason := torch_private.range_violation(error)) is not None:
             raise outside(reason, sizes) from error
         raise
+    guards.check(made.graph)
+    return made
 
 
 def check_at_one(run: Callable[..., Any], model: nn.Module, example: Sequence[Tensor], sizes: Sizes) -> None:
@@ -96,41 +108,38 @@ def check_at_one(run: Callable[..., Any], model: nn.Module, example: Sequence[Te
 
     torch takes free sizes for larger ones, so that a `squeeze`, say, is decided without a guard.
     """
-    inputs = tuple(sizes.at_one(x) for x in example)
-    if all(one is x for one, x in zip(inputs, example, strict=True)):
-        return
+    for inputs in sizes.ones(example):
+        check_for(run, model, inputs, sizes)
+
+
+def check_for(run: Callable[..., Any], model: nn.Module, inputs: Sequence[Tensor], sizes: Sizes) -> None:
+    """Raise UserError where what was made of the model fails, or computes something else, for these inputs."""
+    shapes = " and ".join("x".join(map(str, x.shape)) for x in inputs)
     with torch.no_grad():
-        leaves, expected = (tree_flatten(each(*inputs))[0] for each in (run, model))
+        expected = tree_flatten(model(*inputs))[0]
+        try:
+            leaves = tree_flatten(run(*inputs))[0]
+        except Exception as error:  # whatever a runtime raises
+            raise outside(f"it fails for {shapes} ({str(error).partition(chr(10))[0]})", sizes) from error
     if any(_differ(y, wanted) for y, wanted in zip(leaves, expected, strict=True)):
-        raise outside(AT_ONE_DIFFERS, sizes)
-
-
-def check_ranks_at_one(
-    program: torch.export.ExportedProgram, model: nn.Module, example: Sequence[Tensor], sizes: Sizes
-) -> None:
-    """The part of `check_at_one` that needs no code to run: whether results have as many axes."""
-    with torch.no_grad():
-        expected = tree_flatten(model(*(sizes.at_one(x) for x in example)))[0]
-    results = [node.meta["val"] for node in program.graph.output_node().args[0]]
-    if [y.dim() for y in results] != [y.dim() for y in expected]:
-        raise outside(AT_ONE_DIFFERS, sizes)
+        raise outside(f"it computes something else for {shapes}", sizes)
 
 
 def _differ(y: Tensor, wanted: Tensor) -> bool:
     if y.shape != wanted.shape or y.numel() == 0:
         return y.shape != wanted.shape
     y, wanted = y.double(), wanted.double()
-    limit = AT_ONE * float(wanted.abs().max())
-    return not torch.allclose(y, wanted, rtol=AT_ONE, atol=limit, equal_nan=True)
+    limit = TOLERANCE * float(wanted.abs().max())
+    return not torch.allclose(y, wanted, rtol=TOLERANCE, atol=limit, equal_nan=True)
 
 
 def without_custom_ops(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program with mvc's portable ops as torch's own operations.
 
     Raises:
-        torch_private.Unserved: they hold for a part of the program's range alone.
+        guards.Unserved: they hold for a part of the program's range alone.
     """
-    with torch_private.no_new_guards(program):
+    with guards.kept(program.graph):
         return program.run_decompositions(decompositions())
 
 

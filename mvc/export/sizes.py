@@ -79,11 +79,17 @@ class Sizes:
                 x = torch.cat((x, x), dim=axis)
         return x
 
-    def at_one(self, x: Tensor) -> Tensor:
-        """x, its first index along every free axis that may have a size of 1; x itself where there is none."""
-        for _, axis, (low, _) in self.free(x):
-            if low == 1:
-                x = x.narrow(axis, 0, 1)
+    def ones(self, example: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """The example with all free sizes that may be 1 at 1, and then with each of them alone."""
+        names = [name for name, (low, high) in self.ranges.items() if low == 1 < high]
+        for chosen in dict.fromkeys([tuple(names), *((name,) for name in names)]):
+            if chosen:
+                yield tuple(self._first(x, chosen) for x in example)
+
+    def _first(self, x: Tensor, names: Sequence[str]) -> Tensor:
+        """x, its first index along the axes of these names."""
+        for name, axis, _ in self.free(x):
+            x = x.narrow(axis, 0, 1) if name in names else x
         return x
 
     def dims(self, example: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:

@@ -12,14 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import sympy
 import torch
 from torch import Tensor, fx
 
 from mvc.patches import patching, replaced
-
-
-class Unserved(Exception):
-    """A program holds for a part of the range that was asked for; the message says for which."""
 
 
 def mark_free(x: Tensor, axis: int, low: int, high: int) -> None:
@@ -77,56 +74,79 @@ def _reason(report: str) -> str:
     return f"its code takes {constant[1]} for {constant[2]}{where}"
 
 
-@contextlib.contextmanager
-def no_new_guards(program: torch.export.ExportedProgram) -> Iterator[None]:
-    """Raise Unserved where the block narrows the sizes that the program was exported for.
-
-    Whoever runs an exported program does not look at guards that come after its export.
-    """
-    environment = _shape_environment(program.graph)
-    if environment is None:
-        yield
-        return
-    before = _assumptions(environment)
-    with _dropped_guards(environment) as dropped:
-        yield
-    added = [each for each in dict.fromkeys((*_assumptions(environment), *dropped)) if each not in before]
-    if added:
-        raise Unserved(f"it holds only where {' and '.join(added)}")
-
-
-def _shape_environment(graph: fx.Graph) -> Any:
+def shape_environment(graph: fx.Graph) -> Any:
+    """What torch knows of a graph's free sizes; None for a graph without any."""
     for node in graph.nodes:
-        if isinstance(node.meta.get("val"), torch.Tensor) and hasattr(node.meta["val"], "fake_mode"):
-            return node.meta["val"].fake_mode.shape_env
+        fake = node.meta.get("val", node.meta.get("example_value"))
+        if isinstance(fake, torch.Tensor) and hasattr(fake, "fake_mode"):
+            return fake.fake_mode.shape_env
     return None
 
 
+def symbol(size: torch.SymInt) -> sympy.Symbol:
+    """Of an input's free size, before anything was found to be equal to it."""
+    return size.node._expr
+
+
+def guards(environment: Any) -> list[sympy.Basic]:
+    """The conditions that decided what was traced."""
+    asserts = (each.expr for several in environment.deferred_runtime_asserts.values() for each in several)
+    return [*(guard.expr for guard in environment.guards), *asserts]
+
+
 @contextlib.contextmanager
-def _dropped_guards(environment: Any) -> Iterator[list[str]]:
-    """The guards that torch drops in the block since the environment is frozen, but for those that nobody asked for:
-    where guards are suppressed, whichever way a question is answered is right (see `fewer_shape_guards`)."""
-    found: list[str] = []
+def dropped_guards(environment: Any) -> Iterator[list[sympy.Basic]]:
+    """The conditions that torch drops in the block since the environment is frozen, but for those that nobody asked
+    for: where guards are suppressed, whichever way a question is answered is right (see `fewer_shape_guards`)."""
+    found: list[sympy.Basic] = []
     check = type(environment)._check_frozen
 
     def record(asked: Any, expression: Any, answer: Any) -> None:
         if asked is environment and asked.frozen and not asked._suppress_guards_tls():
-            found.append(str(expression) if answer == True else f"{expression} is {str(answer).lower()}")  # noqa: E712  sympy's too
+            found.append(_condition(expression, sympy.sympify(answer)))
         check(asked, expression, answer)
 
     with replaced(type(environment), "_check_frozen", record):
         yield found
 
 
-def _assumptions(environment: Any) -> list[str]:
-    """What the program's code takes for granted of its free sizes."""
-    asserts = (each.expr for several in environment.deferred_runtime_asserts.values() for each in several)
+def _condition(expression: sympy.Basic, answer: sympy.Basic) -> sympy.Basic:
+    if answer in (sympy.true, sympy.false):
+        return expression if answer == sympy.true else sympy.Not(expression)
+    return sympy.Eq(expression, answer)
+
+
+def limits(environment: Any) -> list[str]:
+    """What sizes are known to be, and within which ranges."""
     return [
-        *(str(guard.expr) for guard in environment.guards),
         *(f"{symbol} is {other}" for symbol, other in environment.replacements.items()),
         *(f"{symbol} is from {limits.lower} to {limits.upper}" for symbol, limits in environment.var_to_range.items()),
-        *map(str, asserts),
     ]
+
+
+def range_of(environment: Any, symbol: sympy.Symbol) -> tuple[int, int]:
+    """The least and the largest size. torch takes free sizes for 2 at least; 1 is served as well."""
+    limits = environment.var_to_range[symbol]
+    return (1 if limits.lower == 2 else int(limits.lower)), int(limits.upper)
+
+
+def simplest(environment: Any, condition: sympy.Basic) -> sympy.Basic:
+    """The condition over the sizes that are not known by others."""
+    return environment.replace(condition)
+
+
+def computed(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, Tensor]) -> Tensor | None:
+    """Whether the condition holds, for each entry of tensors of sizes; None if torch cannot compute it from tensors."""
+    from torch.utils._sympy.interp import sympy_interp
+    from torch.utils._sympy.reference import TensorReferenceAnalysis
+
+    class WithRemainders(TensorReferenceAnalysis):
+        mod = python_mod = staticmethod(torch.remainder)
+
+    try:
+        return torch.as_tensor(sympy_interp(WithRemainders, dict(sizes), condition))
+    except (AttributeError, NotImplementedError, KeyError, TypeError):
+        return None
 
 
 def size_in_example(size: int) -> int:

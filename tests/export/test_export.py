@@ -16,8 +16,6 @@ import mvc
 import mvc.export
 from mvc.compile.compiler import check_against_eager
 from mvc.errors import UserError
-from mvc.export import program
-from mvc.export.sizes import Sizes
 
 BATCHES = (1, 3, 8)
 RANGE = {"batch": (1, 8)}
@@ -200,17 +198,67 @@ class Squeezes(nn.Module):
         return (x * 2).squeeze(0).sum(0)
 
 
-def test_code_that_computes_something_else_for_one_image_is_refused(tmp_path):
-    with pytest.raises(UserError, match="it computes something else for a size of 1"):
-        mvc.export_model(Squeezes().eval(), torch.randn(4, 6), tmp_path / "squeezes.pt2", dynamic=RANGE)
+class OfSmallSizes(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] + x.shape[1] > 3 else x * 3
+
+
+class Divides(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] * x.shape[1] % 7 != 0 else x * 3
+
+
+class Grows(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] * ((x.shape[1] - 1) // 3) < 40 else x * 3
+
+
+class NotSquare(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] != x.shape[1] else x * 3
+
+
+LENGTHS = {**RANGE, "length": (1, 32)}
+
+
+@pytest.mark.parametrize(
+    ("model", "suffix", "said"),
+    [
+        (Squeezes(), ".pt2", "it computes something else for 1x1x3"),
+        (Squeezes(), ".onnx", "it fails for 4x5x3"),
+        (OfSmallSizes(), ".exported", "it computes something else for 1x1x3"),
+        (OfSmallSizes(), ".onnx", "it computes something else for 1x1x3"),
+        (Divides(), ".onnx", "it holds only where .*, which is not so for batch 7 and length 1;"),
+        (Grows(), ".exported", "it holds only where .* < 40, which is not so for batch 8 and length 16;"),
+        (NotSquare(), ".pt2", "it holds only where .*, which is not so for batch 1 and length 1;"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_what_does_not_serve_every_size_is_refused(model, suffix, said, tmp_path):
+    """Conditions on two sizes, and those on sizes of 1, are decided while tracing, where torch says nothing."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    with pytest.raises(UserError, match=said):
+        mvc.export_model(model.eval(), torch.randn(4, 5, 3), tmp_path / f"some{suffix}", dynamic=LENGTHS)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_code_results_of_other_ranks_are_refused():
-    sizes, x = Sizes.parse(RANGE), torch.randn(4, 6)
-    made = program.export(Squeezes().eval(), (x,), sizes, passes=(), frozen=False)
-    with pytest.raises(UserError, match="it computes something else for a size of 1"):
-        program.check_ranks_at_one(made, Squeezes().eval(), (x,), sizes)
+class Regroups(nn.Module):
+    """Its sizes always fit, which torch does not see."""
+
+    def forward(self, x, y):
+        return (x + y).reshape(x.shape[0] * x.shape[1], -1).reshape(-1, x.shape[1], 3)
+
+
+@pytest.mark.parametrize("suffix", [".exported", ".onnx"])
+def test_conditions_that_hold_for_every_size_are_no_reason_to_refuse(suffix, tmp_path):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    model, x = Regroups().eval(), torch.randn(4, 5, 3)
+    run = mvc.export.load(mvc.export_model(model, (x, x), tmp_path / f"fits{suffix}", dynamic=LENGTHS).path)
+    for shape in ((1, 1, 3), (8, 32, 3)):
+        x, y = torch.randn(shape), torch.randn(shape)
+        torch.testing.assert_close(run(x, y), model(x, y))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from mvc.compile.torch_private import fewer_shape_guards
-from mvc.export import torch_private
+from mvc.export import guards, torch_private
 
 pytestmark = pytest.mark.versions
 
@@ -77,13 +77,13 @@ def test_guards_that_come_after_an_export_are_seen():
     made = program(Twice(), high=64)
     x = next(node.meta["val"] for node in made.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor))
     size = x.shape[0]
-    with torch_private.no_new_guards(made):
+    with guards.kept(made.graph):
         assert size >= 2  # known of every size
         with fewer_shape_guards(), x.fake_mode:  # whether a batch of 16 would take another backend matters to nobody
             functional.conv2d(torch.empty(size, 3, 8, 8), torch.empty(4, 3, 1, 1))
-    with pytest.raises(torch_private.Unserved, match=r"it holds only where .* > 3"), torch_private.no_new_guards(made):
+    with pytest.raises(guards.Unserved, match=r"it holds only where .* > 3"), guards.kept(made.graph):
         assert size > 3
-    with pytest.raises(torch_private.Unserved, match=r"it holds only where .* 4"), torch_private.no_new_guards(made):
+    with pytest.raises(guards.Unserved, match=r"it holds only where .* 4"), guards.kept(made.graph):
         assert int(size) == 4
 
 

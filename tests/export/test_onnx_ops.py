@@ -63,7 +63,7 @@ def tensors(calls: list[dict]) -> tuple[Tensor, ...]:
 
 def loaded(module, calls, folder, shapes):
     program = torch.export.export(module.eval(), tensors(calls), dynamic_shapes=(shapes,))
-    return onnx_file.load(onnx_file.write(program, folder / "calls.onnx", {})[0])
+    return onnx_file.load(onnx_file.write(program, folder / "calls.onnx", {}, accept=lambda run: None)[0])
 
 
 def scan_inputs(batch: int, length: int) -> list[dict]:
@@ -153,7 +153,7 @@ class Divided(nn.Module):
 def test_sizes_are_divided_as_in_python(tmp_path):
     length = torch.export.Dim("length", min=1, max=64)
     made = torch.export.export(Divided(), (torch.zeros(10),), dynamic_shapes=({0: length},))
-    onnx_file.write(made, tmp_path / "divided.onnx", {})
+    onnx_file.write(made, tmp_path / "divided.onnx", {}, accept=lambda run: None)
     run = onnx_file.load(tmp_path / "divided.onnx")
     for count in (1, 3, 4, 9, 64):
         torch.testing.assert_close(run(torch.zeros(count)), Divided()(torch.zeros(count)))
