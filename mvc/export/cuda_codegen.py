@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mvc.export import cuda, guards, torch_private
+from mvc.export import cuda, guards
 from mvc.export.sizes import Sizes, outside
 from mvc.offline import child, device
 from mvc.offline.torch_private import packaging_without_launches
