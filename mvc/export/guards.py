@@ -44,9 +44,9 @@ def kept(graph: fx.Graph, axes: Axes | None = None) -> Iterator[None]:
     before = torch_private.limits(environment)
     with torch_private.dropped_guards(environment) as dropped:
         yield
-    check(graph, axes, dropped)
     if narrowed := [each for each in torch_private.limits(environment) if each not in before]:
         raise Unserved(f"it holds only where {' and '.join(narrowed)}")
+    check(graph, axes, dropped)
 
 
 def check(graph: fx.Graph, axes: Axes | None = None, dropped: Iterable[sympy.Basic] = ()) -> None:
