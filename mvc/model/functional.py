@@ -231,7 +231,8 @@ def window_partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
 def of_any_count(rows: int, columns: int) -> bool:
     """Whether a program is exported for images of one window and of several; Inductor's arithmetic of sizes takes
     minutes for the form that asks for neither."""
-    return torch.compiler.is_exporting() and not (has_static_value(rows) and has_static_value(columns))
+    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()  # torch 2.11 says both
+    return exporting and not (has_static_value(rows) and has_static_value(columns))
 
 
 def swapped(x: Tensor, sizes: tuple[int, int, int]) -> Tensor:

@@ -42,6 +42,21 @@ def test_one_program_serves_one_window_and_several(model, program, batch):
             torch.testing.assert_close(run(x), model(x), msg=lambda text, x=x: f"{tuple(x.shape)}: {text}")
 
 
+@pytest.mark.versions
+def test_compiled_code_has_the_form_whose_sizes_inductor_computes_in_seconds(model):
+    graphs = []
+
+    def keep(graph_module, inputs):
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(model, backend=keep, dynamic=True, fullgraph=True)(images(2, 96, 128))
+    torch._dynamo.reset()
+    assert not graphs[0].graph.find_nodes(op="call_method", target="clone")
+
+
 def test_a_traced_model_serves_every_batch_and_refuses_another_size(model):
     with pytest.warns(torch.jit.TracerWarning):
         traced = torch.jit.trace(model, images(2, 96, 128))
