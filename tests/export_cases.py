@@ -42,5 +42,12 @@ class WithoutLibraries(nn.Module):
         return mvc.selective_scan(u, u, self.A, x[..., :8], x[..., 8:], delta_softplus=True) + x
 
 
+class Squeezes(nn.Module):
+    """Its result has another number of axes for a batch of 1, which is decided without a guard."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 2).squeeze(0).sum(0)
+
+
 def example(batch: int = 4, length: int = 24) -> torch.Tensor:
     return torch.randn(batch, length, 8, generator=torch.Generator().manual_seed(batch))

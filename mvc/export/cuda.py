@@ -147,6 +147,7 @@ def _elsewhere(
     _refuse_unsent(model)
     # Of the program, here, where tensors have values: the stand-in computes none.
     made = program.export(model, example, sizes, passes=(), frozen=False)
+    program.check_ranks_at_one(made, model, sizes.traceable(example), sizes)
     program.check_at_one(made.module(), model, sizes.traceable(example), sizes)
     with tempfile.TemporaryDirectory(prefix="mvc-export-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)

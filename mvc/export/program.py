@@ -114,15 +114,31 @@ def check_at_one(run: Callable[..., Any], model: nn.Module, example: Sequence[Te
 
 def check_for(run: Callable[..., Any], model: nn.Module, inputs: Sequence[Tensor], sizes: Sizes) -> None:
     """Raise UserError where what was made of the model fails, or computes something else, for these inputs."""
-    shapes = " and ".join("x".join(map(str, x.shape)) for x in inputs)
     with torch.no_grad():
         expected = tree_flatten(model(*inputs))[0]
         try:
             leaves = tree_flatten(run(*inputs))[0]
         except Exception as error:  # whatever a runtime raises
-            raise outside(f"it fails for {shapes} ({str(error).partition(chr(10))[0]})", sizes) from error
+            raise outside(f"it fails for {_shapes(inputs)} ({str(error).partition(chr(10))[0]})", sizes) from error
     if any(_differ(y, wanted) for y, wanted in zip(leaves, expected, strict=True)):
-        raise outside(f"it computes something else for {shapes}", sizes)
+        raise outside(f"it computes something else for {_shapes(inputs)}", sizes)
+
+
+def check_ranks_at_one(
+    program: torch.export.ExportedProgram, model: nn.Module, example: Sequence[Tensor], sizes: Sizes
+) -> None:
+    """The part of `check_at_one` that needs no code to run: whether results have as many axes. The program itself would
+    decide a `squeeze` anew for each size, and code that is compiled of it does not."""
+    results = [node.meta["val"].dim() for node in program.graph.output_node().args[0]]
+    for inputs in sizes.ones(example):
+        with torch.no_grad():
+            expected = tree_flatten(model(*inputs))[0]
+        if results != [y.dim() for y in expected]:
+            raise outside(f"it computes something else for {_shapes(inputs)}", sizes)
+
+
+def _shapes(inputs: Sequence[Tensor]) -> str:
+    return " and ".join("x".join(map(str, x.shape)) for x in inputs)
 
 
 def _differ(y: Tensor, wanted: Tensor) -> bool:

@@ -135,8 +135,13 @@ def test_aot_compile_leaves_nothing_to_compile(frozen, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_whole_model_leaves_nothing_to_compile(tmp_path):
-    told = twice(SAVE_CACHES, LOAD_CACHES, tmp_path, "tiny", [2, 3, 64, 64], "frozen")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(SAVE_CACHES, LOAD_CACHES), pytest.param(SAVE_AHEAD, LOAD_AHEAD, marks=ahead)],
+    ids=["portable caches", "aot_compile"],
+)
+def test_a_whole_model_leaves_nothing_to_compile(first, second, tmp_path):
+    told = twice(first, second, tmp_path, "tiny", [2, 3, 64, 64], "frozen")
     assert max(told["errors"]) < 1e-5
     assert told["built"] == []
 

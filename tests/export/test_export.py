@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_cases import Small, example
+from export_cases import Small, Squeezes, example
 from places import ROOT
 from torch import nn
 
@@ -16,6 +16,8 @@ import mvc
 import mvc.export
 from mvc.compile.compiler import check_against_eager
 from mvc.errors import UserError
+from mvc.export import program
+from mvc.export.sizes import Sizes
 
 BATCHES = (1, 3, 8)
 RANGE = {"batch": (1, 8)}
@@ -193,11 +195,6 @@ def test_a_package_for_any_image_size_is_refused_with_what_is_served(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-class Squeezes(nn.Module):
-    def forward(self, x):
-        return (x * 2).squeeze(0).sum(0)
-
-
 class OfSmallSizes(nn.Module):
     def forward(self, x):
         return x * 2 if x.shape[0] + x.shape[1] > 3 else x * 3
@@ -241,6 +238,13 @@ def test_what_does_not_serve_every_size_is_refused(model, suffix, said, tmp_path
     with pytest.raises(UserError, match=said):
         mvc.export_model(model.eval(), torch.randn(4, 5, 3), tmp_path / f"some{suffix}", dynamic=LENGTHS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_code_results_of_other_ranks_are_refused():
+    sizes, x = Sizes.parse(RANGE), torch.randn(4, 6)
+    made = program.export(Squeezes().eval(), (x,), sizes, passes=(), frozen=False)
+    with pytest.raises(UserError, match="it computes something else for 1x6"):
+        program.check_ranks_at_one(made, Squeezes().eval(), (x,), sizes)
 
 
 class Regroups(nn.Module):

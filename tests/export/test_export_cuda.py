@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_cases import WithoutLibraries
+from export_cases import Squeezes, WithoutLibraries
 from torch import nn
 
 import mvc
@@ -124,8 +124,15 @@ def test_local_class_is_refused(tmp_path):
         cuda.write(Local(), (), tmp_path / "a.pt2", Sizes({}), frozen=True, metadata={}, target="sm_90")
 
 
+@pytest.mark.skipif(device.present(find("sm_90")) is not None, reason="there is such a card")
+def test_code_that_computes_something_else_for_one_image_is_refused(tmp_path):
+    with pytest.raises(UserError, match="it computes something else for 1x6"):
+        mvc.export_model(Squeezes().eval(), torch.ones(4, 6), tmp_path / "a.pt2", target="sm_90")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["sm_80", "sm_100"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
 def test_tiny_with_frozen_weights(tmp_path, target):
     torch.manual_seed(0)
     model, path = mvc.create_model("tiny", dtype=torch.float16).eval(), tmp_path / "tiny.pt2"

@@ -92,7 +92,6 @@ def test_a_model_without_a_scan_tells_its_level_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", ["avx2"], indirect=True)
 def test_packages_of_two_sets_and_own_ops_in_one_process(package, tmp_path):
     """This process has the C++ ops of its own processor loaded; another one has those of two packages alone."""
     _, path = package
