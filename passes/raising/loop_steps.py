@@ -1,10 +1,8 @@
-"""Rolls an unrolled loop up: what collects the outputs of its steps, and the one step that they all repeat."""
+"""Rolls an unrolled loop up: finds the one step that all of its steps repeat."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,93 +10,22 @@ from torch import fx
 from torch.utils._pytree import tree_flatten
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import between, shape
+from mvc.passes.graph.fx_utils import between, name_of
 from mvc.passes.graph.memory import is_view, storages, writers
-from mvc.passes.graph.torch_ops import Kind, call
-from mvc.passes.graph.views import Part, index_parts
-from mvc.passes.raising.layouts import erase_unused
-from mvc.passes.raising.slices import Slices, slices
-
-LEAST_STEPS = 2
-
-Column = tuple[Any, ...]  # what stands in one place of each step
+from mvc.passes.raising.collectors import Collector, Column
+from mvc.passes.raising.slices import Slices, breaks_of, slices
 
 
-@dataclasses.dataclass
-class Collector:
-    """Where the outputs of all steps come together, in their order along `dim`.
+class Uneven(Declined):
+    """The steps do not repeat one step.
 
-    `node` is a stack, a concatenation of outputs with an axis of size 1 (`keeps_axis`), or a new tensor that `writes`
-    fill one by one.
+    Attributes:
+        breaks: the steps that do not do what the one before them does.
     """
 
-    node: fx.Node
-    steps: Column
-    dim: int
-    keeps_axis: bool = False
-    writes: tuple[fx.Node, ...] = ()
-
-    def erase(self) -> None:
-        """Erase what collects, once something else stands in its place."""
-        erase_unused([*reversed(self.writes), self.node])
-
-    def looks_recurrent(self) -> bool:
-        """Whether a later step depends on something of an earlier one that the first does not: on its state."""
-        if len(self.steps) < 3:
-            return False
-        first, second, third = (_sources(step) for step in self.steps[:3])
-        alike = self.steps[1].target == self.steps[2].target  # the first may start in its own way
-        return alike and any(node.op != "placeholder" for node in (second & third) - first)
-
-
-def _sources(node: fx.Node, most: int = 64) -> set[fx.Node]:
-    """The nodes nearest to this one that it is computed from, itself included."""
-    seen, pending = {node}, [node]
-    while pending and len(seen) < most:
-        new = [each for each in pending.pop(0).all_input_nodes if each not in seen]
-        seen.update(new)
-        pending += new
-    return seen
-
-
-def collectors(graph: fx.Graph) -> Iterator[Collector]:
-    """Every place where results may come together that the same step computes over and over."""
-    for node in graph.nodes:  # a loop that is raised meanwhile takes nodes with it
-        known = call(node)
-        name = known.name if known else ""
-        if name in ("stack", "cat") and len(known.args["tensors"]) >= LEAST_STEPS:
-            steps = tuple(known.args["tensors"])
-            dim = known.args.get("dim", 0) % len(shape(node))
-            if name == "stack" or all(shape(step)[dim] == 1 for step in steps):
-                yield Collector(node, steps, dim, keeps_axis=name == "cat")
-        elif known and known.kind is Kind.CONSTRUCTION and node.users:
-            yield from _filled(node)
-
-
-def _filled(node: fx.Node) -> Iterator[Collector]:
-    """A new tensor that is filled along one axis, index by index, before anything reads it."""
-    users = list(node.users)
-    writes = [user for user in users if user.target is operator.setitem and user.args[0] is node]
-    if len(writes) < LEAST_STEPS or any(user.target is operator.setitem for user in users[len(writes) :]):
-        return
-    places = [_only_place(index_parts(write.args[1], len(shape(node)))) for write in writes]
-    if None in places or len({place.axis for place in places}) != 1:
-        return
-    dim = places[0].axis
-    order = [place.item % len(writes) for place in places]
-    if sorted(order) != list(range(len(writes))) or shape(node)[dim] != len(writes):
-        return
-    rest = [size for axis, size in enumerate(shape(node)) if axis != dim]
-    if all(isinstance(write.args[2], fx.Node) and list(shape(write.args[2])) == rest for write in writes):
-        steps = dict(zip(order, (write.args[2] for write in writes), strict=True))
-        yield Collector(node, tuple(steps[t] for t in range(len(writes))), dim, writes=tuple(writes))
-
-
-def _only_place(parts: Sequence[Part] | None) -> Part | None:
-    """The part of an index that takes one place of its axis, where the others take all of theirs."""
-    numbers = [part for part in parts or () if isinstance(part.item, int)]
-    others = [part for part in parts or () if not isinstance(part.item, int)]
-    return numbers[0] if len(numbers) == 1 and all(part.item == slice(None) for part in others) else None
+    def __init__(self, reason: str, node: fx.Node | None, breaks: Sequence[int]) -> None:
+        super().__init__(reason, node)
+        self.breaks = tuple(breaks)
 
 
 class Initial(NamedTuple):
@@ -109,7 +36,11 @@ class Initial(NamedTuple):
 
 
 class RolledLoop:
-    """The step that all outputs of a collector repeat.
+    """The step that all steps of a loop repeat.
+
+    Args:
+        outputs: what each step gives: what a collector collects, or its state.
+        collector: what collects them, if anything.
 
     Attributes:
         carries: for the state before each step, the column of the states after it.
@@ -119,29 +50,39 @@ class RolledLoop:
         sequences, additional: what differs from step to step, and what does not.
         escaping: for columns of which others use single steps, those steps and their nodes.
         leaving: what goes once the recurrence stands in its place.
-
-    Raises:
-        Declined: the steps do not repeat one step.
     """
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, outputs: Column, collector: Collector | None = None) -> None:
+        self.outputs = outputs
         self.collector = collector
-        self.length = len(collector.steps)
+        self.length = len(outputs)
         self._operations: dict[Column, None] = {}  # in an order to compute them in
         self._open: dict[Any, Column] = {}  # by the first and by the last of their nodes
         self._slices: dict[Column, Slices] = {}
         self._carried: dict[Column, Column] = {}
         self._constants: dict[fx.Node, None] = {}
         self._directions: set[bool] = set()
-        self._visit(collector.steps)
+
+    def roll(self) -> None:
+        """Find the step.
+
+        Raises:
+            Declined: there is no one step that they all repeat; `Uneven` where they differ.
+        """
+        self._visit(self.outputs)
         self.backwards = True in self._directions
-        if not self._carried:
-            return
         if len(self._directions) > 1:
             raise Declined("states run in both directions")
         self.descending = all(each.descending for each in self._slices.values()) and bool(self._slices)
-        self.leaving = {*self.nodes, collector.node, *collector.writes}
+        self.leaving = {*self.nodes, *self.ends}
+        if self.collector is not None:
+            self.leaving.add(self.collector.node)
         self.escaping = self._escaping()
+
+    @property
+    def ends(self) -> tuple[fx.Node, ...]:
+        """The calls that collect the outputs."""
+        return () if self.collector is None else self.collector.ends
 
     @property
     def carries(self) -> dict[Column, Column]:
@@ -182,7 +123,10 @@ class RolledLoop:
         if (later := self._carry_of(column)) is not None:
             self._carried[column] = later
             return
-        if not all(isinstance(each, fx.Node) for each in column):
+        if breaks := breaks_of(column):
+            reason = f"step {breaks[0] + 1} does not take what follows on what step {breaks[0]} takes"
+            raise Uneven(reason, column[breaks[0]], breaks)
+        if not any(isinstance(each, fx.Node) for each in column):
             raise Declined(f"a number differs from step to step ({column[0]}, {column[1]}, ...)")
         self._open[column[0]] = self._open[column[-1]] = column
         for argument in _arguments(column):
@@ -193,19 +137,25 @@ class RolledLoop:
         """The column of the states after each step, where this is that of the states before it."""
         for backwards in (False, True):
             later = self._open.get(column[-2] if backwards else column[1])
-            ahead, behind = (column[:-1], later and later[1:]) if backwards else (column[1:], later and later[:-1])
-            if later is not None and ahead == behind:
+            if later is None:
+                continue
+            ahead, behind = (column[:-1], later[1:]) if backwards else (column[1:], later[:-1])
+            breaks = [t for t, pair in enumerate(zip(ahead, behind, strict=True), 1) if pair[0] is not pair[1]]
+            if not breaks:
                 self._directions.add(backwards)
                 return later
+            if 2 * len(breaks) < self.length and not backwards:
+                reason = f"step {breaks[0] + 1} starts from another state than the one after step {breaks[0]}"
+                raise Uneven(reason, column[breaks[0]], breaks)
         return None
 
     def obstacle(self) -> str | None:
         """What writes to something that the steps read, or to their results until these are collected."""
-        members, ends = set(self.nodes), self.collector.writes or (self.collector.node,)
+        members, writes = set(self.nodes), self.collector.writes if self.collector else ()
         read = set().union(*map(storages, self._needed))
-        if self.collector.writes and storages(self.collector.node) & read:
-            return f"{self.collector.writes[0].name} writes to what its steps read"
-        steps = {*members, *ends}
+        if writes and storages(self.collector.node) & read:
+            return f"{writes[0].name} writes to what its steps read"
+        steps = {*members, *self.ends}
         others = (node for node in between(min(steps), max(steps)) if node not in steps) if members else ()
         writer = next(writers(others, read.union(*map(storages, members))), None)
         return None if writer is None else f"{writer.name} writes in place between its steps"
@@ -240,7 +190,7 @@ class RolledLoop:
         for column in self._operations:
             nodes[column[self._second]] = body.node_copy(column[self._second], nodes.__getitem__)
         states = [nodes[later[self._second]] for later in self._carried.values()]
-        body.output((*states, *(nodes[column[self._second]] for column in (self.collector.steps, *self.escaping))))
+        body.output((*states, *(nodes[column[self._second]] for column in (self.outputs, *self.escaping))))
         return body
 
     def erase(self) -> None:
@@ -255,15 +205,15 @@ class RolledLoop:
     def _needed(self) -> list[fx.Node]:
         """What the steps are computed from."""
         firsts = [each.first for each in self.initials if isinstance(each.first, fx.Node)]
-        return [*firsts, *self._constants, *(each.tensor for each in self._slices.values())]
+        return [*firsts, *self._constants, *(node for each in self._slices.values() for node in each.nodes)]
 
     def site(self) -> fx.Node:
         """Where all steps can be computed: at the first of them, or as soon as what they need is there."""
-        first = min(node for column in self._operations for node in (column[0], column[-1]))
+        first = min([node for column in self._operations for node in (column[0], column[-1])] or self.ends)
         site = max(first, *(node.next for node in self._needed))
         users = [user for used in self.escaping.values() for node in used.values() for user in node.users]
         outside = set(users).difference(self.nodes)
-        if any(user < site for user in (*outside, *(self.collector.writes or (self.collector.node,)))):
+        if any(user < site for user in (*outside, *self.ends)):
             raise Declined("something is computed between its steps that they need")
         return site
 
@@ -272,20 +222,41 @@ def _arguments(column: Column) -> Iterator[Column]:
     """The columns of what the nodes of a column are called with.
 
     Raises:
-        Declined: they do not call the same.
+        Uneven: they do not call the same.
     """
-    first = column[0]
-    leaves, structure = tree_flatten((first.args, first.kwargs))
-    rows = [leaves]
-    for node in column[1:]:
-        if (node.op, node.target) != (first.op, first.target) or first.op not in ("call_function", "call_method"):
-            raise Declined(f"a step differs: {first.name} and {node.name}")
-        leaves, its = tree_flatten((node.args, node.kwargs))
-        if its != structure:
-            raise Declined(f"a step differs: {first.name} and {node.name}")
-        rows.append(leaves)
-    for argument in zip(*rows, strict=True):
+    rows, breaks = [tree_flatten(_called(node)) for node in column], []
+    for step, (one, other) in enumerate(itertools.pairwise(rows), 1):
+        if one[1] != other[1] or any(_differ(*pair) for pair in zip(one[0], other[0], strict=True)):
+            breaks.append(step)
+    if breaks:
+        raise Uneven(_difference(column, breaks[0]), column[breaks[0]], breaks)
+    for argument in zip(*(leaves for leaves, _ in rows), strict=True):
         if any(isinstance(each, fx.Node) for each in argument):
             yield argument
-        elif any(each != argument[0] for each in argument):
-            raise Declined(f"a step differs: {first.name} is called with {argument[0]}, then with {argument[1]}")
+
+
+def _called(node: fx.Node | float) -> Any:
+    """What a call is, with its arguments; anything but a call is like itself alone."""
+    if not isinstance(node, fx.Node):
+        return node
+    if node.op not in ("call_function", "call_method"):
+        return node.name
+    return node.op, node.target, node.args, node.kwargs
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two arguments cannot stand in one place of a step: tensors and numbers may, as the first state may be a
+    number."""
+    nodes = isinstance(one, fx.Node), isinstance(other, fx.Node)
+    if any(nodes):
+        return not all(each or type(leaf) in (int, float) for each, leaf in zip(nodes, (one, other), strict=True))
+    return type(one) is not type(other) or one != other
+
+
+def _difference(column: Column, step: int) -> str:
+    """In words what a step does that the one before does not."""
+    before, after = column[step - 1 : step + 1]
+    names = [name_of(each) if isinstance(each, fx.Node) else repr(each) for each in (before, after)]
+    if names[0] != names[1]:
+        return f"step {step + 1} has {names[1]} where step {step} has {names[0]}"
+    return f"step {step + 1} calls {names[1]} with other arguments than step {step}"

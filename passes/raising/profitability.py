@@ -15,7 +15,7 @@ same code is fused, so that the same bytes count, but nothing was measured there
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,50 +45,56 @@ class Traffic(NamedTuple):
     fused: float
 
 
-def cost(loop: RolledLoop, results: list[fx.Node]) -> str | None:
-    """Why the raised loop is not expected to be faster than Inductor's own code; None where it is.
+class Costly(Declined):
+    """Inductor's own code is as fast."""
+
+
+def check(loop: RolledLoop, output: fx.Node, picked: Mapping[fx.Node, fx.Node]) -> None:
+    """Raise Costly where the raised loop is not expected to be faster than Inductor's own code.
 
     Args:
         loop: the loop.
-        results: nodes, not yet in their places, that compute for all steps what the loop collects, and then each
-            single step's result that others use.
+        output: a node, not yet in its place, that computes for all steps what the loop gives.
+        picked: for single steps' results that others use, the nodes that will take their places.
     """
     if loop.length > ALWAYS_ABOVE:
-        return None
-    raised, fused = estimate(loop, results)
+        return
+    raised, fused = estimate(loop, output, picked)
     if raised <= GAIN * fused:
-        return None
+        return
     elements = _numel(value(loop.initials[0].like).shape)
-    return (
-        f"{loop.length} steps over {elements:,} elements, which Inductor computes in one pass of {fused / 1e6:.2g} "
-        f"MB; raised they cost {raised / 1e6:.2g} MB"
+    raise Costly(
+        f"left alone: {loop.length} steps over {elements:,} elements, which Inductor computes in one pass of "
+        f"{fused / 1e6:.2g} MB; raised they cost {raised / 1e6:.2g} MB"
     )
 
 
-def estimate(loop: RolledLoop, results: list[fx.Node]) -> Traffic:
+def estimate(loop: RolledLoop, output: fx.Node, picked: Mapping[fx.Node, fx.Node]) -> Traffic:
     """What the forward moves, and the backward where gradients are asked for."""
+    copied = [*picked.values()]  # out of the states
+    if loop.collector is None and loop.is_read_by_step:
+        copied = []  # what reads a state in each step is collected, and will be computed of all states
     n, sequences = loop.length, [_Sequence.of(each) for each in loop.sequences]
-    given = {*(each.tensor for each in loop.sequences), *loop.additional}
+    given = {*(node for each in loop.sequences for node in each.nodes), *loop.additional}
     given.update(each.first for each in loop.initials if isinstance(each.first, fx.Node))
-    nodes = {node for each in results for node in needed(each, given)}
+    nodes = {node for each in (output, *copied) for node in needed(each, given)}
     recurrences = [node for node in nodes if node.target is torch.ops.mvc.linear_recurrence.default]
     if not recurrences:
         return Traffic(0, 0)
 
-    read, written = sum(each.bytes for each in sequences), sum(map(_bytes, results))
+    read, written = sum(each.bytes for each in sequences), _bytes(output) + sum(map(_bytes, copied))
     states, factors = (sum(map(_bytes, each)) for each in (recurrences, (node.args[0] for node in recurrences)))
     apart = sum(_bytes(term) for node in recurrences for term in node.args[:2] if _is_computed(term, given))
-    behind = states if _is_computed(results[0], {*recurrences}) else 0
+    behind = states if _is_computed(output, {*recurrences}) else 0
     absorbed = all(map(_is_selective_scan, recurrences))
     # Tensors between two kernels are written and read. Of the backward's, those are the factors moved by a step, what
     # reaches the states, and with gradients of the factors the states moved by a step, which the forward keeps.
     calls, again = CALL * len(recurrences), AGAIN * (n - 1)
 
-    picked = sum(map(_bytes, results[1:]))  # copied out of the states
-
+    copies = sum(map(_bytes, copied))
     fused = read + written + (again / 2 * read if absorbed else 0)
-    raised = read + written + calls + (0 if absorbed else 2 * apart + 2 * behind + 2 * picked)
-    if value(loop.collector.steps[0]).requires_grad:
+    raised = read + written + calls + (0 if absorbed else 2 * apart + 2 * behind + 2 * copies)
+    if value(loop.outputs[0]).requires_grad:
         learned = any(value(node.args[0]).requires_grad for node in recurrences)
         kept = written + (read if learned or apart else 0)
         gradients = sum(each.bytes for each in sequences if each.learned)
@@ -99,7 +105,7 @@ def estimate(loop: RolledLoop, results: list[fx.Node]) -> Traffic:
         if absorbed:
             raised += written
         else:
-            raised += kept + gradients + 2 * factors + (3 if learned else 2) * states + 2 * behind + 2 * picked
+            raised += kept + gradients + 2 * factors + (3 if learned else 2) * states + 2 * behind + 2 * copies
     return Traffic(raised, fused * (1 + n / CROWDED))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import ClassVar
 
 import torch
@@ -12,8 +13,10 @@ from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.raising import profitability
+from mvc.passes.raising.chains import LEAST_STEPS, chains
+from mvc.passes.raising.collectors import Collector, Column, collectors
 from mvc.passes.raising.layouts import Layout, move, moved_pairs
-from mvc.passes.raising.loop_steps import Collector, Initial, RolledLoop, collectors
+from mvc.passes.raising.loop_steps import Initial, RolledLoop, Uneven
 from mvc.passes.raising.slices import Slices
 from mvc.passes.raising.step_scan import StepScan, functional
 
@@ -34,7 +37,8 @@ class RaiseLoop(Pass):
         states = mvc.linear_recurrence(a, b, None, 1, False)
         y = einsum("tbdn,tbn->tbd", states.movedim(1, 0), c.movedim(1, 0)).movedim(0, 1)
 
-    The outputs may be stacked, concatenated, or written into a tensor one by one.
+    The outputs may be stacked, concatenated, or written into a tensor one by one; or only some states are used, the
+    last one say. Where the first or the last step is written apart, the steps between are raised.
 
     Attributes:
         always: raise where Inductor's own code is expected to be as fast, too (see `mvc.passes.raising.profitability`).
@@ -44,56 +48,128 @@ class RaiseLoop(Pass):
     always: bool = False
 
     def __call__(self, graph: fx.Graph) -> Outcome:
-        outcome = Outcome()
-        surroundings = Surroundings(graph)
-        for collector in collectors(graph):
-            miss = None
+        run = _Run(graph, always=self.always)
+        run.raise_collected()
+        run.raise_chains()
+        if run.raised:
+            run.raise_collected()  # what others compute from single states
+        return run.outcome
+
+
+class _Run:
+    """One run of the pass over a graph."""
+
+    def __init__(self, graph: fx.Graph, *, always: bool) -> None:
+        self.graph = graph
+        self.always = always
+        self.outcome = Outcome()
+        self.surroundings = Surroundings(graph)
+        self.left: set[fx.Node] = set()  # of loops that are not worth raising
+        self.raised: set[fx.Node] = set()  # results of raised loops of which others use single steps
+
+    def raise_collected(self) -> None:
+        """Raise loops whose outputs come together. Why one is left alone is said of its chain of states."""
+        for collector in collectors(self.graph):
+            loop = RolledLoop(collector.steps, collector)
             try:
-                loop = RolledLoop(collector)
-                if (obstacle := loop.obstacle()) is not None:
-                    miss = f"no linear recurrence: {obstacle}"
-                elif loop.carries:
-                    miss = _raise(loop, surroundings, always=self.always)
-                    outcome.matches += miss is None
-            except Declined as reason:
-                miss = f"no linear recurrence: {reason}" if collector.looks_recurrent() else None
-            if miss is not None:
-                outcome.near_misses.append(NearMiss.at(collector.steps[1], miss))
-        return outcome
+                loop.roll()
+                if loop.carries or not self.raised.isdisjoint(each.tensor for each in loop.sequences):
+                    self._raise(loop)
+            except profitability.Costly as reason:
+                self._leave(loop, NearMiss.at(collector.steps[1], str(reason)))
+            except Declined:
+                continue
+
+    def raise_chains(self) -> None:
+        """Raise the loops that are left by their states alone, or note why not."""
+        there, matches = set(self.graph.nodes), self.outcome.matches
+        for chain in chains(self.graph):
+            if matches != self.outcome.matches:
+                there, matches = set(self.graph.nodes), self.outcome.matches
+            if self.left.isdisjoint(chain) and there.issuperset(chain) and (miss := self._raise_chain(chain)):
+                self.outcome.near_misses.append(miss)
+
+    def _raise_chain(self, chain: Column) -> NearMiss | None:
+        loop = RolledLoop(chain)
+        try:
+            loop.roll()
+            self._raise(loop)
+        except Uneven as uneven:
+            if 2 * len(uneven.breaks) >= loop.length:  # layers with weights of their own, say
+                return None
+            misses = [self._raise_chain(part) for part in _parts(chain, uneven.breaks)]
+            return NearMiss.at(uneven.node, f"no linear recurrence: {uneven}") if None not in misses else None
+        except profitability.Costly as reason:
+            return NearMiss.at(chain[1], str(reason))
+        except Declined as reason:
+            return NearMiss.at(reason.node or chain[1], f"no linear recurrence: {reason}")
+        return None
+
+    def _leave(self, loop: RolledLoop, miss: NearMiss) -> None:
+        if self.left.isdisjoint(loop.nodes):
+            self.outcome.near_misses.append(miss)
+        self.left.update(loop.nodes)
+
+    def _raise(self, loop: RolledLoop) -> None:
+        """Put the loop's recurrence, and what its steps compute from it, in the loop's place.
+
+        Raises:
+            Declined: it is no linear recurrence, or the program would see it, or it would be slower.
+        """
+        if (obstacle := loop.obstacle()) is not None:
+            raise Declined(obstacle)
+        body, site = functional(loop.body()), loop.site()
+        if (obstacle := self.surroundings.contexts.obstacle({site, *loop.nodes, *loop.leaving})) is not None:
+            raise Declined(obstacle)
+        with self.surroundings.at(site):
+            new, picked = _results(site.graph, loop, body)
+            if not self.always and loop.carries:
+                profitability.check(loop, new, picked)
+            pairs = dict(picked)
+            if (collector := loop.collector) is not None:
+                new = _collected(site.graph, collector, new)
+                layout = Layout(tuple(range(len(shape(new)))), loop.descending)
+                pairs = {**moved_pairs(collector.node, new, layout, collector.dim), **picked}
+            self.surroundings.replace(pairs, leaving=loop.leaving)
+        if collector is not None:
+            collector.erase()
+        loop.erase()
+        self.raised.update(pick.args[0] for pick in picked.values())
+        self.outcome.matches += bool(loop.carries)
 
 
-def _raise(loop: RolledLoop, surroundings: Surroundings, *, always: bool) -> str | None:
-    """Put the loop's recurrence, and what its steps compute from it, in the loop's place, or say why not to."""
-    collector, body, site = loop.collector, functional(loop.body()), loop.site()
-    if (obstacle := surroundings.contexts.obstacle({site, *loop.nodes, *loop.leaving})) is not None:
-        raise Declined(obstacle)
-    with surroundings.at(site) as undo:
-        new, picked = _results(site.graph, loop, body)
-        if not always and (cost := profitability.cost(loop, [new, *picked.values()])) is not None:
-            undo()
-            return f"left alone: {cost}"
-        layout = Layout(tuple(range(len(shape(new)))), loop.descending)
-        pairs = {**moved_pairs(collector.node, new, layout, collector.dim), **picked}
-        surroundings.replace(pairs, leaving=loop.leaving)
-    collector.erase()
-    loop.erase()
-    return None
+def _parts(chain: Column, breaks: tuple[int, ...]) -> list[Column]:
+    """The chain cut before those steps, as far as what is left is as long as a loop."""
+    ends = (0, *breaks, len(chain))
+    parts = [chain[start:stop] for start, stop in itertools.pairwise(ends)]
+    return [part for part in parts if LEAST_STEPS <= len(part) < len(chain)]
 
 
 def _results(graph: fx.Graph, loop: RolledLoop, body: fx.Graph) -> tuple[fx.Node, dict[fx.Node, fx.Node]]:
-    """What is collected, and what takes the place of nodes of single steps that others use; time as the slices run."""
+    """The outputs of all steps, and what takes the place of nodes of single steps that others use; time first, as the
+    slices run."""
     sequences = [_sequence(graph, each, descending=loop.descending) for each in loop.sequences]
     initials = [_initial(graph, loop, each, sequences) for each in loop.initials]
     reverse = loop.backwards != loop.descending
-    axis = 0 if loop.is_read_by_step else loop.collector.dim
-    results = StepScan(graph, body, initials, sequences, loop.additional, reverse=reverse, axis=axis).results()
+    results = StepScan(
+        graph, body, initials, sequences, loop.additional, reverse=reverse, axis=_axis_of_time(loop)
+    ).results()
     output, *escaping = results[len(initials) :]
     picked = {}
     for used, result in zip(loop.escaping.values(), escaping, strict=True):
         for step, node in used.items():
             index = loop.length - 1 - step if loop.descending else step
             picked[node] = insert(graph, torch.select, result, 0, index)
-    return _collected(graph, loop.collector, output), picked
+    return output, picked
+
+
+def _axis_of_time(loop: RolledLoop) -> int:
+    """Where time lies in the memory of the states: where they are collected, or as in what the steps read."""
+    if loop.is_read_by_step:
+        return 0
+    if loop.collector is not None:
+        return loop.collector.dim
+    return max((each.dim for each in loop.sequences), default=0)
 
 
 def _sequence(graph: fx.Graph, sequence: Slices, *, descending: bool) -> fx.Node:

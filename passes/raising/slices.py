@@ -1,4 +1,8 @@
-"""What the steps of a loop take of a tensor: one slice each, one place after the other, however they are spelled."""
+"""What the steps of a loop take of a tensor: one slice each, at even distances, however they are spelled.
+
+The first and the last step may take something else: the state before each step is one of those after the steps, or the
+one that the loop starts from.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +14,101 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from mvc.passes.graph.fx_utils import insert, shape
+from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.views import selection
 from mvc.passes.raising.layouts import move
+from mvc.passes.torch_private import surely_equal
+
+MOST_APART = 2  # steps at either end that take something else
 
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """One slice of a tensor for each step: `tensor[template]` has them all, along axis `dim` of that."""
+    """One slice of a tensor for each step: `tensor[template]` has them all, along axis `dim` of that.
+
+    `before` and `after` are what the first and the last steps take instead, in the order of the steps.
+    """
 
     tensor: fx.Node
     template: tuple[Any, ...]
     dim: int
     keeps_axis: bool
     descending: bool
+    before: tuple[fx.Node, ...] = ()
+    after: tuple[fx.Node, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[fx.Node, ...]:
+        """What it is made of."""
+        return (self.tensor, *self.before, *self.after)
 
     def whole(self, graph: fx.Graph) -> fx.Node:
         """All slices in the order of their indices, time first."""
         full = all(each == slice(None) for each in self.template)
         whole = self.tensor if full else insert(graph, operator.getitem, self.tensor, self.template)
         whole = move(graph, whole, self.dim, 0)
-        return insert(graph, torch.unsqueeze, whole, self.dim + 1) if self.keeps_axis else whole
+        whole = insert(graph, torch.unsqueeze, whole, self.dim + 1) if self.keeps_axis else whole
+        if not (self.before or self.after):
+            return whole
+        ahead, behind = (self.after[::-1], self.before[::-1]) if self.descending else (self.before, self.after)
+        ahead, behind = ([insert(graph, torch.unsqueeze, each, 0) for each in ends] for ends in (ahead, behind))
+        return insert(graph, torch.cat, [*ahead, whole, *behind], 0)
 
 
 def slices(column: Sequence[Any]) -> Slices | None:
-    """The tensor of which the nodes of a column are the slices, one place after the other."""
-    slices = [_slice_of(node) for node in column]
-    if any(each is None for each in slices):
+    """The tensor of which the nodes of a column are the slices, at even distances."""
+    places = [_slice_of(node) for node in column]
+    start, stop, step = _even_part(places)
+    before, after = tuple(column[:start]), tuple(column[stop:])
+    if step == 0 or max(len(before), len(after)) > MOST_APART:
         return None
-    first, second, *_ = slices
-    step = second.start - first.start
-    if step not in (1, -1):
+    if not all(_is_like(each, column[start]) for each in (*before, *after)):
         return None
-    if any(each != first._replace(start=first.start + step * t) for t, each in enumerate(slices)):
-        return None
-    lowest, size = min(first.start, slices[-1].start), len(column)
+    first, last = places[start], places[stop - 1]
+    lowest, highest = sorted((first.start, last.start))
     index, hole = list(first.template), first.hole
-    index[hole] = slice(None) if (lowest, size) == (0, first.size) else slice(lowest, lowest + size)
-    return Slices(first.tensor, tuple(index), first.dim, first.keeps_axis, step == -1)
+    whole = (lowest, highest + 1, abs(step)) == (0, first.size, 1)
+    index[hole] = slice(None) if whole else slice(lowest, highest + 1, None if abs(step) == 1 else abs(step))
+    return Slices(first.tensor, tuple(index), first.dim, first.keeps_axis, step < 0, before, after)
+
+
+def breaks_of(column: Sequence[Any]) -> list[int]:
+    """Where slices of tensors do not go on as they go in the midst of the column; none where some are no slices."""
+    places = [_slice_of(node) for node in column]
+    if None in places:
+        return []
+    step = _even_part(places)[2]
+    return [t for t in range(1, len(places)) if _step(places[t - 1], places[t]) != step]
+
+
+def _even_part(places: Sequence[_Slice | None]) -> tuple[int, int, int]:
+    """From where to where slices in the midst are at even distances, and those; 0 where they are at none."""
+    start = (len(places) - 1) // 2
+    stop, step = start + 2, _step(*places[start : start + 2])
+    if step == 0:
+        return start, stop, step
+    while start > 0 and _step(*places[start - 1 : start + 1]) == step:
+        start -= 1
+    while stop < len(places) and _step(*places[stop - 1 : stop + 1]) == step:
+        stop += 1
+    return start, stop, step
+
+
+def _step(one: _Slice | None, other: _Slice | None) -> int:
+    """By how many places the next slice is further along; 0 where it is of something else, or at the same place."""
+    if one is None or other is None or other._replace(start=one.start) != one:
+        return 0
+    return other.start - one.start
+
+
+def _is_like(node: Any, piece: fx.Node) -> bool:
+    """Whether a node could be one more of the slices."""
+    fake, like = (value(each) if isinstance(each, fx.Node) else None for each in (node, piece))
+    if not isinstance(fake, torch.Tensor):
+        return False
+    if (fake.dtype, fake.device, fake.dim()) != (like.dtype, like.device, like.dim()):
+        return False
+    return all(surely_equal(*sizes) for sizes in zip(fake.shape, like.shape, strict=True))
 
 
 class _Slice(NamedTuple):
