@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from mvc.kernels import implementations
+from mvc.passes import torch_private
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.frozen.join_linear import JoinLinear
 from mvc.passes.frozen.prepack_convolution import PrepackConvolution
@@ -22,6 +24,8 @@ from mvc.passes.fusing.fuse_convolution import FuseConvolution
 from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_linear import FuseLinear
 from mvc.passes.fusing.fuse_movement import FuseMovement
+from mvc.passes.graph.contexts import Contexts
+from mvc.passes.graph.fx_utils import call_target, value
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.lowering.lower_attention import LowerAttention
@@ -156,10 +160,12 @@ def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, stri
     before, start = len(kept.nodes), time.perf_counter()
     outcome, error = Outcome(), None
     try:
+        there = set(module.graph.nodes)
         outcome = each(module.graph)
         if outcome.matches:
             remove_dead_code(module.graph)
             module.graph.lint()
+            check_examples(module.graph, set(module.graph.nodes) - there)
     except Exception as failure:
         if strict:
             raise
@@ -169,6 +175,27 @@ def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, stri
     seconds = time.perf_counter() - start
     after = len(module.graph.nodes)
     return PassRecord(each.name, name, outcome.matches, tuple(outcome.near_misses), before, after, seconds, error)
+
+
+def check_examples(graph: fx.Graph, inserted: Collection[fx.Node]) -> None:
+    """Run what a pass inserted on its arguments' example values, in the graph's order.
+
+    Raises:
+        Exception: what a call raises; TypeError where it gives another tensor than the node says.
+    """
+    contexts = Contexts(graph)
+    for node in graph.nodes:
+        expected = value(node)
+        if node not in inserted or node.op not in ("call_function", "call_method"):
+            continue
+        if not isinstance(expected, Tensor) or torch_private.is_transformed(expected):
+            continue
+        args, kwargs = map_arg((node.args, node.kwargs), value)
+        with torch_private.fake_mode(map(value, node.all_input_nodes)), contexts.inside(node):
+            result = call_target(node, args, kwargs)
+        kinds = [(each.dtype, each.device, each.dim()) for each in (expected, result)]
+        if kinds[0] != kinds[1]:
+            raise TypeError(f"{node.name} is {kinds[1]} for its arguments; the pass took it for {kinds[0]}")
 
 
 def remove_dead_code(graph: fx.Graph) -> None:

@@ -64,16 +64,29 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
+class Unfit(Exception):
+    """A call does not take the arguments that it was to be inserted with."""
+
+
 def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -> fx.Node:
     """A call at the graph's insertion point, its example value computed from those of its arguments.
 
     A string is the name of a tensor method. The source line is that of the first argument that has one.
+
+    Raises:
+        Unfit: the call does not take these arguments; nothing is inserted.
     """
     op = "call_method" if isinstance(target, str) else "call_function"
     node = graph.create_node(op, target, args, kwargs)
     fakes = map_arg((args, kwargs), value)
-    with torch_private.fake_mode(map(value, node.all_input_nodes)):
-        node.meta["example_value"] = call_target(node, *fakes)
+    try:
+        with torch_private.fake_mode(map(value, node.all_input_nodes)):
+            node.meta["example_value"] = call_target(node, *fakes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        graph.erase_node(node)
+        raise Unfit(
+            f"{name_of(node).removesuffix('.default')} does not take what it would be given: {error}"
+        ) from error
     traces = (n.meta.get("stack_trace") for n in node.all_input_nodes)
     node.meta["stack_trace"] = next((trace for trace in traces if trace), None)
     return node

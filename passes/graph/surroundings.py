@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
 from mvc.passes.graph.contexts import Contexts
-from mvc.passes.graph.fx_utils import call_target, insert, value
+from mvc.passes.graph.fx_utils import Unfit, call_target, insert, value
 from mvc.passes.graph.memory import (
     Holders,
     is_dense,
@@ -60,7 +60,7 @@ class Surroundings:
     def at(self, node: fx.Node) -> Iterator[Callable[[], None]]:
         """What is inserted in this block stands before the node, in its context, and is erased where the block fails.
 
-        The block is given what erases it.
+        The block is given what erases it. It fails with Declined where a call does not take what it would be given.
         """
         _ = self._memory  # of the graph as the program has it
         before = node.prev
@@ -72,6 +72,9 @@ class Surroundings:
         with self.graph.inserting_before(node), self.contexts.inside(node):
             try:
                 yield undo
+            except Unfit as error:
+                undo()
+                raise Declined(str(error)) from error
             except Exception:
                 undo()
                 raise
@@ -109,6 +112,9 @@ class Surroundings:
         Raises:
             Declined: even so the program would see a difference. Nothing is replaced then.
         """
+        for each, writer in [*self._memory.writers.items()] if leaving else ():
+            if writer in leaving:
+                del self._memory.writers[each]
         for old, new in pairs.items():
             if not _fits(value(old), value(new)):
                 raise Declined(f"{old.name} is {value(old)} and would be {value(new)}", old)

@@ -6,6 +6,7 @@ Each of these is parsed here and nowhere else, however it is spelled.
 from __future__ import annotations
 
 import itertools
+import string
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -299,12 +300,27 @@ def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
 
 
 def einsum_letters(known: Call) -> list[str] | None:
-    """The letters of each operand of an einsum, and last of its result; None where it does not name all axes."""
+    """The letters of each operand of an einsum, and last of its result, those of an ellipsis in capitals; None where
+    they are not given as text."""
     equation, operands = known.args["equation"], known.args.get("operands", ())
-    if not isinstance(equation, str) or "." in equation or not all(map(is_tensor, operands)):
+    if not isinstance(equation, str) or not all(map(is_tensor, operands)):
         return None
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     if not arrow:
-        output = "".join(sorted(letter for letter in set(inputs) - {","} if inputs.count(letter) == 1))
-    letters = [*inputs.split(","), output]
-    return letters if len(letters) == len(operands) + 1 else None
+        output = "..." * ("..." in inputs)
+        output += "".join(sorted(letter for letter in set(inputs) - {",", "."} if inputs.count(letter) == 1))
+    terms = inputs.split(",")
+    if len(terms) != len(operands):
+        return None
+    return _without_ellipsis([*terms, output], [len(shape(each)) for each in operands])
+
+
+def _without_ellipsis(terms: list[str], ranks: list[int]) -> list[str] | None:
+    """The terms of an equation with letters in the place of each ellipsis; axes are counted from the last."""
+    free = [letter for letter in string.ascii_uppercase if letter not in "".join(terms)]
+    hidden = [rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=False) if "..." in term]
+    most = max(hidden, default=0)
+    if most > len(free):
+        return None
+    counts = iter([*hidden, most])
+    return [term.replace("...", "".join(free[most - next(counts) : most])) if "..." in term else term for term in terms]

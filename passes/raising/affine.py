@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import insert, name_of
-from mvc.passes.graph.torch_ops import Call, Kind, call, is_kind
+from mvc.passes.graph.fx_utils import insert, name_of, value
+from mvc.passes.graph.torch_ops import MOVEMENTS, Call, Kind, call, is_kind
 from mvc.passes.graph.views import einsum_letters, is_cast
 
 Operand = fx.Node | float  # what a step computes without its state, or a number
@@ -37,7 +37,7 @@ def affine(graph: fx.Graph, state: fx.Node, result: fx.Node) -> Affine:
     for node in needed(result, {state}):
         if not known.keys().isdisjoint(node.all_input_nodes):
             with graph.inserting_after(node):
-                known[node] = _Rules(graph, known).of_call(node)
+                known[node] = _Rules(graph, state, known).of_call(node)
     return known.get(result, Affine(0, result))
 
 
@@ -58,8 +58,9 @@ def needed(result: fx.Node, known: set[fx.Node] | frozenset[fx.Node]) -> list[fx
 class _Rules:
     """Calls on affine values; of sums and products no more is written than needed."""
 
-    def __init__(self, graph: fx.Graph, known: dict[fx.Node, Affine]) -> None:
+    def __init__(self, graph: fx.Graph, state: fx.Node, known: dict[fx.Node, Affine]) -> None:
         self.graph = graph
+        self.state = state
         self.known = known
 
     def of(self, argument: Operand) -> Affine:
@@ -75,7 +76,7 @@ class _Rules:
             return self._einsum(known)
         rule = _RULES.get(known.name) if known is not None else None
         if rule is None or "rounding_mode" in known.args:
-            raise Declined(f"its step calls {name_of(node)} on the state")
+            raise Declined(_why_not(node), node)
         return rule(self, **{key: self.of(argument) for key, argument in known.args.items()})
 
     def _cast(self, node: fx.Node, term: Operand) -> Operand:
@@ -96,12 +97,12 @@ class _Rules:
     def _mul(self, input: Affine, other: Affine) -> Affine:
         state, factor = (other, input) if input.factor == 0 else (input, other)
         if factor.factor != 0:
-            raise Declined("its step multiplies the state by itself")
+            raise Declined("each step multiplies the state by itself; its factors must not depend on it")
         return Affine(*(self._write(torch.mul, term, factor.offset) for term in state))
 
     def _div(self, input: Affine, other: Affine) -> Affine:
         if other.factor != 0:
-            raise Declined("its step divides by the state")
+            raise Declined("each step divides by the state; its factors must not depend on it")
         return Affine(*(self._write(torch.div, term, other.offset) for term in input))
 
     def _addcmul(self, input: Affine, tensor1: Affine, tensor2: Affine, value: Affine = ONE) -> Affine:
@@ -110,12 +111,29 @@ class _Rules:
     def _lerp(self, input: Affine, end: Affine, weight: Affine) -> Affine:
         return self._add(input, self._mul(self._sub(end, input), weight))
 
+    def _where(self, condition: Affine, input: Affine, other: Affine) -> Affine:
+        factors = [each.factor for each in (input, other)]
+        if 0 in factors and factors != [0, 0]:
+            raise Declined(
+                "where discards the state at some steps; a recurrence would multiply it by zero, which keeps NaN and "
+                "infinities"
+            )
+        return Affine(*(self._choose(condition.offset, *terms) for terms in zip(input, other, strict=True)))
+
+    def _choose(self, condition: fx.Node, one: Operand, other: Operand) -> Operand:
+        if not isinstance(one, fx.Node) and not isinstance(other, fx.Node):
+            if one == other:
+                return one
+            options = {"dtype": value(self.state).dtype, "device": value(self.state).device}
+            one = insert(self.graph, torch.full, (), one, **options)
+        return insert(self.graph, torch.where, condition, one, other)
+
     def _einsum(self, known: Call) -> Affine:
         """An elementwise product, written as one."""
         operands, letters = known.args["operands"], einsum_letters(known)
         states = [place for place, each in enumerate(operands) if each in self.known]
         if letters is None or len(states) != 1 or not _is_elementwise(letters, states[0]):
-            raise Declined("its step mixes elements of the state in an einsum")
+            raise Declined(_MIXES.format("an einsum"))
         *terms, result = letters
         (place,) = states
         product = self.of(operands[place])
@@ -149,6 +167,20 @@ class _Rules:
         return insert(self.graph, function, right, left)
 
 
+_MIXES = "each step multiplies the state by a matrix ({}); only elementwise factors make a linear recurrence"
+
+
+def _why_not(node: fx.Node) -> str:
+    name, kind = name_of(node), call(node).kind if call(node) else None
+    if kind is Kind.PRODUCT or name == "matmul":
+        return _MIXES.format(name)
+    if kind in MOVEMENTS:
+        return f"each step moves elements of the state ({name}); a linear recurrence keeps each in its place"
+    if kind is Kind.REDUCTION or kind is Kind.NORMALIZATION:
+        return f"each step takes {name} over elements of the state; a linear recurrence keeps each by itself"
+    return f"each step calls {name} on the state; a linear recurrence only multiplies it and adds to it"
+
+
 def _is_elementwise(letters: list[str], state: int) -> bool:
     """Whether an einsum multiplies that operand, elementwise, with others that are broadcast to it."""
     *terms, result = letters
@@ -165,5 +197,6 @@ _RULES: dict[str, Callable[..., Affine]] = {
     "div": _Rules._div,
     "addcmul": _Rules._addcmul,
     "lerp": _Rules._lerp,
+    "where": _Rules._where,
 }
 _ON_NUMBERS = {torch.add: operator.add, torch.mul: operator.mul, torch.div: operator.truediv}

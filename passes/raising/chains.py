@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import fx
 
@@ -18,11 +18,15 @@ from mvc.passes.graph.fx_utils import shape
 from mvc.passes.raising.collectors import Column
 
 LEAST_STEPS = 3  # of two nodes nobody can tell whether they are a loop
+MOST_ALIKE = 4  # nodes in a step that look alike, of which one may be carried on
 MOST_SEARCHED = 512  # nodes between a node and its forerunner; no step of a recurrence has more
 
 
 def chains(graph: fx.Graph) -> list[Column]:
-    """The states after each step of every loop in the graph, as far as their calls and lines look alike."""
+    """The states after each step of every loop in the graph, in the order of the steps.
+
+    They look alike, but for that the first or last may be none, and two loops of the same lines may be one chain.
+    """
     return [chain for chain in _candidates(graph) if len(chain) >= LEAST_STEPS]
 
 
@@ -30,31 +34,40 @@ def _candidates(graph: fx.Graph) -> Iterator[Column]:
     groups: dict[Hashable, list[fx.Node]] = defaultdict(list)
     for node in graph.nodes:
         if node.op in ("call_function", "call_method") and shape(node) is not None:
-            groups[_line(node)].append(node)
+            groups[line_of(node)].append(node)
     groups = {line: nodes for line, nodes in groups.items() if len(nodes) >= LEAST_STEPS}
     seen: set[Hashable] = set()
     for line, nodes in groups.items():
         if line in seen:
             continue
-        cycle = _cycle(nodes[len(nodes) // 2 + 1])  # of a loop that runs twice, the one in the middle starts anew
-        if cycle is None:
-            continue
-        lines = dict.fromkeys(map(_line, cycle.nodes))
-        seen.update(lines)
-        apart = nodes.index(cycle.nodes[-1]) - nodes.index(cycle.forerunner)
-        state = next((each for each in reversed(lines) if _is_used(groups.get(each, ()), lines)), line)
-        for first in range(apart):  # loops that run side by side
-            yield tuple(groups[state][first::apart])
+        found: set[fx.Node] = set()
+        middle = len(nodes) // 2 + 1  # of a loop that runs twice, the one in the middle starts anew
+        for node in nodes[middle : middle + MOST_ALIKE]:
+            cycle = None if node in found else _cycle(node)
+            if cycle is not None:
+                found.update(_alike(node, cycle, nodes))
+                seen.update(map(line_of, cycle.nodes))
+                yield _state(cycle, groups)
 
 
-def _line(node: fx.Node) -> Hashable:
+def _state(cycle: _Cycle, groups: Mapping[Hashable, list[fx.Node]]) -> Column:
+    """What of the cycle is used outside of it, or its last node."""
+    lines = set(map(line_of, cycle.nodes))
+    columns = [_alike(node, cycle, groups.get(line_of(node), ())) for node in reversed(cycle.nodes)]
+    used = (column for column in columns if any(line_of(user) not in lines for node in column for user in node.users))
+    return next(used, columns[0])
+
+
+def _alike(node: fx.Node, cycle: _Cycle, nodes: Sequence[fx.Node]) -> Column:
+    """Those in the node's place in all steps, among the nodes of its line, which may have several in each step."""
+    first, last = cycle.forerunner, cycle.nodes[-1]
+    distance = sum(first < each and not last < each for each in nodes)
+    return tuple(nodes[nodes.index(node) % distance :: distance]) if distance else ()
+
+
+def line_of(node: fx.Node) -> Hashable:
     """Equal for nodes that the same call on the same line of a program gave."""
     return node.op, node.target, node.meta.get("stack_trace")
-
-
-def _is_used(nodes: Sequence[fx.Node], lines: Collection[Hashable]) -> bool:
-    """Whether anything but the lines of the loop itself uses one of the nodes."""
-    return any(_line(user) not in lines for node in nodes for user in node.users)
 
 
 class _Cycle(NamedTuple):
@@ -65,7 +78,7 @@ class _Cycle(NamedTuple):
 
 
 def _cycle(node: fx.Node) -> _Cycle | None:
-    line, searched = _line(node), []
+    line, searched = line_of(node), []
     pending, known = [_Latest(each) for each in node.all_input_nodes], {node}
     heapq.heapify(pending)
     while pending and len(searched) < MOST_SEARCHED:
@@ -73,7 +86,7 @@ def _cycle(node: fx.Node) -> _Cycle | None:
         if latest in known:
             continue
         known.add(latest)
-        if _line(latest) == line:
+        if line_of(latest) == line and _targets(latest) == _targets(node):
             reached = {latest}
             for each in (*reversed(searched), node):
                 if not reached.isdisjoint(each.all_input_nodes):
@@ -83,6 +96,11 @@ def _cycle(node: fx.Node) -> _Cycle | None:
         for each in latest.all_input_nodes:
             heapq.heappush(pending, _Latest(each))
     return None
+
+
+def _targets(node: fx.Node) -> list[Any]:
+    """What its inputs are: tells nodes of one line apart, but for those of a loop's first step."""
+    return [each.target for each in node.all_input_nodes if each.op != "placeholder"]
 
 
 class _Latest(NamedTuple):

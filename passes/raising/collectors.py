@@ -38,6 +38,11 @@ class Collector:
         """The calls that collect."""
         return self.writes or (self.node,)
 
+    @property
+    def readers(self) -> list[fx.Node]:
+        """The calls that need what is collected: where it is filled step by step, those after that."""
+        return [user for user in self.node.users if user not in self.writes] if self.writes else [self.node]
+
     def erase(self) -> None:
         """Erase what collects, once something else stands in its place."""
         erase_unused([*reversed(self.writes), self.node])
@@ -59,7 +64,7 @@ def collectors(graph: fx.Graph) -> Iterator[Collector]:
 
 def _filled(node: fx.Node) -> Iterator[Collector]:
     """A new tensor that is filled along one axis, index by index, before anything reads it."""
-    users = list(node.users)
+    users = sorted(node.users)
     writes = [user for user in users if user.target is operator.setitem and user.args[0] is node]
     if len(writes) < LEAST_STEPS or any(user.target is operator.setitem for user in users[len(writes) :]):
         return

@@ -23,8 +23,8 @@ class Uneven(Declined):
         breaks: the steps that do not do what the one before them does.
     """
 
-    def __init__(self, reason: str, node: fx.Node | None, breaks: Sequence[int]) -> None:
-        super().__init__(reason, node)
+    def __init__(self, reason: str, node: Any, breaks: Sequence[int]) -> None:
+        super().__init__(reason, node if isinstance(node, fx.Node) else None)
         self.breaks = tuple(breaks)
 
 
@@ -156,7 +156,7 @@ class RolledLoop:
         if writes and storages(self.collector.node) & read:
             return f"{writes[0].name} writes to what its steps read"
         steps = {*members, *self.ends}
-        others = (node for node in between(min(steps), max(steps)) if node not in steps) if members else ()
+        others = (node for node in between(min(steps), max(steps)) if node not in steps)
         writer = next(writers(others, read.union(*map(storages, members))), None)
         return None if writer is None else f"{writer.name} writes in place between its steps"
 
@@ -213,7 +213,7 @@ class RolledLoop:
         site = max(first, *(node.next for node in self._needed))
         users = [user for used in self.escaping.values() for node in used.values() for user in node.users]
         outside = set(users).difference(self.nodes)
-        if any(user < site for user in (*outside, *self.ends)):
+        if any(user < site for user in (*outside, *(self.collector.readers if self.collector else ()))):
             raise Declined("something is computed between its steps that they need")
         return site
 

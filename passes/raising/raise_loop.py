@@ -12,7 +12,7 @@ from torch import fx
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.raising import profitability
+from mvc.passes.raising import in_place, profitability
 from mvc.passes.raising.chains import LEAST_STEPS, chains
 from mvc.passes.raising.collectors import Collector, Column, collectors
 from mvc.passes.raising.layouts import Layout, move, moved_pairs
@@ -48,6 +48,7 @@ class RaiseLoop(Pass):
     always: bool = False
 
     def __call__(self, graph: fx.Graph) -> Outcome:
+        in_place.name_states(graph)
         run = _Run(graph, always=self.always)
         run.raise_collected()
         run.raise_chains()
@@ -98,7 +99,9 @@ class _Run:
             if 2 * len(uneven.breaks) >= loop.length:  # layers with weights of their own, say
                 return None
             misses = [self._raise_chain(part) for part in _parts(chain, uneven.breaks)]
-            return NearMiss.at(uneven.node, f"no linear recurrence: {uneven}") if None not in misses else None
+            if None in misses:
+                return None
+            return NearMiss.at(uneven.node or chain[1], f"no linear recurrence: {uneven}")
         except profitability.Costly as reason:
             return NearMiss.at(chain[1], str(reason))
         except Declined as reason:
@@ -118,7 +121,9 @@ class _Run:
         """
         if (obstacle := loop.obstacle()) is not None:
             raise Declined(obstacle)
-        body, site = functional(loop.body()), loop.site()
+        in_place.check(loop.nodes)
+        body, site = loop.body(), loop.site()
+        body = functional(body, [*body.nodes][: len(loop.carries)])
         if (obstacle := self.surroundings.contexts.obstacle({site, *loop.nodes, *loop.leaving})) is not None:
             raise Declined(obstacle)
         with self.surroundings.at(site):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -19,15 +20,19 @@ from mvc.passes.raising.vectorize import Steps
 from mvc.passes.torch_private import surely_equal
 
 
-def functional(body: fx.Graph) -> fx.Graph:
-    """The step with sums and products in place written as others, where nobody else sees the difference."""
+def functional(body: fx.Graph, states: Collection[fx.Node] = ()) -> fx.Graph:
+    """The step with sums and products in place written as others, where nobody else sees the difference.
+
+    Args:
+        states: placeholders that nobody reads any more once the step has written to them.
+    """
     for node in body.nodes:
         if not written_by(node):
             continue
         known = call(node)
         target = known.args.get("input") if known else None
-        fresh = isinstance(target, fx.Node) and modular.is_arithmetic(target) and len(target.users) == 1
-        if not (fresh and modular.is_arithmetic(node)):
+        fresh = isinstance(target, fx.Node) and modular.is_arithmetic(target) and (states or len(target.users) == 1)
+        if not ((fresh or target in states) and modular.is_arithmetic(node)):
             raise Declined("its step writes in place")
         node.op, node.target = "call_function", getattr(torch, known.name.removesuffix("_"))
     return body
@@ -70,7 +75,9 @@ class StepScan:
         while waiting:
             ready = [carry for carry in waiting if not self._reads(self.next[carry], {*waiting} - {carry})]
             if not ready:
-                raise Declined("its states depend on each other")
+                raise Declined(
+                    "two states of a step depend on each other; in a linear recurrence each has factors of its own"
+                )
             for carry in ready:
                 self._solve(carry)
                 waiting.remove(carry)
@@ -90,7 +97,7 @@ class StepScan:
         a, b = (self._over_all_steps(term, initial, rank) for term in (factor, offset))
         full = (*torch.broadcast_shapes(shape(a), shape(b)),)
         if not any(each in self.steps.stacked for each in (factor, offset)):
-            raise Declined("its step is the same each time")
+            raise Declined("each step has the same factor and offset; nothing is taken from a sequence")
         if not all(surely_equal(*sizes) for sizes in zip(full[1:], shape(initial), strict=True)):
             b = self.steps.insert(operator.getitem, self.steps.insert(torch.broadcast_tensors, b, initial), 0)
         axis = min(self.axis, rank)

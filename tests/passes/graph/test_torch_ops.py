@@ -191,8 +191,8 @@ LOOPS = {
     ),
     "every movement in the step": (loop(moved, lambda states, a, b: torch.stack(states)), True),
     "a dtype of another's": (loop(lambda h, a, b: WEIGHTS.type_as(a) * h + b, lambda s, a, b: torch.stack(s)), False),
-    "a new tensor in a buffer": (filled_buffer, False),
-    "a stack in a buffer": (loop(plain, stacked_into_a_buffer), False),
+    "a new tensor in a buffer": (filled_buffer, True),
+    "a stack in a buffer": (loop(plain, stacked_into_a_buffer), True),
     "rounded to whole numbers": (
         loop(lambda h, a, b: (a * h + b).to(torch.int64).float(), lambda s, a, b: torch.stack(s)),
         False,
@@ -202,13 +202,13 @@ LOOPS = {
         False,
     ),
     "no product": (loop(lambda h, a, b: torch.ops.torch_ops.mul(h, a) + b, lambda s, a, b: torch.stack(s)), False),
-    "an index by a truth": (loop(plain, lambda states, a, b: torch.stack([each[True] for each in states])), False),
+    "an index by a truth": (loop(plain, lambda states, a, b: torch.stack([each[True] for each in states])), True),
     "a format of four axes": (
         loop(
             plain,
             lambda s, a, b: torch.stack([e.view(1, 2, 2, 1).contiguous(memory_format=torch.channels_last) for e in s]),
         ),
-        False,
+        True,
     ),
     "writes that no name shows": (written_without_a_sign, False),
 }

@@ -216,11 +216,11 @@ def cumulative_output(h, x):
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        (second_order, "its states depend on each other"),
-        (squared, "its step multiplies the state by itself"),
-        (bounded, "its step calls tanh on the state"),
-        (rotated, "its step calls flip on the state"),
-        (inverse, "its step divides by the state"),
+        (second_order, "two states of a step depend on each other; in a linear recurrence each has factors of its own"),
+        (squared, "each step multiplies the state by itself; its factors must not depend on it"),
+        (bounded, "each step calls tanh on the state; a linear recurrence only multiplies it and adds to it"),
+        (rotated, "each step moves elements of the state (flip); a linear recurrence keeps each in its place"),
+        (inverse, "each step divides by the state; its factors must not depend on it"),
         (noisy, "rand is not known to be the same in each step"),
         (cumulative_output, "cumsum is not known over all steps"),
     ],
