@@ -1,13 +1,18 @@
 """What runs the passes: order, bookkeeping, restoring, regions, clean-up, dumps."""
 
+import dataclasses
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from toy_passes import Break, Replace, capture
 
 from mvc.passes import pipeline
+from mvc.passes.base import Outcome, Pass
 from mvc.passes.dump import GraphDump
-from mvc.passes.graph.fx_utils import op_counts
+from mvc.passes.graph.fx_utils import op_counts, value
 
 
 def wave(x):
@@ -39,6 +44,34 @@ def test_graph_is_restored_to_what_the_last_good_pass_left():
     pipeline.run([Replace(), Break()], module)
     assert op_counts(module.graph)["cos"] == 1
     assert op_counts(module.graph)["tan"] == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit(Pass):
+    """Puts a call in the place of a sine that fails, or that gives another kind of tensor than it says."""
+
+    name = "misfit"
+    target: Callable = torch.matmul
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        (sine,) = graph.find_nodes(op="call_function", target=torch.sin)
+        with graph.inserting_before(sine):
+            node = graph.call_function(self.target, (sine.args[0], sine.args[0]))
+        node.meta["example_value"] = value(sine)
+        sine.replace_all_uses_with(node)
+        return Outcome(matches=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [(lambda x, y: torch.ops.mvc.linear_recurrence(x, y, None, 5, False), "5"), (torch.eq, "TypeError: .*torch.bool")],
+    ids=["an op that refuses", "another dtype"],
+)
+def test_what_a_pass_inserted_is_run_on_example_values(target, error):
+    module, _ = capture(wave, torch.ones(3))
+    (record,) = pipeline.run([Misfit(target)], module)
+    assert re.search(error, record.error), record.error
+    assert op_counts(module.graph)["sin"] == 2, "the graph is as it was"
 
 
 def test_strict_raises():
