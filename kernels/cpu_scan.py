@@ -76,7 +76,7 @@ def _load_once() -> None:
     register_fakes(OP)
     register_rules(OP)
     fast_path.register(OP, op(OP), op(OP, backward=True))
-    recurrence_ops.register_fake("linear_recurrence_cpu")
+    recurrence_ops.register_fake("linear_recurrence_cpu", "cpp")
     recurrence_ops.register_rules("linear_recurrence_cpu")
 
 

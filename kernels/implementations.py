@@ -62,8 +62,22 @@ TABLE: dict[str, Implementation] = {
     "reference": Implementation("_reference"),
     "chunked": Implementation("_chunked"),
     "cpp": Implementation("_cpu", ("cpu",), (torch.float64,), _cpp_available),
-    "triton": Implementation("_triton", ("cuda",), (torch.float64,), triton_available),
+    "triton": Implementation(
+        "_triton", ("cuda",), (torch.float64, torch.complex64, torch.complex128), triton_available
+    ),
 }
+
+
+def refusal(name: str, device: torch.device, dtype: torch.dtype, argument: str = "the result") -> str | None:
+    """Why the implementation `name` refuses a dtype, as one sentence, or None where it does not.
+
+    Args:
+        device, dtype: of what the sentence calls `argument`.
+    """
+    if dtype not in TABLE[name].refused:
+        return None
+    others = [each for each in reversed(TABLE) if TABLE[each].runs_on(device) and dtype not in TABLE[each].refused]
+    return f"{argument} is {dtype}, which impl={name!r} does not accept; use {' or '.join(map(repr, others))}"
 
 
 def fastest(device: torch.device, dtype: torch.dtype) -> str:
@@ -80,9 +94,8 @@ def obstacle(name: str, device: torch.device, dtype: torch.dtype, argument: str 
         device, dtype: of what the sentence calls `argument`.
     """
     implementation = TABLE[name]
-    if dtype in implementation.refused:
-        others = [each for each in reversed(TABLE) if TABLE[each].runs_on(device) and dtype not in TABLE[each].refused]
-        return f"{argument} is {dtype}, which impl={name!r} does not accept; use {' or '.join(map(repr, others))}"
+    if (reason := refusal(name, device, dtype, argument)) is not None:
+        return reason
     if device.type != "meta" and not implementation.runs_on(device):
         devices = " or ".join(implementation.devices)
         return f"impl={name!r} runs on {devices}, {argument} is on {device}; leave impl out for the best for a device"

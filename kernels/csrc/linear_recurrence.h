@@ -1,15 +1,18 @@
 // h_t = a_t h_{t-1} + b_t, elementwise along one axis of tensors of any strides.
 //
 // TensorIterator walks over all other axes, merged and shared out among the threads; one of its rows is the lanes of a
-// recurrence, which are read in tiles as the scan reads its channels.
+// recurrence, which are read in tiles as the scan reads its channels. Complex lanes run in place.
 #pragma once
 
 #include <ATen/TensorIterator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/complex.h>
 
+#include <array>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "tiles.h"
@@ -18,12 +21,15 @@ namespace mvc {
 
 constexpr int64_t kWideStrip = 256;  // blocks run at a time where nothing is staged: long rows, states still in the cache
 
+template <typename T>
+using State = std::conditional_t<c10::is_complex<T>::value, T, float>;
+
 // Lanes with all of their steps.
 template <typename T>
 struct Recurrence {
   Sequence<const T> a, b;
   Sequence<T> h;
-  const float* initial;
+  const State<T>* initial;
   int64_t initial_lane, length, lanes;
 
   bool along_steps() const { return h.channel != 1; }
@@ -118,6 +124,27 @@ void run_lanes(const Recurrence<T>& x, Staging& staging) {
   }
 }
 
+constexpr int64_t kComplexLanes = 256;  // run at a time where they are neighbours, their states still in the cache
+
+template <typename T>
+void run_lanes(const Recurrence<T>& x, std::array<T, kComplexLanes>& states) {
+  // Where steps are neighbours, each lane has cache lines of its own.
+  const int64_t wide = x.along_steps() ? 8 : kComplexLanes;
+  for (int64_t first = 0; first < x.lanes; first += wide) {
+    const int64_t count = std::min(wide, x.lanes - first);
+    for (int64_t c = 0; c < count; ++c) states[c] = x.initial[(first + c) * x.initial_lane];
+    for (int64_t t = 0; t < x.length; ++t) {
+      const auto *a = x.a.at(0, t, first), *b = x.b.at(0, t, first);
+      auto* h = x.h.at(0, t, first);
+      for (int64_t c = 0; c < count; ++c)
+        h[c * x.h.channel] = states[c] = a[c * x.a.channel] * states[c] + b[c * x.b.channel];
+    }
+  }
+}
+
+template <typename T>
+using Scratch = std::conditional_t<c10::is_complex<T>::value, std::array<State<T>, kComplexLanes>, Staging>;
+
 inline std::vector<int64_t> broadcast_shape(const at::Tensor& a, const at::Tensor& b) {
   std::vector<int64_t> shape(std::max(a.dim(), b.dim()), 1);
   for (const auto& t : {a, b})
@@ -133,15 +160,16 @@ inline std::vector<int64_t> broadcast_shape(const at::Tensor& a, const at::Tenso
   return shape;
 }
 
-inline at::Tensor checked_initial(const std::optional<at::Tensor>& initial, at::IntArrayRef shape, const at::Tensor& a) {
-  if (!initial) return at::zeros({}, a.options().dtype(at::kFloat)).expand(shape);
+// In the states' dtype.
+inline at::Tensor checked_initial(const std::optional<at::Tensor>& initial, at::IntArrayRef shape, at::ScalarType dtype) {
+  if (!initial) return at::zeros({}, dtype).expand(shape);
   const int64_t missing = shape.size() - initial->dim();
-  bool fits = missing >= 0;
+  bool fits = true;
   for (int64_t i = 0; fits && i < initial->dim(); ++i)
     fits = initial->size(i) == 1 || initial->size(i) == shape[missing + i];
   TORCH_CHECK_VALUE(fits, "initial must broadcast to ", shape, ", the shape of a and b without dim; got shape ",
                     initial->sizes());
-  return initial->to(at::kFloat).expand(shape);
+  return initial->to(dtype).expand(shape);
 }
 
 // `h` is as large as a and b broadcast, which have its dtype T.
@@ -161,18 +189,18 @@ void run_recurrence(const at::Tensor& h, const at::Tensor& a, const at::Tensor& 
                    .add_owned_const_input(initial)
                    .build();
   auto run = [&](char** data, const int64_t* strides, int64_t count, int64_t rows) {
-    Staging staging;
+    Scratch<T> scratch;
     for (int64_t row = 0; row < rows; ++row) {
       auto at = [&](int64_t i) { return data[i] + row * strides[4 + i]; };
       constexpr int64_t size = sizeof(T);
-      run_lanes<T>({{reinterpret_cast<const T*>(at(1)), 0, a_step, strides[1] / size},
-                    {reinterpret_cast<const T*>(at(2)), 0, b_step, strides[2] / size},
-                    {reinterpret_cast<T*>(at(0)), 0, h_step, strides[0] / size},
-                    reinterpret_cast<const float*>(at(3)),
-                    strides[3] / int64_t{sizeof(float)},
-                    length,
-                    count},
-                   staging);
+      run_lanes(Recurrence<T>{{reinterpret_cast<const T*>(at(1)), 0, a_step, strides[1] / size},
+                              {reinterpret_cast<const T*>(at(2)), 0, b_step, strides[2] / size},
+                              {reinterpret_cast<T*>(at(0)), 0, h_step, strides[0] / size},
+                              reinterpret_cast<const State<T>*>(at(3)),
+                              strides[3] / int64_t{sizeof(State<T>)},
+                              length,
+                              count},
+                scratch);
     }
   };
   lanes.for_each(run, std::max(W, (1 << 15) / length));

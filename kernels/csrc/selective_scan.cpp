@@ -152,10 +152,10 @@ struct Arguments {
   }
 };
 
-#define DISPATCH(dtype, ...)                                  \
-  AT_DISPATCH_SWITCH(dtype, "selective_scan",                 \
-                     AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__) \
-                     AT_DISPATCH_CASE_REDUCED_FLOATING_TYPES(__VA_ARGS__))
+#define REAL_CASES(...) AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__) AT_DISPATCH_CASE_REDUCED_FLOATING_TYPES(__VA_ARGS__)
+#define DISPATCH(dtype, ...) AT_DISPATCH_SWITCH(dtype, "selective_scan", REAL_CASES(__VA_ARGS__))
+#define DISPATCH_WITH_COMPLEX(dtype, ...) \
+  AT_DISPATCH_SWITCH(dtype, "linear_recurrence", REAL_CASES(__VA_ARGS__) AT_DISPATCH_CASE_COMPLEX_TYPES(__VA_ARGS__))
 
 std::tuple<Tensor, Tensor> selective_scan(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                                           const Tensor& C, Optional D, Optional z, Optional delta_bias,
@@ -233,28 +233,34 @@ NineTensors selective_scan_backward(const Tensor& grad_y, const Tensor& grad_las
 
 Tensor linear_recurrence(const Tensor& a, const Tensor& b, Optional initial, int64_t dim, bool reverse) {
   refuse_tangents("linear_recurrence_cpu", {a, b, initial});
-  auto dtype = a.scalar_type();  // of the kernel: mixed ones go through float32
+  auto dtype = a.scalar_type();  // of the kernel: real ones that are mixed go through float32
   auto result = dtype;
-  auto check = [&](const char* name, const Tensor& t) {
+  auto check = [&](const char* name, const Tensor& t) {  // in the words of kernels/recurrence/checks.py
     const auto type = t.scalar_type();
-    TORCH_CHECK_TYPE(is_taken(type), name, " must be float32, float16 or bfloat16, got ", type,
-                     "; the chunked recurrence takes float64");
-    TORCH_CHECK_VALUE(t.device().is_cpu(), name, " must be on the CPU, got ", t.device());
+    TORCH_CHECK_TYPE(is_taken(type) || type == at::kDouble || type == at::kComplexFloat || type == at::kComplexDouble, name,
+                     " must be torch.float32 or torch.float16 or torch.bfloat16 or torch.float64 or torch.complex64 or "
+                     "torch.complex128, got torch.", c10::getDtypeNames(type).first);
+    TORCH_CHECK_VALUE(t.device() == a.device(), name, " must be on a's device ", a.device(), ", got ", t.device());
     if (type != dtype) dtype = at::kFloat;
     result = c10::promoteTypes(result, type);
   };
   check("a", a);
   check("b", b);
   if (initial) check("initial", *initial);
+  TORCH_CHECK_TYPE(result != at::kDouble,
+                   "the result is torch.float64, which impl='cpp' does not accept; use 'chunked' or 'reference'");
+  if (c10::isComplexType(result)) dtype = result;
   const auto shape = broadcast_shape(a, b);
   const auto rank = static_cast<int64_t>(shape.size());
-  TORCH_CHECK_VALUE(0 <= dim && dim < rank, "dim is ", dim, "; it must be an axis of a and b, from 0 to ", rank - 1);
+  TORCH_CHECK_VALUE(0 <= dim && dim < rank, "dim is ", dim, "; it must be an axis of a and b broadcast, from 0 to ", rank - 1);
+  TORCH_CHECK_VALUE(!initial || initial->dim() < rank, "initial has ", initial->dim(), " axes; a and b broadcast have ",
+                    rank - 1, " without dim");
   auto lanes = shape;
   lanes.erase(lanes.begin() + dim);
-  const Tensor start = checked_initial(initial, lanes, a);
+  const Tensor start = checked_initial(initial, lanes, c10::isComplexType(dtype) ? dtype : at::kFloat);
   const Tensor h = at::empty(shape, a.options().dtype(dtype));
   if (h.numel() != 0) {
-    DISPATCH(dtype, [&] {
+    DISPATCH_WITH_COMPLEX(dtype, [&] {
       run_recurrence<scalar_t>(h, a.to(dtype).expand(shape), b.to(dtype).expand(shape), start, dim, reverse);
     });
   }

@@ -63,7 +63,10 @@ def kept_from_zero(product: Tensor, factors_are_not: Tensor) -> Tensor:
     """The product of decays, which is not zero where none of its factors is: an infinite state decays for ever.
 
     The smallest normal number with the zero's sign takes its place; ONNX has no `copysign`, and 1/0 has that sign too.
+    A complex product may vanish: it makes NaN of an infinite state, which is not finite either.
     """
+    if product.is_complex():
+        return product
     tiny = torch.finfo(product.dtype).tiny
     smallest = torch.where(product.reciprocal() < 0, -tiny, tiny)
     return torch.where((product == 0) & factors_are_not, smallest.to(product.dtype), product)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from mvc.kernels import implementations
 from mvc.kernels.checks import refuse_tangents
 from mvc.kernels.recurrence import chunked
-from mvc.kernels.recurrence.checks import check, result_dtype
+from mvc.kernels.recurrence.checks import check, check_kinds, result_dtype
 from mvc.kernels.schemas import RecurrenceInputs, define, op
 from mvc.kernels.torch_private import forward_mode, under_functorch
 
@@ -56,8 +56,11 @@ def _run_fastest(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse
     return op(implementations.op_name("linear_recurrence", name))(a, b, initial, dim, reverse)
 
 
-def _fake(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
+def _fake(
+    impl: implementations.Name | None, a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool
+) -> Tensor:
     # Checks no size: to compare those that are unknown while tracing would make guards of them.
+    check_kinds(a, b, initial, dim, impl)
     return a.new_empty(torch.broadcast_shapes(a.shape, b.shape), dtype=result_dtype(a, b, initial))
 
 
@@ -68,11 +71,14 @@ def _setup_context(ctx, inputs: tuple, output: Tensor, *, name: str) -> None:
 
 
 def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """g_t = ∂h_t + a_{t+1} g_{t+1} runs the other way; b gets g_t, a gets g_t h_{t-1}, the initial state a_0 g_0."""
+    """g_t = ∂h_t + a_{t+1} g_{t+1} runs the other way; b gets g_t, a gets g_t h_{t-1}, the initial state a_0 g_0.
+
+    Of complex numbers, a and h stand there conjugated, which is torch's convention.
+    """
     a, initial, states = ctx.saved_tensors
     dim, reverse = ctx.dim, ctx.reverse
     grad = grad.to(torch.promote_types(grad.dtype, torch.float32))  # so that g is rounded after its sums
-    decay = a[(None,) * (grad.dim() - a.dim())]
+    decay = a.conj()[(None,) * (grad.dim() - a.dim())]
     decay = decay.expand(*decay.shape[:dim], grad.shape[dim], *decay.shape[dim + 1 :])
     following = _shifted(decay, torch.zeros_like(_ends(decay, dim, 1)), dim, not reverse)
     g = call(ctx.name, following, grad, None, dim, not reverse)
@@ -82,13 +88,19 @@ def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         lanes = (*grad.shape[:dim], *grad.shape[dim + 1 :])
         start = grad.new_zeros(lanes) if initial is None else initial.to(grad.dtype).expand(lanes)
         before = _shifted(states.to(grad.dtype), start.unsqueeze(dim), dim, reverse)  # h_{t-1}
-        grad_a = (g * before).sum_to_size(a.shape).to(a.dtype)
+        grad_a = _gradient_of(a.shape, a.dtype, g * before.conj())
     if ctx.needs_input_grad[1]:
-        grad_b = g.sum_to_size(ctx.shape_b).to(ctx.dtype_b)
+        grad_b = _gradient_of(ctx.shape_b, ctx.dtype_b, g)
     if initial is not None and ctx.needs_input_grad[2]:
         carried = _ends(decay, dim, -1 if reverse else 1) * _ends(g, dim, -1 if reverse else 1)
-        grad_initial = carried.sum(dim).sum_to_size(initial.shape).to(initial.dtype)  # no step: a sum of nothing
+        grad_initial = _gradient_of(initial.shape, initial.dtype, carried.sum(dim))  # no step: a sum of nothing
     return grad_a, grad_b, grad_initial, None, None
+
+
+def _gradient_of(shape: torch.Size, dtype: torch.dtype, gradient: Tensor) -> Tensor:
+    """Of an input that was broadcast; the real part of a complex gradient where the input is real."""
+    gradient = gradient if dtype.is_complex or not gradient.is_complex() else gradient.real
+    return gradient.sum_to_size(shape).to(dtype)
 
 
 def _ends(values: Tensor, dim: int, count: int) -> Tensor:
@@ -144,9 +156,13 @@ class _Transformable(torch.autograd.Function):
         return *_backward(ctx, grad), None
 
 
-def register_fake(name: str) -> None:
-    """The shape of `mvc::{name}`, for an op that torch cannot trace through."""
-    torch.library.register_fake(f"mvc::{name}", _fake)
+def register_fake(name: str, impl: implementations.Name | None = None) -> None:
+    """The shape of `mvc::{name}`, for an op that torch cannot trace through.
+
+    Args:
+        impl: the implementation whose op it is, where that refuses dtypes.
+    """
+    torch.library.register_fake(f"mvc::{name}", functools.partial(_fake, impl))
 
 
 def register_rules(name: str) -> None:

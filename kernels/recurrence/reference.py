@@ -1,6 +1,6 @@
 """The oracle: the linear recurrence as its formula says it, one step at a time, in plain torch.
 
-Runs in float64 for float64 inputs, otherwise in float32; differentiable by autograd. Nothing optimised may import it.
+Runs in the dtype of the result, but at least in float32; differentiable by autograd. Nothing optimised may import it.
 """
 
 from __future__ import annotations

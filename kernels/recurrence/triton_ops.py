@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from mvc.kernels.checks import refuse_tangents
-from mvc.kernels.recurrence.checks import check, result_dtype
+from mvc.kernels.recurrence.checks import check, check_kinds, result_dtype
 from mvc.kernels.recurrence.ops import register_rules
 from mvc.kernels.recurrence.triton_kernel import recurrence_kernel
 from mvc.kernels.scan.triton_chunks import COMBINE, combine_kernel
@@ -105,11 +105,9 @@ def _is_wide(tensor: Tensor, wide: int, along: bool) -> bool:
 @triton_op("mvc::linear_recurrence_triton", mutates_args={})
 def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
     refuse_tangents("linear_recurrence_triton", a, b, initial)
-    if is_plain(a):  # the sizes of tensors without values may be unknown: comparing them would make guards of them
-        check(a, b, initial, dim)
+    # The sizes of tensors without values may be unknown: comparing them would make guards of them.
+    (check if is_plain(a) else check_kinds)(a, b, initial, dim, "triton")
     dtype = result_dtype(a, b, initial)
-    if dtype == torch.float64:
-        raise TypeError("the Triton recurrence accepts no float64; use impl='chunked'")
     shape = torch.broadcast_shapes(a.shape, b.shape)
     h = a.new_empty(shape, dtype=dtype)
     if h.numel() == 0:
