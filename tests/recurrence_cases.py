@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from mvc.kernels.recurrence import linear_recurrence
 from mvc.kernels.schemas import op
 
+FAMILIES = ("linear_recurrence", "linear_recurrence_chunked", "linear_recurrence_cpu")
 HALVES = (torch.float16, torch.bfloat16)
 
 Inputs = dict[str, "Tensor | int | bool | None"]
@@ -34,7 +36,8 @@ class Case(NamedTuple):
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """The same numbers in other memory; "expanded" repeats the first index of every axis."""
+    """The same numbers in other memory; "expanded" repeats the first index of every axis, and "lazy" is memory that is
+    still to be conjugated, or to be negated where it is real."""
     if layout == "permuted":
         axes = tuple(reversed(range(tensor.dim())))
         return tensor.permute(axes).contiguous().permute(axes)
@@ -42,11 +45,13 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         return tensor[(slice(1),) * tensor.dim()].expand(tensor.shape)
     if layout == "strided":
         return tensor.repeat_interleave(2, -1)[..., ::2] if tensor.dim() else tensor
+    if layout == "lazy":
+        return tensor.conj_physical().conj() if tensor.is_complex() else torch.complex(tensor, -tensor).conj().imag
     return tensor
 
 
 def make_inputs(case: Case, seed: int = 0) -> Inputs:
-    """A fifth of the decays is zero."""
+    """A fifth of the decays is zero; complex numbers have random phases."""
     generator = torch.Generator().manual_seed(seed)
     low, high = case.decays
     a = torch.rand(case.a, generator=generator) * (high - low) + low
@@ -56,6 +61,9 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     if case.initial is not None:
         tensors["initial"] = torch.randn(case.initial, generator=generator)
     for name, dtype in zip(tensors, case.dtypes, strict=False):
+        if dtype.is_complex:
+            phase = 2 * math.pi * torch.rand(tensors[name].shape, generator=generator)
+            tensors[name] = torch.polar(tensors[name], phase)
         tensors[name] = laid_out(tensors[name].to(dtype), case.layout)
     return {"initial": None, **tensors, "dim": case.dim, "reverse": case.reverse}
 
@@ -80,20 +88,24 @@ def run(recurrence: Callable, inputs: Inputs) -> dict[str, Tensor]:
     """The states and the gradient of each tensor, for a fixed random gradient of the states."""
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors_of(inputs).items()}
     h = recurrence(**(inputs | leaves))
-    given = torch.randn(h.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(h)
+    generator = torch.Generator().manual_seed(1)
+    given = torch.randn(h.shape, generator=generator).bfloat16().to(h)
+    if h.is_complex():
+        given = given + 1j * torch.randn(h.shape, generator=generator).bfloat16().to(h)
     gradients = torch.autograd.grad(h, leaves.values(), given, allow_unused=True, materialize_grads=True)
     return {"h": h.detach()} | {f"gradient of {n}": g for n, g in zip(leaves, gradients, strict=True)}
 
 
 def assert_recurrence_within_budget(inputs: Inputs, recurrence: Callable) -> None:
     """As `assert_within_budget` says; what half precision loses by keeping h in it is within the rounding term."""
-    as_dtype = {
-        dtype: inputs | {name: t.to(dtype) for name, t in tensors_of(inputs).items()}
-        for dtype in (torch.float64, torch.float32)
-    }
-    is_double = any(t.dtype == torch.float64 for t in tensors_of(inputs).values())
-    actual, oracle = run(recurrence, inputs), run(reference, as_dtype[torch.float64])
-    baseline = run(reference, as_dtype[torch.float32] if is_double else inputs)
+
+    def in_dtype(dtype: torch.dtype) -> Inputs:
+        tensors = tensors_of(inputs).items()
+        return inputs | {name: t.to(dtype.to_complex() if t.is_complex() else dtype) for name, t in tensors}
+
+    is_double = any(t.dtype in (torch.float64, torch.complex128) for t in tensors_of(inputs).values())
+    actual, oracle = run(recurrence, inputs), run(reference, in_dtype(torch.float64))
+    baseline = run(reference, in_dtype(torch.float32) if is_double else inputs)
     for name in oracle:
         assert_within_budget(actual[name], oracle[name], baseline[name], name)
 

@@ -217,18 +217,19 @@ def largest(tensor: Tensor) -> float:
 def assert_within_budget(actual: Tensor, oracle: Tensor, baseline: Tensor, name: str) -> None:
     """The largest error of `actual` is at most twice that of `baseline`, plus the rounding of the largest value.
 
-    `oracle` is the reference in float64. `baseline` is the reference run in the dtype of `actual`: its error is what
-    that arithmetic costs, and the factor two allows another order of the sums. The rounding, of max|oracle|, is one
-    eps of the dtype of `actual` and 16 eps of the sums' dtype (float32, or float64 for float64): where few numbers make
-    up a tensor, as in the gradient of A, the baseline's can happen to be almost exact. The float64 reference would be
-    its own oracle: there the baseline is the float32 run, and its error is scaled by the ratio of the two eps.
+    `oracle` is the reference in float64, or complex128. `baseline` is the reference run in the dtype of `actual`: its
+    error is what that arithmetic costs, and the factor two allows another order of the sums. The rounding, of
+    max|oracle|, is one eps of the dtype of `actual` and 16 eps of the sums' dtype (float32, or float64 for float64):
+    where few numbers make up a tensor, as in the gradient of A, the baseline's can happen to be almost exact. The
+    float64 reference would be its own oracle: there the baseline is the float32 run, and its error is scaled by the
+    ratio of the two eps.
     """
     assert actual.shape == oracle.shape, f"{name}: shape {tuple(actual.shape)} instead of {tuple(oracle.shape)}"
     eps = torch.finfo(actual.dtype).eps
     scale = eps / torch.finfo(baseline.dtype).eps
     rounding = eps + 16 * min(eps, torch.finfo(torch.float32).eps)
-    error = largest(actual.double() - oracle)
-    budget = 2 * scale * largest(baseline.double() - oracle) + rounding * largest(oracle)
+    error = largest(actual.to(oracle.dtype) - oracle)
+    budget = 2 * scale * largest(baseline.to(oracle.dtype) - oracle) + rounding * largest(oracle)
     assert error <= budget, f"{name}: error {error:.3g} is above the budget {budget:.3g}"
 
 

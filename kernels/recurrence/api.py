@@ -30,24 +30,27 @@ def linear_recurrence(
     whatever `impl` is. Autocast leaves it as it is.
 
     NaN and infinities are where impl="reference" has them: a zero in `a` is a factor as any other, and NaN or an
-    infinity times zero is NaN. Where an element of `a` is infinite there may be NaN in place of an infinity.
+    infinity times zero is NaN. Where an element of `a` is infinite there may be NaN in place of an infinity. Complex
+    states are finite where those of impl="reference" are; in a product of complex numbers that are not, torch puts NaN
+    for most infinities.
 
     Args:
         a, b: of shapes that broadcast against each other, with at least one axis between them; float16, bfloat16,
-            float32 or float64, not necessarily the same, any strides.
+            float32, float64, complex64 or complex128, not necessarily the same, any strides.
         initial: the state before the first step, of the broadcast shape without `dim` or broadcast to it; zero by
-            default.
+            default. A dtype as those of a and b.
         dim: the axis along which it runs, counted in the broadcast shape; negative from the last.
         reverse: run from the last index to the first.
         impl: None chooses the fastest for the device and dtype. "reference" runs step by step and "chunked" in linear
-            time, both in plain torch on any device, and take float64 too; "cpp" runs on a CPU, built on first use;
-            "triton" on a GPU. "chunked" and "triton" cut the length into pieces: the product of `a` over some hundred
-            steps, over all of them where "chunked" is exported for a free length, must be finite, or the state before
-            them zero.
+            time, both in plain torch on any device, and take every dtype; "cpp" runs on a CPU, built on first use, and
+            takes all but float64; "triton" runs on a GPU, and takes neither float64 nor complex numbers. "chunked" and
+            "triton" cut the length into pieces: the product of `a` over some hundred steps, over all of them where
+            "chunked" is exported for a free length, must be finite, or the state before them zero.
 
     Returns:
-        h: of the broadcast shape, in the promoted dtype of the inputs. States are float32, or float64 where any input
-        is, and rounded once.
+        h: of the broadcast shape, in the dtype to which torch promotes those of the inputs: float64 beside complex64
+        is complex128. States are in that dtype, but at least float32, and rounded once. Gradients are torch's, those of
+        real inputs real.
 
     Raises:
         TypeError: an argument that is no dense tensor, or of a dtype that cannot be used; a `dim` or `reverse` of
