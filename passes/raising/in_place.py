@@ -26,14 +26,19 @@ def name_states(graph: fx.Graph) -> None:
 
 
 def check(loop: Iterable[fx.Node]) -> None:
-    """Raise Declined where a tensor that the loop writes to is read by an older name, a view say, afterwards."""
+    """Raise Declined where what the loop writes to is given to the graph, or is read afterwards by an older name, a view
+    say."""
     for write in loop:
         for tensor in written_by(write):
             memory = storages(tensor)
             for other in write.graph.nodes:
                 if not other < write:
                     break
-                if storages(other) & memory and any(write < user for user in other.users):
+                if not storages(other) & memory:
+                    continue
+                if other.op in ("placeholder", "get_attr"):
+                    raise Declined(f"{write.name} writes to {other.name}, which others see", write)
+                if any(write < user for user in other.users):
                     raise Declined(f"{other.name} is read after {write.name} has written to its memory", write)
 
 

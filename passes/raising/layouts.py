@@ -17,6 +17,8 @@ import torch
 from torch import fx
 
 from mvc.kernels.recurrence import api as recurrence  # noqa: F401  registers mvc::linear_recurrence
+from mvc.kernels.recurrence.checks import check_kinds
+from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.memory import memory_order
 from mvc.passes.graph.surroundings import Surroundings
@@ -63,11 +65,26 @@ def _recurrence(
     order = plain if order is None else order
     if order != plain:
         a, b = (insert(graph, torch.permute, each, order) for each in (a, b))
-    states = insert(graph, torch.ops.mvc.linear_recurrence.default, a, b, None, order.index(dim), reverse)
+    states = insert_recurrence(graph, a, b, None, order.index(dim), reverse=reverse)
     states.meta["stack_trace"] = old.meta.get("stack_trace")
     if value(states).dtype != value(old).dtype:
         states = insert(graph, "to", states, value(old).dtype)
     return states if order == plain else insert(graph, torch.permute, states, [order.index(axis) for axis in plain])
+
+
+def insert_recurrence(
+    graph: fx.Graph, a: fx.Node, b: fx.Node, initial: fx.Node | None, dim: int, *, reverse: bool
+) -> fx.Node:
+    """All states of h_t = a_t h_{t-1} + b_t along an axis.
+
+    Raises:
+        Declined: they are of a kind that the op does not compute, whole numbers say.
+    """
+    try:
+        check_kinds(value(a), value(b), None if initial is None else value(initial), dim)
+    except (TypeError, ValueError) as error:
+        raise Declined(f"the op for it does not take its tensors: {error}") from error
+    return insert(graph, torch.ops.mvc.linear_recurrence.default, a, b, initial, dim, reverse)
 
 
 def moved_pairs(old: fx.Node, new: fx.Node, layout: Layout, dim: int) -> dict[fx.Node, fx.Node]:

@@ -74,6 +74,8 @@ class RolledLoop:
         if len(self._directions) > 1:
             raise Declined("states run in both directions")
         self.descending = all(each.descending for each in self._slices.values()) and bool(self._slices)
+        if not set(self._needed).isdisjoint(self.nodes):
+            raise Declined("the loop starts from a result of one of its steps")
         self.leaving = {*self.nodes, *self.ends}
         if self.collector is not None:
             self.leaving.add(self.collector.node)

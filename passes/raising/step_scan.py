@@ -15,7 +15,7 @@ from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising import modular
 from mvc.passes.raising.affine import affine, needed
-from mvc.passes.raising.layouts import move
+from mvc.passes.raising.layouts import insert_recurrence, move
 from mvc.passes.raising.vectorize import Steps
 from mvc.passes.torch_private import surely_equal
 
@@ -102,7 +102,7 @@ class StepScan:
             b = self.steps.insert(operator.getitem, self.steps.insert(torch.broadcast_tensors, b, initial), 0)
         axis = min(self.axis, rank)
         a, b = (move(self.steps.graph, term, 0, axis) for term in (a, b))
-        states = self.steps.insert(torch.ops.mvc.linear_recurrence.default, a, b, initial, axis, self.reverse)
+        states = insert_recurrence(self.steps.graph, a, b, initial, axis, reverse=self.reverse)
         states = move(self.steps.graph, states, axis, 0)
         if value(states).dtype != value(carry).dtype:
             states = self.steps.insert("to", states, value(carry).dtype)

@@ -392,3 +392,18 @@ def test_collections_that_are_no_loops_are_not_mentioned():
     module, _ = capture(function, *sequences().values())
     (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
     assert (record.matches, record.near_misses) == (0, ())
+
+
+def given_state_changed(a, b, c, h):
+    for t in range(L):
+        h.mul_(a[:, :, t]).add_(b[:, :, t])
+    return (h * c[:, :, 0]).sum(-1)
+
+
+def old_view_of_the_state(a, b, c, h):
+    states, h = [], h.clone()
+    for t in range(L):
+        before = h[0]
+        h.mul_(a[:, :, t]).add_(b[:, :, t])
+        states.append(before * 2)
+    return torch.stack(states, 2)
