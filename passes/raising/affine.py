@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
+from mvc.passes import torch_private
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import insert, name_of, value
 from mvc.passes.graph.torch_ops import MOVEMENTS, Call, Kind, call, is_kind
@@ -124,8 +125,9 @@ class _Rules:
         if not isinstance(one, fx.Node) and not isinstance(other, fx.Node):
             if one == other:
                 return one
-            options = {"dtype": value(self.state).dtype, "device": value(self.state).device}
-            one = insert(self.graph, torch.full, (), one, **options)
+            state = value(self.state)
+            with torch_private.fake_mode([state]):
+                one = insert(self.graph, torch.full, (), one, dtype=state.dtype, device=state.device)
         return insert(self.graph, torch.where, condition, one, other)
 
     def _einsum(self, known: Call) -> Affine:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import bisect
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import fx
 
@@ -13,9 +15,18 @@ from mvc.passes.graph.torch_ops import call
 from mvc.passes.raising.chains import LEAST_STEPS, line_of
 
 
-def name_states(graph: fx.Graph) -> None:
+class Renamed(NamedTuple):
+    """A node that reads what a call returns in the place of the tensor that the call wrote to."""
+
+    user: fx.Node
+    tensor: fx.Node
+    write: fx.Node
+
+
+def name_states(graph: fx.Graph) -> list[Renamed]:
     """Let what reads a tensor after a call that wrote to it read what the call returns, which is that tensor."""
     writes = [node for node in graph.nodes if _returns_what_it_writes(node)]
+    renamed = []
     often = {line for line, count in Counter(map(line_of, writes)).items() if count >= LEAST_STEPS}
     for write in writes:
         if line_of(write) in often:
@@ -23,23 +34,35 @@ def name_states(graph: fx.Graph) -> None:
             for user in [*tensor.users]:
                 if write < user:
                     user.replace_input_with(tensor, write)
+                    renamed.append(Renamed(user, tensor, write))
+    return renamed
+
+
+def undo(graph: fx.Graph, renamed: list[Renamed]) -> None:
+    """Give what is left of them their tensors again."""
+    left = set(graph.nodes) if renamed else ()
+    for user, tensor, write in reversed(renamed):
+        if user in left and write in left:
+            user.replace_input_with(write, tensor)
 
 
 def check(loop: Iterable[fx.Node]) -> None:
-    """Raise Declined where what the loop writes to is given to the graph, or is read afterwards by an older name, a view
-    say."""
-    for write in loop:
-        for tensor in written_by(write):
-            memory = storages(tensor)
-            for other in write.graph.nodes:
-                if not other < write:
-                    break
-                if not storages(other) & memory:
-                    continue
-                if other.op in ("placeholder", "get_attr"):
-                    raise Declined(f"{write.name} writes to {other.name}, which others see", write)
-                if any(write < user for user in other.users):
-                    raise Declined(f"{other.name} is read after {write.name} has written to its memory", write)
+    """Raise Declined where others see what the loop writes to: because the graph is given it, or because it is read
+    afterwards by an older name, a view say."""
+    writes: dict[int, list[fx.Node]] = defaultdict(list)
+    for write in sorted(loop):
+        for memory in set().union(*map(storages, written_by(write))):
+            writes[memory].append(write)
+    if not writes:
+        return
+    for node in write.graph.nodes:
+        for memory in storages(node) & writes.keys():
+            if node.op in ("placeholder", "get_attr"):
+                raise Declined(f"{writes[memory][0].name} writes to {node.name}, which others see", writes[memory][0])
+            following = bisect.bisect_right(writes[memory], node)
+            if following < len(writes[memory]) and node.users and writes[memory][following] < max(node.users):
+                overwritten = writes[memory][following]
+                raise Declined(f"{node.name} is read after {overwritten.name} has written to its memory", overwritten)
 
 
 def _returns_what_it_writes(node: fx.Node) -> bool:

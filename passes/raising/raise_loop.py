@@ -48,12 +48,13 @@ class RaiseLoop(Pass):
     always: bool = False
 
     def __call__(self, graph: fx.Graph) -> Outcome:
-        in_place.name_states(graph)
+        renamed = in_place.name_states(graph)
         run = _Run(graph, always=self.always)
         run.raise_collected()
         run.raise_chains()
         if run.raised:
             run.raise_collected()  # what others compute from single states
+        in_place.undo(graph, renamed)
         return run.outcome
 
 

@@ -40,6 +40,10 @@ def collected(step: Callable, **options) -> Callable:
 
 
 FORMS: dict[str, Callable] = {
+    "where": collected(lambda h, a, b, c: torch.where(c > 0.5, a * h + b, h)),
+    "where-of-numbers": collected(lambda h, a, b, c: torch.where(c > 0.5, h, 0.3 * h) + b),
+    "turned-truth": collected(lambda h, a, b, c: a * h * ~(c > 0.5) + b),
+    "einsum-with-ellipsis": collected(lambda h, a, b, c: torch.einsum("...n,...n->...n", a, h) + b),
     "product-first": collected(lambda h, a, b, c: a * h + b),
     "state-first": collected(lambda h, a, b, c: h * a + b),
     "sum-turned": collected(lambda h, a, b, c: b + a * h),
@@ -208,6 +212,51 @@ def part_of_the_length(a, b, c, h):
     return torch.stack(outputs, 2)
 
 
+@form
+def last_state(a, b, c, h):
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+    return h
+
+
+@form
+def every_second_step(a, b, c, h):
+    states = []
+    for t in range(0, L, 2):
+        h = a[:, :, t] * h + b[:, :, t]
+        states.append(h)
+    return torch.stack(states, 2)
+
+
+@form
+def last_step_apart(a, b, c, h):
+    states = [None] * L
+    for t in reversed(range(L)):
+        following = h if t == L - 1 else b[:, :, t + 1]
+        h = a[:, :, t] * h + following
+        states[t] = h
+    return torch.stack(states, 2)
+
+
+@form
+def two_read_outs(a, b, c, h):
+    ys, zs = [], []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        ys.append((h * c[:, :, t]).sum(-1))
+        zs.append(torch.relu(h))
+    return torch.stack(ys, 2), torch.stack(zs, 2)
+
+
+@form
+def two_steps_in_one_line(a, b, c, h):
+    states = []
+    for t in range(L):
+        h = c[:, :, t] + b[:, :, t] + a[:, :, t] * h
+        states.append(h)
+    return states[1], states[-1]
+
+
 def check_same(function: Callable, tensors: dict[str, Tensor], rtol: float = 1e-9) -> None:
     """Results and gradients of the rewritten graph are those of the function, and no step remains."""
     leaves = [t.requires_grad_() for t in tensors.values()]
@@ -357,11 +406,48 @@ def state_changed_between(a, b, c, h):
     return torch.stack(states, 2)
 
 
+def given_state_changed(a, b, c, h):
+    for t in range(L):
+        h.mul_(a[:, :, t]).add_(b[:, :, t])
+    return (h * c[:, :, 0]).sum(-1)
+
+
+def old_view_of_the_state(a, b, c, h):
+    states, h = [], h.clone()
+    for t in range(L):
+        before = h[0]
+        h.mul_(a[:, :, t]).add_(b[:, :, t])
+        states.append(before * 2)
+    return torch.stack(states, 2)
+
+
+def whole_numbers(a, b, c, h):
+    a, b, states = a.long(), b.long(), []
+    h = h.long()
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        states.append(h)
+    return torch.stack(states, 2)
+
+
+def resets(a, b, c, h):
+    for t in range(L):
+        h = a[:, :, t] * torch.where(c[:, :, t] > 0.5, 0.0, h) + b[:, :, t]
+    return h
+
+
 NEAR_MISSES = {
     "tanh": (collected(lambda h, a, b, c: torch.tanh(a * h + b)), "calls tanh on the state"),
     "square": (collected(lambda h, a, b, c: a * h * h + b), "multiplies the state by itself"),
     "gate-of-the-state": (collected(lambda h, a, b, c: torch.sigmoid(h) * a + b), "calls sigmoid on the state"),
     "mixed-channels": (collected(lambda h, a, b, c: torch.einsum("bdn,bdm->bdm", h, a) + b), "einsum"),
+    "given-state-changed": (given_state_changed, "writes to l_h_, which others see"),
+    "old-view-of-the-state": (old_view_of_the_state, "is read after"),
+    "whole-numbers": (whole_numbers, "got torch.int64"),
+    "resets": (resets, "where discards the state at some steps"),
+    "matrix": (collected(lambda h, a, b, c: h @ a.mT @ c + b), "multiplies the state by a matrix (matmul)"),
+    "softmax": (collected(lambda h, a, b, c: h.softmax(-1) * a + b), "calls softmax on the state"),
+    "mean": (collected(lambda h, a, b, c: a * h.mean(-1, keepdim=True) + b), "takes mean over elements of the state"),
     "source-changed": (source_changed_between, "writes in place between its steps"),
 }
 
@@ -392,18 +478,3 @@ def test_collections_that_are_no_loops_are_not_mentioned():
     module, _ = capture(function, *sequences().values())
     (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
     assert (record.matches, record.near_misses) == (0, ())
-
-
-def given_state_changed(a, b, c, h):
-    for t in range(L):
-        h.mul_(a[:, :, t]).add_(b[:, :, t])
-    return (h * c[:, :, 0]).sum(-1)
-
-
-def old_view_of_the_state(a, b, c, h):
-    states, h = [], h.clone()
-    for t in range(L):
-        before = h[0]
-        h.mul_(a[:, :, t]).add_(b[:, :, t])
-        states.append(before * 2)
-    return torch.stack(states, 2)
