@@ -33,6 +33,7 @@ from mvc.passes.lowering.lower_gelu import LowerGelu
 from mvc.passes.lowering.lower_scan import LowerScan
 from mvc.passes.measured_choice import Kernels
 from mvc.passes.raising.raise_higher_order import RaiseHigherOrder
+from mvc.passes.raising.raise_log_scan import RaiseLogScan
 from mvc.passes.raising.raise_loop import RaiseLoop
 from mvc.passes.raising.raise_pscan import RaisePscan
 from mvc.passes.raising.raise_scan import RaiseScan
@@ -49,6 +50,7 @@ PASSES: dict[str, type[Pass]] = {
         RaiseHigherOrder,
         RaiseTree,
         RaisePscan,
+        RaiseLogScan,
         RaiseScan,
         FuseDepthwise,
         FuseMovement,

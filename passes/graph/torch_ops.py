@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     SELECTION = "some of the elements, in their order"
     ARRANGEMENT = "the elements in another order, repeated, or beside others"
     REDUCTION = "sums and means along axes"
+    CUMULATION = "sums along an axis up to each element"
     PRODUCT = "sums of products: matrices, einsum, convolutions"
     NORMALIZATION = "normalised by statistics"
     CONSTRUCTION = "a new tensor whose elements no tensor decides"
@@ -99,6 +100,7 @@ _TABLE: dict[Kind, dict[str, str]] = {
         "pad": "input pad mode value",
     },
     Kind.REDUCTION: {"sum mean": "input dim keepdim dtype"},
+    Kind.CUMULATION: {"cumsum": "input dim dtype", "logcumsumexp": "input dim"},
     Kind.PRODUCT: {
         "matmul": "input other",
         "bmm": "input mat2",

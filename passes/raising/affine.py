@@ -178,7 +178,7 @@ def _why_not(node: fx.Node) -> str:
         return _MIXES.format(name)
     if kind in MOVEMENTS:
         return f"each step moves elements of the state ({name}); a linear recurrence keeps each in its place"
-    if kind is Kind.REDUCTION or kind is Kind.NORMALIZATION:
+    if kind in (Kind.REDUCTION, Kind.CUMULATION, Kind.NORMALIZATION):
         return f"each step takes {name} over elements of the state; a linear recurrence keeps each by itself"
     return f"each step calls {name} on the state; a linear recurrence only multiplies it and adds to it"
 

@@ -191,7 +191,7 @@ _RULES: dict[str, Callable[[Steps, fx.Node], fx.Node]] = {
 }
 _RULES_OF_KINDS: dict[Kind, Callable[[Steps, fx.Node], fx.Node]] = {
     **dict.fromkeys((Kind.POINTWISE, Kind.CAST, Kind.COPY), _elementwise),
-    Kind.REDUCTION: _along_dims,
+    **dict.fromkeys((Kind.REDUCTION, Kind.CUMULATION), _along_dims),
     Kind.PERMUTATION: _permutation,
     Kind.RESHAPE: _reshape,
     Kind.EXPANSION: _expansion,
