@@ -10,6 +10,7 @@
 # make bench-model   measure against other models
 # make bench-scan    measure the selective scan against other scans
 # make bench-passes  measure the passes
+# make bench-recurrences  what the passes make of recurrences that others published; ARGS="--quick" times nothing
 # make bench-offline GPU code without a GPU: launches and bytes beside stock Inductor's
 # make bench-gpu     everything that this machine's GPU can tell, in 8 minutes; ARGS="--output DIR"
 # make bench-regress how often the regression gate errs on this machine: about an hour
@@ -36,7 +37,7 @@ test test-oldest test-newest: export OMP_WAIT_POLICY = passive
 test test-oldest test-newest: export TORCHINDUCTOR_COMPILE_THREADS = 1
 test test-oldest test-newest: export TORCHINDUCTOR_VEC_ISA_OK = 1
 
-.PHONY: compile test test-oldest test-newest fuzz lint bench bench-model bench-scan bench-passes bench-offline bench-gpu bench-regress
+.PHONY: compile test test-oldest test-newest fuzz lint bench bench-model bench-scan bench-passes bench-recurrences bench-offline bench-gpu bench-regress
 
 compile: .venv/installed
 	.venv/bin/python -m mvc.compile --variant S $(ARGS)
@@ -72,6 +73,9 @@ bench-scan: .venv/installed-bench
 
 bench-passes: .venv/installed-bench
 	.venv/bin/python bench/passes.py $(ARGS)
+
+bench-recurrences: .venv/installed-bench
+	.venv/bin/python bench/recurrences.py $(ARGS)
 
 bench-offline: .venv/installed-test
 	.venv/bin/python bench/offline.py --output bench/results/offline $(ARGS)

@@ -5,7 +5,8 @@
     python bench/recurrences.py --output bench/results/recurrences --page docs/recurrences.md
 
 The second and third also compile each one with stock Inductor and with mvc, each with empty caches, and time both in
-interleaved rounds, forward. The last writes recurrences.json and recurrences.md, and the table in the page.
+interleaved rounds, forward. The last writes recurrences.json and recurrences.md, and the table in the page. Errors are
+those of the graph that the passes leave, which is run as it is. Loops of more than 64 steps are always raised.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from bench.zoo.trial import is_gradient, raised
 from mvc import cli, files, selective_scan
 from mvc.cli import exit_status, finite, json_text, positive
 from mvc.compile.caches import empty_caches
+from mvc.errors import UserError
 from mvc.measure import profiler
 from mvc.measure.environment import environment
 from mvc.passes.accuracy import Check, worst
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="+", choices=ENTRIES, default=[*ENTRIES], metavar="NAME", help="default all")
     made.add_argument("--quick", action="store_true", help="compile and time nothing")
     made.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default cpu")
-    made.add_argument("--length", type=_length, default=96, metavar="N", help="steps, a multiple of 4 (default 96)")
+    made.add_argument("--length", type=_length, default=72, metavar="N", help="steps, a multiple of 4 (default 72)")
     made.add_argument("--rounds", type=positive, default=15, metavar="N", help="interleaved rounds (default 15)")
     made.add_argument("--json", metavar="PATH", help="the facts, for programs; - for standard output")
     made.add_argument("--output", type=Path, metavar="NAME", help="results, as NAME.json and NAME.md")
@@ -66,6 +68,8 @@ def _run(args: argparse.Namespace) -> int:
     for path, option in ((args.output, "--output"), (args.page, "--page")):
         if path is not None:
             files.require_folder(path, option)
+    if args.page:
+        with_table(_text(args.page), "")
     size = SMALL if args.quick else Size(4, args.length, 64, 16)
     facts: dict[str, Any] = {
         "command": command(args),
@@ -102,7 +106,13 @@ def _write(facts: dict[str, Any], args: argparse.Namespace) -> None:
         files.replace(args.output.with_suffix(".json"), json_text(facts))
         files.replace(args.output.with_suffix(".md"), table(facts))
     if args.page:
-        files.replace(args.page, with_table(args.page.read_text(encoding="utf-8"), table(facts)))
+        files.replace(args.page, with_table(_text(args.page), table(facts)))
+
+
+def _text(page: Path) -> str:
+    if not page.is_file():
+        raise UserError(f"there is no file --page {page}; name one that has the marks of the table")
+    return page.read_text(encoding="utf-8")
 
 
 def _warm_up(device: torch.device) -> None:
@@ -116,6 +126,7 @@ def _warm_up(device: torch.device) -> None:
 def row(entry: Entry, size: Size, args: argparse.Namespace) -> dict[str, Any]:
     """What is known of an entry; what fails is told in its place."""
     facts: dict[str, Any] = {"name": entry.name, "source": entry.source, "wanted": entry.recurrences, "failed": {}}
+    facts["loop"] = entry.has_loop
     with _told(facts["failed"], "rewritten"):
         found, checks = raised(entry, size, args.device)
         facts |= {"ops": found.ops, "reasons": list(found.reasons)}

@@ -47,6 +47,11 @@ class Entry:
     learns: bool = True
     needs: str = ""
 
+    @property
+    def has_loop(self) -> bool:
+        """Whether it has what a pass should raise, or say why not."""
+        return bool(self.recurrences or self.cause)
+
     def example(self, size: Size, device: torch.device | None = None) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
         """The callable and its arguments, the same in every call."""
         with torch.random.fork_rng():

@@ -88,7 +88,7 @@ def leaky_integrator(current):
 
 
 @published(
-    "Leaky integrate-and-fire", "jeshraghian/snntorch, _neurons/leaky.py", sequence, recurrences=0, cause="state"
+    "Leaky integrate-and-fire", "jeshraghian/snntorch, _neurons/leaky.py", sequence, recurrences=0, cause="gt|compar"
 )
 def integrate_and_fire(current):
     """The reset depends on whether the state is above a threshold."""
@@ -115,7 +115,7 @@ def one_pole(x, b, a):
     return torch.stack(ys, dim=-1)
 
 
-@published("Filter of two poles", TEXTBOOK, waveform, recurrences=0, cause="state|step")
+@published("Filter of two poles", TEXTBOOK, waveform, recurrences=0, cause="two|both|other state")
 def two_poles(x, b, a):
     """What a step reads of two steps before is no elementwise recurrence."""
     y = before = torch.zeros_like(x[:, 0])

@@ -191,7 +191,13 @@ class GRU(nn.Module):
         return torch.stack(outputs, 1)
 
 
-@published("Recurrent network, tanh", "Elman, Cognitive Science 14, 1990", sequence, recurrences=0, cause="tanh|matri")
+@published(
+    "Recurrent network, tanh",
+    "Elman, Cognitive Science 14, 1990",
+    sequence,
+    recurrences=0,
+    cause="tanh|matri|calls linear",
+)
 class Elman(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()

@@ -120,7 +120,6 @@ ENTRIES = (
     Entry("mambapy, pscan", MAMBAPY, lambda size: mambapy(size, pscan=True), sequence, needs="mambapy"),
     transformers("Mamba, loop", causal("Mamba", mamba), tokens),
     transformers("Mamba, associative_scan", causal("Mamba", lambda s: {**mamba(s), **TREE}), tokens),
-    transformers("FalconMamba, loop", causal("FalconMamba", mamba), tokens),
     transformers("Mamba-2, chunks", causal("Mamba2", mamba_2), tokens, recurrences=None, cause="."),
     transformers("Bamba, chunks", causal("Bamba", bamba), tokens, recurrences=None, cause="."),
     transformers("RecurrentGemma, RG-LRU", RecurrentGemma, sequence),

@@ -33,7 +33,7 @@ def with_table(page: str, text: str) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UserError(f"the page has no line {BEGIN!r} with {END!r} after it; add both, or name another --page")
+        raise UserError(f"the page has no line {BEGIN!r} with {END!r} after it; add both, or name another page")
     return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
@@ -49,7 +49,7 @@ def verdict(row: dict[str, Any]) -> str:
     ops = ", ".join(f"{count} {op.removeprefix('mvc.')}" for op, count in row["ops"].items())
     if is_raised(row):
         return ops
-    reasons = "; ".join(row["reasons"]) or "left, no reason given"
+    reasons = "; ".join(row["reasons"]) or ("left, no reason given" if row["loop"] else "no loop over time")
     return f"{ops} of {row['wanted']}: {reasons}" if ops else reasons
 
 
