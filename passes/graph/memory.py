@@ -33,6 +33,8 @@ _READS_LAYOUT = (
 
 def memory(result: Any) -> set[int]:
     """What identifies the memory of the tensors in a result, as long as they are alive."""
+    if isinstance(result, Tensor):
+        return {storage_address(result)}
     return {storage_address(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
 
 

@@ -145,7 +145,8 @@ class Surroundings:
             memory.seen |= after
         if (writer := self.writer(old)) is not None:
             memory.writers.update(dict.fromkeys(after, writer))
-        memory.stands_for.update((each, before) for each in after - memory.stands_for.keys())
+        for each in after:
+            memory.stands_for.setdefault(each, before)
         memory.kept_alive.append(value(new))
         return new
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import fx
-from torch.utils._pytree import tree_flatten
 
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import between, name_of
@@ -226,13 +225,15 @@ def _arguments(column: Column) -> Iterator[Column]:
     Raises:
         Uneven: they do not call the same.
     """
-    rows, breaks = [tree_flatten(_called(node)) for node in column], []
-    for step, (one, other) in enumerate(itertools.pairwise(rows), 1):
-        if one[1] != other[1] or any(_differ(*pair) for pair in zip(one[0], other[0], strict=True)):
-            breaks.append(step)
+    rows = [[*_flat(_called(node))] for node in column]
+    breaks = [
+        step
+        for step, (one, other) in enumerate(itertools.pairwise(rows), 1)
+        if len(one) != len(other) or any(map(_differ, one, other))
+    ]
     if breaks:
         raise Uneven(_difference(column, breaks[0]), column[breaks[0]], breaks)
-    for argument in zip(*(leaves for leaves, _ in rows), strict=True):
+    for argument in zip(*rows, strict=True):
         if any(isinstance(each, fx.Node) for each in argument):
             yield argument
 
@@ -244,6 +245,22 @@ def _called(node: fx.Node | float) -> Any:
     if node.op not in ("call_function", "call_method"):
         return node.name
     return node.op, node.target, node.args, node.kwargs
+
+
+def _flat(argument: Any) -> Iterator[Any]:
+    """The leaves of nested arguments, with what holds them, which are equal where the nesting is."""
+    if isinstance(argument, (tuple, list)):
+        yield type(argument), len(argument)
+        for each in argument:
+            yield from _flat(each)
+    elif isinstance(argument, dict):
+        yield tuple(argument)
+        yield from _flat(tuple(argument.values()))
+    elif isinstance(argument, slice):
+        yield slice
+        yield from _flat((argument.start, argument.stop, argument.step))
+    else:
+        yield argument
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import fx
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
+from mvc.passes.graph.views import selection
 from mvc.passes.raising import in_place, profitability
 from mvc.passes.raising.chains import LEAST_STEPS, chains
 from mvc.passes.raising.collectors import Collector, Column, collectors
@@ -140,7 +142,7 @@ class _Run:
         if collector is not None:
             collector.erase()
         loop.erase()
-        self.raised.update(pick.args[0] for pick in picked.values())
+        self.raised.update(selection(pick).input for pick in picked.values())
         self.outcome.matches += bool(loop.carries)
 
 
@@ -163,10 +165,18 @@ def _results(graph: fx.Graph, loop: RolledLoop, body: fx.Graph) -> tuple[fx.Node
     output, *escaping = results[len(initials) :]
     picked = {}
     for used, result in zip(loop.escaping.values(), escaping, strict=True):
-        for step, node in used.items():
-            index = loop.length - 1 - step if loop.descending else step
-            picked[node] = insert(graph, torch.select, result, 0, index)
+        picked.update(_pick(graph, result, loop, used))
     return output, picked
+
+
+def _pick(graph: fx.Graph, result: fx.Node, loop: RolledLoop, used: dict[int, fx.Node]) -> dict[fx.Node, fx.Node]:
+    """What takes the place of single steps' nodes, of the result of all steps; where they are many, it is taken apart
+    at once."""
+    indices = {node: loop.length - 1 - step if loop.descending else step for step, node in used.items()}
+    if 2 * len(used) < loop.length:
+        return {node: insert(graph, torch.select, result, 0, index) for node, index in indices.items()}
+    pieces = insert(graph, torch.unbind, result, 0)
+    return {node: insert(graph, operator.getitem, pieces, index) for node, index in indices.items()}
 
 
 def _axis_of_time(loop: RolledLoop) -> int:

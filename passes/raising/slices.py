@@ -7,6 +7,7 @@ one that the loop starts from.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -57,40 +58,45 @@ class Slices:
 
 def slices(column: Sequence[Any]) -> Slices | None:
     """The tensor of which the nodes of a column are the slices, at even distances."""
-    places = [_slice_of(node) for node in column]
-    start, stop, step = _even_part(places)
+    start, stop, step = _even_part(column)
     before, after = tuple(column[:start]), tuple(column[stop:])
     if step == 0 or max(len(before), len(after)) > MOST_APART:
         return None
     if not all(_is_like(each, column[start]) for each in (*before, *after)):
         return None
-    first, last = places[start], places[stop - 1]
+    first, last = _slice_of(column[start]), _slice_of(column[stop - 1])
     lowest, highest = sorted((first.start, last.start))
+    if lowest < 0 <= highest:
+        return None
     index, hole = list(first.template), first.hole
     whole = (lowest, highest + 1, abs(step)) == (0, first.size, 1)
-    index[hole] = slice(None) if whole else slice(lowest, highest + 1, None if abs(step) == 1 else abs(step))
+    end = None if highest == -1 else highest + 1
+    index[hole] = slice(None) if whole else slice(lowest, end, None if abs(step) == 1 else abs(step))
     return Slices(first.tensor, tuple(index), first.dim, first.keeps_axis, step < 0, before, after)
 
 
 def breaks_of(column: Sequence[Any]) -> list[int]:
     """Where slices of tensors do not go on as they go in the midst of the column; none where some are no slices."""
-    places = [_slice_of(node) for node in column]
-    if None in places:
-        return []
-    step = _even_part(places)[2]
-    return [t for t in range(1, len(places)) if _step(places[t - 1], places[t]) != step]
+    places = []
+    for node in column:
+        if (place := _slice_of(node)) is None:
+            return []
+        places.append(place)
+    step = _even_part(column)[2]
+    return [t for t, pair in enumerate(itertools.pairwise(places), 1) if _step(*pair) != step]
 
 
-def _even_part(places: Sequence[_Slice | None]) -> tuple[int, int, int]:
+def _even_part(column: Sequence[Any]) -> tuple[int, int, int]:
     """From where to where slices in the midst are at even distances, and those; 0 where they are at none."""
-    start = (len(places) - 1) // 2
-    stop, step = start + 2, _step(*places[start : start + 2])
+    start = (len(column) - 1) // 2
+    first, last = map(_slice_of, column[start : start + 2])
+    stop, step = start + 2, _step(first, last)
     if step == 0:
         return start, stop, step
-    while start > 0 and _step(*places[start - 1 : start + 1]) == step:
-        start -= 1
-    while stop < len(places) and _step(*places[stop - 1 : stop + 1]) == step:
-        stop += 1
+    while start > 0 and _step(earlier := _slice_of(column[start - 1]), first) == step:
+        start, first = start - 1, earlier
+    while stop < len(column) and _step(last, later := _slice_of(column[stop])) == step:
+        stop, last = stop + 1, later
     return start, stop, step
 
 
