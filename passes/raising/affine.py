@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
-from mvc.passes.graph.fx_utils import insert, name_of, value
+from mvc.passes.graph.fx_utils import insert, name_of, shape, value
 from mvc.passes.graph.torch_ops import MOVEMENTS, Call, Kind, call, is_kind
-from mvc.passes.graph.views import einsum_letters, is_cast
+from mvc.passes.graph.views import einsum_letters, is_cast, is_one, view_of
 
 Operand = fx.Node | float  # what a step computes without its state, or a number
 
@@ -34,12 +35,12 @@ def affine(graph: fx.Graph, state: fx.Node, result: fx.Node) -> Affine:
     Raises:
         Declined: it is something else.
     """
-    known = {state: Affine(1, 0)}
+    rules = _Rules(graph, state)
     for node in needed(result, {state}):
-        if not known.keys().isdisjoint(node.all_input_nodes):
+        if not rules.known.keys().isdisjoint(node.all_input_nodes):
             with graph.inserting_after(node):
-                known[node] = _Rules(graph, state, known).of_call(node)
-    return known.get(result, Affine(0, result))
+                rules.known[node] = rules.of_call(node)
+    return rules.of_result(result)
 
 
 def needed(result: fx.Node, known: set[fx.Node] | frozenset[fx.Node]) -> list[fx.Node]:
@@ -57,18 +58,42 @@ def needed(result: fx.Node, known: set[fx.Node] | frozenset[fx.Node]) -> list[fx
 
 
 class _Rules:
-    """Calls on affine values; of sums and products no more is written than needed."""
+    """Calls on affine values; of sums and products no more is written than needed.
 
-    def __init__(self, graph: fx.Graph, state: fx.Node, known: dict[fx.Node, Affine]) -> None:
+    Attributes:
+        known: what nodes are of the state.
+        axes: for each of their axes that of the state; None for one that it has not.
+    """
+
+    def __init__(self, graph: fx.Graph, state: fx.Node) -> None:
         self.graph = graph
         self.state = state
-        self.known = known
+        self.known = {state: Affine(1, 0)}
+        self.axes: dict[fx.Node, tuple[int | None, ...]] = {state: tuple(range(len(shape(state))))}
 
     def of(self, argument: Operand) -> Affine:
         return self.known.get(argument) or Affine(0, argument)
 
+    def of_result(self, result: fx.Node) -> Affine:
+        """Of what is the state after the step."""
+        if result in self.known:
+            axes = zip(self.axes[result], self.axes[self.state], shape(self.state), strict=True)
+            if not all(axis == own or is_one(size) for axis, own, size in axes):
+                raise Declined(_MOVES.format("over all, the axes"), result)
+        return self.of(result)
+
     def of_call(self, node: fx.Node) -> Affine:
-        known = call(node)
+        known, rank = call(node), len(shape(node))
+        states = [each for each in node.all_input_nodes if each in self.known]
+        aligned = {(None,) * (rank - len(self.axes[each])) + self.axes[each] for each in states}
+        view = None if is_kind(node, Kind.COPY) else view_of(node)
+        if view is not None and states == [view.input] and not view.picked:
+            axes = self.axes[view.input]
+            self.axes[node] = tuple(None if source is None else axes[source] for source in view.sources)
+            return Affine(*(self._moved(node, view.input, term) for term in self.of(view.input)))
+        if len(aligned) > 1:
+            raise Declined(_MOVES.format("in one place"), node)
+        (self.axes[node],) = aligned
         if is_kind(node, Kind.COPY):
             return self.of(known.args["input"])
         if is_cast(node) and known.args["input"] in self.known:
@@ -79,6 +104,16 @@ class _Rules:
         if rule is None or "rounding_mode" in known.args:
             raise Declined(_why_not(node), node)
         return rule(self, **{key: self.of(argument) for key, argument in known.args.items()})
+
+    def _moved(self, node: fx.Node, source: fx.Node, term: Operand) -> Operand:
+        """The term under the same movement of axes as the state."""
+        if not isinstance(term, fx.Node):
+            return term
+        if not all(isinstance(size, int) for size in shape(source)):
+            raise Declined(f"each step moves axes of the state ({name_of(node)}), whose sizes are not known", node)
+        whole = insert(self.graph, "expand", term, shape(source))
+        args, kwargs = map_arg((node.args, node.kwargs), lambda each: whole if each is source else each)
+        return insert(self.graph, node.target, *args, **kwargs)
 
     def _cast(self, node: fx.Node, term: Operand) -> Operand:
         return (
@@ -169,6 +204,7 @@ class _Rules:
         return insert(self.graph, function, right, left)
 
 
+_MOVES = "each step moves elements of the state ({}); a linear recurrence keeps each in its place"
 _MIXES = "each step multiplies the state by a matrix ({}); only elementwise factors make a linear recurrence"
 
 
@@ -177,7 +213,7 @@ def _why_not(node: fx.Node) -> str:
     if kind is Kind.PRODUCT or name == "matmul":
         return _MIXES.format(name)
     if kind in MOVEMENTS:
-        return f"each step moves elements of the state ({name}); a linear recurrence keeps each in its place"
+        return _MOVES.format(name)
     if kind in (Kind.REDUCTION, Kind.CUMULATION, Kind.NORMALIZATION):
         return f"each step takes {name} over elements of the state; a linear recurrence keeps each by itself"
     return f"each step calls {name} on the state; a linear recurrence only multiplies it and adds to it"

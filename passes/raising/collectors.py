@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from mvc.passes.graph.fx_utils import shape
+from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import Kind, call
 from mvc.passes.graph.views import Part, index_parts
 from mvc.passes.raising.layouts import erase_unused
@@ -41,7 +42,9 @@ class Collector:
     @property
     def readers(self) -> list[fx.Node]:
         """The calls that need what is collected: where it is filled step by step, those after that."""
-        return [user for user in self.node.users if user not in self.writes] if self.writes else [self.node]
+        if not self.writes:
+            return [self.node]
+        return [user for user in self.node.users if user not in self.writes and (user.users or user.op == "output")]
 
     def erase(self) -> None:
         """Erase what collects, once something else stands in its place."""
@@ -63,12 +66,12 @@ def collectors(graph: fx.Graph) -> Iterator[Collector]:
 
 
 def _filled(node: fx.Node) -> Iterator[Collector]:
-    """A new tensor that is filled along one axis, index by index, before anything reads it."""
-    users = sorted(node.users)
+    """A new tensor that is filled along one axis, index by index, before anything reads it that is used."""
+    users = sorted(user for user in node.users if user.users or written_by(user) or user.op == "output")
     writes = [user for user in users if user.target is operator.setitem and user.args[0] is node]
     if len(writes) < LEAST_STEPS or any(user.target is operator.setitem for user in users[len(writes) :]):
         return
-    places = [_only_place(index_parts(write.args[1], len(shape(node)))) for write in writes]
+    places = [only_place(index_parts(write.args[1], len(shape(node)))) for write in writes]
     if None in places or len({place.axis for place in places}) != 1:
         return
     dim = places[0].axis
@@ -81,7 +84,7 @@ def _filled(node: fx.Node) -> Iterator[Collector]:
         yield Collector(node, tuple(steps[t] for t in range(len(writes))), dim, writes=tuple(writes))
 
 
-def _only_place(parts: Sequence[Part] | None) -> Part | None:
+def only_place(parts: Sequence[Part] | None) -> Part | None:
     """The part of an index that takes one place of its axis, where the others take all of theirs."""
     numbers = [part for part in parts or () if isinstance(part.item, int)]
     others = [part for part in parts or () if not isinstance(part.item, int)]

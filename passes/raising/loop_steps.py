@@ -276,6 +276,8 @@ def _difference(column: Column, step: int) -> str:
     """In words what a step does that the one before does not."""
     before, after = column[step - 1 : step + 1]
     names = [name_of(each) if isinstance(each, fx.Node) else repr(each) for each in (before, after)]
+    if step == 1 and names[0] != names[1]:
+        return f"step 1 takes {names[0]} where those after it take {names[1]}, another state perhaps"
     if names[0] != names[1]:
         return f"step {step + 1} has {names[1]} where step {step} has {names[0]}"
     return f"step {step + 1} calls {names[1]} with other arguments than step {step}"

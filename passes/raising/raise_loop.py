@@ -14,13 +14,15 @@ from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.views import selection
-from mvc.passes.raising import in_place, profitability
+from mvc.passes.raising import buffers, in_place, profitability
 from mvc.passes.raising.chains import LEAST_STEPS, chains
 from mvc.passes.raising.collectors import Collector, Column, collectors
 from mvc.passes.raising.layouts import Layout, move, moved_pairs
 from mvc.passes.raising.loop_steps import Initial, RolledLoop, Uneven
 from mvc.passes.raising.slices import Slices
 from mvc.passes.raising.step_scan import StepScan, functional
+
+MOST_CUTS = 2  # of a chain: two loops of the same lines, and a first step that is written apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +52,14 @@ class RaiseLoop(Pass):
     always: bool = False
 
     def __call__(self, graph: fx.Graph) -> Outcome:
-        renamed = in_place.name_states(graph)
+        renamed = in_place.name_states(graph) + buffers.forward_writes(graph)
         run = _Run(graph, always=self.always)
         run.raise_collected()
         run.raise_chains()
         if run.raised:
             run.raise_collected()  # what others compute from single states
         in_place.undo(graph, renamed)
+        run.outcome.near_misses += buffers.read_back(graph)
         return run.outcome
 
 
@@ -85,15 +88,27 @@ class _Run:
                 continue
 
     def raise_chains(self) -> None:
-        """Raise the loops that are left by their states alone, or note why not."""
-        there, matches = set(self.graph.nodes), self.outcome.matches
-        for chain in chains(self.graph):
-            if matches != self.outcome.matches:
-                there, matches = set(self.graph.nodes), self.outcome.matches
-            if self.left.isdisjoint(chain) and there.issuperset(chain) and (miss := self._raise_chain(chain)):
-                self.outcome.near_misses.append(miss)
+        """Raise the loops that are left by their states alone, or note why not; those that read another's states once
+        that one is raised."""
+        pending, misses = chains(self.graph), {}
+        while pending:
+            matches, there = self.outcome.matches, set(self.graph.nodes)
+            for chain in pending:
+                if matches != self.outcome.matches:
+                    there = set(self.graph.nodes)
+                if self.left.isdisjoint(chain) and there.issuperset(chain):
+                    misses[chain] = self._raise_chain(chain, cuts=MOST_CUTS)
+            pending = [chain for chain in pending if misses.get(chain) is not None and there.issuperset(chain)]
+            if matches == self.outcome.matches:
+                break
+        self.outcome.near_misses += [misses[chain] for chain in pending]
 
-    def _raise_chain(self, chain: Column) -> NearMiss | None:
+    def _raise_chain(self, chain: Column, *, cuts: int) -> NearMiss | None:
+        """Why the chain is left alone; None where it is raised, at least in part, or no loop.
+
+        Args:
+            cuts: how often it may be cut where its steps differ.
+        """
         loop = RolledLoop(chain)
         try:
             loop.roll()
@@ -101,10 +116,12 @@ class _Run:
         except Uneven as uneven:
             if 2 * len(uneven.breaks) >= loop.length:  # layers with weights of their own, say
                 return None
-            misses = [self._raise_chain(part) for part in _parts(chain, uneven.breaks)]
-            if None in misses:
+            parts = _parts(chain, uneven.breaks) if cuts else []
+            misses = {part: self._raise_chain(part, cuts=cuts - 1) for part in parts}
+            if None in misses.values():
                 return None
-            return NearMiss.at(uneven.node or chain[1], f"no linear recurrence: {uneven}")
+            longest = max(parts, key=len, default=None)
+            return misses.get(longest) or NearMiss.at(uneven.node or chain[1], f"no linear recurrence: {uneven}")
         except profitability.Costly as reason:
             return NearMiss.at(chain[1], str(reason))
         except Declined as reason:

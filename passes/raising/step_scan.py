@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import shape, value
@@ -32,10 +32,23 @@ def functional(body: fx.Graph, states: Collection[fx.Node] = ()) -> fx.Graph:
         known = call(node)
         target = known.args.get("input") if known else None
         fresh = isinstance(target, fx.Node) and modular.is_arithmetic(target) and (states or len(target.users) == 1)
-        if not ((fresh or target in states) and modular.is_arithmetic(node)):
-            raise Declined("its step writes in place")
+        ours = fresh or target in states
+        if ours and known.name == "copy_" and _is_like(known.args["src"], target):
+            node.replace_all_uses_with(known.args["src"])
+            body.erase_node(node)
+            continue
+        if not (ours and modular.is_arithmetic(node)):
+            raise Declined("its step writes in place", node)
         node.op, node.target = "call_function", getattr(torch, known.name.removesuffix("_"))
     return body
+
+
+def _is_like(node: object, other: fx.Node) -> bool:
+    """Whether a copy of the node into the other is equal to it."""
+    fake, like = value(node) if isinstance(node, fx.Node) else None, value(other)
+    if not isinstance(fake, Tensor) or (fake.dtype, fake.dim()) != (like.dtype, like.dim()):
+        return False
+    return all(surely_equal(*sizes) for sizes in zip(fake.shape, like.shape, strict=True))
 
 
 class StepScan:

@@ -18,46 +18,8 @@ from bench.zoo.trial import raised
 found = functools.cache(lambda name: raised(ENTRIES[name], SMALL))
 
 # Wanted, and not so yet.
-NOT_RAISED = {
-    "mamba-ssm, loop over Mamba.step, cached",
-    "S4D, complex",
-    "S5, associative_scan",
-    "LRU, loop",
-    "LRU, associative_scan",
-    "RWKV-4, WKV",
-    "RWKV-5",
-    "RWKV-6",
-    "Lightning attention, recurrent",
-    "Linear attention, recurrent",
-    "minGRU, loop",
-    "minGRU, log space",
-    "minLSTM, loop",
-    "minLSTM, log space",
-    "QRNN, fo-pooling",
-    "Exponential moving average",
-    "GAE",
-    "Discounted returns",
-    "Filter of one pole",
-    "Padded batch, where",
-    "Last state alone",
-    "Mean of all states",
-    "State written in place",
-    "First step apart",
-}
-NO_REASON = {
-    "Mamba-2, ssd_minimal",
-    "S4D, complex as two real states",
-    "RWKV-4, WKV with a running maximum",
-    "mLSTM, stabilised",
-    "SRU, gates of the state",
-    "Filter of two poles",
-    "lfilter, order 1",
-    "transformers' Mamba-2, chunks",
-    "transformers' Bamba, chunks",
-    "transformers' RWKV-4 with a running maximum",
-    "transformers' Qwen3-Next, gated delta rule",
-}
-FAILS = {"S5, associative_scan", "LRU, loop", "LRU, associative_scan"}
+NOT_RAISED: set[str] = set()
+NO_REASON: set[str] = set()
 
 
 def entries(names, not_yet):
@@ -71,7 +33,7 @@ def installed(name):
     return found(name)
 
 
-@pytest.mark.parametrize("name", entries(ENTRIES, FAILS))
+@pytest.mark.parametrize("name", ENTRIES)
 def test_the_same_as_eager(name):
     """Results and gradients, within the budget of compiled models; and no pass fails."""
     made, checks = installed(name)
