@@ -27,6 +27,7 @@ from mvc.passes.fusing.fuse_movement import FuseMovement
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import call_target, value
 from mvc.passes.graph.memory import written_by
+from mvc.passes.graph.regions import Region, difference, regions
 from mvc.passes.graph.torch_ops import call
 from mvc.passes.lowering.lower_attention import LowerAttention
 from mvc.passes.lowering.lower_gelu import LowerGelu
@@ -76,7 +77,7 @@ class PassRecord:
     """What one pass did to one graph."""
 
     name: str
-    region: str  # "" for the outermost graph, else the name of the compile region
+    region: str  # "" for the outermost graph, else the name of the body, as in "cond_true_0"
     matches: int
     near_misses: tuple[NearMiss, ...]
     nodes_before: int
@@ -92,23 +93,38 @@ class PassRecord:
 def run(
     passes: Sequence[Pass], module: fx.GraphModule, *, strict: bool = False, observers: Sequence[Observer] = ()
 ) -> list[PassRecord]:
-    """Rewrite the module's graph, and those of the compile regions that it calls, by each pass in order.
+    """Rewrite the module's graph, and then the bodies of its higher-order operators, by each pass in order.
+
+    Bodies that may not be rewritten are looked at: what a pass would have done there is a near miss.
 
     Args:
         strict: raise what a pass raises; otherwise it is recorded and the graph restored.
         observers: called for every pass that fired, with its record and the region before and after.
     """
     records = []
-    for name, region in _regions(module).items():
-        kept = copy_graph(region.graph)  # copied again only when a pass has changed something
-        for each in passes:
-            record = _run_one(each, name, region, kept, strict)
-            records.append(record)
-            if record.fired:
-                region.recompile()
-                for observer in observers:
-                    observer(record, fx.GraphModule(region, kept), region)
-                kept = copy_graph(region.graph)
+    for region in regions(module):
+        if not region.is_called:
+            continue
+        with region.entered():
+            if region.obstacle is None:
+                records += _rewrite(passes, region, strict, observers)
+            else:
+                records += [_look(each, region, strict) for each in passes]
+    return records
+
+
+def _rewrite(passes: Sequence[Pass], region: Region, strict: bool, observers: Sequence[Observer]) -> list[PassRecord]:
+    module = region.module
+    kept = copy_graph(module.graph)  # copied again only when a pass has changed something
+    records = []
+    for each in passes:
+        record = _run_one(each, region, kept, strict)
+        records.append(record)
+        if record.fired:
+            module.recompile()
+            for observer in observers:
+                observer(record, fx.GraphModule(module, kept), module)
+            kept = copy_graph(module.graph)
     return records
 
 
@@ -148,18 +164,8 @@ def digest(passes: Sequence[Pass]) -> str:
     return hashlib.sha256("".join(each.uuid() for each in passes).encode()).hexdigest()
 
 
-def _regions(module: fx.GraphModule) -> dict[str, fx.GraphModule]:
-    """By name, the bodies of `torch.compiler.nested_compile_region` that the module calls, then itself as ""."""
-    calls = module.graph.find_nodes(op="call_function", target=torch.ops.higher_order.invoke_subgraph)
-    found: dict[str, fx.GraphModule] = {}
-    for name in dict.fromkeys(node.args[0].target for node in calls):
-        inner = _regions(getattr(module, name))
-        found.update({f"{name}.{deeper}".rstrip("."): body for deeper, body in inner.items()})
-    return {**found, "": module}
-
-
-def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, strict: bool) -> PassRecord:
-    before, start = len(kept.nodes), time.perf_counter()
+def _run_one(each: Pass, region: Region, kept: fx.Graph, strict: bool) -> PassRecord:
+    module, before, start = region.module, len(kept.nodes), time.perf_counter()
     outcome, error = Outcome(), None
     try:
         there = set(module.graph.nodes)
@@ -168,6 +174,7 @@ def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, stri
             remove_dead_code(module.graph)
             module.graph.lint()
             check_examples(module.graph, set(module.graph.nodes) - there)
+            outcome = _as_called(region, kept, outcome)
     except Exception as failure:
         if strict:
             raise
@@ -176,7 +183,25 @@ def _run_one(each: Pass, name: str, module: fx.GraphModule, kept: fx.Graph, stri
         outcome = Outcome()
     seconds = time.perf_counter() - start
     after = len(module.graph.nodes)
-    return PassRecord(each.name, name, outcome.matches, tuple(outcome.near_misses), before, after, seconds, error)
+    misses = tuple(outcome.near_misses)
+    return PassRecord(each.name, region.name, outcome.matches, misses, before, after, seconds, error)
+
+
+def _as_called(region: Region, kept: fx.Graph, outcome: Outcome) -> Outcome:
+    """The outcome, where the body is to its operator what it was; otherwise the graph is restored."""
+    if region.call is None or (change := difference(kept, region.module.graph)) is None:
+        return outcome
+    region.module.graph = copy_graph(kept)
+    return Outcome(0, [NearMiss.at(region.call, f"{region.call.target.name()} would see {change}")])
+
+
+def _look(each: Pass, region: Region, strict: bool) -> PassRecord:
+    """What the pass would do to a body that it may not rewrite, as a near miss."""
+    copy, start = fx.GraphModule(region.module, copy_graph(region.module.graph)), time.perf_counter()
+    record = _run_one(each, dataclasses.replace(region, module=copy, call=None), region.module.graph, strict)
+    misses = [NearMiss.at(region.call, region.obstacle)] if record.matches else []
+    seconds, nodes = time.perf_counter() - start, record.nodes_before
+    return PassRecord(each.name, region.name, 0, tuple(misses), nodes, nodes, seconds)
 
 
 def check_examples(graph: fx.Graph, inserted: Collection[fx.Node]) -> None:

@@ -128,6 +128,17 @@ def no_modes() -> contextlib.AbstractContextManager:
     return _disable_current_modes()
 
 
+def transform(node: fx.Node) -> str | None:
+    """The transform of torch.func that the node enters: "vmap", "grad" or "jvp"; "leave" for calls that leave one."""
+    if node.op != "call_function" or not getattr(node.target, "__module__", "").startswith(_FUNCTORCH):
+        return None
+    name, _, direction = node.target.__name__.removeprefix("_").partition("_")
+    return {"increment_nesting": name, "decrement_nesting": "leave"}.get(direction)
+
+
+_FUNCTORCH = ("torch._functorch.predispatch", "torch._C._functorch")
+
+
 def vmap_call(node: fx.Node) -> str | None:
     """Which of vmap's calls in Dynamo's graphs it is: "load", "enter", "leave", "add" or "remove"; None for others."""
     if getattr(node.target, "__module__", None) != "torch._functorch.predispatch":

@@ -30,7 +30,7 @@ from mvc.passes import measured_choice, pipeline
 from mvc.passes.base import Pass
 from mvc.passes.dump import GraphDump
 from mvc.passes.frozen.freeze import Frozen, freeze
-from mvc.passes.graph.fx_utils import op_counts
+from mvc.passes.graph.regions import op_counts
 from mvc.passes.lowering.lower_scan import decompositions, holds_chunked
 from mvc.passes.pipeline import PASSES, PassRecord
 from mvc.passes.verify import Verifier
@@ -204,7 +204,7 @@ def compile_graph(
     if any(isinstance(each, torch.Tensor) and each.device.type == "cpu" for each in example_inputs):
         torch_private.begin_vector_isa_checks()
     torch_private.guard_forward_mode()
-    before = op_counts(graph_module.graph)
+    before = op_counts(graph_module)
     if forward_mode():
         return graph_module.forward, GraphReport(before, before, [])
     inference = not torch.is_grad_enabled()
@@ -217,14 +217,14 @@ def compile_graph(
     records = pipeline.run(passes, graph_module, strict=options.strict, observers=observers)
     for record in records:
         _log(record)
-    report = GraphReport(before, op_counts(graph_module.graph), records)
+    report = GraphReport(before, op_counts(graph_module), records)
     patches = {**torch_private.mode_options(options.mode), **options.inductor}
     if not inference and _recomputes(options, example_inputs) and torch_private.partitions_by_default(patches):
         patches["custom_partitioner_fn"] = torch_private.partitioner(recomputation.mark)
     generate = functools.partial(
         torch_private.inductor,
         options=patches,
-        decompositions=decompositions if holds_chunked(graph_module.graph) else None,
+        decompositions=decompositions if holds_chunked(graph_module) else None,
         cache_tag=pipeline.digest(passes),
         finished=precompiled.record,
     )

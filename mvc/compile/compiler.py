@@ -23,7 +23,7 @@ from mvc.model.functional import check_images
 from mvc.model.module import MambaVision
 from mvc.passes import accuracy
 from mvc.passes.accuracy import COMPILED, Check, relative_errors, worst
-from mvc.passes.graph.fx_utils import op_counts
+from mvc.passes.graph.regions import op_counts
 
 _serial = itertools.count()
 
@@ -119,7 +119,7 @@ def compile_model(
     report = CompileReport(backend, mode, dynamic, recorder.explanation, frozen=frozen)
 
     def run_captured(graph_module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        calls = op_counts(graph_module.graph)
+        calls = op_counts(graph_module)
         report.explanation.graphs.append(GraphReport(calls, calls, []))
         return graph_module.forward
 

@@ -23,6 +23,13 @@ class Context:
     inference: bool
     autocast: frozenset[tuple[str, torch.dtype]]  # the devices for which it is on
     others: tuple[fx.Node, ...] = ()  # calls before that switch something else
+    transforms: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # of torch.func, the innermost last
+
+    @classmethod
+    def current(cls) -> Context:
+        """What is switched on now."""
+        autocast = frozenset(_autocast_around().items())
+        return cls(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast)
 
     def difference(self, other: Context) -> str:
         """A sentence on what is switched between the two."""
@@ -38,21 +45,24 @@ class Contexts:
     """The context of each node of a graph, nodes that are inserted later included."""
 
     def __init__(self, graph: fx.Graph) -> None:
-        self._switches = [node for node in graph.nodes if torch_private.switch(node)]
-        self._first = _context(torch.is_grad_enabled(), [], ())
+        kinds = ((node, torch_private.switch(node), torch_private.transform(node)) for node in graph.nodes)
+        switches = [each for each in kinds if each[1] or each[2]]
+        self._switches = [node for node, *_ in switches]
+        self._first = Context.current()
         self._after: list[Context] = []
-        gradients, entered, others = torch.is_grad_enabled(), [], ()
-        for node in self._switches:
-            kind = torch_private.switch(node)
+        gradients, blocks, others, transforms = self._first.gradients, [], (), ()
+        for node, kind, transform in switches:
+            if transform is not None:
+                transforms = transforms[:-1] if transform == "leave" else (*transforms, transform)
             if kind == "gradients":
                 gradients = node.args[0]
             elif kind == "leave":
-                entered = [block for block in entered if block is not node.args[0]]
+                blocks = [block for block in blocks if block is not node.args[0]]
             elif kind == "other":
                 others = (*others, node)
-            else:
-                entered = [*entered, node]
-            self._after.append(_context(gradients, entered, others))
+            elif kind is not None:
+                blocks = [*blocks, node]
+            self._after.append(_context(gradients, blocks, others, transforms))
 
     def of(self, node: fx.Node) -> Context:
         after = bisect.bisect_left(self._switches, node)  # nodes are ordered as they stand in the graph
@@ -80,18 +90,26 @@ class Contexts:
     def inside(self, node: fx.Node) -> Iterator[None]:
         """Example values are computed in this block as in the node's context."""
         context = self.of(node)
-        with contextlib.ExitStack() as stack:
-            if context != self._first:
-                stack.enter_context(torch.set_grad_enabled(context.gradients and not context.inference))
-                on = dict(context.autocast)
-                for device in on.keys() | dict(self._first.autocast).keys():
-                    stack.enter_context(torch.autocast(device, on.get(device), enabled=device in on))
+        with contextlib.nullcontext() if context == self._first else entered(context):
             yield
 
 
-def _context(gradients: bool, entered: Sequence[fx.Node], others: tuple[fx.Node, ...]) -> Context:
+@contextlib.contextmanager
+def entered(context: Context) -> Iterator[None]:
+    """Gradients and autocast are switched in this block as the context has them."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(context.gradients and not context.inference))
+        on = dict(context.autocast)
+        for device in on.keys() | _autocast_around().keys():
+            stack.enter_context(torch.autocast(device, on.get(device), enabled=device in on))
+        yield
+
+
+def _context(
+    gradients: bool, blocks: Sequence[fx.Node], others: tuple[fx.Node, ...], transforms: tuple[str, ...]
+) -> Context:
     inference, autocast = torch.is_inference_mode_enabled(), _autocast_around()
-    for block in entered:
+    for block in blocks:
         if torch_private.switch(block) == "inference":
             (inference,) = block.args
             continue
@@ -99,7 +117,7 @@ def _context(gradients: bool, entered: Sequence[fx.Node], others: tuple[fx.Node,
         autocast.pop(device, None)
         if enabled:
             autocast[device] = torch.get_autocast_dtype(device) if dtype is None else dtype
-    return Context(gradients, inference, frozenset(autocast.items()), others)
+    return Context(gradients, inference, frozenset(autocast.items()), others, transforms)
 
 
 def _autocast_around() -> dict[str, torch.dtype]:

@@ -15,6 +15,7 @@ from mvc.kernels.scan import chunked, ops, selective_scan
 from mvc.kernels.schemas import ScanInputs, op
 from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import value
+from mvc.passes.graph.regions import regions
 
 PORTABLE = ("selective_scan", "linear_recurrence")
 
@@ -98,7 +99,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     return table
 
 
-def holds_chunked(graph: fx.Graph) -> bool:
-    """Whether the graph holds an op that stays slow without `decompositions`."""
+def holds_chunked(module: fx.GraphModule) -> bool:
+    """Whether the module's graph, or a body in it, holds an op that stays slow without `decompositions`."""
     targets = [op(implementations.op_name(name, "chunked")) for name in PORTABLE]
-    return any(node.target in targets for node in graph.nodes)
+    return any(node.target in targets for region in regions(module) for node in region.module.graph.nodes)

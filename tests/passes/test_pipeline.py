@@ -86,7 +86,7 @@ def test_passes_reach_into_compile_regions():
         return torch.sin(x) + 1
 
     module, _ = capture(lambda x: torch.sin(block(block(x))), torch.ones(3))
-    inner, outer = pipeline.run([Replace()], module)
+    outer, inner = pipeline.run([Replace()], module)
     assert (inner.region, inner.matches) == ("subgraph_0", 1), "one body for both calls"
     assert (outer.region, outer.matches) == ("", 1)
     x = torch.ones(3)
