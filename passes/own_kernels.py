@@ -19,7 +19,7 @@ from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Call, Kind, call
 from mvc.passes.graph.views import is_tensor
 from mvc.passes.measured_choice import Kernels, Runs, fastest
-from mvc.passes.torch_private import example_size, is_transformed
+from mvc.passes.torch_private import example_size
 
 DEVICE = "cuda"
 AS_FAST = "measured: the library is as fast"  # why a place was left alone
@@ -32,9 +32,9 @@ def allowed(kernels: Kernels) -> bool:
     return kernels != "library" and implementations.triton_available()
 
 
-def kind_obstacle(node: fx.Node) -> str | None:
+def kind_obstacle(surroundings: Surroundings, node: fx.Node) -> str | None:
     """Why the library computes the node in any case: own kernels are for half precision; None if it need not."""
-    if is_transformed(value(node)):
+    if surroundings.contexts.of(node).transforms:
         return "it is inside a transform of torch.func, where the library stays"
     dtype = value(node).dtype
     return None if dtype in HALF else f"it computes in {str(dtype).removeprefix('torch.')}, in which the library stays"
@@ -42,7 +42,7 @@ def kind_obstacle(node: fx.Node) -> str | None:
 
 def obstacle(surroundings: Surroundings, calls: Sequence[fx.Node], operands: Sequence[fx.Node | None]) -> str | None:
     """Why the calls, in order, cannot become one of these operands; None if they can."""
-    if (reason := kind_obstacle(calls[-1])) is not None:
+    if (reason := kind_obstacle(surroundings, calls[-1])) is not None:
         return reason
     if value(calls[-1]).requires_grad:
         return "gradients are needed, which the fused product does not have"

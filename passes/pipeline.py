@@ -24,6 +24,7 @@ from mvc.passes.fusing.fuse_convolution import FuseConvolution
 from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_linear import FuseLinear
 from mvc.passes.fusing.fuse_movement import FuseMovement
+from mvc.passes.graph import transforms
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import call_target, value
 from mvc.passes.graph.memory import written_by
@@ -115,6 +116,8 @@ def run(
 
 def _rewrite(passes: Sequence[Pass], region: Region, strict: bool, observers: Sequence[Observer]) -> list[PassRecord]:
     module = region.module
+    if region.transformed:
+        transforms.settle(module.graph)
     kept = copy_graph(module.graph)  # copied again only when a pass has changed something
     records = []
     for each in passes:
@@ -168,13 +171,10 @@ def _run_one(each: Pass, region: Region, kept: fx.Graph, strict: bool) -> PassRe
     module, before, start = region.module, len(kept.nodes), time.perf_counter()
     outcome, error = Outcome(), None
     try:
-        there = set(module.graph.nodes)
-        outcome = each(module.graph)
-        if outcome.matches:
-            remove_dead_code(module.graph)
-            module.graph.lint()
-            check_examples(module.graph, set(module.graph.nodes) - there)
-            outcome = _as_called(region, kept, outcome)
+        outcome = _apply(each, region)
+        if outcome.matches and (miss := _misfit(region, kept)) is not None:
+            module.graph = copy_graph(kept)
+            outcome = Outcome(0, [miss])
     except Exception as failure:
         if strict:
             raise
@@ -187,17 +187,45 @@ def _run_one(each: Pass, region: Region, kept: fx.Graph, strict: bool) -> PassRe
     return PassRecord(each.name, region.name, outcome.matches, misses, before, after, seconds, error)
 
 
-def _as_called(region: Region, kept: fx.Graph, outcome: Outcome) -> Outcome:
-    """The outcome, where the body is to its operator what it was; otherwise the graph is restored."""
-    if region.call is None or (change := difference(kept, region.module.graph)) is None:
-        return outcome
-    region.module.graph = copy_graph(kept)
-    return Outcome(0, [NearMiss.at(region.call, f"{region.call.target.name()} would see {change}")])
+def _apply(each: Pass, region: Region) -> Outcome:
+    graph = region.module.graph
+    if region.transformed:
+        transforms.write_ops(graph)
+    there = set(graph.nodes)
+    outcome = each(graph)
+    if outcome.matches:
+        remove_dead_code(graph)
+        _drop_unknown_lines(graph)
+        check_examples(graph, set(graph.nodes) - there)
+    if region.transformed:
+        transforms.write_functions(graph)
+    if region.transformed and outcome.matches:
+        transforms.keep_strides(graph)
+    graph.lint()
+    return outcome
+
+
+def _drop_unknown_lines(graph: fx.Graph) -> None:
+    """Torch takes the line of a node's source for text where it has any, and fails on None."""
+    for node in graph.nodes:
+        if node.meta.get("stack_trace", "") is None:
+            del node.meta["stack_trace"]
+
+
+def _misfit(region: Region, kept: fx.Graph) -> NearMiss | None:
+    """What keeps the rewritten graph from its place: its operator, or a transform of torch.func in it."""
+    graph, call = region.module.graph, region.call
+    if region.transformed and (found := transforms.obstacle(graph)) is not None:
+        return NearMiss.at(*found)
+    if call is not None and (change := difference(kept, graph)) is not None:
+        return NearMiss.at(call, f"{call.target.name()} would see {change}")
+    return None
 
 
 def _look(each: Pass, region: Region, strict: bool) -> PassRecord:
     """What the pass would do to a body that it may not rewrite, as a near miss."""
     copy, start = fx.GraphModule(region.module, copy_graph(region.module.graph)), time.perf_counter()
+    transforms.settle(copy.graph)  # its call may be inside one
     record = _run_one(each, dataclasses.replace(region, module=copy, call=None), region.module.graph, strict)
     misses = [NearMiss.at(region.call, region.obstacle)] if record.matches else []
     seconds, nodes = time.perf_counter() - start, record.nodes_before

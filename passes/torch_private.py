@@ -48,6 +48,22 @@ def is_transformed(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
+def untransformed(tensor: Tensor) -> Tensor:
+    """The tensor as calls inside the transforms see it, without their wrappers: one example of a batch, in its memory.
+
+    It requires gradients where any of the transforms, or autograd around them, asks for some.
+    """
+    inner, learned = tensor, tensor.requires_grad
+    while is_transformed(inner):
+        inner = torch._C._functorch.get_unwrapped(inner)
+        learned |= inner.requires_grad
+    if inner is tensor:
+        return tensor
+    with fake_mode([inner]), torch.no_grad():
+        plain = inner.detach().as_strided(tensor.shape, tensor.stride(), inner.storage_offset())
+    return plain.requires_grad_(learned)
+
+
 def storage_address(tensor: Tensor) -> int:
     """Where the tensor's storage is: the same for views of one tensor, inside torch.func's transforms as well."""
     while is_transformed(tensor):
@@ -130,13 +146,17 @@ def no_modes() -> contextlib.AbstractContextManager:
 
 def transform(node: fx.Node) -> str | None:
     """The transform of torch.func that the node enters: "vmap", "grad" or "jvp"; "leave" for calls that leave one."""
-    if node.op != "call_function" or not getattr(node.target, "__module__", "").startswith(_FUNCTORCH):
+    if not is_of_transform(node):
         return None
     name, _, direction = node.target.__name__.removeprefix("_").partition("_")
     return {"increment_nesting": name, "decrement_nesting": "leave"}.get(direction)
 
 
-_FUNCTORCH = ("torch._functorch.predispatch", "torch._C._functorch")
+def is_of_transform(node: fx.Node) -> bool:
+    """Whether the node is one of the calls by which Dynamo writes transforms of torch.func."""
+    if node.op != "call_function":
+        return False
+    return (getattr(node.target, "__module__", None) or "").startswith(("torch._functorch.", "torch._C._functorch"))
 
 
 def vmap_call(node: fx.Node) -> str | None:

@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from mvc.arguments import require
-from mvc.compile import inductor_code
+from mvc.compile import inductor_code, torch_private
 from mvc.compile.backend import GraphReport, Options, compile_graph
 from mvc.compile.inductor_code import GraphCode, is_library, launches, paired
 from mvc.table import tabulate
@@ -27,11 +27,13 @@ class Explanation:
         graphs: one report for each graph of Dynamo's, in the order in which they were captured.
         launches: how often the generated code runs each kernel, library call and op; forward and backward together.
         bytes_moved: what the kernels read and write by Inductor's count, or None where cached code was used.
+        graph_breaks: why torch ended a graph before the model's end; a recurrence is raised within one graph.
     """
 
     graphs: list[GraphReport] = dataclasses.field(default_factory=list)
     launches: Counter[str] = dataclasses.field(default_factory=Counter)
     bytes_moved: int | None = None
+    graph_breaks: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         return "\n".join((*self._graph_lines(), *self._code_lines()))
@@ -58,6 +60,8 @@ class Explanation:
                 for miss in record.near_misses:
                     yield f"{record.name} left {miss.node} alone: {miss.reason}  [{miss.source or 'source unknown'}]"
             yield f"calls in graph {number}: {_listing(report.after)}"
+        for reason in self.graph_breaks:
+            yield f"graph break, and no recurrence is raised across it: {reason}"
 
     def _code_lines(self) -> Iterator[str]:
         moved = "" if self.bytes_moved is None else f", {self.bytes_moved / 1e6:,.1f} MB read and written"
@@ -81,6 +85,7 @@ class Explanation:
             ],
             "launches": dict(self.launches),
             "bytes_moved": self.bytes_moved,
+            "graph_breaks": self.graph_breaks,
         }
 
 
@@ -166,6 +171,7 @@ def explain(
     wanted = Options.parse(options, mode)
     recorder = Recorder(dataclasses.replace(wanted, inductor={"fx_graph_cache": False, **wanted.inductor}))
     torch.compiler.reset()
+    before = torch_private.graph_breaks()
     try:
         with recorder.generated_code():
             outputs = tree_leaves(torch.compile(model, backend=recorder)(*inputs))
@@ -175,4 +181,5 @@ def explain(
                 torch.autograd.grad(roots, leaves, [torch.ones_like(each) for each in roots], allow_unused=True)
     finally:
         torch.compiler.reset()
+    recorder.explanation.graph_breaks = list(torch_private.graph_breaks() - before)
     return recorder.explanation

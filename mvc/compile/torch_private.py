@@ -10,6 +10,7 @@ import functools
 import inspect
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_origin
 
@@ -35,6 +36,11 @@ def warn_if_untested() -> None:
             f"mvc was tested with torch {TESTED_VERSIONS[0]} to {TESTED_VERSIONS[-1]}; this is {torch.__version__}",
             stacklevel=2,
         )
+
+
+def graph_breaks() -> Counter[str]:
+    """Why torch has broken graphs in this process, in its words, and how often."""
+    return Counter({reason.partition("\n")[0]: n for reason, n in torch._dynamo.utils.counters["graph_break"].items()})
 
 
 def mode_options(mode: str, dynamic: bool | None = None) -> dict[str, Any]:
@@ -144,7 +150,10 @@ def inductor(
         finished()
         return compiled
 
-    with tagged():
+    # Inductor takes inputs of a body for buffers that the backward may write over, by their places among its own inputs.
+    bodies = any(isinstance(each, fx.GraphModule) for each in graph_module.children())
+    kept = torch._functorch.config.patch(donated_buffer=False) if bodies else contextlib.nullcontext()
+    with tagged(), kept:
         return compile_fx(
             graph_module,
             inputs,

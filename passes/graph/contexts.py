@@ -68,6 +68,11 @@ class Contexts:
         after = bisect.bisect_left(self._switches, node)  # nodes are ordered as they stand in the graph
         return self._after[after - 1] if after else self._first
 
+    @property
+    def transformed(self) -> bool:
+        """Whether any node is inside a transform of torch.func."""
+        return any(context.transforms for context in self._after)
+
     def obstacle(self, nodes: Iterable[fx.Node], *, but_for_autocast: bool = False) -> str | None:
         """Why the nodes cannot be computed at one place; None where they all run in one context.
 
@@ -84,6 +89,8 @@ class Contexts:
             return first.difference(others[0])
         if first.inference != self._first.inference:
             return "inference mode is switched on around it, where torch compiles no ops but its own"
+        if "jvp" in first.transforms:
+            return "torch.func.jvp is around it, for which ops have no rule"
         return None
 
     @contextlib.contextmanager

@@ -21,11 +21,13 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<c
 
 def op_counts(graph: fx.Graph) -> Counter[str]:
     """How often the graph calls each function, method or op, by name: "add", or "mvc.selective_scan" for an op."""
-    return Counter(_op_name(node) for node in graph.nodes if node.op in ("call_function", "call_method"))
+    return Counter(op_name(node) for node in graph.nodes if node.op in ("call_function", "call_method"))
 
 
-def _op_name(node: fx.Node) -> str:
-    packet = getattr(node.target, "overloadpacket", node.target)
+def op_name(node: fx.Node) -> str:
+    """What the node calls by its own name, or "mvc.selective_scan" for an op and what stands for it."""
+    target = getattr(node.target, "stands_for", node.target)
+    packet = getattr(target, "overloadpacket", target)
     return str(packet) if isinstance(packet, torch._ops.OpOverloadPacket) else name_of(node)
 
 

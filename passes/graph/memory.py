@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from mvc.passes.graph import torch_ops
 from mvc.passes.graph.fx_utils import name_of, value
-from mvc.passes.torch_private import example_size, storage_address, surely_equal
+from mvc.passes.torch_private import example_size, is_of_transform, storage_address, surely_equal
 
 # Modules whose functions say by their names or arguments that they write.
 _SPEAKING = ("torch", "math", "builtins", "_operator")
@@ -108,7 +108,7 @@ def reads_layout(node: fx.Node) -> bool:
     """Whether the node may see more of its arguments than their values: how they lie, and in whose memory."""
     if node.op not in ("call_function", "call_method"):
         return node.op not in ("placeholder", "get_attr")
-    if name_of(node) in _READS_LAYOUT:
+    if name_of(node) in _READS_LAYOUT or is_of_transform(node):
         return True
     if node.op == "call_method":
         return False

@@ -55,6 +55,7 @@ class Region:
         places: where it is called from, each once.
         callers: the modules that call it, and their attributes.
         call: the first call of it.
+        transformed: whether it has transforms of torch.func in it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Region:
     places: list[Place] = dataclasses.field(default_factory=list)
     callers: list[tuple[fx.GraphModule, str]] = dataclasses.field(default_factory=list)
     call: fx.Node | None = None
+    transformed: bool = False
 
     @property
     def is_called(self) -> bool:
@@ -104,9 +106,12 @@ def _visit(found: dict[fx.GraphModule, Region], name: str, module: fx.GraphModul
     region.places.append(place)
     with entered(place.context):
         contexts = Contexts(module.graph)
+    region.transformed = contexts.transformed
     for node in module.graph.nodes:
         for attribute in _bodies(node):
-            inside = Place(_context_in(node, contexts.of(node)), place.hidden_by or _hidden_by(node, attribute, contexts))
+            inside = Place(
+                _context_in(node, contexts.of(node)), place.hidden_by or _hidden_by(node, attribute, contexts)
+            )
             body = _visit(found, f"{name}.{attribute.target}".lstrip("."), getattr(module, attribute.target), inside)
             body.callers.append((module, attribute.target))
             body.call = body.call or node

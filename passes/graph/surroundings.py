@@ -123,7 +123,11 @@ class Surroundings:
             values = self._follow({old: value(new) for old, new in settled.items()}, leaving)
         except Declined:
             settled = {old: self._with_strides(old, new) for old, new in settled.items()}
-            values = self._follow({old: value(new) for old, new in settled.items()}, leaving, returned=True)
+            try:
+                values = self._follow({old: value(new) for old, new in settled.items()}, leaving, returned=True)
+            except Declined:
+                self._erase_copies(pairs, settled)
+                raise
         values |= {old: value(new) for old, new in settled.items()}
         self._follow_memory(values, leaving)
         for node, changed in values.items():
@@ -132,6 +136,14 @@ class Surroundings:
             else:
                 node.meta["example_value"] = changed
             self._memory.kept_alive.append(changed)
+
+    def _erase_copies(self, pairs: Mapping[fx.Node, fx.Node], settled: Mapping[fx.Node, fx.Node]) -> None:
+        """Erase what was to stand between the new nodes and the users of the old ones."""
+        for old, node in settled.items():
+            while node is not pairs[old]:
+                (source,) = node.all_input_nodes
+                self.graph.erase_node(node)
+                node = source
 
     def _with_own_memory(self, old: fx.Node, new: fx.Node) -> fx.Node:
         before, after, memory = storages(old), storages(new), self._memory
@@ -172,7 +184,7 @@ class Surroundings:
 
     def _with_gradients(self, old: fx.Node, new: fx.Node) -> fx.Node:
         """Detached, where gradients of the new node alone could be asked for."""
-        if value(old).requires_grad or not value(new).requires_grad or torch_private.is_transformed(value(old)):
+        if value(old).requires_grad or not value(new).requires_grad:
             return new
         site = old if new < old else new.next
         if not self.contexts.of(site).gradients:
@@ -209,7 +221,9 @@ class Surroundings:
         """Add the new example values of what is in the memory of nodes that are in other memory now."""
         for user in _downstream(values):
             inputs = [value(each) for each in user.all_input_nodes if each in values]
-            if user not in values and user not in leaving and shares(value(user), inputs):
+            if user in values or user in leaving or torch_private.is_of_transform(user):
+                continue  # where a transform is left, memory is that of a whole batch
+            if shares(value(user), inputs):
                 values[user] = self._computed(user, values)
 
     def _computed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

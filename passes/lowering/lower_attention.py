@@ -80,7 +80,7 @@ def _obstacle(surroundings: Surroundings, node: fx.Node, given: dict[str, Any]) 
     for name, otherwise in (("attn_mask", None), ("dropout_p", 0), ("is_causal", False), ("enable_gqa", False)):
         if given.get(name, otherwise) != otherwise:
             return f"its {name} is not {otherwise!r}"
-    if (reason := kind_obstacle(node)) is not None:
+    if (reason := kind_obstacle(surroundings, node)) is not None:
         return reason
     q, *others = (shape(given[name]) for name in PARAMETERS[:3])
     if len(q) != 4 or any(len(each) != 4 or not all(map(surely_equal, q, each)) for each in others):
