@@ -323,6 +323,53 @@ def test_real_tensors_are_computed_beside_a_fake_mode():
         assert torch.ones(2).sum().item() == 2
 
 
+def test_calls_of_transforms_are_known_by_name():
+    kinds = []
+
+    def backend(graph_module, inputs):
+        kinds.extend(kind for node in graph_module.graph.nodes if (kind := passes_private.transform(node)))
+        return graph_module.forward
+
+    x = torch.ones(3, 2)
+    for function in (
+        torch.vmap(torch.sin),
+        torch.func.grad(torch.sum),
+        lambda x: torch.func.jvp(torch.sin, (x,), (x,)),
+    ):
+        torch.compiler.reset()
+        torch.compile(function, backend=backend, fullgraph=True)(x)
+    assert kinds == ["vmap", "leave", "grad", "leave", "jvp", "leave"]
+
+
+def test_tensors_of_transforms_are_unwrapped():
+    seen = []
+
+    def backend(graph_module, inputs):
+        (node,) = (node for node in graph_module.graph.nodes if node.name.startswith("sin"))
+        wrapped = node.meta["example_value"]
+        seen.append((wrapped, passes_private.untransformed(wrapped)))
+        return graph_module.forward
+
+    x = torch.ones(4, 3, 2)
+    torch.compile(torch.vmap(torch.func.grad(lambda x: x.sin().sum()), in_dims=1), backend=backend, fullgraph=True)(x)
+    ((wrapped, plain),) = seen
+    assert passes_private.is_transformed(wrapped)
+    assert not passes_private.is_transformed(plain)
+    assert (plain.shape, plain.requires_grad) == ((4, 2), True)
+    assert passes_private.storage_address(plain) == passes_private.storage_address(wrapped)
+
+
+def test_graph_breaks_are_counted_by_their_reasons():
+    def broken(x):
+        torch._dynamo.graph_break()
+        return x.sin()
+
+    torch.compiler.reset()
+    before = torch_private.graph_breaks()
+    torch.compile(broken, backend="eager")(torch.ones(3))
+    assert list(torch_private.graph_breaks() - before) == ["Call to `torch._dynamo.graph_break()`"]
+
+
 def test_calls_of_vmap_are_known_by_name():
     kinds = []
 

@@ -39,8 +39,13 @@ def warn_if_untested() -> None:
 
 
 def graph_breaks() -> Counter[str]:
-    """Why torch has broken graphs in this process, in its words, and how often."""
-    return Counter({reason.partition("\n")[0]: n for reason, n in torch._dynamo.utils.counters["graph_break"].items()})
+    """Why torch has broken graphs in this process, or left code to Python, in its words, and how often."""
+    found: Counter[str] = Counter()
+    for kind in ("graph_break", "unimplemented"):
+        for reason, count in torch._dynamo.utils.counters[kind].items():
+            said = (line for line in reason.splitlines() if line.strip() and not line.startswith((" ", "***")))
+            found["; ".join(said)] += count
+    return found
 
 
 def mode_options(mode: str, dynamic: bool | None = None) -> dict[str, Any]:
@@ -140,7 +145,11 @@ def inductor(
     # Read inside: the options decide which of the usual ones apply.
     with torch._inductor.config.patch(dict(options)):
         table = _NamedDecompositions(decompositions) if decompositions else None
-    tag = "/".join(filter(None, (torch.compiler.config.cache_key_tag, cache_tag)))
+    # Of the body of a higher-order operator, Inductor takes inputs for buffers that a backward may write over, by the
+    # places that such have among those of the whole graph. So there are none; torch 2.11 has that in no key of its own.
+    bodies = any(isinstance(each, fx.GraphModule) for each in graph_module.children())
+    tags = (torch.compiler.config.cache_key_tag, cache_tag, "inputs of bodies are kept" if bodies else "")
+    tag = "/".join(filter(None, tags))
     tagged = functools.partial(torch.compiler.config.patch, cache_key_tag=tag)  # torch 2.11 enters none twice at a time
 
     @tagged()  # the inner function as well: a backward is compiled later
@@ -150,10 +159,7 @@ def inductor(
         finished()
         return compiled
 
-    # Inductor takes inputs of a body for buffers that the backward may write over, by their places among its own inputs.
-    bodies = any(isinstance(each, fx.GraphModule) for each in graph_module.children())
-    kept = torch._functorch.config.patch(donated_buffer=False) if bodies else contextlib.nullcontext()
-    with tagged(), kept:
+    with tagged(), torch._functorch.config.patch(donated_buffer=False) if bodies else contextlib.nullcontext():
         return compile_fx(
             graph_module,
             inputs,

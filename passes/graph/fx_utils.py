@@ -15,7 +15,8 @@ from torch.fx.node import map_arg
 from mvc.kernels.scan import rules
 from mvc.passes import torch_private
 
-KERNELS = Path(rules.__file__).parents[1]  # where a scan's public function lies, below the line that calls it
+# Where functions lie that a program calls: below its own line, which says more.
+LIBRARIES = (Path(rules.__file__).parents[1], Path(torch.__file__).parent)
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<code>.*)')
 
 
@@ -39,7 +40,7 @@ def name_of(node: fx.Node) -> str:
 def source_line(node: fx.Node) -> str:
     """The line of the user's program that the node comes from, as "file.py:12: code", or "" where it is not known."""
     frames = list(FRAME.finditer(node.meta.get("stack_trace") or ""))
-    theirs = [frame for frame in frames if KERNELS not in Path(frame["file"]).parents] or frames
+    theirs = [frame for frame in frames if not any(map(Path(frame["file"]).is_relative_to, LIBRARIES))] or frames
     return "{file}:{line}: {code}".format(**theirs[-1].groupdict()) if theirs else ""
 
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 import mvc
 from mvc.compile.backend import Options
 from mvc.compile.explanation import Recorder
+from mvc.passes.accuracy import REWRITTEN, relative_error, rounding
 from mvc.passes.raising.raise_loop import RaiseLoop
 
 pytestmark = [pytest.mark.versions, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
@@ -115,6 +116,34 @@ def test_what_is_raised_inside(function):
     ours, explanation = compiled(function)
     torch.testing.assert_close(ours(*inputs), function(*inputs))
     assert explanation.graphs[0].after[RECURRENCE] == 1
+
+
+class InAutocast(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(3, 3)
+
+    def forward(self, a, b, c):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            C, h, ys = self.project(c), torch.zeros(2, 4, 3), []
+            for t in range(b.shape[1]):
+                h = torch.exp(-a[:, t].abs()) * h + b[:, t]
+                ys.append(torch.einsum("bdn,bn->bd", h, C[:, t]))  # which autocast lowers
+            return torch.stack(ys, 1)
+
+
+@pytest.mark.parametrize(("steps", "options"), [(6, ALWAYS), (80, None)], ids=["always", "many-steps"])
+def test_a_recurrence_in_autocast_that_the_model_opens(steps, options):
+    torch.manual_seed(0)
+    model, inputs = InAutocast(), (*pair(2, steps, 4, 3), torch.randn(2, steps, 3))
+    explanation = mvc.explain(model, *inputs, options=options)
+    assert explanation.graphs[0].after[RECURRENCE] == 1
+    assert not any(record.error for record in explanation.graphs[0].passes)
+    torch.compiler.reset()
+    with torch.no_grad():
+        y, expected = torch.compile(model, backend="mvc", options=options)(*inputs), model(*inputs)
+    assert y.dtype == expected.dtype == torch.bfloat16
+    assert relative_error(y, expected) <= REWRITTEN.tolerance(rounding(torch.bfloat16))
 
 
 def broken_by_call(a, b):
