@@ -7,6 +7,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 from toy_passes import all_passes, capture
 
 from mvc.passes import pipeline
+from mvc.passes.accuracy import REWRITTEN, relative_error, rounding
 from mvc.passes.graph.regions import op_counts
 
 pytestmark = [pytest.mark.versions, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
@@ -24,14 +25,15 @@ def raised(function, inputs):
     assert not any(record.error for record in records)
     got = module(*given)
     expected = expected if isinstance(expected, tuple) else (expected,)
-    torch.testing.assert_close(tuple(got), expected)
+    budget = REWRITTEN.tolerance(rounding(expected[0].dtype))
+    assert all(relative_error(*both) <= budget for both in zip(got, expected, strict=True))
     assert [each.stride() for each in got] == [each.stride() for each in expected]
     return op_counts(module), records
 
 
 SINGLE = pair(2, 5, 3)
 BATCH = pair(4, 2, 5, 3)
-SCAN = (*pair(2, 5, 3), -torch.rand(3, 4), *pair(2, 5, 4, seed=1))
+SCAN = (*pair(2, 5, 3), -pair(3, 4)[0].exp(), *pair(2, 5, 4, seed=1))
 SCANS = [each if each is SCAN[2] else torch.stack([each, each / 2]) for each in SCAN]
 SHARED = (0, 0, None, 0, 0)
 
