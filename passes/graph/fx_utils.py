@@ -87,7 +87,7 @@ def insert(graph: fx.Graph, target: Callable | str, *args: Any, **kwargs: Any) -
             node.meta["example_value"] = call_target(node, *fakes)
     except (TypeError, ValueError, RuntimeError) as error:
         graph.erase_node(node)
-        raise Unfit(f"{_op_name(node)} does not take what it would be given: {error}") from error
+        raise Unfit(f"{op_name(node)} does not take what it would be given: {error}") from error
     traces = (n.meta.get("stack_trace") for n in node.all_input_nodes)
     node.meta["stack_trace"] = next((trace for trace in traces if trace), None)
     return node
