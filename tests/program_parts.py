@@ -10,13 +10,15 @@ import torch
 from torch._higher_order_ops.associative_scan import associative_scan
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 T = {length}
 dtype = torch.{dtype}
 
 
 def random(*shape, grad=False, inside=False):
-    tensor = torch.rand(shape, dtype=dtype).requires_grad_(grad)
+    whole = dtype == torch.int64
+    tensor = torch.randint(1, 4, shape) if whole else torch.rand(shape, dtype=dtype).requires_grad_(grad)
     return tensor * 1 if inside else tensor  # a leaf that requires gradients cannot be written to
 
 
@@ -84,6 +86,11 @@ UPDATES = (
     "(1 - {a}) * {h} + {a} * {b}", "torch.add(torch.mul({h}, {a}), {b})", "{h} - {a} * ({h} - {b})",
     "({a} * {h} + {b}).to(torch.int64).to(dtype)", "torch.div({a} * {h} + {b}, 2, rounding_mode='floor')",
     "{a} * {h}.detach() + {b}", "torch.tanh({a} * {h} + {b})", "{h}.mul_({a}).add_({b})",
+    "torch.where({b} > 0.4, {a} * {h} + {b}, {h})", "torch.where({b} > 0.4, {h}, 0.0) * {a} + {b}",
+    "({a} * {h}).masked_fill({b} > 0.4, 0.5) + {b}", "{h} * ~({b} > 0.4) + {a}",
+    "torch.where({b} > 0.4, {h}, 0.3 * {h}) + {b}", "torch.einsum('...n,...n->...n', {a}, {h}) + {b}",
+    "({a}.unsqueeze(0) * {h}.unsqueeze(0) + {b}).squeeze(0)", "{h}.copy_({a} * {h} + {b})",
+    "F.elu({a}) * {h} + {b}", "({a} * {h}).transpose(0, -1) + {b}", "{h} / (1 + {a}) + {b}",
 )  # fmt: skip
 READ_OUTS: Mapping[str, Callable[[list], list]] = {
     "{h}": lambda s: s,
@@ -159,7 +166,13 @@ AFTERWARDS = (
 INITIALS = (
     "h = {like}.new_zeros({state})", "", "h = torch.zeros({state}, dtype=dtype)", "h = 0", "h = h * 2",
 )  # fmt: skip
-ORDERS = ("range(T)", "reversed(range(T))", "range(T - 1, -1, -1)", "range(1, T - 1)")
+ORDERS = ("range(T)", "reversed(range(T))", "range(T - 1, -1, -1)", "range(1, T - 1)", "range(0, T, 2)")
+# What surrounds a loop in a function of its own: the function as it is, or inside a higher-order operator.
+REGIONS = (
+    "recurrence({names})",
+    "checkpoint(recurrence, {names}, use_reentrant=False)",
+    "torch.cond({first}.sum() > 0, recurrence, recurrence, ({names},))",
+)
 SECOND_UPDATES = ("0.5 * g + h", "{a} * g + h", "{a} * g + {b} * h", "h * g + {b}")
 # What stands ahead of the loop, in it and behind it.
 COLLECTORS = {
@@ -180,6 +193,7 @@ COLLECTORS = {
         "out.append({output})",
         "torch.stack(out, {place}, out=y)",
     ),
+    "none": ("", "pass", "y = h * 1"),
     "wide cat": ("", "out.append({output})", "y = torch.cat(out)"),
 }
 STATES_READ_OUTS = {

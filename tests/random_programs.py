@@ -22,6 +22,7 @@ from program_parts import (
     PREPARATIONS,
     PROGRAM,
     READ_OUTS,
+    REGIONS,
     SECOND_UPDATES,
     SELECTIVE_READ_OUTS,
     STATES_READ_OUTS,
@@ -103,7 +104,7 @@ class _Writer(_Choices):
         return self.block(f"with {self.pick(name, CONTEXTS)}" if self.has(f"{name} is set", chance) else "")
 
     def program(self) -> Program:
-        self.length = self.stream("length").choice((3, 3, 4, 4, 5, 6))
+        self.length = self.stream("length").choice((3, 3, 4, 4, 5, 6, 9))
         self.form = self.pick("form", ("loop", "tree", "tree", "scan", "associative"), plainest=0.7)
         self.selective = self.has("selective", 0.35)
         self.in_step = self.selective and self.form == "loop" and self.has("discretised in the step", 0.4)
@@ -120,9 +121,9 @@ class _Writer(_Choices):
         if not behind:
             self.behind()
         self.line("return results")
-        dtype = self.pick("dtype", ("float64", "float32", "bfloat16"), plainest=0.8)
+        dtype = self.pick("dtype", ("float64", "float32", "bfloat16", "complex64", "int64"), plainest=0.75)
         body = "\n".join(self.lines)
-        if "graph_break" in body:  # half filled, it would be a result
+        if "graph_break" in body or "range(0, T, 2)" in body:  # half filled, it would be a result
             body = body.replace("torch.empty(", "torch.zeros(")
         if dtype == "float64" and "autocast" in body:
             dtype = "float32"  # autocast leaves float64 alone
@@ -233,7 +234,8 @@ class _Writer(_Choices):
         decorator = self.pick("loop's decorator", DECORATORS)
         header = f"def recurrence({', '.join(names)}):"
         self.functions.append(f"{decorator}\n{header}\n{body}\n    return results, kept\n\n\n".lstrip())
-        self.line(f"results, kept = recurrence({', '.join(names)})")
+        region = self.pick("region", REGIONS, plainest=0.5)
+        self.line(f"results, kept = {region.format(names=', '.join(names), first=names[0])}")
         if self.has("called twice", 0.3):
             self.line(f"results, kept = recurrence({', '.join(names[:-1])}, results[1])")
         self.line("y, h = results[:2]")
@@ -242,7 +244,7 @@ class _Writer(_Choices):
         order = self.pick("order", ORDERS, plainest=0.6)
         inner = "1, T" in order
         two = self.has("two recurrences", 0.2)
-        self.line("out, second, kept = [], [], []")
+        self.line("out, second, kept, total = [], [], [], 0")
         if two:
             self.line("g = h")
         if self.selective:
@@ -273,7 +275,8 @@ class _Writer(_Choices):
             if early := self.has("collected before the update", 0.05):
                 self.line(inside)
             with self.context("around the update", 0.05):
-                self.line(f"h = {self.named(self.pick('update', UPDATES, 0.8 if self.selective else 0.3))}")
+                first = "b_t if not kept else " if self.has("first step apart", 0.06) else ""
+                self.line(f"h = {first}{self.named(self.pick('update', UPDATES, 0.8 if self.selective else 0.3))}")
                 if two:
                     self.line(f"g = {self.named(self.pick('second update', SECOND_UPDATES))}")
             if not early:
@@ -282,10 +285,12 @@ class _Writer(_Choices):
             if again := self.has("second read-out", 0.2):
                 second = "{h}.sum(-1)" if self.selective else self.pick("second", list(READ_OUTS))
                 self.line(f"second.append({self.named(second)})")
+            if pooled := self.has("pooled", 0.08):
+                self.line("total = total + h")
             self.line("kept.append(h)")
         if behind:
             self.line(behind)
-        self.line(f"results = [y, h{', torch.stack(second)' * again}{', g' * two}]")
+        self.line(f"results = [y, h{', torch.stack(second)' * again}{', g' * two}{', total' * pooled}]")
 
     def pieces(self) -> None:
         """The slices of one step."""

@@ -124,5 +124,5 @@ ENTRIES = (
     transformers("Bamba, chunks", causal("Bamba", bamba), tokens, recurrences=None, cause="."),
     transformers("RecurrentGemma, RG-LRU", RecurrentGemma, sequence),
     transformers("RWKV-4 with a running maximum", rwkv, rwkv_inputs, recurrences=0, cause="maximum"),
-    transformers("Qwen3-Next, gated delta rule", gated_delta, heads(), recurrences=0, cause="reads back"),
+    transformers("Qwen3-Next, gated delta rule", gated_delta, heads(), recurrences=0),
 )

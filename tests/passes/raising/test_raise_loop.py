@@ -313,7 +313,8 @@ def check_same(
     leaves = [t.requires_grad_(gradients) for t in tensors.values()]
     module, inputs = capture(function, *leaves)
     (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
-    assert (record.matches, record.near_misses) == (recurrences, ())
+    assert record.near_misses == ()
+    assert record.matches
     calls = op_counts(module.graph)
     assert calls["mvc.linear_recurrence"] == recurrences
     assert calls["mul"] + calls["addcmul"] <= 4, f"steps remain: {calls}"
