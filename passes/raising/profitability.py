@@ -57,7 +57,7 @@ def check(loop: RolledLoop, output: fx.Node, picked: Mapping[fx.Node, fx.Node]) 
         output: a node, not yet in its place, that computes for all steps what the loop gives.
         picked: for single steps' results that others use, the nodes that will take their places.
     """
-    if loop.length > ALWAYS_ABOVE:
+    if loop.length > ALWAYS_ABOVE or value(loop.initials[0].like).is_complex():  # for which Inductor has no code
         return
     raised, fused = estimate(loop, output, picked)
     if raised <= GAIN * fused:
