@@ -39,6 +39,7 @@ from mvc.passes.raising.raise_log_scan import RaiseLogScan
 from mvc.passes.raising.raise_loop import RaiseLoop
 from mvc.passes.raising.raise_pscan import RaisePscan
 from mvc.passes.raising.raise_scan import RaiseScan
+from mvc.passes.raising.raise_ssd import RaiseSsd
 from mvc.passes.raising.raise_tree import RaiseTree
 from mvc.passes.torch_private import copy_graph
 
@@ -53,6 +54,7 @@ PASSES: dict[str, type[Pass]] = {
         RaiseTree,
         RaisePscan,
         RaiseLogScan,
+        RaiseSsd,
         RaiseScan,
         FuseDepthwise,
         FuseMovement,

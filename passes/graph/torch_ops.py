@@ -24,6 +24,7 @@ class Kind(enum.Enum):
     EXPANSION = "axes of size 1 repeated"
     SELECTION = "some of the elements, in their order"
     ARRANGEMENT = "the elements in another order, repeated, or beside others"
+    TRIANGLE = "the elements on one side of a diagonal, and zeros on the other"
     REDUCTION = "sums and means along axes"
     CUMULATION = "sums along an axis up to each element"
     PRODUCT = "sums of products: matrices, einsum, convolutions"
@@ -101,6 +102,7 @@ _TABLE: dict[Kind, dict[str, str]] = {
         "repeat_interleave": "input repeats dim",
         "pad": "input pad mode value",
     },
+    Kind.TRIANGLE: {"tril triu": "input diagonal"},
     Kind.REDUCTION: {"sum mean": "input dim keepdim dtype"},
     Kind.CUMULATION: {"cumsum": "input dim dtype", "logcumsumexp": "input dim"},
     Kind.PRODUCT: {

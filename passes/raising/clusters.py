@@ -118,7 +118,7 @@ def find_states(cluster: Cluster, dims: Sequence[int], *, any_length: bool = Tru
 def _states_along(cluster: Cluster, dim: int, any_length: bool) -> States | None:
     if not any_length and not all(isinstance(shape(source)[dim], int) for source in cluster.sources):
         raise Declined("the length of the sequence is a symbol", cluster.nodes[0])
-    given = {source: modular.sample(value(source), whole=dim, seed=i) for i, source in enumerate(cluster.sources)}
+    given = {source: modular.sample(value(source), whole=[dim], seed=i) for i, source in enumerate(cluster.sources)}
     values, failure = modular.evaluate(cluster.nodes, {source: each.clone() for source, each in given.items()})
     if any(not modular.same(values[source], given[source]) for source in given):
         raise Declined("it writes to the sequences themselves", cluster.nodes[0])

@@ -8,7 +8,7 @@ that only carry the computation along are cut to two elements, which still shows
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ PRIME = 2**31 - 1
 Values = dict[fx.Node, Tensor]
 
 
-def sample(fake: Tensor, *, whole: int | None, seed: int) -> Tensor:
-    """Random residues in the tensor's shape: whole along one axis, two elements along the others."""
-    shape = [example_size(size) if axis == whole else _cut(size) for axis, size in enumerate(fake.shape)]
+def sample(fake: Tensor, *, whole: Collection[int] = (), seed: int, modulus: int = PRIME) -> Tensor:
+    """Random residues in the tensor's shape: whole along some axes, two elements along the others."""
+    shape = [example_size(size) if axis in whole else _cut(size) for axis, size in enumerate(fake.shape)]
     with torch_private.no_modes():
-        return torch.randint(1, PRIME, shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+        return torch.randint(1, modulus, shape, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
 def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Declined | None]:
@@ -40,8 +40,11 @@ def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Declined
 
     Nothing is computed past it where nodes write in place.
     """
-    in_place = any(written_by(node) for node in nodes)
-    interpreter = _Interpreter(dict(values), in_place=in_place)
+    return run(Interpreter(dict(values), in_place=any(written_by(node) for node in nodes)), nodes)
+
+
+def run(interpreter: Interpreter, nodes: Sequence[fx.Node]) -> tuple[Values, Declined | None]:
+    """`evaluate` with an interpreter that holds the given values."""
     failure = None
     with torch_private.no_modes():
         for node in nodes:
@@ -49,7 +52,7 @@ def evaluate(nodes: Sequence[fx.Node], values: Values) -> tuple[Values, Declined
                 interpreter.step(node)
             except Declined as unsupported:
                 failure = failure or unsupported
-                if in_place:
+                if interpreter.in_place:
                     break
     return interpreter.values, failure
 
@@ -97,11 +100,16 @@ def _cut(size: int | torch.SymInt) -> int:
     return 3 if example_size(size) == 2 else 2
 
 
-class _Interpreter:
+class Interpreter:
+    """Computes node by node; a subclass follows more calls."""
+
     def __init__(self, values: Values, *, in_place: bool) -> None:
         self.values = values
         self.in_place = in_place
         self.batched: set[fx.Node] = set()  # inside vmap, the mapped axis in front
+
+    def modulus(self, node: fx.Node) -> int:
+        return PRIME
 
     def step(self, node: fx.Node) -> None:
         if shape(node) is None and not written_by(node):
@@ -118,7 +126,7 @@ class _Interpreter:
             elif known is None:
                 raise Declined(f"it calls {name_of(node)}", node)
             else:
-                self.values[node] = self._compute(node, known)
+                self.values[node] = self.compute(node, known)
         except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise Declined(f"it calls {name_of(node)} in a way that is not followed", node) from error
 
@@ -130,7 +138,7 @@ class _Interpreter:
             return self.values[node.args[0]].movedim(0, node.args[3])
         raise Declined(f"it calls {name_of(node)}", node)
 
-    def _compute(self, node: fx.Node, known: Call) -> Tensor:
+    def compute(self, node: fx.Node, known: Call) -> Tensor:
         batched = [source for source in node.all_input_nodes if source in self.batched]
         if batched:
             self.batched.add(node)
@@ -147,21 +155,21 @@ class _Interpreter:
         return _MOVEMENTS[known.name](self, node, known)
 
     def _arithmetic(self, node: fx.Node, known: Call, base: str) -> Tensor:
-        given = {name: self._number(node, each) for name, each in known.args.items()}
-        result = _ARITHMETIC[base](**given).remainder(PRIME)
+        given = {name: self.number(node, each) for name, each in known.args.items()}
+        result = _ARITHMETIC[base](**given).remainder(self.modulus(node))
         if not known.name.endswith("_"):
             return result
         return given["input"].copy_(result)
 
-    def _number(self, node: fx.Node, argument: Any) -> Tensor | int:
+    def number(self, node: fx.Node, argument: Any) -> Tensor | int:
         if isinstance(argument, fx.Node):
             return self.values[argument]
         if isinstance(argument, (int, float)) and argument == int(argument):
-            return int(argument) % PRIME
+            return int(argument) % self.modulus(node)
         raise Declined(f"it has the factor {argument}", node)
 
     def _set(self, node: fx.Node, known: Call) -> Tensor:
-        self._index(node, known)[...] = self._number(node, known.args["value"])
+        self._index(node, known)[...] = self.number(node, known.args["value"])
         return self.values[known.args["input"]]
 
     def _index(self, node: fx.Node, known: Call) -> Tensor:
@@ -171,10 +179,10 @@ class _Interpreter:
             raise Declined(f"it calls {name_of(node)} with more than numbers and slices", node)
         for axis, item in parts:
             if axis is not None and item != slice(None):
-                self._need_whole(node, source, axis)
+                self.need_whole(node, source, axis)
         return self.values[source][index]
 
-    def _need_whole(self, node: fx.Node, source: fx.Node, axis: int) -> None:
+    def need_whole(self, node: fx.Node, source: fx.Node, axis: int) -> None:
         """Raise unless all elements along the axis are there."""
         if self.values[source].shape[axis] != example_size(value(source).shape[axis]):
             raise Declined(f"it calls {name_of(node)} along another axis", node)
@@ -183,7 +191,7 @@ class _Interpreter:
         """A call that needs every element along its `dim`."""
         sources = known.args.get("tensors", [known.args.get("input")])
         for source in sources:
-            self._need_whole(node, source, known.args.get("dim", 0))
+            self.need_whole(node, source, known.args.get("dim", 0))
         return self._as_written(node, known)
 
     def _as_written(self, node: fx.Node, known: Call) -> Tensor:
@@ -199,7 +207,7 @@ class _Interpreter:
         source, pad = known.args["input"], self._plain(known.args["pad"])
         for place, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
             if (before, after) != (0, 0):
-                self._need_whole(node, source, value(source).dim() - 1 - place)
+                self.need_whole(node, source, value(source).dim() - 1 - place)
         if known.args.get("mode", "constant") != "constant" or known.args.get("value"):
             raise Declined("it pads with other than zeros", node)
         return torch.nn.functional.pad(self.values[source], list(pad))
@@ -216,7 +224,7 @@ class _Interpreter:
                 sizes.append(self.values[source].shape[pieces[0].axis])
                 continue
             for piece in pieces:
-                self._need_whole(node, source, piece.axis)
+                self.need_whole(node, source, piece.axis)
             sizes.append(example_size(size))
         return self.values[source].view(sizes) if known.name == "view" else self.values[source].reshape(sizes)
 
@@ -252,13 +260,13 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 }
 _MAY_COPY = ("contiguous", "reshape", "flatten")  # or not, depending on strides that are not known here
 # Movements of which it is written here how they are done where axes are cut. Trees and mamba.py's scan have no others.
-_MOVEMENTS: dict[str, Callable[[_Interpreter, fx.Node, Call], Tensor]] = {
-    **dict.fromkeys((*CALLS[Kind.PERMUTATION], "unsqueeze", "squeeze", "stack", "flip"), _Interpreter._as_written),
-    **dict.fromkeys((*CALLS[Kind.COPY], "flatten"), _Interpreter._as_written),
-    **dict.fromkeys(("slice", "narrow", "select", "cat"), _Interpreter._along),
-    **dict.fromkeys(CALLS[Kind.CAST], _Interpreter._cast),
-    **dict.fromkeys(("view", "reshape", "unflatten"), _Interpreter._view),
-    "getitem": _Interpreter._index,
-    "pad": _Interpreter._pad,
-    "zeros_like": _Interpreter._zeros,
+_MOVEMENTS: dict[str, Callable[[Interpreter, fx.Node, Call], Tensor]] = {
+    **dict.fromkeys((*CALLS[Kind.PERMUTATION], "unsqueeze", "squeeze", "stack", "flip"), Interpreter._as_written),
+    **dict.fromkeys((*CALLS[Kind.COPY], "flatten"), Interpreter._as_written),
+    **dict.fromkeys(("slice", "narrow", "select", "cat"), Interpreter._along),
+    **dict.fromkeys(CALLS[Kind.CAST], Interpreter._cast),
+    **dict.fromkeys(("view", "reshape", "unflatten"), Interpreter._view),
+    "getitem": Interpreter._index,
+    "pad": Interpreter._pad,
+    "zeros_like": Interpreter._zeros,
 }

@@ -74,7 +74,7 @@ def _combined_as(body: fx.Graph) -> int:
     """Which of the two sequences holds the factors, where the combination is that of a linear recurrence."""
     nodes = [*body.nodes]
     placeholders = [each for each in nodes if each.op == "placeholder"]
-    given = {each: modular.sample(value(each), whole=None, seed=i) for i, each in enumerate(placeholders[:4])}
+    given = {each: modular.sample(value(each), seed=i) for i, each in enumerate(placeholders[:4])}
     values, failure = modular.evaluate(nodes[len(placeholders) : -1], given)
     results = [values.get(each) for each in nodes[-1].args[0]]
     if any(each is None for each in results):

@@ -15,12 +15,6 @@ from mvc.passes.graph.torch_ops import call, is_call
 from mvc.passes.graph.views import is_tensor
 from mvc.passes.raising.layouts import put_recurrence
 
-CHUNKED = (
-    "the chunked matrix form of a scan with one decay for each head (Mamba-2's segment sums) is left alone: its matrix "
-    "products are faster than a scan"
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class RaiseLogScan(Pass):
     """Writes exp(cumsum(log a) + logcumsumexp(log b - cumsum(log a))) as the recurrence that it is (Heinsen, 2023).
@@ -50,8 +44,6 @@ class RaiseLogScan(Pass):
                     outcome.matches += 1
                 except Declined as reason:
                     outcome.near_misses.append(NearMiss.at(node, f"no linear recurrence: {reason}"))
-            elif is_call(node, "exp") and _is_of_segment_sums(call(node).args["input"]):
-                outcome.near_misses.append(NearMiss.at(node, CHUNKED))
         return outcome
 
 
@@ -103,14 +95,3 @@ def _sums(node: object) -> _Sums | None:
     place = 2 * (len(shape(node)) - 1 - inner.dim)
     only_before = all(size == 0 for at, size in enumerate(pad) if at != place)
     return inner._replace(padding=pad) if only_before else None
-
-
-def _is_of_segment_sums(node: object) -> bool:
-    """Whether the node has minus infinity above the diagonal, and sums of a sequence from one step to another below."""
-    known = call(node)
-    if known is None or known.name != "masked_fill" or known.args["value"] != float("-inf"):
-        return False
-    inner = call(known.args["input"])
-    if inner is not None and inner.name == "sub":
-        inner = call(getattr(call(inner.args["input"]), "args", {}).get("input"))
-    return inner is not None and inner.name == "cumsum"

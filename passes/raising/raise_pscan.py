@@ -95,7 +95,7 @@ def _function_states(node: fx.Node) -> States | None:
     if len(forward.inputs) != 2 or len(shape(inputs[1])) != rank:
         return None
     for dim, reverse, (a, b) in itertools.product(range(rank), (False, True), ((0, 1), (1, 0))):
-        given = [modular.sample(value(each), whole=dim, seed=seed) for seed, each in enumerate(inputs)]
+        given = [modular.sample(value(each), whole=[dim], seed=seed) for seed, each in enumerate(inputs)]
         (h, *_), saved = forward.run(given)
         if h is None or len({given[0].shape, given[1].shape, h.shape}) > 1:
             continue
@@ -103,7 +103,7 @@ def _function_states(node: fx.Node) -> States | None:
             continue
         if not isinstance(shape(inputs[a])[dim], int):
             raise Declined("the length of the sequence is a symbol", node)
-        grad_h = modular.sample(value(inputs[b]), whole=dim, seed=2)
+        grad_h = modular.sample(value(inputs[b]), whole=[dim], seed=2)
         gradients = [each for each in backward.run([grad_h, *saved]) if each is not None]
         if len(gradients) != 2 or not _are_gradients(gradients[a], gradients[b], grad_h, given[a], h, dim, reverse):
             raise Declined("its backward is not that of the recurrence", node)
