@@ -147,7 +147,7 @@ def segment_sums(x: Tensor) -> Tensor:
 SSD = f"{MAMBA_2}; state-spaces/mamba, ssd_minimal.py"
 
 
-@published("Mamba-2, ssd_minimal", SSD, mamba_2_inputs, recurrences=None, cause=".")
+@published("Mamba-2, ssd_minimal", SSD, mamba_2_inputs, recurrences=None, cause="common factor")
 def ssd_minimal(X, A, B, C):
     X, A, B, C = (each.unflatten(1, (4, -1)) for each in (X, A, B, C))
     A = A.permute(0, 3, 1, 2)

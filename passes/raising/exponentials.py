@@ -158,7 +158,9 @@ class _Interpreter(modular.Interpreter):
         return summed.remainder(self.modulus(node))
 
     def _matmul(self, node: fx.Node, known: Call) -> Tensor:
-        left, right = (self.values[known.args[name]] for name in ("input", "other" if "other" in known.args else "mat2"))
+        left, right = (
+            self.values[known.args[name]] for name in ("input", "other" if "other" in known.args else "mat2")
+        )
         if min(left.dim(), right.dim()) < 2 or left.shape[-1] != right.shape[-2]:
             raise Declined(f"it calls {name_of(node)} on vectors", node)
         modulus = self.modulus(node)

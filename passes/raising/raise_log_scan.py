@@ -15,6 +15,7 @@ from mvc.passes.graph.torch_ops import call, is_call
 from mvc.passes.graph.views import is_tensor
 from mvc.passes.raising.layouts import put_recurrence
 
+
 @dataclasses.dataclass(frozen=True)
 class RaiseLogScan(Pass):
     """Writes exp(cumsum(log a) + logcumsumexp(log b - cumsum(log a))) as the recurrence that it is (Heinsen, 2023).

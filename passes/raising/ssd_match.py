@@ -15,7 +15,6 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, fx
 
 from mvc.passes import torch_private
@@ -24,6 +23,7 @@ from mvc.passes.graph.fx_utils import shape, value
 from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import Kind, call, is_call, is_kind
 from mvc.passes.raising import exponentials, modular
+from mvc.passes.raising.clusters import Cluster
 from mvc.passes.raising.modular import PRIME
 
 CHUNKS, STEPS = 1, 2  # axes of the sequences
@@ -60,29 +60,47 @@ def is_of_segment_sums(node: fx.Node) -> bool:
     return inner is not None and inner.name == "cumsum"
 
 
-def ends(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
-    """The sums of two terms that are both computed from segment sums, and the exponentials of those that each has."""
-    found: dict[fx.Node, frozenset[fx.Node]] = {}
+def grow(graph: fx.Graph) -> list[Cluster]:
+    """What may be a chunked form: a sum of two terms from segment sums, with all that it is computed from."""
+    found: set[fx.Node] = set()
+    clusters = []
     for node in graph.nodes:
+        inputs = found.intersection(node.all_input_nodes)
         if is_of_segment_sums(node):
-            found[node] = frozenset([node])
+            found.add(node)
+        elif inputs and exponentials.is_followed(node):
+            if is_call(node, "add") and len(inputs) == 2:
+                clusters.append(_computed(node))
+                found.difference_update(clusters[-1].nodes)
+            else:
+                found.add(node)
+    return clusters
+
+
+def _computed(y: fx.Node) -> Cluster:
+    """What y is computed from, back to what cannot be followed."""
+    nodes: set[fx.Node] = set()
+    sources: set[fx.Node] = set()
+    pending = [y]
+    while pending:
+        node = pending.pop()
+        if node in nodes or node in sources or shape(node) is None:
             continue
-        before = [found[each] for each in node.all_input_nodes if each in found]
-        if not before or not exponentials.is_followed(node):
-            continue
-        if is_call(node, "add") and len(before) == 2:
-            yield node, sorted(before[0] | before[1])
+        if exponentials.is_followed(node):
+            nodes.add(node)
+            pending += node.all_input_nodes
         else:
-            found[node] = frozenset().union(*before)
+            sources.add(node)
+    return Cluster(sorted(sources), sorted(nodes))
 
 
-def match(y: fx.Node) -> Form:
-    """The chunked form that ends in y.
+def match(cluster: Cluster) -> Form:
+    """The chunked form that the cluster is.
 
     Raises:
         Declined: it is none.
     """
-    nodes, sources = _computed(y)
+    nodes, sources, y = cluster.nodes, cluster.sources, cluster.nodes[-1]
     under = exponentials.exponents(nodes)
     decays, others = ([each for each in sources if (each in under) == is_decay] for is_decay in (True, False))
     if len(decays) != 1 or len(others) != 3:
@@ -103,28 +121,11 @@ def match(y: fx.Node) -> Form:
     raise Declined("it does not compute h_t = exp(A_t) h_{t-1} + B_t X_t and y_t = C_t h_t", y)
 
 
-def _computed(y: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
-    """What y is computed from, in the graph's order, back to what cannot be followed."""
-    nodes: set[fx.Node] = set()
-    sources: set[fx.Node] = set()
-    pending = [y]
-    while pending:
-        node = pending.pop()
-        if node in nodes or node in sources or shape(node) is None:
-            continue
-        if exponentials.is_followed(node):
-            nodes.add(node)
-            pending += node.all_input_nodes
-        else:
-            sources.add(node)
-    return sorted(nodes), sorted(sources)
-
-
 def _check_shapes(A: fx.Node, others: list[fx.Node], y: fx.Node) -> None:
     sizes = shape(A)
     if len(sizes) != 4 or any(len(shape(each)) != 5 or shape(each)[:4] != sizes for each in (*others, y)):
         raise Declined("its sequences are not (batch, chunks, steps, heads) and (batch, chunks, steps, heads, ...)", y)
-    if not all(isinstance(size, int) for each in (A, *others) for size in (*shape(each)[CHUNKS:],)):
+    if not all(isinstance(size, int) for each in (A, *others) for size in shape(each)[CHUNKS:]):
         raise Declined("the length of the sequence is a symbol", y)
     if any(value(each).dtype != value(A).dtype for each in (*others, y)):
         raise Declined("its sequences are of several dtypes", y)

@@ -66,22 +66,6 @@ def alone(log_a, log_b):
     return log_b.logcumsumexp(1) + log_a
 
 
-def segment_sums(log_a, log_b):
-    """Mamba-2's minimal form."""
-    sums = torch.cumsum(log_a.mT, -1)
-    differences = sums[..., :, None] - sums[..., None, :]
-    below = torch.tril(torch.ones(L, L, dtype=torch.bool))
-    return torch.einsum("bdls,bsd->bld", differences.masked_fill(~below, -torch.inf).exp(), log_b)
-
-
-def stable_segment_sums(log_a, log_b):
-    """Mamba-2's form in transformers."""
-    below = torch.tril(torch.ones(L, L, dtype=torch.bool), diagonal=-1)
-    repeated = log_a.mT[..., None].expand(B, D, L, L).masked_fill(~below, 0)
-    sums = torch.cumsum(repeated, dim=-2)
-    return torch.exp(sums.masked_fill(~torch.tril(torch.ones(L, L, dtype=torch.bool)), -torch.inf)) @ log_b[:, None]
-
-
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -89,8 +73,6 @@ def stable_segment_sums(log_a, log_b):
         (other_axis, "along the same axis"),
         (not_added, "are not added again"),
         (alone, "no difference from cumulative sums"),
-        (segment_sums, "matrix products are faster"),
-        (stable_segment_sums, "matrix products are faster"),
     ],
 )
 def test_other_cumulative_sums_are_left_alone(function, reason):
