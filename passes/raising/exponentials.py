@@ -18,7 +18,7 @@ from mvc.passes import torch_private
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import name_of, shape, value
 from mvc.passes.graph.torch_ops import Call, Kind, call, is_call
-from mvc.passes.graph.views import einsum_letters, view_of
+from mvc.passes.graph.views import einsum_letters, is_tensor, view_of
 from mvc.passes.raising import modular
 from mvc.passes.raising.modular import PRIME, Values
 from mvc.passes.torch_private import example_size
@@ -55,7 +55,7 @@ def exponents(nodes: Sequence[fx.Node]) -> set[fx.Node]:
         if node in found or is_call(node, "exp"):
             if node in found and is_call(node, "exp"):
                 raise Declined("an exponential is under another", node)
-            found.update(each for each in node.all_input_nodes if not is_mask(each))
+            found.update(each for each in node.all_input_nodes if is_tensor(each) and not is_mask(each))
     for node in nodes:
         if node not in found and not is_call(node, "exp") and not found.isdisjoint(node.all_input_nodes):
             raise Declined("an exponent is read by more than exponentials", node)

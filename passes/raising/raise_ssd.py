@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from mvc.kernels.scan import rules  # noqa: F401  registers mvc::selective_scan
 from mvc.kernels.scan.checks import MAX_STATES
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
-from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.fx_utils import cast, insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import Kind, call, is_kind
 from mvc.passes.raising.axes import Axis, Term
 from mvc.passes.raising.index_notation import Frame, Product
-from mvc.passes.raising.ssd_match import Form, grow, is_of_segment_sums, match, written_meanwhile
+from mvc.passes.raising.scan_safety import absorbed
+from mvc.passes.raising.ssd_match import Form, grow, is_of_segment_sums, match
 
 TINY = 1e-20  # exp(±TINY) is 1 in every dtype
 
@@ -69,31 +70,34 @@ def _segment_sums(nodes: Iterable[fx.Node]) -> list[fx.Node]:
 
 
 def _raise(surroundings: Surroundings, form: Form) -> None:
-    _check(surroundings, form)
-    y, graph, site = form.y, form.y.graph, form.site
-    with surroundings.at(site):
-        put = functools.partial(insert, graph)
-        parts = _whole(form)
-        u, delta, rate = _discretised(parts) or _divided(parts, learned=value(y).requires_grad)
-        B, C = parts.B, parts.C
+    _check_kind(form)
+    whole = _whole(form)
+    parts = _discretised(whole)
+    if parts is None and value(form.y).requires_grad:
+        raise Declined("A and X have no common factor Δ, and gradients through a division by A would lose accuracy")
+    _check_effects(surroundings, form, {*(parts or whole[:2]), whole.B, whole.C})
+    put = functools.partial(insert, form.y.graph)
+    with surroundings.at(form.site):
+        dtype = value(form.y).dtype
+        u, delta, rate = (cast(each, dtype) for each in parts or _divided(whole))
         *_, heads, width = shape(u)
-        states = shape(B)[-1]
         delta = put("flatten", put("expand", put("unsqueeze", delta, 3), -1, -1, -1, width), 2)
-        rate = put("flatten", put("expand", put("reshape", rate, (heads, 1, 1)), -1, width, states), 0, 1)
-        inputs = [surroundings.kept(each) for each in (put("flatten", u, 2), delta, rate, B, C)]
+        rate = put("expand", put("reshape", rate, (heads, 1, 1)), -1, width, shape(whole.B)[-1])
+        inputs = (put("flatten", u, 2), delta, put("flatten", rate, 0, 1), whole.B, whole.C)
         scan = put(torch.ops.mvc.selective_scan.default, *inputs, *[None] * 5, False, False)
-        scan.meta["stack_trace"] = y.meta.get("stack_trace")
-        result = put("unflatten", put(operator.getitem, scan, 0), 2, (heads, width))
-        if missing := shape(y)[1] * shape(y)[2] - shape(result)[1]:
-            result = put(F.pad, result, (0, 0, 0, 0, 0, missing))
-        pairs = {y: put("unflatten", result, 1, shape(y)[1:3])}
+        scan.meta["stack_trace"] = form.y.meta.get("stack_trace")
+        y = put("unflatten", put(operator.getitem, scan, 0), 2, (heads, width))
+        _, chunks, steps, *_ = shape(form.y)
+        if filling := chunks * steps - shape(y)[1]:
+            y = put(F.pad, y, (0, 0, 0, 0, 0, filling))
+        pairs = {form.y: put("unflatten", y, 1, (chunks, steps))}
         for each in form.last_states:
             pairs[each] = put("unflatten", put(operator.getitem, scan, 1), 1, (heads, width))
         surroundings.replace(pairs)
 
 
-def _check(surroundings: Surroundings, form: Form) -> None:
-    """Raise Declined where the scan is not known to be faster, or the program would see it."""
+def _check_kind(form: Form) -> None:
+    """Raise Declined where the scan is not known to be faster."""
     fake = value(form.y)
     if fake.device.type != "cpu":
         raise Declined("left alone on a GPU, where its matrix products use tensor cores and nothing was measured")
@@ -101,15 +105,20 @@ def _check(surroundings: Surroundings, form: Form) -> None:
         raise Declined(f"left alone in {fake.dtype}, in which nothing was measured")
     if not 1 <= shape(form.B)[-1] <= MAX_STATES:
         raise Declined(f"it has {shape(form.B)[-1]} states; the scan accepts up to {MAX_STATES}")
-    if not all(each < form.site for each in form.sequences):
-        raise Declined("the last state is read before all of the sequences are computed")
+
+
+def _check_effects(surroundings: Surroundings, form: Form, inputs: set[fx.Node]) -> None:
+    """Raise Declined where the scan of the inputs, at its place, would not compute what the graph computes."""
+    if late := [each for each in inputs if not each < form.site]:
+        raise Declined(f"the last state is read before {late[0].name} is computed")
+    passed = absorbed([form.y, *form.last_states], inputs)
     contexts = surroundings.contexts
-    if (obstacle := contexts.obstacle([*form.nodes, *form.last_states])) is not None:
+    if (obstacle := contexts.obstacle(passed)) is not None:
         raise Declined(obstacle)
-    if fake.device.type in dict(contexts.of(form.site).autocast):
+    if value(form.y).device.type in dict(contexts.of(form.site).autocast):
         raise Declined("autocast would round the scan's inputs")
-    if (writer := written_meanwhile(form)) is not None:
-        raise Declined("something is written to while it runs", writer)
+    if (writer := next(filter(None, map(surroundings.writer, passed | inputs)), None)) is not None:
+        raise Declined("what it computes with is written to", writer)
 
 
 class _Whole(NamedTuple):
@@ -124,19 +133,16 @@ class _Whole(NamedTuple):
 def _whole(form: Form) -> _Whole:
     """The sequences as they were before the reshapes into chunks, without zeros that only fill the last chunk."""
     before = [_before_chunks(each) for each in form.sequences]
-    if None not in before:
-        unpadded = [_unpadded(each) for each in before]
-        if len({shape(each)[1] for each in unpadded}) == 1:
-            return _Whole(*unpadded)
-    return _Whole(*(insert(each.graph, "flatten", each, 1, 2) for each in form.sequences))
+    unpadded = [_unpadded(each) for each in before]
+    return _Whole(*(unpadded if len({shape(each)[1] for each in unpadded}) == 1 else before))
 
 
-def _before_chunks(node: fx.Node) -> fx.Node | None:
-    if not is_kind(node, Kind.RESHAPE):
-        return None
-    source = call(node).args["input"]
+def _before_chunks(node: fx.Node) -> fx.Node:
+    source = call(node).args["input"] if is_kind(node, Kind.RESHAPE) else None
     batch, chunks, steps, *rest = shape(node)
-    return source if shape(source) == (batch, chunks * steps, *rest) else None
+    if source is None or shape(source) != (batch, chunks * steps, *rest):
+        raise Declined("its chunks are not made by a reshape of axis 1", node)
+    return source
 
 
 def _unpadded(node: fx.Node) -> fx.Node:
@@ -163,14 +169,11 @@ def _discretised(parts: _Whole) -> tuple[fx.Node, fx.Node, fx.Node] | None:
     rest = frame.without(Product((Term(parts.X, axes),)), delta)
     if rest is None or len(rest.terms) != 1 or rest.scale != 1 or rest.terms[0].axes != axes:
         return None
-    nodes = (rest.terms[0].node, delta.node, rates[0].node)
-    return nodes if all(value(each).dtype == value(parts.X).dtype for each in nodes) else None
+    return rest.terms[0].node, delta.node, rates[0].node
 
 
-def _divided(parts: _Whole, *, learned: bool) -> tuple[fx.Node, fx.Node, fx.Node]:
-    """u, delta and the rate -1. Where A is zero delta has no effect on the decay, and is not divided by zero."""
-    if learned:
-        raise Declined("A and X have no common factor Δ, and gradients through a division by A would lose accuracy")
+def _divided(parts: _Whole) -> tuple[fx.Node, fx.Node, fx.Node]:
+    """u, delta and the rate -1; where A is zero, delta is not, but as good as zero for the decay."""
     put = functools.partial(insert, parts.A.graph)
     tiny = put(torch.lt, put(torch.abs, parts.A), TINY)
     delta = put("masked_fill", put(torch.neg, parts.A), tiny, TINY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor, fx
 
 from mvc.passes.base import Declined
@@ -29,12 +31,12 @@ class Effects:
         late = [leaf for leaf in leaves if not leaf < scan.site]
         if late:
             raise Declined(f"the last state is read before {late[0].name} is computed")
-        absorbed = _absorbed([node, scan.y.node, *(term.node for term in scan.last_states)], leaves)
-        if (obstacle := self.contexts.obstacle(absorbed | {scan.site}, but_for_autocast=True)) is not None:
+        passed = absorbed([node, scan.y.node, *(term.node for term in scan.last_states)], leaves)
+        if (obstacle := self.contexts.obstacle(passed | {scan.site}, but_for_autocast=True)) is not None:
             raise Declined(obstacle)
         for writer, written in self.writes:
-            if writer < scan.y.node and writer not in absorbed:
-                spoiled = _spoiled(writer, written, scan.site, leaves, absorbed)
+            if writer < scan.y.node and writer not in passed:
+                spoiled = _spoiled(writer, written, scan.site, leaves, passed)
                 if spoiled is not None:
                     raise Declined(f"{writer.name} writes to {spoiled.name}, which is read at another time by the scan")
 
@@ -50,7 +52,7 @@ def _spoiled(
     return next((node for node in read if storages(node) & written), None)
 
 
-def _absorbed(results: list[fx.Node], leaves: set[fx.Node]) -> set[fx.Node]:
+def absorbed(results: Collection[fx.Node], leaves: Collection[fx.Node]) -> set[fx.Node]:
     """What lies between the leaves and the results."""
     found: set[fx.Node] = set()
     pending = list(results)

@@ -20,11 +20,11 @@ from torch import Tensor, fx
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import shape, value
-from mvc.passes.graph.memory import written_by
 from mvc.passes.graph.torch_ops import Kind, call, is_call, is_kind
 from mvc.passes.raising import exponentials, modular
 from mvc.passes.raising.clusters import Cluster
 from mvc.passes.raising.modular import PRIME
+from mvc.passes.torch_private import example_size
 
 CHUNKS, STEPS = 1, 2  # axes of the sequences
 
@@ -127,6 +127,8 @@ def _check_shapes(A: fx.Node, others: list[fx.Node], y: fx.Node) -> None:
         raise Declined("its sequences are not (batch, chunks, steps, heads) and (batch, chunks, steps, heads, ...)", y)
     if not all(isinstance(size, int) for each in (A, *others) for size in shape(each)[CHUNKS:]):
         raise Declined("the length of the sequence is a symbol", y)
+    if any(example_size(size) == 0 for each in (A, *others) for size in shape(each)):
+        raise Declined("it is empty", y)
     if any(value(each).dtype != value(A).dtype for each in (*others, y)):
         raise Declined("its sequences are of several dtypes", y)
 
@@ -153,20 +155,9 @@ def _scan(A: Tensor, X: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
         a = exponentials.power(A)[..., None, None]
         h = X[..., None] * B[..., None, :] % PRIME
         apart = 1
-        while apart < len(h[0]):
+        while apart < h.shape[1]:
             h[:, apart:] = (h[:, apart:] + a[:, apart:] * h[:, :-apart]) % PRIME
             a[:, apart:] = a[:, apart:] * a[:, :-apart] % PRIME
             apart *= 2
         y = (h * C[..., None, :] % PRIME).sum(-1) % PRIME
         return y.unflatten(1, chunks), h[:, -1]
-
-
-def written_meanwhile(form: Form) -> fx.Node | None:
-    """A call that writes to memory between the form's first node and its last."""
-    last = max([form.y, *form.last_states])
-    node = form.nodes[0]
-    while node is not last:
-        if written_by(node):
-            return node
-        node = node.next
-    return None

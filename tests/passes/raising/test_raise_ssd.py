@@ -106,6 +106,12 @@ def products(x, delta, A, B, C):
     return (y + y_off).contiguous().reshape(x.shape[0], -1, HEADS, P)[:, :length], states[:, -1]
 
 
+def from_bfloat16(*args):
+    """As in models of bfloat16: rounded before, and exact from there."""
+    wide = args[0].dtype
+    return discretised(*(each.bfloat16().to(wide) for each in args))
+
+
 def undiscretised(X, delta, A, B, C):
     """Some decays are one, as those of the zeros that fill a chunk."""
     return ssd(X, (A * delta).masked_fill(delta < 0.3, 0).clone(), B, C)
@@ -126,7 +132,7 @@ def run(function, *args):
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["forward", "training"])
-@pytest.mark.parametrize("function", [minimal, with_last_state, differences, products])
+@pytest.mark.parametrize("function", [minimal, with_last_state, differences, products, from_bfloat16])
 def test_form_becomes_one_scan(function, grad):
     module, _, record = run(function, *inputs(grad=grad))
     assert (record.matches, record.near_misses) == (1, ())
@@ -146,9 +152,10 @@ def test_results_and_gradients(length, grad):
     assert op_counts(module.graph)["pad"] <= 1, "the scan is not of the zeros"
     results = [function(*given) for function, given in ((module, examples), (products, args), (expected, wide))]
     if grad:
-        givens = (args, args, wide)
-        for result, given in zip(results, givens, strict=True):
-            result += torch.autograd.grad(sum(each.square().sum() for each in result), given)
+        results = [
+            result + torch.autograd.grad(sum(each.square().sum() for each in result), given)
+            for result, given in zip(results, (args, args, wide), strict=True)
+        ]
     for tensors in zip(*results, strict=True):
         actual, eager, oracle = (each.detach() for each in tensors)
         tolerance = COMPILED.tolerance(2e-7, eager_error=relative_error(eager, oracle), typical=2e-7)
@@ -221,6 +228,14 @@ def first_state(x, delta, A, B, C):
     return discretised(x, delta, A, B, C, last=1)
 
 
+def factor_written(x, delta, A, B, C):
+    """X is computed with another Δ than A."""
+    factor = delta.clone()
+    X = x * factor.unsqueeze(-1)
+    factor.add_(1)
+    return ssd(X, A * factor, B, C)
+
+
 def written(x, delta, A, B, C):
     return discretised(x, delta, A, B, C, segment_sums=lambda each: (C.add_(1), stable(each))[1])
 
@@ -237,6 +252,8 @@ def written(x, delta, A, B, C):
         (last_decay, "used by exp2"),
         (first_state, "other states than the last"),
         (written, "written to"),
+        (factor_written, "written to"),
+        (lambda *args: minimal(*(each[..., :0] if each.dim() == 4 else each for each in args)), "empty"),
         (within_alone, "not in its chunked form"),
     ],
 )
