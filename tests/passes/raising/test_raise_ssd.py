@@ -20,15 +20,15 @@ BATCH, CHUNKS, STEPS, HEADS, P, N = 2, 3, 4, 3, 2, 5
 LENGTH = CHUNKS * STEPS
 
 
-def inputs(length=LENGTH, *, dtype=torch.float64, grad=False):
+def inputs(length=LENGTH, *, width=P, states=N, dtype=torch.float64, grad=False):
     """x, delta, A, B and C."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*sizes):
         return torch.randn(sizes, generator=generator, dtype=torch.float64).to(dtype)
 
-    x, delta = random(BATCH, length, HEADS, P), random(BATCH, length, HEADS).abs()
-    weights = (random(BATCH, length, HEADS, N) for _ in "BC")
+    x, delta = random(BATCH, length, HEADS, width), random(BATCH, length, HEADS).abs()
+    weights = (random(BATCH, length, HEADS, states) for _ in "BC")
     made = [x, delta, -random(HEADS).exp(), *weights]
     return [each.requires_grad_(grad) for each in made]
 
@@ -49,13 +49,13 @@ def by_difference(A):
     return (sums[..., :, None] - sums[..., None, :]).masked_fill(lower(A.shape[-1]).logical_not(), -torch.inf)
 
 
-def in_chunks(*sequences):
-    return [each.unflatten(1, (-1, STEPS)) for each in sequences]
+def in_chunks(*sequences, steps=STEPS):
+    return [each.unflatten(1, (-1, steps)) for each in sequences]
 
 
-def ssd(X, A, B, C, segment_sums=stable, factor=None, initial=None, shift=0, last=-1):
+def ssd(X, A, B, C, segment_sums=stable, factor=None, initial=None, shift=0, last=-1, steps=STEPS):
     """mamba-ssm's `ssd_minimal_discrete`: y and the last state."""
-    X, A, B, C = in_chunks(X, A, B, C)
+    X, A, B, C = in_chunks(X, A, B, C, steps=steps)
     A = A.permute(0, 3, 1, 2)
     A_sums = torch.cumsum(A, dim=-1)
     y = torch.einsum("bclhn,bcshn,bhcls,bcshp->bclhp", C, B, torch.exp(segment_sums(A)), X)
@@ -168,6 +168,19 @@ def test_without_a_common_factor():
     assert (record.matches, op_counts(module.graph)["mvc.selective_scan"]) == (1, 1)
     _, _, record = run(undiscretised, *inputs(grad=True))
     assert "no common factor" in record.near_misses[0].reason
+
+
+@pytest.mark.parametrize(
+    ("chunks", "steps", "states", "raised"), [(4, 16, 64, (False, False)), (16, 32, 128, (True, False))]
+)
+def test_short_chunks_are_left_alone(chunks, steps, states, raised):
+    """As measured without and with gradients, of 64 channels for each head."""
+    for grad, matches in zip((False, True), raised, strict=True):
+        args = inputs(chunks * steps, grad=grad, width=64, states=states)
+        module, _ = capture(lambda *args: discretised(*args, steps=steps), *args)
+        (record,) = pipeline.run([RaiseSsd()], module, strict=True)
+        assert record.matches == matches
+        assert matches or "short chunks" in record.near_misses[0].reason
 
 
 def test_any_batch():
