@@ -53,10 +53,10 @@ class RaiseSsd(Pass):
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
         reasons = dict.fromkeys(_segment_sums(graph.nodes), "Mamba-2's segment sums, but not in its chunked form")
-        surroundings = Surroundings(graph)
+        surroundings, known = Surroundings(graph), {}
         for cluster in grow(graph) if reasons else ():
             try:
-                _raise(surroundings, match(cluster))
+                _raise(surroundings, match(cluster, known))
             except Declined as reason:
                 no_scan = f"no scan with one decay for each head (Mamba-2's chunked form): {reason}"
                 reasons |= dict.fromkeys(_segment_sums(cluster.nodes), no_scan)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
@@ -27,6 +28,8 @@ from mvc.passes.raising.modular import PRIME
 from mvc.passes.torch_private import example_size
 
 CHUNKS, STEPS = 1, 2  # axes of the sequences
+
+Known = dict[str, "tuple[int, ...] | str"]  # by a cluster's text: which sources are A, X, B and C, or why it is none
 
 
 class Form(NamedTuple):
@@ -94,43 +97,68 @@ def _computed(y: fx.Node) -> Cluster:
     return Cluster(sorted(sources), sorted(nodes))
 
 
-def match(cluster: Cluster) -> Form:
+def match(cluster: Cluster, known: Known) -> Form:
     """The chunked form that the cluster is.
+
+    Args:
+        known: what was found out of other clusters, as the layers of a model are written alike.
 
     Raises:
         Declined: it is none.
     """
     nodes, sources, y = cluster.nodes, cluster.sources, cluster.nodes[-1]
-    under = exponentials.exponents(nodes)
+    last = list(_read_elsewhere(nodes, y))
+    written = _written(sources, [*nodes, *last])
+    if written not in known:
+        try:
+            known[written] = _parts(sources, nodes, last)
+        except Declined as reason:
+            known[written] = str(reason)
+    if isinstance(parts := known[written], str):
+        raise Declined(parts, y)
+    return Form(*(sources[part] for part in parts), y, last, nodes)
+
+
+def _written(sources: list[fx.Node], nodes: list[fx.Node]) -> str:
+    """The calls as text, alike for clusters that are written alike."""
+    numbers = {node: f"%{number}" for number, node in enumerate([*sources, *nodes])}
+    calls = [map_arg((node.target, node.args, node.kwargs), lambda each: numbers.get(each, each)) for node in nodes]
+    kinds = [(value(node).dtype, *shape(node)) for node in (*sources, *nodes)]
+    return f"{calls} {kinds}"
+
+
+def _parts(sources: list[fx.Node], nodes: list[fx.Node], last: list[fx.Node]) -> tuple[int, ...]:
+    """Which of the sources are A, X, B and C."""
+    y, under = nodes[-1], exponentials.exponents(nodes)
     decays, others = ([each for each in sources if (each in under) == is_decay] for is_decay in (True, False))
     if len(decays) != 1 or len(others) != 3:
-        raise Declined(f"it combines {len(sources)} tensors; without an initial state there are 4: A, X, B and C", y)
-    _check_shapes(decays[0], others, y)
-    last = list(_read_elsewhere(nodes, y))
+        raise Declined(f"it combines {len(sources)} tensors; without an initial state there are 4: A, X, B and C")
+    (A,) = decays
+    _check_shapes(A, others, y)
     given = {each: modular.sample(value(each), whole=(CHUNKS, STEPS), seed=i) for i, each in enumerate(sources)}
-    given[decays[0]] = given[decays[0]] % (PRIME - 1)
+    given[A] = given[A] % (PRIME - 1)
     found = exponentials.evaluate([*nodes, *last], given, under)
     for X, B, C in itertools.permutations(others):
         if shape(B) != shape(C) or shape(X) != shape(y):
             continue
-        expected, last_state = _scan(*(given[each] for each in (decays[0], X, B, C)))
+        expected, last_state = _scan(given[A], given[X], given[B], given[C])
         if modular.same(found[y], expected):
             if not all(modular.same(found[each], last_state) for each in last):
-                raise Declined("other states than the last are read", last[0])
-            return Form(decays[0], X, B, C, y, last, nodes)
-    raise Declined("it does not compute h_t = exp(A_t) h_{t-1} + B_t X_t and y_t = C_t h_t", y)
+                raise Declined("other states than the last are read")
+            return tuple(map(sources.index, (A, X, B, C)))
+    raise Declined("it does not compute h_t = exp(A_t) h_{t-1} + B_t X_t and y_t = C_t h_t")
 
 
 def _check_shapes(A: fx.Node, others: list[fx.Node], y: fx.Node) -> None:
     sizes = shape(A)
     if len(sizes) != 4 or any(len(shape(each)) != 5 or shape(each)[:4] != sizes for each in (*others, y)):
-        raise Declined("its sequences are not (batch, chunks, steps, heads) and (batch, chunks, steps, heads, ...)", y)
+        raise Declined("its sequences are not (batch, chunks, steps, heads) and (batch, chunks, steps, heads, ...)")
     if not all(isinstance(size, int) for each in (A, *others) for size in shape(each)[CHUNKS:]):
-        raise Declined("the length of the sequence is a symbol", y)
+        raise Declined("the length of the sequence is a symbol")
     if any(example_size(size) == 0 for each in (A, *others) for size in shape(each)):
-        raise Declined("it is empty", y)
+        raise Declined("it is empty")
     if any(value(each).dtype != value(A).dtype for each in (*others, y)):
-        raise Declined("its sequences are of several dtypes", y)
+        raise Declined("its sequences are of several dtypes")
 
 
 def _read_elsewhere(nodes: list[fx.Node], y: fx.Node) -> Iterator[fx.Node]:
