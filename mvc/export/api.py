@@ -24,7 +24,7 @@ from mvc.passes import pipeline
 FORMATS = {"pt2": ".pt2", "onnx": ".onnx", "exported": ".exported"}
 Format = Literal["pt2", "onnx", "exported"]
 # What other runtimes see: scans as one op each. Everything else is theirs to fuse.
-RAISING = ("raise_loop", "raise_higher_order", "raise_tree", "raise_pscan", "raise_log_scan", "raise_ssd", "raise_scan")
+RAISING = ("raise_loop", "raise_higher_order", "raise_tree", "raise_pscan", "raise_log_scan", "raise_scan")
 WINDOWS = (
     "; height and width may be free with the formats 'onnx' and 'exported', from 33 pixels and where the batch is free "
     "too; with a fixed batch of 1 each stage must have one window along an axis for all sizes, or several for all"

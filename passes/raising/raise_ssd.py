@@ -110,7 +110,7 @@ def _check_kind(form: Form) -> None:
     fake = value(form.y)
     if fake.device.type != "cpu":
         raise Declined("left alone on a GPU, where its matrix products use tensor cores and nothing was measured")
-    if fake.dtype not in (torch.float32, torch.float64):
+    if fake.dtype != torch.float32:
         raise Declined(f"left alone in {fake.dtype}, in which nothing was measured")
     if not 1 <= shape(form.B)[-1] <= MAX_STATES:
         raise Declined(f"it has {shape(form.B)[-1]} states; the scan accepts up to {MAX_STATES}")
