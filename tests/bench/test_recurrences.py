@@ -17,15 +17,6 @@ from bench.zoo.trial import raised
 
 found = functools.cache(lambda name: raised(ENTRIES[name], SMALL))
 
-# Wanted, and not so yet.
-NOT_RAISED: set[str] = set()
-NO_REASON: set[str] = set()
-
-
-def entries(names, not_yet):
-    """The names as parameters; those that are not so yet are expected to fail."""
-    return [pytest.param(name, marks=[pytest.mark.xfail] if name in not_yet else []) for name in names]
-
 
 def installed(name):
     if not is_installed(ENTRIES[name]):
@@ -42,7 +33,7 @@ def test_the_same_as_eager(name):
     assert not [reason for reason in made.reasons if "failed:" in reason]
 
 
-@pytest.mark.parametrize("name", entries([n for n, e in ENTRIES.items() if e.recurrences], NOT_RAISED))
+@pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if e.recurrences])
 def test_raised(name):
     made, _ = installed(name)
     assert made.count >= ENTRIES[name].recurrences, made.reasons
@@ -54,7 +45,7 @@ def test_not_raised(name):
     assert made.count == 0
 
 
-@pytest.mark.parametrize("name", entries([n for n, e in ENTRIES.items() if e.cause], NO_REASON))
+@pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if e.cause])
 def test_left_with_a_reason(name):
     made, _ = installed(name)
     assert made.count or any(re.search(ENTRIES[name].cause, reason) for reason in made.reasons), made.reasons

@@ -140,6 +140,7 @@ READ_OUTS = {
     "state_before": lambda before, h, C: torch.tanh(before.transpose(1, 2)).mean(1) + C.sum(-1, keepdim=True),
     "reshaped": lambda before, h, C: h.reshape(BATCH, -1).unsqueeze(1).expand(-1, 2, -1) * 2,
     "stacked": lambda before, h, C: torch.cat([h, torch.stack([C, C], 1)], 1).permute(2, 0, 1),
+    "cumulative": lambda before, h, C: torch.cumsum(h, -1),
     "linear": lambda before, h, C: torch.nn.functional.linear(h, torch.ones(2, STATES)),
 }
 
@@ -210,7 +211,7 @@ def noisy(h, x):
 
 
 def cumulative_output(h, x):
-    return 0.5 * h + x, torch.cumsum(x, 0)
+    return 0.5 * h + x, torch.cumprod(x, 0)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def cumulative_output(h, x):
         (rotated, "each step moves elements of the state (flip); a linear recurrence keeps each in its place"),
         (inverse, "each step divides by the state; its factors must not depend on it"),
         (noisy, "rand is not known to be the same in each step"),
-        (cumulative_output, "cumsum is not known over all steps"),
+        (cumulative_output, "cumprod is not known over all steps"),
     ],
     ids=lambda step: getattr(step, "__name__", ""),
 )
