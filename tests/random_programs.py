@@ -282,6 +282,8 @@ class _Writer(_Choices):
             if not early:
                 with self.context("around the read-out", 0.05):
                     self.line(inside)
+            if output == "{h}" and collector in ("empty", "new_zeros") and self.has("read back", 0.4):
+                self.line(f"h = {inside.partition(' = ')[0]}")
             if again := self.has("second read-out", 0.2):
                 second = "{h}.sum(-1)" if self.selective else self.pick("second", list(READ_OUTS))
                 self.line(f"second.append({self.named(second)})")

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torch import fx
+from torch import Tensor, fx
 
 from mvc.passes.base import NearMiss
-from mvc.passes.graph.fx_utils import shape, value
+from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.memory import reads_layout, storages, written_by
-from mvc.passes.graph.torch_ops import Kind, is_kind
+from mvc.passes.graph.torch_ops import Kind, filled_with, is_kind
 from mvc.passes.graph.views import Part, index_parts, selection
 from mvc.passes.raising.collectors import only_place
 from mvc.passes.raising.in_place import Renamed
@@ -28,7 +28,8 @@ class Place(NamedTuple):
 
 
 def forward_writes(graph: fx.Graph) -> list[Renamed]:
-    """Let what reads an entry of a new tensor, to which a call wrote once, read what was written."""
+    """Let what reads an entry of a new tensor, to which a call wrote once, read what was written; where none did, what
+    the tensor is filled with."""
     writes: dict[int, list[fx.Node]] = defaultdict(list)
     for node in graph.nodes:
         for memory in set().union(*map(storages, written_by(node))):
@@ -79,15 +80,33 @@ def _place(parts: Sequence[Part] | None, tensor: fx.Node) -> Place | None:
 
 def _forwarded(tensor: fx.Node, entries: dict[Place, fx.Node]) -> list[Renamed]:
     renamed, last = [], max(entries.values())
-    for read in [*tensor.users]:
-        chosen = selection(read)
-        place = _place(chosen.parts, tensor) if chosen is not None and chosen.input is tensor else None
-        write = entries.get(place)
-        entry = write.args[2] if write is not None and write < read else None
-        if entry is None or shape(entry) != shape(read):
+    for read in sorted(tensor.users):
+        entry = _entry_of(tensor, read, entries) if read < last else None
+        if entry is None:
             continue
-        for user in [*read.users]:
-            if entry not in user.all_input_nodes and user < last and not reads_layout(user):
-                user.replace_input_with(read, entry)
-                renamed.append(Renamed(user, read, entry))
+        if _is_as(value(entry), value(read)):
+            for user in [*read.users]:
+                if entry not in user.all_input_nodes and user < last and not reads_layout(user):
+                    user.replace_input_with(read, entry)
+                    renamed.append(Renamed(user, read, entry))
+        if not entry.users:
+            entry.graph.erase_node(entry)
     return renamed
+
+
+def _entry_of(tensor: fx.Node, read: fx.Node, entries: dict[Place, fx.Node]) -> fx.Node | None:
+    """What the read entry is: what was written, or a new node of what the tensor is filled with."""
+    chosen, fill = selection(read), filled_with(tensor)
+    place = _place(chosen.parts, tensor) if chosen is not None and chosen.input is tensor else None
+    if place in entries:
+        return entries[place].args[2] if entries[place] < read else None
+    if place is None or not isinstance(fill, (int, float)):
+        return None
+    with tensor.graph.inserting_after(tensor):
+        return insert(tensor.graph, "new_full", tensor, tuple(shape(read)), fill)
+
+
+def _is_as(entry: Tensor, read: Tensor) -> bool:
+    """Whether what was written is what is read, gradients included, which a write may have left behind."""
+    kinds = [(each.shape, each.dtype, each.device, each.requires_grad) for each in (entry, read)]
+    return kinds[0] == kinds[1]

@@ -27,7 +27,7 @@ def chains(graph: fx.Graph) -> list[Column]:
 
     They look alike, but for that the first or last may be none, and two loops of the same lines may be one chain.
     """
-    return [chain for chain in _candidates(graph) if len(chain) >= LEAST_STEPS]
+    return [chain for chain in dict.fromkeys(_candidates(graph)) if len(chain) >= LEAST_STEPS]
 
 
 def _candidates(graph: fx.Graph) -> Iterator[Column]:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 from torch import fx
 
 from mvc.passes.base import Declined
+from mvc.passes.graph.contexts import Contexts
+from mvc.passes.graph.fx_utils import value
 from mvc.passes.graph.memory import storages, written_by
-from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.torch_ops import Kind, call, is_kind
 from mvc.passes.raising.chains import LEAST_STEPS, line_of
 
 
@@ -44,15 +46,20 @@ def undo(graph: fx.Graph, renamed: list[Renamed]) -> None:
     for user, tensor, write in reversed(renamed):
         if user in left and write in left:
             user.replace_input_with(write, tensor)
+    for write in {each.write for each in renamed} & set(left):
+        if is_kind(write, Kind.CONSTRUCTION) and not write.users:
+            graph.erase_node(write)
 
 
-def check(loop: Iterable[fx.Node]) -> None:
+def check(loop: Iterable[fx.Node], contexts: Contexts) -> None:
     """Raise Declined where others see what the loop writes to: because the graph is given it, or because it is read
-    afterwards by an older name, a view say."""
+    afterwards by an older name, a view say. So too where it writes behind autograd's back."""
     writes: dict[int, list[fx.Node]] = defaultdict(list)
     for write in sorted(loop):
         for memory in set().union(*map(storages, written_by(write))):
             writes[memory].append(write)
+            if value(write) is not None and value(write).requires_grad and not contexts.of(write).gradients:
+                raise Declined(f"{write.name} writes to a tensor with gradients where they are switched off", write)
     if not writes:
         return
     for node in write.graph.nodes:

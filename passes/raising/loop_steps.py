@@ -124,7 +124,9 @@ class RolledLoop:
         if (later := self._carry_of(column)) is not None:
             self._carried[column] = later
             return
-        if breaks := breaks_of(column):
+        if 2 * len(breaks := breaks_of(column)) >= self.length:
+            raise Declined("its steps take entries of a tensor at uneven distances", column[breaks[0]])
+        if breaks:
             reason = f"step {breaks[0] + 1} does not take what follows on what step {breaks[0]} takes"
             raise Uneven(reason, column[breaks[0]], breaks)
         if not any(isinstance(each, fx.Node) for each in column):

@@ -58,8 +58,8 @@ class RaiseLoop(Pass):
         run.raise_chains()
         if run.raised:
             run.raise_collected()  # what others compute from single states
-        in_place.undo(graph, renamed)
         run.outcome.near_misses += buffers.read_back(graph)
+        in_place.undo(graph, renamed)
         return run.outcome
 
 
@@ -141,7 +141,7 @@ class _Run:
         """
         if (obstacle := loop.obstacle()) is not None:
             raise Declined(obstacle)
-        in_place.check(loop.nodes)
+        in_place.check(loop.nodes, self.surroundings.contexts)
         body, site = loop.body(), loop.site()
         body = functional(body, [*body.nodes][: len(loop.carries)])
         if (obstacle := self.surroundings.contexts.obstacle({site, *loop.nodes, *loop.leaving})) is not None:
