@@ -83,6 +83,8 @@ class _Rules:
         return self.of(result)
 
     def of_call(self, node: fx.Node) -> Affine:
+        if shape(node) is None:  # a size
+            raise Declined(_why_not(node), node)
         known, rank = call(node), len(shape(node))
         states = [each for each in node.all_input_nodes if each in self.known]
         aligned = {(None,) * (rank - len(self.axes[each])) + self.axes[each] for each in states}
@@ -109,9 +111,13 @@ class _Rules:
         """The term under the same movement of axes as the state."""
         if not isinstance(term, fx.Node):
             return term
-        if not all(isinstance(size, int) for size in shape(source)):
-            raise Declined(f"each step moves axes of the state ({name_of(node)}), whose sizes are not known", node)
-        whole = insert(self.graph, "expand", term, shape(source))
+        whole, known = term, call(node)
+        for _ in range(len(shape(source)) - len(shape(term))):
+            whole = insert(self.graph, torch.unsqueeze, whole, 0)
+        if known.kind is not Kind.PERMUTATION and not (known.name in ("unsqueeze", "squeeze") and "dim" in known.args):
+            if not all(isinstance(size, int) for size in shape(source)):
+                raise Declined(f"each step moves axes of the state ({known.name}), whose sizes are not known", node)
+            whole = insert(self.graph, "expand", whole, shape(source))
         args, kwargs = map_arg((node.args, node.kwargs), lambda each: whole if each is source else each)
         return insert(self.graph, node.target, *args, **kwargs)
 

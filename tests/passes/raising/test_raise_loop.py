@@ -273,6 +273,12 @@ def state_with_an_axis_more(a, b, c, h):
     return torch.stack(states, 2)
 
 
+def viewed_as_it_is(a, b, c, h):
+    for t in range(L):
+        h = (a[:, :, t] * h + b[:, :, t]).view(h.size(0), D, -1)
+    return h
+
+
 def state_read_by_another(a, b, c, h):
     """Before it is updated."""
     g = torch.zeros_like(h)
@@ -366,6 +372,22 @@ def test_leading_axis_of_time():
         return torch.stack(outputs)
 
     check_same(loop, sequences(time=0))
+
+
+@pytest.mark.parametrize(
+    ("function", "raised"),
+    [(state_with_an_axis_more, True), (viewed_as_it_is, False)],
+    ids=["an axis more", "view"],
+)
+def test_batch_may_be_a_symbol(function, raised):
+    tensors = sequences()
+    for tensor in tensors.values():
+        torch._dynamo.mark_dynamic(tensor, 0)
+    module, inputs = capture(function, *tensors.values())
+    (record,) = pipeline.run([RaiseLoop(always=True)], module, strict=True)
+    assert record.matches == raised
+    assert raised or "whose sizes are not known" in record.near_misses[0].reason
+    torch.testing.assert_close(module(*inputs)[0], function(*tensors.values()))
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
