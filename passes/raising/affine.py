@@ -77,8 +77,11 @@ class _Rules:
     def of_result(self, result: fx.Node) -> Affine:
         """Of what is the state after the step."""
         if result in self.known:
-            axes = zip(self.axes[result], self.axes[self.state], shape(self.state), strict=True)
-            if not all(axis == own or is_one(size) for axis, own, size in axes):
+            axes, own = self.axes[result], self.axes[self.state]
+            kept = (
+                axis == before or is_one(size) for axis, before, size in zip(axes, own, shape(self.state), strict=False)
+            )
+            if len(axes) != len(own) or not all(kept):
                 raise Declined(_MOVES.format("over all, the axes"), result)
         return self.of(result)
 

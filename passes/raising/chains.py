@@ -27,7 +27,8 @@ def chains(graph: fx.Graph) -> list[Column]:
 
     They look alike, but for that the first or last may be none, and two loops of the same lines may be one chain.
     """
-    return [chain for chain in dict.fromkeys(_candidates(graph)) if len(chain) >= LEAST_STEPS]
+    found = dict.fromkeys(_candidates(graph))
+    return [chain for chain in found if len(chain) >= LEAST_STEPS and len({len(shape(node)) for node in chain}) == 1]
 
 
 def _candidates(graph: fx.Graph) -> Iterator[Column]:
