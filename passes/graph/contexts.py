@@ -5,12 +5,15 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from mvc.passes import torch_private
+from mvc.passes.graph.fx_utils import call_target, value
 
 AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 
@@ -99,6 +102,13 @@ class Contexts:
         context = self.of(node)
         with contextlib.nullcontext() if context == self._first else entered(context):
             yield
+
+    def computed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """What the node's call returns for these values of its arguments, for their example values where they have
+        none there."""
+        args, kwargs = map_arg((node.args, node.kwargs), lambda each: values.get(each, value(each)))
+        with torch_private.fake_mode(map(value, node.all_input_nodes)), self.inside(node):
+            return call_target(node, args, kwargs)
 
 
 @contextlib.contextmanager

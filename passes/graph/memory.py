@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -72,6 +73,15 @@ def written_by(node: fx.Node) -> list[fx.Node]:
     return [each for each in tree_leaves(written) if isinstance(each, fx.Node)]
 
 
+def writes_by_memory(nodes: Iterable[fx.Node]) -> dict[int, list[fx.Node]]:
+    """Those of the nodes that write, in their order, by the memory that they write to."""
+    found: dict[int, list[fx.Node]] = defaultdict(list)
+    for node in nodes:
+        for each in set().union(*map(storages, written_by(node))):
+            found[each].append(node)
+    return found
+
+
 def writers(nodes: Iterable[fx.Node], to: set[int]) -> Iterator[fx.Node]:
     """Those of the nodes that write to that memory."""
     return (node for node in nodes if any(storages(each) & to for each in written_by(node)))
@@ -117,6 +127,12 @@ def reads_layout(node: fx.Node) -> bool:
     if isinstance(node.target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return str(node.target).split(".")[0] not in ("aten", "prims", "mvc")
     return not _speaks(node)
+
+
+def same_kind(first: Tensor, second: Tensor) -> bool:
+    """Whether both have the same dtype, device and sizes, whatever the symbols in these stand for; makes no guard."""
+    kinds = [(each.dtype, each.device, each.dim()) for each in (first, second)]
+    return kinds[0] == kinds[1] and all(map(surely_equal, first.shape, second.shape))
 
 
 def same_strides(first: Tensor, second: Tensor) -> bool:

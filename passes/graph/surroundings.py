@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
 from mvc.passes.graph.contexts import Contexts
-from mvc.passes.graph.fx_utils import Unfit, call_target, insert, value
+from mvc.passes.graph.fx_utils import Unfit, insert, value
 from mvc.passes.graph.memory import (
     Holders,
     is_dense,
@@ -224,19 +223,14 @@ class Surroundings:
             if user in values or user in leaving or torch_private.is_of_transform(user):
                 continue  # where a transform is left, memory is that of a whole batch
             if shares(value(user), inputs):
-                values[user] = self._computed(user, values)
-
-    def _computed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda each: values.get(each, value(each)))
-        with torch_private.fake_mode(map(value, node.all_input_nodes)), self.contexts.inside(node):
-            return call_target(node, args, kwargs)
+                values[user] = self.contexts.computed(user, values)
 
     def _recomputed(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """What the call returns for inputs of other strides."""
         recorder = torch_private.EffectRecorder()
         try:
             with recorder:
-                result = self._computed(node, values)
+                result = self.contexts.computed(node, values)
         except Exception as error:
             raise Declined(f"{node.name} fails with other strides", node) from error
         if recorder.random:

@@ -219,7 +219,7 @@ _MIXES = "each step multiplies the state by a matrix ({}); only elementwise fact
 
 def _why_not(node: fx.Node) -> str:
     name, kind = name_of(node), call(node).kind if call(node) else None
-    if kind is Kind.PRODUCT or name == "matmul":
+    if kind is Kind.PRODUCT:
         return _MIXES.format(name)
     if kind in MOVEMENTS:
         return _MOVES.format(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from torch import Tensor, fx
 
 from mvc.passes.base import NearMiss
 from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.memory import reads_layout, storages, written_by
+from mvc.passes.graph.memory import reads_layout, same_kind, storages, writes_by_memory
 from mvc.passes.graph.torch_ops import Kind, filled_with, is_kind
 from mvc.passes.graph.views import Part, index_parts, selection
 from mvc.passes.raising.collectors import only_place
@@ -30,11 +29,7 @@ class Place(NamedTuple):
 def forward_writes(graph: fx.Graph) -> list[Renamed]:
     """Let what reads an entry of a new tensor, to which a call wrote once, read what was written; where none did, what
     the tensor is filled with."""
-    writes: dict[int, list[fx.Node]] = defaultdict(list)
-    for node in graph.nodes:
-        for memory in set().union(*map(storages, written_by(node))):
-            writes[memory].append(node)
-    renamed = []
+    writes, renamed = writes_by_memory(graph.nodes), []
     for tensor in graph.nodes:
         if is_kind(tensor, Kind.CONSTRUCTION) and len(storages(tensor)) == 1:
             (memory,) = storages(tensor)
@@ -100,7 +95,7 @@ def _entry_of(tensor: fx.Node, read: fx.Node, entries: dict[Place, fx.Node]) -> 
     place = _place(chosen.parts, tensor) if chosen is not None and chosen.input is tensor else None
     if place in entries:
         return entries[place].args[2] if entries[place] < read else None
-    if place is None or not isinstance(fill, (int, float)):
+    if place is None or not isinstance(fill, (int, float)) or not all(isinstance(size, int) for size in shape(read)):
         return None
     with tensor.graph.inserting_after(tensor):
         return insert(tensor.graph, "new_full", tensor, tuple(shape(read)), fill)
@@ -108,5 +103,4 @@ def _entry_of(tensor: fx.Node, read: fx.Node, entries: dict[Place, fx.Node]) -> 
 
 def _is_as(entry: Tensor, read: Tensor) -> bool:
     """Whether what was written is what is read, gradients included, which a write may have left behind."""
-    kinds = [(each.shape, each.dtype, each.device, each.requires_grad) for each in (entry, read)]
-    return kinds[0] == kinds[1]
+    return same_kind(entry, read) and entry.requires_grad == read.requires_grad

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections import Counter, defaultdict
+import itertools
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import fx
 from mvc.passes.base import Declined
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import value
-from mvc.passes.graph.memory import storages, written_by
+from mvc.passes.graph.memory import storages, writes_by_memory, written_by
 from mvc.passes.graph.torch_ops import Kind, call, is_kind
 from mvc.passes.raising.chains import LEAST_STEPS, line_of
 
@@ -54,15 +55,11 @@ def undo(graph: fx.Graph, renamed: list[Renamed]) -> None:
 def check(loop: Iterable[fx.Node], contexts: Contexts) -> None:
     """Raise Declined where others see what the loop writes to: because the graph is given it, or because it is read
     afterwards by an older name, a view say. So too where it writes behind autograd's back."""
-    writes: dict[int, list[fx.Node]] = defaultdict(list)
-    for write in sorted(loop):
-        for memory in set().union(*map(storages, written_by(write))):
-            writes[memory].append(write)
-            if value(write) is not None and value(write).requires_grad and not contexts.of(write).gradients:
-                raise Declined(f"{write.name} writes to a tensor with gradients where they are switched off", write)
-    if not writes:
-        return
-    for node in write.graph.nodes:
+    writes = writes_by_memory(sorted(loop))
+    for write in itertools.chain(*writes.values()):
+        if value(write) is not None and value(write).requires_grad and not contexts.of(write).gradients:
+            raise Declined(f"{write.name} writes to a tensor with gradients where they are switched off", write)
+    for node in write.graph.nodes if writes else ():
         for memory in storages(node) & writes.keys():
             if node.op in ("placeholder", "get_attr"):
                 raise Declined(f"{writes[memory][0].name} writes to {node.name}, which others see", writes[memory][0])

@@ -71,6 +71,7 @@ class _Run:
         self.always = always
         self.outcome = Outcome()
         self.surroundings = Surroundings(graph)
+        self.there = set(graph.nodes)
         self.left: set[fx.Node] = set()  # of loops that are not worth raising
         self.raised: set[fx.Node] = set()  # results of raised loops of which others use single steps
 
@@ -92,16 +93,18 @@ class _Run:
         that one is raised."""
         pending, misses = chains(self.graph), {}
         while pending:
-            matches, there = self.outcome.matches, set(self.graph.nodes)
-            for chain in pending:
-                if matches != self.outcome.matches:
-                    there = set(self.graph.nodes)
-                if self.left.isdisjoint(chain) and there.issuperset(chain):
-                    misses[chain] = self._raise_chain(chain, cuts=MOST_CUTS)
-            pending = [chain for chain in pending if misses.get(chain) is not None and there.issuperset(chain)]
+            matches, misses = self.outcome.matches, {}
+            for chain in filter(self._is_there, pending):
+                if (miss := self._raise_chain(chain, cuts=MOST_CUTS)) is not None:
+                    misses[chain] = miss
+            pending = [*filter(self._is_there, misses)]
             if matches == self.outcome.matches:
                 break
         self.outcome.near_misses += [misses[chain] for chain in pending]
+
+    def _is_there(self, chain: Column) -> bool:
+        """Whether the chain is neither raised with another nor known not to be worth it."""
+        return self.left.isdisjoint(chain) and self.there.issuperset(chain)
 
     def _raise_chain(self, chain: Column, *, cuts: int) -> NearMiss | None:
         """Why the chain is left alone; None where it is raised, at least in part, or no loop.
@@ -159,6 +162,7 @@ class _Run:
         if collector is not None:
             collector.erase()
         loop.erase()
+        self.there = set(self.graph.nodes)
         self.raised.update(selection(pick).input for pick in picked.values())
         self.outcome.matches += bool(loop.carries)
 

@@ -16,9 +16,9 @@ import torch
 from torch import fx
 
 from mvc.passes.graph.fx_utils import insert, shape, value
-from mvc.passes.graph.views import selection
+from mvc.passes.graph.memory import same_kind
+from mvc.passes.graph.views import is_tensor, selection
 from mvc.passes.raising.layouts import move
-from mvc.passes.torch_private import surely_equal
 
 MOST_APART = 2  # steps at either end that take something else
 
@@ -109,12 +109,7 @@ def _step(one: _Slice | None, other: _Slice | None) -> int:
 
 def _is_like(node: Any, piece: fx.Node) -> bool:
     """Whether a node could be one more of the slices."""
-    fake, like = (value(each) if isinstance(each, fx.Node) else None for each in (node, piece))
-    if not isinstance(fake, torch.Tensor):
-        return False
-    if (fake.dtype, fake.device, fake.dim()) != (like.dtype, like.device, like.dim()):
-        return False
-    return all(surely_equal(*sizes) for sizes in zip(fake.shape, like.shape, strict=True))
+    return is_tensor(node) and same_kind(value(node), value(piece))
 
 
 class _Slice(NamedTuple):

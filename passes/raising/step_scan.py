@@ -7,12 +7,13 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import shape, value
-from mvc.passes.graph.memory import written_by
+from mvc.passes.graph.memory import same_kind, written_by
 from mvc.passes.graph.torch_ops import call
+from mvc.passes.graph.views import is_tensor
 from mvc.passes.raising import modular
 from mvc.passes.raising.affine import affine, needed
 from mvc.passes.raising.layouts import insert_recurrence, move
@@ -33,7 +34,12 @@ def functional(body: fx.Graph, states: Collection[fx.Node] = ()) -> fx.Graph:
         target = known.args.get("input") if known else None
         fresh = isinstance(target, fx.Node) and modular.is_arithmetic(target) and (states or len(target.users) == 1)
         ours = fresh or target in states
-        if ours and known.name == "copy_" and _is_like(known.args["src"], target):
+        if (
+            ours
+            and known.name == "copy_"
+            and is_tensor(known.args["src"])
+            and same_kind(value(known.args["src"]), value(target))
+        ):
             node.replace_all_uses_with(known.args["src"])
             body.erase_node(node)
             continue
@@ -41,14 +47,6 @@ def functional(body: fx.Graph, states: Collection[fx.Node] = ()) -> fx.Graph:
             raise Declined("its step writes in place", node)
         node.op, node.target = "call_function", getattr(torch, known.name.removesuffix("_"))
     return body
-
-
-def _is_like(node: object, other: fx.Node) -> bool:
-    """Whether a copy of the node into the other is equal to it."""
-    fake, like = value(node) if isinstance(node, fx.Node) else None, value(other)
-    if not isinstance(fake, Tensor) or (fake.dtype, fake.dim()) != (like.dtype, like.dim()):
-        return False
-    return all(surely_equal(*sizes) for sizes in zip(fake.shape, like.shape, strict=True))
 
 
 class StepScan:
