@@ -29,7 +29,7 @@ from mvc.compile.backend import Options, compile_graph
 from mvc.passes import pipeline
 from mvc.passes.accuracy import REWRITTEN, rounding
 from mvc.passes.observation import AsDescribed, Observation, observe
-from mvc.passes.raising.raise_loop import RaiseLoop
+from mvc.passes.raising.raise_loop import always
 from mvc.passes.raising.raise_scan import RaiseScan
 from mvc.passes.verify import VerificationError, Verifier
 
@@ -60,8 +60,7 @@ class Rewriting:
         self.complaint: str | None = None  # of the verifier
 
     def __call__(self, module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable:
-        built = pipeline.build(list(pipeline.PASSES), inference=not torch.is_grad_enabled())
-        passes = [RaiseLoop(always=True) if isinstance(each, RaiseLoop) else each for each in built]
+        passes = always(pipeline.build(list(pipeline.PASSES), inference=not torch.is_grad_enabled()))
         verifier = Verifier(module, inputs)
 
         def verify(*arguments: Any) -> None:

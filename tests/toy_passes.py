@@ -13,6 +13,7 @@ from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import op_counts, value
 from mvc.passes.graph.torch_ops import is_call
 from mvc.passes.pipeline import remove_dead_code
+from mvc.passes.raising.raise_loop import always
 
 
 def capture(function, *inputs) -> tuple[fx.GraphModule, list]:
@@ -30,8 +31,7 @@ def capture(function, *inputs) -> tuple[fx.GraphModule, list]:
 
 def all_passes(**options) -> list[Pass]:
     """Every pass, in order, as `pipeline.build` makes it; loops are raised however few steps and elements they have."""
-    passes = pipeline.build(list(pipeline.PASSES), **options)
-    return [dataclasses.replace(each, always=True) if each.name == "raise_loop" else each for each in passes]
+    return always(pipeline.build(list(pipeline.PASSES), **options))
 
 
 def rewritten(pass_: Pass, function, **options):

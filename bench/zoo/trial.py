@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bench.zoo.entry import Entry, Size
 from mvc.passes import pipeline
 from mvc.passes.accuracy import COMPILED, Check, relative_errors, rounding
-from mvc.passes.graph.fx_utils import op_counts
+from mvc.passes.graph.regions import op_counts
 from mvc.passes.pipeline import PassRecord
+from mvc.passes.raising.raise_loop import always
 
 RAISING = [name for name in pipeline.PASSES if name.startswith("raise")]
 OPS = ("mvc.linear_recurrence", "mvc.selective_scan")
@@ -39,10 +40,8 @@ class Raising:
         self.calls: Counter[str] = Counter()
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        passes = pipeline.build(RAISING)
-        passes = [dataclasses.replace(each, always=True) if each.name == "raise_loop" else each for each in passes]
-        self.records += pipeline.run(passes, module)
-        self.calls += op_counts(module.graph)
+        self.records += pipeline.run(always(pipeline.build(RAISING)), module)
+        self.calls += op_counts(module)
         return module.forward
 
 

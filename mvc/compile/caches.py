@@ -1,4 +1,4 @@
-"""Folders of their own for the caches of compiled code, so that compile times are cold."""
+"""Empty caches of compiled code, so that compile times are cold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR")
 
 @contextlib.contextmanager
 def empty_caches() -> Iterator[None]:
-    """Give Inductor, Triton and their compilers an empty folder, removed after everything that writes into it."""
+    """Give Inductor, Triton and their compilers an empty folder, removed after everything that writes into it.
+
+    What Inductor has compiled before is forgotten in memory, too.
+    """
+    torch_private.forget_compiled_code()
     before = {name: os.environ.get(name) for name in CACHES}
     with tempfile.TemporaryDirectory(prefix="mvc-compile-", ignore_cleanup_errors=True) as folder:
         os.environ.update(dict.fromkeys(CACHES, folder))

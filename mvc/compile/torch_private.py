@@ -94,6 +94,13 @@ def end_vector_isa_checks() -> None:
             thread.join()
 
 
+def forget_compiled_code() -> None:
+    """Empty Inductor's caches in memory, among them those of loaded C++ code, so that it compiles everything again."""
+    from torch._inductor.utils import clear_caches
+
+    clear_caches()
+
+
 def guard_forward_mode() -> None:
     """Have Dynamo compile its current graph anew for calls in another level of forward-mode AD.
 

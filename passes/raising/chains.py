@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import fx
@@ -28,7 +28,40 @@ def chains(graph: fx.Graph) -> list[Column]:
     They look alike, but for that the first or last may be none, and two loops of the same lines may be one chain.
     """
     found = dict.fromkeys(_candidates(graph))
-    return [chain for chain in found if len(chain) >= LEAST_STEPS and len({len(shape(node)) for node in chain}) == 1]
+    return _longest(
+        chain for chain in found if len(chain) >= LEAST_STEPS and len({len(shape(node)) for node in chain}) == 1
+    )
+
+
+def _longest(chains: Iterable[Column]) -> list[Column]:
+    """Those that are no part of another: a cycle through two states may take two steps."""
+    chains, holders = list(chains), defaultdict(set)
+    for number, chain in enumerate(chains):
+        for node in chain:
+            holders[node].add(number)
+    return [chain for chain in chains if len(set.intersection(*(holders[node] for node in chain))) == 1]
+
+
+class States:
+    """Where nodes stand in chains."""
+
+    def __init__(self, chains: Iterable[Column]) -> None:
+        self._places: dict[fx.Node, tuple[Column, int]] = {}
+        for chain in chains:
+            for step, node in enumerate(chain):
+                self._places.setdefault(node, (chain, step))
+
+    def after(self, column: Column) -> Column | None:
+        """The states after each step, where the column is of the states before it from a chain's first one on."""
+        chain, _ = self._places.get(column[1], ((), 0))
+        later = chain[: len(column)]
+        return later if len(later) == len(column) and later[:-1] == column[1:] else None
+
+    def delay(self, column: Column, states: Column) -> int:
+        """By how many steps the column follows those states of its own chain; 0 where it does not."""
+        (chain, step), (own, last) = (self._places.get(each[-1], (None, 0)) for each in (column, states))
+        delay = last - step
+        return delay if chain is own and 0 < delay < len(column) and column[delay:] == states[:-delay] else 0
 
 
 def _candidates(graph: fx.Graph) -> Iterator[Column]:

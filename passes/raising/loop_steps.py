@@ -11,8 +11,11 @@ from torch import fx
 from mvc.passes.base import Declined
 from mvc.passes.graph.fx_utils import between, name_of
 from mvc.passes.graph.memory import is_view, storages, writers
+from mvc.passes.raising.chains import States
 from mvc.passes.raising.collectors import Collector, Column
 from mvc.passes.raising.slices import Slices, breaks_of, slices
+
+NO_STATES = States([])
 
 
 class Uneven(Declined):
@@ -40,6 +43,7 @@ class RolledLoop:
     Args:
         outputs: what each step gives: what a collector collects, or its state.
         collector: what collects them, if anything.
+        states: of all loops of the graph, where they are known: a step may read the state of another.
 
     Attributes:
         carries: for the state before each step, the column of the states after it.
@@ -51,14 +55,16 @@ class RolledLoop:
         leaving: what goes once the recurrence stands in its place.
     """
 
-    def __init__(self, outputs: Column, collector: Collector | None = None) -> None:
+    def __init__(self, outputs: Column, collector: Collector | None = None, states: States = NO_STATES) -> None:
         self.outputs = outputs
         self.collector = collector
+        self.states = states
         self.length = len(outputs)
         self._operations: dict[Column, None] = {}  # in an order to compute them in
         self._open: dict[Any, Column] = {}  # by the first and by the last of their nodes
         self._slices: dict[Column, Slices] = {}
         self._carried: dict[Column, Column] = {}
+        self._read_ahead: list[Column] = []  # the states of others, which a step reads before it updates them
         self._constants: dict[fx.Node, None] = {}
         self._directions: set[bool] = set()
 
@@ -69,6 +75,8 @@ class RolledLoop:
             Declined: there is no one step that they all repeat; `Uneven` where they differ.
         """
         self._visit(self.outputs)
+        while self._read_ahead:
+            self._visit(self._read_ahead.pop())
         self.backwards = True in self._directions
         if len(self._directions) > 1:
             raise Declined("states run in both directions")
@@ -150,7 +158,14 @@ class RolledLoop:
             if 2 * len(breaks) < self.length and not backwards:
                 reason = f"step {breaks[0] + 1} starts from another state than the one after step {breaks[0]}"
                 raise Uneven(reason, column[breaks[0]], breaks)
-        return None
+        if (later := self.states.after(column)) is not None:
+            self._directions.add(False)
+            self._read_ahead.append(later)
+        elif (delay := self.states.delay(column, self.outputs)) > 1:
+            raise Declined(
+                f"each step reads the state of {delay} steps before; a linear recurrence reads that of the last alone"
+            )
+        return later
 
     def obstacle(self) -> str | None:
         """What writes to something that the steps read, or to their results until these are collected."""
@@ -278,8 +293,6 @@ def _difference(column: Column, step: int) -> str:
     """In words what a step does that the one before does not."""
     before, after = column[step - 1 : step + 1]
     names = [name_of(each) if isinstance(each, fx.Node) else repr(each) for each in (before, after)]
-    if step == 1 and names[0] != names[1]:
-        return f"step 1 takes {names[0]} where those after it take {names[1]}, another state perhaps"
     if names[0] != names[1]:
         return f"step {step + 1} has {names[1]} where step {step} has {names[0]}"
     return f"step {step + 1} calls {names[1]} with other arguments than step {step}"

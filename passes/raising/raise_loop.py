@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.views import selection
 from mvc.passes.raising import buffers, in_place, profitability
-from mvc.passes.raising.chains import LEAST_STEPS, chains
+from mvc.passes.raising.chains import LEAST_STEPS, States, chains
 from mvc.passes.raising.collectors import Collector, Column, collectors
 from mvc.passes.raising.layouts import Layout, move, moved_pairs
 from mvc.passes.raising.loop_steps import Initial, RolledLoop, Uneven
@@ -63,6 +64,11 @@ class RaiseLoop(Pass):
         return run.outcome
 
 
+def always(passes: Iterable[Pass]) -> list[Pass]:
+    """The passes with loops raised however few steps and elements they have."""
+    return [dataclasses.replace(each, always=True) if isinstance(each, RaiseLoop) else each for each in passes]
+
+
 class _Run:
     """One run of the pass over a graph."""
 
@@ -74,6 +80,8 @@ class _Run:
         self.there = set(graph.nodes)
         self.left: set[fx.Node] = set()  # of loops that are not worth raising
         self.raised: set[fx.Node] = set()  # results of raised loops of which others use single steps
+        self.chains: list[Column] = []
+        self.states = States(())
 
     def raise_collected(self) -> None:
         """Raise loops whose outputs come together. Why one is left alone is said of its chain of states."""
@@ -92,6 +100,7 @@ class _Run:
         """Raise the loops that are left by their states alone, or note why not; those that read another's states once
         that one is raised."""
         pending, misses = chains(self.graph), {}
+        self.chains, self.states = pending, States(pending)
         while pending:
             matches, misses = self.outcome.matches, {}
             for chain in filter(self._is_there, pending):
@@ -112,7 +121,7 @@ class _Run:
         Args:
             cuts: how often it may be cut where its steps differ.
         """
-        loop = RolledLoop(chain)
+        loop = RolledLoop(chain, states=self.states)
         try:
             loop.roll()
             self._raise(loop)
@@ -163,6 +172,7 @@ class _Run:
             collector.erase()
         loop.erase()
         self.there = set(self.graph.nodes)
+        self.states = States(filter(self._is_there, self.chains))
         self.raised.update(selection(pick).input for pick in picked.values())
         self.outcome.matches += bool(loop.carries)
 

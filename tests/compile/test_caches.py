@@ -1,10 +1,12 @@
-"""The caches of compiled code lie in an empty folder for a while, and nothing of it stays."""
+"""The caches of compiled code are empty and lie in a folder of their own for a while, and nothing of it stays."""
 
 import contextlib
 import os
 import threading
 import time
 from pathlib import Path
+
+import torch
 
 from mvc.compile.caches import CACHES, empty_caches
 from mvc.compile.torch_private import VECTOR_ISA_CHECKS
@@ -20,6 +22,14 @@ def test_caches_are_an_empty_folder_that_goes(monkeypatch):
     assert not os.path.exists(folder)
     assert os.environ[CACHES[0]] == "mine"
     assert CACHES[1] not in os.environ
+
+
+def test_what_was_compiled_before_is_compiled_again():
+    for _ in range(2):
+        torch.compiler.reset()
+        with empty_caches():
+            torch.compile(torch.sin)(torch.ones(8))
+            assert [*Path(os.environ[CACHES[0]]).rglob("*.so")]
 
 
 def test_the_folder_goes_after_what_still_writes_into_it():
