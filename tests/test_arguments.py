@@ -4,7 +4,6 @@ import copy
 import pickle
 import re
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +58,6 @@ def outcome(row: Row) -> str | None:
         name = rf"{article}{row.name}\b"
         return None if re.search(name, str(error)) else f"does not name {row.name}: {error}"
     return f"returned a {type(result).__name__}"
-
-
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from recurrence_cases import (
     CUBE,
-    FAMILIES,
     Case,
     arguments,
     assert_recurrence_within_budget,
@@ -56,20 +55,6 @@ CASES = [
     SMALL._replace(decays=(0.99, 1.01)),
     Case((2, 9, 20), (2, 9, 20), 1, (2, 20), dtypes=C64, decays=(1.0, 3.0)),
 ]  # fmt: skip
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request) -> str:
-    """The name of an op that this machine's CPU can run."""
-    require_cpp(request.param == "linear_recurrence_cpu")
-    return request.param
-
-
-@pytest.fixture
-def fresh_dynamo():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

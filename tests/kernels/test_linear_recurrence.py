@@ -12,7 +12,6 @@ import torch
 from places import ROOT
 from recurrence_cases import (
     CUBE,
-    FAMILIES,
     HALVES,
     Case,
     Inputs,
@@ -66,25 +65,11 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=FAMILIES)
-def family(request) -> str:
-    """The name of an op that this machine's CPU can run."""
-    require_cpp(request.param == "linear_recurrence_cpu")
-    return request.param
-
-
 @pytest.fixture
 def nan_in_fresh_memory():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def fresh_dynamo():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -38,13 +38,6 @@ def scan_with_state(**inputs: Tensor | bool) -> tuple[Tensor, Tensor]:
     return selective_scan(**inputs, return_last_state=True)
 
 
-@pytest.fixture
-def fresh_dynamo():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 @pytest.mark.versions
 def test_compiled_for_every_batch_and_length(fresh_dynamo):
     """One graph for all sizes above one, forward and backward."""
