@@ -131,6 +131,9 @@ def row(entry: Entry, size: Size, args: argparse.Namespace) -> dict[str, Any]:
     with _told(facts["failed"], "rewritten"):
         found, checks = raised(entry, size, args.device)
         facts |= {"ops": found.ops, "reasons": list(found.reasons)}
+        if entry.learns and not found.ops:
+            inference, _ = raised(dataclasses.replace(entry, learns=False), size, args.device)
+            facts["inference_ops"] = inference.ops
         facts |= {"forward": _worst(checks, gradients=False), "gradients": _worst(checks, gradients=True)}
     if not args.quick:
         facts |= timed(entry, size, args, facts["failed"])

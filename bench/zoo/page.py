@@ -10,8 +10,8 @@ from mvc.table import tabulate
 BEGIN, END = "<!-- the table of bench/recurrences.py -->", "<!-- end of the table -->"
 HEADERS = ["recurrence", "source", "raised, or why not", "compile time", "forward time", "error", "error of gradients"]
 CAPTION = """\
-Compile time and forward time are over stock Inductor's; of the latter the median, with its 90 % interval. An error is
-that of the worst tensor against eager mode in float64, in brackets eager's own in float32."""
+Compile time and forward time, both of inference, are over stock Inductor's; of the latter the median, with its 90 %
+interval. An error is that of the worst tensor against eager mode in float64, in brackets eager's own in float32."""
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -38,19 +38,26 @@ def with_table(page: str, text: str) -> str:
 
 
 def is_raised(row: dict[str, Any]) -> bool:
-    """Whether as many recurrences were raised as are wanted, and one at least."""
-    return sum(row.get("ops", {}).values()) >= max(1, row["wanted"] or 0)
+    """Whether as many recurrences were raised as are wanted, and one at least, in inference at least."""
+    found = row.get("ops") or row.get("inference_ops", {})
+    return sum(found.values()) >= max(1, row["wanted"] or 0)
 
 
 def verdict(row: dict[str, Any]) -> str:
     """What was raised, or why it was not."""
     if "rewritten" in row["failed"]:
         return f"fails: {row['failed']['rewritten']}"
-    ops = ", ".join(f"{count} {op.removeprefix('mvc.')}" for op, count in row["ops"].items())
-    if is_raised(row):
+    ops, inference = (_calls(row.get(kind, {})) for kind in ("ops", "inference_ops"))
+    if ops and is_raised(row):
         return ops
     reasons = "; ".join(row["reasons"]) or ("left, no reason given" if row["loop"] else "no loop over time")
+    if inference:
+        return f"{inference} in inference; in training: {reasons}"
     return f"{ops} of {row['wanted']}: {reasons}" if ops else reasons
+
+
+def _calls(ops: dict[str, int]) -> str:
+    return ", ".join(f"{count} {op.removeprefix('mvc.')}" for op, count in ops.items())
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -88,6 +88,10 @@ def test_a_page_without_marks_is_refused(tmp_path, capsys):
         ({"wanted": 2, "ops": {"mvc.linear_recurrence": 1}, "reasons": ["x"]}, "1 linear_recurrence of 2: x"),
         ({"wanted": 1, "ops": {}, "reasons": []}, "left, no reason given"),
         ({"wanted": 0, "ops": {}, "reasons": [], "loop": False}, "no loop over time"),
+        (
+            {"wanted": None, "ops": {}, "inference_ops": {"mvc.selective_scan": 1}, "reasons": ["x"]},
+            "1 selective_scan in inference; in training: x",
+        ),
         ({"wanted": None, "ops": {"mvc.selective_scan": 1}, "reasons": []}, "1 selective_scan"),
         ({"wanted": 1, "failed": {"rewritten": "TypeError: x"}}, "fails: TypeError: x"),
     ],
