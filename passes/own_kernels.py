@@ -27,9 +27,9 @@ AS_FAST = "measured: the library is as fast"  # why a place was left alone
 Layout = tuple[tuple[int, ...], tuple[int, ...]]  # sizes and strides
 
 
-def allowed(kernels: Kernels) -> bool:
-    """Whether own kernels may be put in, and are there."""
-    return kernels != "library" and implementations.triton_available()
+def allowed(kernels: Kernels, node: fx.Node) -> bool:
+    """Whether own kernels may stand in the node's place, and are there: on no other device are they loaded."""
+    return value(node).device.type == DEVICE and kernels != "library" and implementations.triton_available()
 
 
 def kind_obstacle(surroundings: Surroundings, node: fx.Node) -> str | None:
@@ -174,13 +174,10 @@ class FuseKernel(Pass, Generic[P]):
         """The chosen call at the insertion point."""
 
     def __call__(self, graph: fx.Graph) -> Outcome:
-        outcome = Outcome()
-        if not allowed(self.kernels):
-            return outcome
-        surroundings = Surroundings(graph)
+        outcome, surroundings = Outcome(), Surroundings(graph)
         for node in list(graph.nodes):
             pattern = self.pattern(node)
-            if pattern is None or value(node).device.type != DEVICE:
+            if pattern is None or not allowed(self.kernels, node):
                 continue
             try:
                 self._fuse(surroundings, pattern)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -193,7 +195,8 @@ def _apply(each: Pass, region: Region) -> Outcome:
     if region.transformed:
         transforms.write_ops(graph)
     there = set(graph.nodes)
-    outcome = each(graph)
+    with _without_collections():
+        outcome = each(graph)
     if outcome.matches:
         remove_dead_code(graph)
         _drop_unknown_lines(graph)
@@ -204,6 +207,19 @@ def _apply(each: Pass, region: Region) -> Outcome:
         transforms.keep_strides(graph)
     graph.lint()
     return outcome
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Over a graph of many nodes a pass makes so many objects that Python would search all that there are for garbage,
+    which takes as long as the pass."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _drop_unknown_lines(graph: fx.Graph) -> None:

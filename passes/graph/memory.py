@@ -63,7 +63,8 @@ def written_by(node: fx.Node) -> list[fx.Node]:
         return []
     known = torch_ops.call(node)
     if known is not None:
-        written = _written_by_known(known)
+        if not (written := _written_by_known(known)):
+            return []
     elif isinstance(node.target, torch._ops.OpOverload):
         written = node.all_input_nodes if node.target._schema.is_mutable else []
     elif not _speaks(node) or name_of(node).endswith("_") or name_of(node) in _WRITERS or _is_in_place(node):

@@ -134,6 +134,7 @@ _KINDS = {name: kind for kind, names in CALLS.items() for name in names}
 _PARAMETERS = {
     name: parameters.split() for rows in _TABLE.values() for names, parameters in rows.items() for name in names.split()
 }
+_STARRED = {name for name, parameters in _PARAMETERS.items() if any(each.startswith("*") for each in parameters)}
 
 # Other names of the same calls: operators, aliases, and what torch's C functions are called.
 _ALIASES = {
@@ -191,15 +192,10 @@ def call(node: object) -> Call | None:
     if name is None:
         return None
     base = name.removesuffix("_")
-    parameters, bound = _PARAMETERS[base], {}
-    for index, parameter in enumerate(parameters):
-        if parameter.startswith("*"):
-            rest = node.args[index:]
-            if rest:
-                bound[parameter[1:]] = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
-            break
-        if index < len(node.args):
-            bound[parameter] = node.args[index]
+    parameters, args = _PARAMETERS[base], node.args
+    bound = dict(zip(parameters, args, strict=False))
+    if base in _STARRED:
+        bound = _bound_to_rest(parameters, args)
     for keyword, argument in node.kwargs.items():
         known = keyword in parameters or f"*{keyword}" in parameters
         parameter = keyword if known else _KEYWORDS.get(keyword, keyword)
@@ -209,6 +205,16 @@ def call(node: object) -> Call | None:
     if bound.pop("inplace", False):
         name = f"{base}_"
     return Call(name, Kind.WRITE if name.endswith("_") else _KINDS[base], bound)
+
+
+def _bound_to_rest(parameters: list[str], args: tuple[Any, ...]) -> dict[str, Any]:
+    """The arguments by parameter name, where one parameter takes all those from its place on."""
+    place = next(index for index, parameter in enumerate(parameters) if parameter.startswith("*"))
+    bound, rest = dict(zip(parameters[:place], args, strict=False)), args[place:]
+    if rest:
+        whole = len(rest) == 1 and isinstance(rest[0], (tuple, list))
+        bound[parameters[place][1:]] = rest[0] if whole else rest
+    return bound
 
 
 def _name(node: fx.Node) -> str | None:

@@ -23,7 +23,7 @@ from mvc.passes.base import NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import insert, shape, value
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.measured_choice import Kernels, Runs, fastest, rotated
-from mvc.passes.own_kernels import AS_FAST, DEVICE, Layout, allowed, contiguous, kind_obstacle, layout, random_tensors
+from mvc.passes.own_kernels import AS_FAST, Layout, allowed, contiguous, kind_obstacle, layout, random_tensors
 from mvc.passes.torch_private import surely_equal
 
 LONGEST = 1024  # tokens
@@ -45,12 +45,9 @@ class LowerAttention(Pass):
     kernels: Kernels = "measured"
 
     def __call__(self, graph: fx.Graph) -> Outcome:
-        outcome = Outcome()
-        if not allowed(self.kernels):
-            return outcome
-        surroundings = Surroundings(graph)
+        outcome, surroundings = Outcome(), Surroundings(graph)
         for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
-            if value(node).device.type != DEVICE:
+            if not allowed(self.kernels, node):
                 continue
             given = dict(zip(PARAMETERS, node.args, strict=False)) | node.kwargs
             reason = _obstacle(surroundings, node, given)

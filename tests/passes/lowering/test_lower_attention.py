@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from toy_passes import capture
 
 from mvc.kernels.implementations import triton_available
-from mvc.passes import pipeline
+from mvc.passes import own_kernels, pipeline
 from mvc.passes.graph.fx_utils import op_counts
 from mvc.passes.lowering import lower_attention
 from mvc.passes.lowering.lower_attention import LowerAttention
@@ -27,7 +27,7 @@ OP, LIBRARY = "mvc.window_attention_triton", "scaled_dot_product_attention"
 
 @pytest.fixture(autouse=True)
 def cpu_in_place_of_a_gpu(monkeypatch):
-    monkeypatch.setattr(lower_attention, "DEVICE", "cpu")
+    monkeypatch.setattr(own_kernels, "DEVICE", "cpu")
     torch.manual_seed(0)
     with on_cpu():
         yield
@@ -152,6 +152,6 @@ def test_the_faster_is_chosen(choice, training, monkeypatch):
 
 def test_the_library_by_option_and_another_device(monkeypatch):
     assert run(attend, projection(), kernels="library")[0][LIBRARY] == 1
-    monkeypatch.setattr(lower_attention, "DEVICE", "cuda")
+    monkeypatch.setattr(own_kernels, "DEVICE", "cuda")
     calls, record = run(attend, projection())
     assert (calls[LIBRARY], record.near_misses) == (1, ())
