@@ -1,6 +1,7 @@
 """What runs the passes: order, bookkeeping, restoring, regions, clean-up, dumps."""
 
 import dataclasses
+import gc
 import re
 from collections.abc import Callable
 
@@ -72,6 +73,25 @@ def test_what_a_pass_inserted_is_run_on_example_values(target, error):
     (record,) = pipeline.run([Misfit(target)], module)
     assert re.search(error, record.error), record.error
     assert op_counts(module.graph)["sin"] == 2, "the graph is as it was"
+
+
+@dataclasses.dataclass(frozen=True)
+class Collects(Pass):
+    """Notes whether Python collects garbage meanwhile, and fails."""
+
+    name = "collects"
+    seen: list[bool] = dataclasses.field(default_factory=list)
+
+    def __call__(self, graph: fx.Graph) -> Outcome:
+        self.seen.append(gc.isenabled())
+        raise RuntimeError
+
+
+def test_no_garbage_is_collected_while_a_pass_runs():
+    module, _ = capture(wave, torch.ones(3))
+    collects = Collects()
+    pipeline.run([collects], module)
+    assert (collects.seen, gc.isenabled()) == ([False], True)
 
 
 def test_strict_raises():
