@@ -221,6 +221,17 @@ def every_second_step(a, b, c, h):
 
 
 @form
+def sources_written_afterwards(a, b, c, h):
+    """The product of a and b needs b for its gradient, which the steps do not."""
+    b, h, states = b * 1, h * 1, []
+    for t in range(L):
+        h = a[:, :, t] * (h + b[:, :, t])
+        states.append(h)
+    b.select(2, 0).mul_(2)
+    return torch.stack(states, 2)
+
+
+@form
 def read_back_from_the_output(a, b, c, h):
     states = torch.zeros_like(b)
     states[:, :, 0] = h

@@ -105,7 +105,7 @@ READ_OUTS: Mapping[str, Callable[[list], list]] = {
     "{h}[..., 0]": lambda s: s[:-1],
     "{h}.unsqueeze(0)": lambda s: [1, *s],
     "{h} @ w": lambda s: s,
-    "F.layer_norm({h}, {h}.shape[-1:])": lambda s: s,
+    "F.layer_norm({h}, {h}.shape[-1:], eps=0.1)": lambda s: s,  # else gradients cancel over two elements
     "{h}.softmax(-1)": lambda s: s,
     "torch.cat([{h}, {c}], -1)": lambda s: [*s[:-1], 2 * s[-1]],
     "{h}.clone()": lambda s: s,

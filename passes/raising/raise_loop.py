@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
@@ -159,7 +160,7 @@ class _Run:
         if (obstacle := self.surroundings.contexts.obstacle({site, *loop.nodes, *loop.leaving})) is not None:
             raise Declined(obstacle)
         with self.surroundings.at(site):
-            new, picked = _results(site.graph, loop, body)
+            new, picked = _results(site.graph, loop, body, functools.partial(self._kept, loop, site))
             if not self.always and loop.carries:
                 profitability.check(loop, new, picked)
             pairs = dict(picked)
@@ -176,6 +177,16 @@ class _Run:
         self.raised.update(selection(pick).input for pick in picked.values())
         self.outcome.matches += bool(loop.carries)
 
+    def _kept(self, loop: RolledLoop, site: fx.Node, node: fx.Node) -> fx.Node:
+        """The node as a backward can keep it, which may read what that of the steps does not: a copy where something
+        writes to it later."""
+        if not any(value(each).requires_grad for each in (loop.outputs[0], loop.outputs[-1])):
+            return node
+        writer = self.surroundings.writer(node)
+        if writer is None or writer < site or writer in loop.leaving:
+            return node
+        return insert(self.graph, "clone", node)
+
 
 def _parts(chain: Column, breaks: tuple[int, ...]) -> list[Column]:
     """The chain cut before those steps, as far as what is left is as long as a loop."""
@@ -184,15 +195,20 @@ def _parts(chain: Column, breaks: tuple[int, ...]) -> list[Column]:
     return [part for part in parts if LEAST_STEPS <= len(part) < len(chain)]
 
 
-def _results(graph: fx.Graph, loop: RolledLoop, body: fx.Graph) -> tuple[fx.Node, dict[fx.Node, fx.Node]]:
+def _results(
+    graph: fx.Graph, loop: RolledLoop, body: fx.Graph, kept: Callable[[fx.Node], fx.Node]
+) -> tuple[fx.Node, dict[fx.Node, fx.Node]]:
     """The outputs of all steps, and what takes the place of nodes of single steps that others use; time first, as the
-    slices run."""
-    sequences = [_sequence(graph, each, descending=loop.descending) for each in loop.sequences]
-    initials = [_initial(graph, loop, each, sequences) for each in loop.initials]
-    reverse = loop.backwards != loop.descending
-    results = StepScan(
-        graph, body, initials, sequences, loop.additional, reverse=reverse, axis=_axis_of_time(loop)
-    ).results()
+    slices run.
+
+    Args:
+        kept: makes of what the steps read what a backward can keep.
+    """
+    sequences = [kept(_sequence(graph, each, descending=loop.descending)) for each in loop.sequences]
+    initials = [kept(_initial(graph, loop, each, sequences)) for each in loop.initials]
+    additional, reverse = [*map(kept, loop.additional)], loop.backwards != loop.descending
+    axis = _axis_of_time(loop)
+    results = StepScan(graph, body, initials, sequences, additional, reverse=reverse, axis=axis).results()
     output, *escaping = results[len(initials) :]
     picked = {}
     for used, result in zip(loop.escaping.values(), escaping, strict=True):
