@@ -104,6 +104,15 @@ def written_one_by_one(a, b, c, h):
 
 
 @form
+def viewed_over_an_axis_of_one(a, b, c, h):
+    outputs = []
+    for t in range(L):
+        h = a[:, :, t] * h + b[:, :, t]
+        outputs.append(h.mean(-1, keepdim=True))
+    return torch.stack(outputs, -1).view(-1)
+
+
+@form
 def slices_of_width_one(a, b, c, h):
     h, outputs = h.unsqueeze(2), []
     for t in range(L):

@@ -106,6 +106,8 @@ def check(program: Program, *, inductor: bool = False) -> Report:
 
 
 def _check(program: Program, seed: int, inductor: bool) -> Report:
+    if inductor and "as_strided" in program.source:
+        raise Skipped("Inductor drops products with 1, whose memory as_strided would read")
     functions = _functions(program)
     backend = compiled if inductor else plain
     rewriting = Rewriting(backend)

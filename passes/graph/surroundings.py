@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from mvc.passes import torch_private
 from mvc.passes.base import Declined
 from mvc.passes.graph.contexts import Contexts
-from mvc.passes.graph.fx_utils import Unfit, insert, value
+from mvc.passes.graph.fx_utils import Unfit, call_target, insert, value
 from mvc.passes.graph.memory import (
     Holders,
     is_dense,
@@ -32,6 +33,7 @@ from mvc.passes.graph.memory import (
     storages,
     written_by,
 )
+from mvc.passes.graph.torch_ops import Kind, is_kind
 from mvc.passes.torch_private import surely_at_most, surely_equal
 
 MOST_FOLLOWED = 2048  # nodes after a change of strides; to copy is cheaper than to follow more
@@ -231,12 +233,12 @@ class Surroundings:
         try:
             with recorder:
                 result = self.contexts.computed(node, values)
+            after = _shares_inputs(node, values, result)
         except Exception as error:
             raise Declined(f"{node.name} fails with other strides", node) from error
         if recorder.random:
             raise Declined(f"{node.name} draws random numbers in the order of memory", node)
         before = shares(value(node), map(value, node.all_input_nodes))
-        after = shares(result, (values.get(each, value(each)) for each in node.all_input_nodes))
         if before != after and self.is_seen(node):
             raise Declined(f"{node.name} is a view, and would be a copy, or the other way round", node)
         return result
@@ -254,6 +256,24 @@ def _downstream(values: Mapping[fx.Node, Any]) -> Iterator[fx.Node]:
         if user in values:
             for each in user.users:
                 heapq.heappush(pending, each)
+
+
+def _shares_inputs(node: fx.Node, values: Mapping[fx.Node, Any], result: Any) -> bool:
+    """Whether the call's result, computed from those values, is in the memory of one of them.
+
+    What is reshaped is asked of tensors on the meta device: fake ones take axes for one that are none, as those of
+    (4, 2, 1, 4) with the strides (2, 1, 1, 8) (torch 2.11 and 2.14), where torch fails or copies.
+    """
+    given = {each: values.get(each, value(each)) for each in node.all_input_nodes}
+    tensors = {each: tensor for each, tensor in given.items() if isinstance(tensor, Tensor)}
+    known = all(isinstance(each, int) for tensor in tensors.values() for each in (*tensor.shape, *tensor.stride()))
+    if not is_kind(node, Kind.RESHAPE) or not known:
+        return shares(result, given.values())
+    metas = {
+        each: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for each, t in tensors.items()
+    }
+    args, kwargs = map_arg((node.args, node.kwargs), lambda each: metas.get(each, given[each]))
+    return shares(call_target(node, args, kwargs), metas.values())
 
 
 def _is_saved(node: fx.Node) -> bool:
