@@ -109,18 +109,18 @@ def run(
     for region in regions(module):
         if not region.is_called:
             continue
-        with region.entered():
-            if region.obstacle is None:
-                records += _rewrite(passes, region, strict, observers)
-            else:
-                records += [_look(each, region, strict) for each in passes]
+        if region.obstacle is None:
+            records += _rewrite(passes, region, strict, observers)
+        else:
+            records += [_look(each, region, strict) for each in passes]
     return records
 
 
 def _rewrite(passes: Sequence[Pass], region: Region, strict: bool, observers: Sequence[Observer]) -> list[PassRecord]:
     module = region.module
     if region.transformed:
-        transforms.settle(module.graph)
+        with region.entered():
+            transforms.settle(module.graph)
     kept = copy_graph(module.graph)  # copied again only when a pass has changed something
     records = []
     for each in passes:
@@ -174,8 +174,10 @@ def _run_one(each: Pass, region: Region, kept: fx.Graph, strict: bool) -> PassRe
     module, before, start = region.module, len(kept.nodes), time.perf_counter()
     outcome, error = Outcome(), None
     try:
-        outcome = _apply(each, region)
-        if outcome.matches and (miss := _misfit(region, kept)) is not None:
+        with region.entered():
+            outcome = _apply(each, region)
+            miss = _misfit(region, kept) if outcome.matches else None
+        if miss is not None:
             module.graph = copy_graph(kept)
             outcome = Outcome(0, [miss])
     except Exception as failure:
@@ -242,8 +244,10 @@ def _misfit(region: Region, kept: fx.Graph) -> NearMiss | None:
 def _look(each: Pass, region: Region, strict: bool) -> PassRecord:
     """What the pass would do to a body that it may not rewrite, as a near miss."""
     copy, start = fx.GraphModule(region.module, copy_graph(region.module.graph)), time.perf_counter()
-    transforms.settle(copy.graph)  # its call may be inside one
-    record = _run_one(each, dataclasses.replace(region, module=copy, call=None), region.module.graph, strict)
+    copied = dataclasses.replace(region, module=copy, call=None)
+    with region.entered():
+        transforms.settle(copy.graph)  # its call may be inside one
+    record = _run_one(each, copied, region.module.graph, strict)
     misses = [NearMiss.at(region.call, region.obstacle)] if record.matches else []
     seconds, nodes = time.perf_counter() - start, record.nodes_before
     return PassRecord(each.name, region.name, 0, tuple(misses), nodes, nodes, seconds)

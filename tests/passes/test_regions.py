@@ -98,6 +98,14 @@ def test_loops_in_bodies_are_raised(function, names):
     torch.testing.assert_close(module(*given), expected)
 
 
+def test_observers_are_outside_of_a_bodys_context():
+    """What compares whole runs would take its autocast for something that the run has left switched on."""
+    module, _ = capture(in_autocast, *pair(2, 5, 3))
+    seen = []
+    pipeline.run([RAISE], module, observers=[lambda *_: seen.append(torch.is_autocast_enabled("cpu"))])
+    assert seen == [False]
+
+
 def test_forward_and_backward_of_a_function_are_raised():
     inputs = [each.requires_grad_() for each in pair(2, 5, 3, dtype=torch.float64)]
     module, given = capture(Decayed.apply, *inputs)
