@@ -115,7 +115,7 @@ def one_pole(x, b, a):
     return torch.stack(ys, dim=-1)
 
 
-@published("Filter of two poles", TEXTBOOK, waveform, recurrences=0, cause="two|both|other state")
+@published("Filter of two poles", TEXTBOOK, waveform, recurrences=0, cause="2 steps before")
 def two_poles(x, b, a):
     """What a step reads of two steps before is no elementwise recurrence."""
     y = before = torch.zeros_like(x[:, 0])

@@ -65,7 +65,7 @@ class Complex(Diagonal):
         return torch.stack(ys, 1) + self.D * u
 
 
-@published("S4D, complex as two real states", S4D, sequence, recurrences=0, cause="two|both|other state")
+@published("S4D, complex as two real states", S4D, sequence, recurrences=0, cause="depend on each other")
 class TwoReal(Diagonal):
     """Each state is a sum over both states of the step before: no elementwise recurrence of either."""
 
