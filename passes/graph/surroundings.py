@@ -87,9 +87,17 @@ class Surroundings:
     def is_seen(self, node: fx.Node) -> bool:
         return self.writer(node) is not None or not self._memory.seen.isdisjoint(storages(node))
 
-    def kept(self, node: fx.Node) -> fx.Node:
-        """The node as a backward can keep it: a copy where the graph writes to its memory."""
-        return node if self.writer(node) is None else insert(self.graph, "clone", node)
+    def kept(self, node: fx.Node, *, after: fx.Node | None = None, leaving: Collection[fx.Node] = ()) -> fx.Node:
+        """The node as a backward can keep it: a copy where the graph writes to its memory.
+
+        Args:
+            after: writes ahead of this node do not count.
+            leaving: nor do those of nodes that are erased afterwards.
+        """
+        writer = self.writer(node)
+        if writer is None or writer in leaving or (after is not None and writer < after):
+            return node
+        return insert(self.graph, "clone", node)
 
     def strides_matter(self, node: fx.Node, other: Tensor) -> bool:
         """Whether it would be seen that the node has the other tensor's strides."""

@@ -193,9 +193,7 @@ def call(node: object) -> Call | None:
         return None
     base = name.removesuffix("_")
     parameters, args = _PARAMETERS[base], node.args
-    bound = dict(zip(parameters, args, strict=False))
-    if base in _STARRED:
-        bound = _bound_to_rest(parameters, args)
+    bound = _bound_to_rest(parameters, args) if base in _STARRED else dict(zip(parameters, args, strict=False))
     for keyword, argument in node.kwargs.items():
         known = keyword in parameters or f"*{keyword}" in parameters
         parameter = keyword if known else _KEYWORDS.get(keyword, keyword)

@@ -20,7 +20,7 @@ from mvc.passes.raising import buffers, in_place, profitability
 from mvc.passes.raising.chains import LEAST_STEPS, States, chains
 from mvc.passes.raising.collectors import Collector, Column, collectors
 from mvc.passes.raising.layouts import Layout, move, moved_pairs
-from mvc.passes.raising.loop_steps import Initial, RolledLoop, Uneven
+from mvc.passes.raising.loop_steps import NO_STATES, Initial, RolledLoop, Uneven
 from mvc.passes.raising.slices import Slices
 from mvc.passes.raising.step_scan import StepScan, functional
 
@@ -82,7 +82,7 @@ class _Run:
         self.left: set[fx.Node] = set()  # of loops that are not worth raising
         self.raised: set[fx.Node] = set()  # results of raised loops of which others use single steps
         self.chains: list[Column] = []
-        self.states = States(())
+        self.states = NO_STATES
 
     def raise_collected(self) -> None:
         """Raise loops whose outputs come together. Why one is left alone is said of its chain of states."""
@@ -178,14 +178,9 @@ class _Run:
         self.outcome.matches += bool(loop.carries)
 
     def _kept(self, loop: RolledLoop, site: fx.Node, node: fx.Node) -> fx.Node:
-        """The node as a backward can keep it, which may read what that of the steps does not: a copy where something
-        writes to it later."""
-        if not any(value(each).requires_grad for each in (loop.outputs[0], loop.outputs[-1])):
-            return node
-        writer = self.surroundings.writer(node)
-        if writer is None or writer < site or writer in loop.leaving:
-            return node
-        return insert(self.graph, "clone", node)
+        """The node as a backward can keep it, if there will be one: it may read what that of the steps does not."""
+        learns = any(value(each).requires_grad for each in (loop.outputs[0], loop.outputs[-1]))
+        return self.surroundings.kept(node, after=site, leaving=loop.leaving) if learns else node
 
 
 def _parts(chain: Column, breaks: tuple[int, ...]) -> list[Column]:

@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from mvc.compile.caches import CACHES, empty_caches
@@ -24,6 +25,7 @@ def test_caches_are_an_empty_folder_that_goes(monkeypatch):
     assert CACHES[1] not in os.environ
 
 
+@pytest.mark.versions
 def test_what_was_compiled_before_is_compiled_again():
     for _ in range(2):
         torch.compiler.reset()
