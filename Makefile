@@ -1,7 +1,7 @@
 # make compile       build MambaVision-S, compile it frozen for inference, check it against eager, measure; ARGS="--no-frozen"
 # make test          all tests; ARGS="-k packaging" and so on
-# make test-oldest   the tests of what a torch version can change, on the oldest one: with its triton, then, the quick
-#                    ones, without
+# make test-oldest   the tests of what a torch version can change, on the oldest one, but for the slow ones: with its
+#                    triton, then without
 # make test-newest   the same tests on the newest torch
 # make fuzz          random programs with recurrences beside eager for a minute, from a seed that is the day's;
 #                    ARGS="--seed 17 --show" for one
@@ -48,7 +48,7 @@ test: .venv/installed-test
 # The environment is installed anew when it is next asked for, since triton is then missing. Rewrites of graphs do not
 # depend on it.
 test-oldest: .venv-oldest/installed-test
-	.venv-oldest/bin/$(PYTEST) -m versions $(ARGS)
+	.venv-oldest/bin/$(PYTEST) -m "versions and not slow" $(ARGS)
 	rm $<
 	.venv-oldest/bin/python -m pip uninstall --yes triton
 	.venv-oldest/bin/$(PYTEST) -m "versions and not slow" --ignore tests/passes $(ARGS)

@@ -9,7 +9,6 @@ from mvc import create_model
 from mvc.offline.manifest import Kernel, Launch, Manifest, Request
 
 INFERENCE = Request("tiny", 2, 64, 64, "float16", frozen=True)
-TRAINING = Request("tiny", 2, 32, 32, "float16", training=True)
 
 
 def one_of_each(variant, **options):

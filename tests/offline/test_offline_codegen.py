@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from offline_sample import INFERENCE, TRAINING, sample
+from offline_sample import INFERENCE, sample
 from torch import fx
 
 from mvc import create_model
@@ -193,7 +193,9 @@ def test_occupancy(warps, registers, shared, expected):
 
 @pytest.mark.slow
 @needs_device
-@pytest.mark.parametrize("asked", [INFERENCE, TRAINING], ids=["inference", "training"])
+@pytest.mark.parametrize(
+    "asked", [INFERENCE, Request("tiny", 2, 64, 64, "float16", training=True)], ids=["inference", "training"]
+)
 def test_a_model_becomes_a_manifest_of_launches_and_binaries(asked, generated, monkeypatch):
     folder = generated(asked, "sm_90", sass=not asked.training)
     manifest = Manifest.read(folder)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from offline_sample import INFERENCE, TRAINING
+from offline_sample import INFERENCE
 from places import ROOT
 
 from mvc.errors import UserError
@@ -47,16 +47,14 @@ MUTATIONS_TRAINING = {
     "decay of the scan's backward": ("backward", r"v = step\(a, j, G\) \* f", "v = f"),
 }
 
-# Passes that change GPU code, a few at a time, on the model where they find something. Own kernels run in half
-# precision alone, and this model has no attention.
+# Passes that write or move GPU code, without the others, on the model where they find something.
 OURS, PUBLISHED = "tests.offline_sample:one_of_each", "bench.published:create_model"
-APART = (
-    ("float32", OURS, ("lower_scan", "fuse_batch_norm", "fuse_cat")),
-    ("float32", OURS, ("lower_scan", "fuse_depthwise", "fuse_bias", "lower_gelu")),
-    ("float32", PUBLISHED, ("lower_scan", "fuse_movement")),
-    ("float16", OURS, ("lower_scan", "join_linear", "fuse_convolution")),
-    ("float16", OURS, ("lower_scan", "fuse_linear")),
+ALONE = (
+    (OURS, ("lower_scan", "fuse_cat")),
+    (OURS, ("lower_scan", "fuse_depthwise")),
+    (PUBLISHED, ("lower_scan", "fuse_movement")),
 )
+OWN = ("join_linear", "fuse_linear", "fuse_convolution")  # in half precision; this model has no attention
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +90,7 @@ def test_generated_code_computes_what_eager_does_and_changes_are_caught(code, tm
     ("request_", "target", "options", "mutations"),
     [
         (INFERENCE, "sm_90", {"sass": True}, MUTATIONS_FLOAT16),
-        (TRAINING, "sm_90", {"sass": False}, MUTATIONS_TRAINING),
+        (Request("tiny", 4, 32, 32, "float16", training=True), "sm_80", {"kernels": False}, MUTATIONS_TRAINING),
     ],
     ids=["inference", "training"],
 )
@@ -103,23 +101,24 @@ def test_changes_are_caught_in_float16(request_, target, options, mutations, gen
     assert [name for name, each in zip(mutations, wrong, strict=True) if each.passed] == []
 
 
-def test_the_code_is_right_after_some_passes(tmp_path):
+def test_the_code_is_right_after_passes_alone(tmp_path):
     folders, launches = [], []
-    for dtype, builder, passes in APART:
-        asked = Request("tiny", 2, 32, 32, dtype, frozen=True, passes=passes, builder=builder)
+    alone = [("float32", *each) for each in ALONE] + [("float16", OURS, ("lower_scan", name)) for name in OWN]
+    for dtype, builder, passes in alone:
+        asked = Request("tiny", 2, 64, 64, dtype, frozen=True, passes=passes, builder=builder)
         folders.append(tmp_path / str(len(folders)))
         manifest = generate(asked, find("sm_90"), folders[-1], kernels=False)
         launches.append(tuple(launch.name for launch in manifest.launches))
-    assert len(set(launches)) == len(APART), "they leave their marks"
+    assert len(set(launches)) == len(alone), "each leaves its mark"
     assert [each for each in replay(*folders) if not each.passed] == []
 
 
 @pytest.mark.parametrize(
     "request_",
     [
-        Request("tiny", 2, 32, 32, "float32", training=True),
-        Request("tiny", 2, 32, 32, "bfloat16", training=True),
-        Request("tiny", 2, 32, 32, "float16", training=True, autocast=True),
+        Request("tiny", 2, 64, 64, "float32", training=True),
+        Request("tiny", 2, 64, 64, "bfloat16", training=True),
+        Request("tiny", 2, 64, 64, "float16", training=True, autocast=True),
     ],
     ids=["training", "training-bfloat16", "training-autocast"],
 )
