@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from small_models import ONE_OF_EACH
 
 from mvc import compile_model, create_model
 from mvc.compile.compiler import check_against_eager, training_step
@@ -125,10 +124,9 @@ def test_check_leaves_the_model_as_it_was(model, images):
 
 
 @pytest.mark.slow
-def test_compiled_training_serves_other_batches(images):
+def test_compiled_training_serves_other_batches(model, images):
     """With one more graph at most: Inductor's reductions ask whether the batch is above 4."""
-    torch.manual_seed(0)
-    model = create_model("tiny", drop_path_rate=0.0, **ONE_OF_EACH)
+    model.train()
     compiled, report = compile_model(model, images, dynamic=True)
     for batch in (images[:2], torch.cat([images] * 6)):
         check = check_against_eager(model, compiled, batch)
