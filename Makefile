@@ -45,8 +45,8 @@ compile: .venv/installed
 test: .venv/installed-test
 	.venv/bin/$(PYTEST) $(ARGS)
 
-# The environment is installed anew when it is next asked for, since triton is then missing. Rewrites of graphs do not
-# depend on it.
+# The environment is installed anew when it is next asked for, since triton is then missing. What tests/passes rewrites
+# on a CPU does not depend on it.
 test-oldest: .venv-oldest/installed-test
 	.venv-oldest/bin/$(PYTEST) -m "versions and not slow" $(ARGS)
 	rm $<

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import torch
-from small_models import ONE_OF_EACH
+from small_models import EACH_KIND_ONCE
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
@@ -130,7 +130,7 @@ def test_random_numbers_are_not_drawn_anew():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_gradients_of_the_model_are_within_their_budgets(dtype):
     torch.manual_seed(0)
-    model = create_model("tiny", drop_path_rate=0.0, dtype=dtype, **ONE_OF_EACH)
+    model = create_model("tiny", drop_path_rate=0.0, dtype=dtype, **EACH_KIND_ONCE)
     x = torch.randn(2, 3, 64, 64, dtype=dtype)
     torch.compiler.reset()
     compiled = torch.compile(model, backend=mvc, options={"recompute": True}, fullgraph=True)

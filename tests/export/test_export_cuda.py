@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from export_cases import Squeezes, WithoutLibraries
-from small_models import ONE_OF_EACH
+from small_models import EACH_KIND_ONCE
 from torch import nn
 
 import mvc
@@ -136,7 +136,7 @@ def test_code_that_computes_something_else_for_one_image_is_refused(tmp_path):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
 def test_a_model_with_frozen_weights(tmp_path, target):
     torch.manual_seed(0)
-    model, path = mvc.create_model("tiny", dtype=torch.float16, **ONE_OF_EACH).eval(), tmp_path / "tiny.pt2"
+    model, path = mvc.create_model("tiny", dtype=torch.float16, **EACH_KIND_ONCE).eval(), tmp_path / "tiny.pt2"
     x = torch.zeros(8, 3, 64, 64, dtype=torch.float16)
     cuda.write(model, (x,), path, Sizes.parse("batch"), frozen=True, metadata={}, target=target)
     assert set(architectures(library(path))) == {find(target).compute_capability}

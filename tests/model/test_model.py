@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import ONE_OF_EACH
+from small_models import EACH_KIND_ONCE
 from torch import Tensor, fx
 from torch.func import functional_call, grad, stack_module_state, vmap
 
@@ -335,7 +335,7 @@ def test_a_square_example_serves_other_sizes(tiny):
 @pytest.mark.slow
 def test_inductor_serves_batches_and_sizes_from_one_graph():
     torch.manual_seed(0)
-    model = create_model("tiny", layer_scale=0.5, **ONE_OF_EACH)
+    model = create_model("tiny", layer_scale=0.5, **EACH_KIND_ONCE)
     sizes = [(4, 96, 128), (2, 65, 65), (16, 97, 80), (32, 127, 70), (3, 128, 128)]
     assert dynamic_graphs(model, sizes, backend="inductor") == 1
 

@@ -47,7 +47,8 @@ MUTATIONS_TRAINING = {
     "decay of the scan's backward": ("backward", r"v = step\(a, j, G\) \* f", "v = f"),
 }
 
-# Passes that write or move GPU code, without the others, on the model where they find something.
+# Some of the passes that change GPU code, each without the others, on the model where it finds something. What is not
+# here is replayed together with all passes: a replay takes half a minute.
 OURS, PUBLISHED = "tests.offline_sample:one_of_each", "bench.published:create_model"
 ALONE = (
     (OURS, ("lower_scan", "fuse_cat")),
