@@ -64,7 +64,7 @@ def on_cpu() -> Iterator[None]:
         replaced(triton_heuristics.DebugAutotuner, "run", _run),
         replaced(ScanOps, "generic_scan", _scan),
         triton_helpers.skip_gpu_driver_setup(),
-        bfloat16_products(),
+        mended(),
         _libdevice(),
         _attention_on_cpu(),
     )
@@ -127,17 +127,39 @@ def _scan(ops: Any, inputs: Sequence[Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def bfloat16_products() -> Iterator[None]:
-    """`tl.dot` of bfloat16, which the interpreter would multiply as the integers that it keeps them in."""
-    from triton.runtime.interpreter import InterpreterBuilder
+def mended() -> Iterator[None]:
+    """Triton's interpreter with right products of bfloat16, and in about half of its time.
 
-    dot = InterpreterBuilder.create_dot
+    By itself it multiplies the integers that it keeps bfloat16 in, patches the language anew for each call of a nested
+    function, and makes a table of all dtypes for each value.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    dot, array_dtype = interpreter.InterpreterBuilder.create_dot, interpreter._get_np_dtype
+    of_scalar = functools.cache(array_dtype)
 
     def create_dot(builder: Any, a: Any, b: Any, *others: Any) -> Any:
         return dot(builder, _widened(a), _widened(b), *others)
 
-    with replaced(InterpreterBuilder, "create_dot", create_dot):
-        yield
+    def call_nested(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return function.rewrite()(*args, **kwargs)
+
+    def cached_dtype(dtype: tl.dtype) -> np.dtype:
+        scalar = dtype.element_ty if dtype.is_block() else dtype
+        return array_dtype(scalar) if scalar.is_ptr() else of_scalar(scalar)  # pointers are not hashable
+
+    # A launch patches what its kernel sees of the language; this is what the language's own functions see.
+    language = interpreter._patch_lang(tl.standard.zeros.fn)
+    try:
+        with (
+            replaced(interpreter.InterpreterBuilder, "create_dot", create_dot),
+            replaced(interpreter.InterpretedFunction, "__call__", call_nested),
+            replaced(interpreter, "_get_np_dtype", cached_dtype),
+        ):
+            yield
+    finally:
+        language.restore()
 
 
 def _widened(handle: Any) -> Any:

@@ -47,12 +47,16 @@ MUTATIONS_TRAINING = {
     "decay of the scan's backward": ("backward", r"v = step\(a, j, G\) \* f", "v = f"),
 }
 
-# Some of the passes that change GPU code, each without the others, on the model where it finds something. What is not
-# here is replayed together with all passes: a replay takes half a minute.
+# Passes that change GPU code, without the others, on the model where they find something.
 OURS, PUBLISHED = "tests.offline_sample:one_of_each", "bench.published:create_model"
 ALONE = (
+    (OURS, ("lower_scan",)),
+    (OURS, ("lower_scan", "fuse_batch_norm")),
     (OURS, ("lower_scan", "fuse_cat")),
     (OURS, ("lower_scan", "fuse_depthwise")),
+    (OURS, ("lower_scan", "fuse_bias")),
+    (OURS, ("lower_scan", "lower_gelu")),
+    (PUBLISHED, ("lower_scan", "fuse_depthwise")),
     (PUBLISHED, ("lower_scan", "fuse_movement")),
 )
 OWN = ("join_linear", "fuse_linear", "fuse_convolution")  # in half precision; this model has no attention
@@ -102,7 +106,7 @@ def test_changes_are_caught_in_float16(request_, target, options, mutations, gen
     assert [name for name, each in zip(mutations, wrong, strict=True) if each.passed] == []
 
 
-def test_the_code_is_right_after_passes_alone(tmp_path):
+def test_the_code_is_right_after_each_pass(tmp_path):
     folders, launches = [], []
     alone = [("float32", *each) for each in ALONE] + [("float16", OURS, ("lower_scan", name)) for name in OWN]
     for dtype, builder, passes in alone:
