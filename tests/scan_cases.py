@@ -102,13 +102,13 @@ def interpreted(path: str) -> dict[str, str | None]:
 def print_failures(cases: Mapping[str, Callable[[], None]]) -> None:
     """Runs each; prints what `interpreted` reads."""
     failures = {}
-    for name, case in cases.items():
-        try:
-            with mended():
+    with mended():
+        for name, case in cases.items():
+            try:
                 case()
-            failures[name] = None
-        except Exception as error:
-            failures[name] = f"{type(error).__name__}: {error}"
+                failures[name] = None
+            except Exception as error:
+                failures[name] = f"{type(error).__name__}: {error}"
     print(json.dumps(failures))
 
 

@@ -52,7 +52,6 @@ def module(path: Path, **globals_: Any) -> ModuleType:
 def on_cpu() -> Iterator[None]:
     """Run generated wrappers that are loaded and called in the block on CPU tensors."""
     from torch._inductor.runtime import triton_helpers, triton_heuristics
-    from triton.runtime.interpreter import ScanOps
 
     guards = torch._C._dynamo.guards
     patches = (
@@ -62,7 +61,6 @@ def on_cpu() -> Iterator[None]:
         replaced(guards, "_empty_strided_cuda", guards._empty_strided_cpu),
         replaced(triton_heuristics.CachingAutotuner, "run", _run),
         replaced(triton_heuristics.DebugAutotuner, "run", _run),
-        replaced(ScanOps, "generic_scan", _scan),
         triton_helpers.skip_gpu_driver_setup(),
         mended(),
         _libdevice(),
@@ -114,7 +112,7 @@ class _Idle:
 
 
 def _scan(ops: Any, inputs: Sequence[Any]) -> list[Any]:
-    """`tl.associative_scan`, slice by slice along its axis; the interpreter's own goes element by element."""
+    """`tl.associative_scan`, slice by slice along its axis."""
     dtypes = [each.dtype for each in inputs]
     columns = [np.moveaxis(each.handle.data, ops.axis, 0) for each in inputs]
     slices = [[ops.to_tensor(*each) for each in zip(row, dtypes, strict=True)] for row in zip(*columns, strict=True)]
@@ -131,7 +129,7 @@ def mended() -> Iterator[None]:
     """Triton's interpreter with right products of bfloat16, and in about half of its time.
 
     By itself it multiplies the integers that it keeps bfloat16 in, patches the language anew for each call of a nested
-    function, and makes a table of all dtypes for each value.
+    function, makes a table of all dtypes for each value, and scans element by element.
     """
     import triton.language as tl
     from triton.runtime import interpreter
@@ -156,6 +154,7 @@ def mended() -> Iterator[None]:
             replaced(interpreter.InterpreterBuilder, "create_dot", create_dot),
             replaced(interpreter.InterpretedFunction, "__call__", call_nested),
             replaced(interpreter, "_get_np_dtype", cached_dtype),
+            replaced(interpreter.ScanOps, "generic_scan", _scan),
         ):
             yield
     finally:
