@@ -37,7 +37,7 @@ from mvc.cli import DTYPES, positive
 from mvc.compile.caches import empty_caches
 from mvc.measure import profiler
 from mvc.measure.environment import environment
-from mvc.model import functional
+from mvc.model import network
 from mvc.passes import pipeline
 from mvc.patches import replaced
 from mvc.table import tabulate
@@ -163,7 +163,7 @@ def elementwise(u, delta, A, B, C, *, D, delta_bias, delta_softplus) -> Tensor:
 def scan_replaced_by(scan: Callable[..., Tensor]) -> Iterator[nn.Module]:
     """MambaVision-T with another scan."""
     torch.manual_seed(0)
-    with replaced(functional, "selective_scan", scan):
+    with replaced(network, "selective_scan", scan):
         yield create_model("T").eval()
 
 

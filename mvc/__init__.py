@@ -19,8 +19,8 @@ if TYPE_CHECKING:
         selective_scan as selective_scan,
     )
     from mvc.model.config import VARIANTS as VARIANTS, MambaVisionConfig as MambaVisionConfig, get_config as get_config
-    from mvc.model.functional import Features as Features
     from mvc.model.module import MambaVision as MambaVision, create_model as create_model
+    from mvc.model.network import Features as Features
     from mvc.model.weights import load_weights as load_weights
 
 if __name__ != "mvc":
@@ -43,7 +43,7 @@ _PUBLIC = {
     "MambaVisionConfig": "mvc.model.config",
     "VARIANTS": "mvc.model.config",
     "load_weights": "mvc.model.weights",
-    "Features": "mvc.model.functional",
+    "Features": "mvc.model.network",
 }
 
 # A wheel holds kernels/ and passes/ in this folder; in a checkout they lie beside it and are found through __path__.

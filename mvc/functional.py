@@ -1,3 +1,4 @@
-"""The network as pure functions, under their public name; `mvc.model.functional` has all of its parts."""
+"""The network as pure functions, under their public name."""
 
-from mvc.model.functional import Features as Features, forward as forward, forward_features as forward_features
+from mvc.model.functional import forward as forward, forward_features as forward_features
+from mvc.model.network import Features as Features

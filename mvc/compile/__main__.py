@@ -27,10 +27,10 @@ from mvc.measure.environment import environment
 from mvc.measure.ladder import RUNGS, Rung, build, compile_options, measure
 from mvc.measure.stopwatch import MEANINGS, CacheFlush, stopwatch
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS
-from mvc.model.functional import token_counts
 from mvc.model.image import load_image, preprocess, top_classes
 from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights
+from mvc.model.windows import token_counts
 from mvc.offline import command as offline
 from mvc.passes.accuracy import worst
 from mvc.passes.measured_choice import Kernels

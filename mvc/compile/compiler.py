@@ -19,8 +19,8 @@ from mvc.compile import torch_private
 from mvc.compile.backend import MODES, GraphReport, Options
 from mvc.compile.explanation import Explanation, Recorder
 from mvc.errors import UserError
-from mvc.model.functional import check_images
 from mvc.model.module import MambaVision
+from mvc.model.network import check_images
 from mvc.passes import accuracy
 from mvc.passes.accuracy import COMPILED, Check, relative_errors, worst
 from mvc.passes.graph.regions import op_counts
@@ -111,7 +111,7 @@ def compile_model(
     require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
     require_tensor("example", example)
     if isinstance(model, MambaVision):
-        check_images(model.tensors(), example, model.config, name="example")
+        check_images(model, example, name="example")
     require(dynamic is None or isinstance(dynamic, bool), "dynamic", dynamic, "True, False or None")
     parsed = _options(backend, mode, options, example.device)
     recorder = Recorder(parsed)

@@ -17,7 +17,7 @@ from mvc.measure.device_profile import DeviceProfile, profile_device
 from mvc.measure.paired import Ratio
 from mvc.measure.profiler import Measurement, Spread
 from mvc.measure.stopwatch import Clock, synchronize
-from mvc.model import functional
+from mvc.model import network
 from mvc.model.module import MambaVision
 from mvc.passes.pipeline import PASSES
 from mvc.patches import replaced
@@ -150,10 +150,10 @@ def build(name: str, model: MambaVision, x: Tensor, *, mode: str = "default") ->
 
 
 def _with_reference_scan(model: MambaVision) -> Model:
-    reference = functools.partial(functional.selective_scan, impl="reference")
+    reference = functools.partial(network.selective_scan, impl="reference")
 
     def run(x: Tensor) -> Tensor:
-        with replaced(functional, "selective_scan", reference):
+        with replaced(network, "selective_scan", reference):
             return model(x)
 
     return run

@@ -1,4 +1,4 @@
-"""The `nn.Module` that holds MambaVision's tensors under their published names; `mvc.functional` computes."""
+"""MambaVision as an `nn.Module`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 from mvc.arguments import require, shown
 from mvc.errors import UserError
-from mvc.model import functional
+from mvc.model import network
 from mvc.model.config import MambaVisionConfig, get_config
-from mvc.model.functional import Features
-from mvc.model.parameters import TensorSpec, initialize, tensor_specs
+from mvc.model.layers import EPS, ConvStage, PatchEmbed, TokenStage, initialize
+from mvc.model.network import Features
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class MambaVision(nn.Module):
-    """A shell around `mvc.functional`: parameters and buffers in, class scores out.
+    """The network, of torch's own layers under the names of the published checkpoints.
 
-    Modules below it hold tensors and compute nothing, so that `state_dict()` has the names of the published
-    checkpoints; hooks on them do not run.
+    Each layer is called by the forward, so that hooks on it run and it can be replaced or wrapped: by another head, by
+    `SyncBatchNorm`, LoRA, quantized weights. `levels[k]` returns its stage's map before down-sampling.
 
     Args:
         config: the configuration, as from `mvc.get_config`.
@@ -41,23 +41,17 @@ class MambaVision(nn.Module):
         _check_device(device)
         super().__init__()
         self.config = config
-        for name, spec in tensor_specs(config).items():
-            self._register(name, spec, device, dtype)
-        initialize(self.tensors(), config)
-
-    def _register(self, name: str, spec: TensorSpec, device, dtype) -> None:
-        layout = torch.channels_last if len(spec.shape) == 4 else torch.contiguous_format
-        tensor = torch.empty(spec.shape, device=device, dtype=spec.dtype or dtype, memory_format=layout)
-        *path, leaf = name.split(".")
-        owner = self
-        for part in path:
-            if not hasattr(owner, part):
-                owner.add_module(part, nn.Module())
-            owner = getattr(owner, part)
-        if spec.is_buffer:
-            owner.register_buffer(leaf, tensor)
-        else:
-            owner.register_parameter(leaf, nn.Parameter(tensor))
+        tensors = {"device": "meta", "dtype": dtype}  # made once, when their memory format is known
+        self.patch_embed = PatchEmbed(config, **tensors)
+        stages = (ConvStage, ConvStage, TokenStage, TokenStage)
+        self.levels = nn.ModuleList([make(config, stage, **tensors) for stage, make in enumerate(stages)])
+        channels, classes = config.channels(3), config.num_classes
+        self.norm = nn.BatchNorm2d(channels, eps=EPS, **tensors)
+        self.head = nn.Linear(channels, classes, **tensors) if classes else nn.Identity()
+        self.to(memory_format=torch.channels_last)
+        self.to_empty(device=torch.get_default_device() if device is None else device)
+        for layer in self.modules():
+            initialize(layer)
 
     def tensors(self) -> dict[str, Tensor]:
         """All parameters and buffers by name: the `params` of `mvc.functional`."""
@@ -66,11 +60,11 @@ class MambaVision(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (batch, num_classes) of images (batch, in_chans, height, width), at least 32 x 32; raises as
         `mvc.functional.forward` does."""
-        return functional.forward(self.tensors(), x, self.config, training=self.training)
+        return network.scores(self, x)
 
     def forward_features(self, x: Tensor) -> Features:
         """The four stage maps before down-sampling, and the pooled vector."""
-        return functional.forward_features(self.tensors(), x, self.config, training=self.training)
+        return network.features(self, x)
 
     def extra_repr(self) -> str:
         return f"{self.config.name}, {sum(p.numel() for p in self.parameters()):,} parameters"

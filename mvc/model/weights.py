@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mvc.arguments import require, require_choice
 from mvc.errors import UserError
 from mvc.model.config import VARIANTS
-from mvc.model.parameters import tensor_specs
+from mvc.model.functional import without_values
 
 HUB_SCHEME = "hub:"
 TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt")
@@ -314,7 +314,9 @@ def _misfit(loaded: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
 def _variants_of(tensors: dict[str, Tensor]) -> tuple[str, ...]:
     """The variants whose tensors these are, apart from the head; several share theirs."""
     shapes = {name: tensor.shape for name, tensor in _without_head(tensors).items()}
-    specs = {variant: tensor_specs(config) for variant, config in VARIANTS.items()}
+    published = {variant: without_values(config).state_dict() for variant, config in VARIANTS.items()}
     return tuple(
-        variant for variant, spec in specs.items() if shapes == {n: t.shape for n, t in _without_head(spec).items()}
+        variant
+        for variant, own in published.items()
+        if shapes == {name: tensor.shape for name, tensor in _without_head(own).items()}
     )
