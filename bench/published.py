@@ -7,7 +7,6 @@ work on (batch, channels, length), and the scan is one op (`published_scan`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,8 +14,9 @@ from torch.nn import functional as F
 
 from bench.published_scan import Scan, find
 from mvc import MambaVision
-from mvc.model.config import MambaVisionConfig, get_config
-from mvc.model.functional import EPS, Params, batch_norm, layer_norm, layer_scale, linear, stem
+from mvc.model.config import get_config
+from mvc.model.layers import Attention, ConvBlock, Mixer, TokenBlock, TokenStage
+from mvc.model.network import layer_scale
 
 
 def create_model(
@@ -46,73 +46,59 @@ class Published(MambaVision):
     scan: Scan
 
     def forward(self, x: Tensor) -> Tensor:
-        params, config = self.tensors(), self.config
-        x = stem(params, "patch_embed.conv_down", x, self.training)
-        for stage, depth in enumerate(config.depths):
-            name = f"levels.{stage}"
-            if stage < 2:
-                for block in range(depth):
-                    x = conv_block(params, f"{name}.blocks.{block}", x, self.training)
+        x = self.patch_embed(x)
+        for level in self.levels:
+            if isinstance(level, TokenStage):
+                x = token_stage(level, x, self.scan)
             else:
-                x = token_stage(params, name, x, config, stage, self.scan)
-            if stage < 3:
-                x = F.conv2d(x, params[f"{name}.downsample.reduction.0.weight"], stride=2, padding=1)
-        x = F.adaptive_avg_pool2d(batch_norm(params, "norm", x, EPS, self.training), 1)
-        return linear(params, "head", x.flatten(1))
+                for block in level.blocks:
+                    x = conv_block(block, x)
+            if level.downsample is not None:
+                x = level.downsample(x)
+        return self.head(F.adaptive_avg_pool2d(self.norm(x), 1).flatten(1))
 
 
-def conv_block(params: Params, name: str, x: Tensor, training: bool) -> Tensor:
-    y = F.conv2d(x, params[f"{name}.conv1.weight"], params[f"{name}.conv1.bias"], padding=1)
-    y = F.gelu(batch_norm(params, f"{name}.norm1", y, EPS, training), approximate="tanh")
-    y = F.conv2d(y, params[f"{name}.conv2.weight"], params[f"{name}.conv2.bias"], padding=1)
-    return x + batch_norm(params, f"{name}.norm2", y, EPS, training)
+def conv_block(layers: ConvBlock, x: Tensor) -> Tensor:
+    y = F.gelu(layers.norm1(layers.conv1(x)), approximate="tanh")
+    return x + layers.norm2(layers.conv2(y))
 
 
-def token_stage(params: Params, name: str, x: Tensor, config: MambaVisionConfig, stage: int, scan: Scan) -> Tensor:
-    window, (batch, channels, height, width) = config.window_sizes[stage - 2], x.shape
+def token_stage(layers: TokenStage, x: Tensor, scan: Scan) -> Tensor:
+    window, (batch, channels, height, width) = layers.window, x.shape
     rows, columns = -(-height // window), -(-width // window)
     x = F.pad(x, (0, columns * window - width, 0, rows * window - height))
     x = x.view(batch, channels, rows, window, columns, window)
     x = x.permute(0, 2, 4, 3, 5, 1).reshape(-1, window * window, channels)
-    for block, kind in enumerate(config.block_pattern(stage)):
-        if kind == "M":
-            mix = functools.partial(mixer, config=config, scan=scan)
-        else:
-            mix = functools.partial(attention, heads=config.num_heads[stage])
-        x = token_block(params, f"{name}.blocks.{block}", x, mix)
+    for block in layers.blocks:
+        x = token_block(block, x, scan)
     x = x.reshape(batch, rows, columns, window, window, channels)
     x = x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, rows * window, columns * window)
     return x[:, :, :height, :width].contiguous() if (rows * window, columns * window) != (height, width) else x
 
 
-def token_block(params: Params, name: str, x: Tensor, mix: Callable[[Params, str, Tensor], Tensor]) -> Tensor:
-    y = mix(params, f"{name}.mixer", layer_norm(params, f"{name}.norm1", x))
-    x = x + layer_scale(params, f"{name}.gamma_1", y)
-    y = F.gelu(linear(params, f"{name}.mlp.fc1", layer_norm(params, f"{name}.norm2", x)))
-    return x + layer_scale(params, f"{name}.gamma_2", linear(params, f"{name}.mlp.fc2", y))
+def token_block(layers: TokenBlock, x: Tensor, scan: Scan) -> Tensor:
+    y, inner = layers.norm1(x), layers.mixer
+    y = mixer(inner, y, scan) if isinstance(inner, Mixer) else attention(inner, y)
+    x = x + layer_scale(y, layers.gamma_1)
+    y = layers.mlp.fc2(F.gelu(layers.mlp.fc1(layers.norm2(x))))
+    return x + layer_scale(y, layers.gamma_2)
 
 
-def attention(params: Params, name: str, x: Tensor, heads: int) -> Tensor:
+def attention(layers: Attention, x: Tensor) -> Tensor:
     batch, length, channels = x.shape
-    qkv = linear(params, f"{name}.qkv", x).reshape(batch, length, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+    heads = layers.num_heads
+    qkv = layers.qkv(x).reshape(batch, length, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
     x = F.scaled_dot_product_attention(*qkv.unbind(0))
-    return linear(params, f"{name}.proj", x.transpose(1, 2).reshape(batch, length, channels))
+    return layers.proj(x.transpose(1, 2).reshape(batch, length, channels))
 
 
-def mixer(params: Params, name: str, x: Tensor, config: MambaVisionConfig, scan: Scan) -> Tensor:
+def mixer(layers: Mixer, x: Tensor, scan: Scan) -> Tensor:
     batch, length, _ = x.shape
-    x, z = linear(params, f"{name}.in_proj", x).transpose(1, 2).chunk(2, dim=1)
-    A = -torch.exp(params[f"{name}.A_log"].float())
-    x, z = (
-        F.silu(F.conv1d(branch, params[f"{name}.conv1d_{key}.weight"], padding="same", groups=branch.shape[1]))
-        for key, branch in (("x", x), ("z", z))
-    )
-    tokens = linear(params, f"{name}.x_proj", x.transpose(1, 2).reshape(batch * length, -1))
-    rank = params[f"{name}.dt_proj.weight"].shape[1]
-    dt, B, C = tokens.split((rank, config.d_state, config.d_state), dim=-1)
-    dt, B, C = (
-        each.reshape(batch, length, -1).transpose(1, 2) for each in (linear(params, f"{name}.dt_proj", dt), B, C)
-    )
-    D, bias = params[f"{name}.D"].float(), params[f"{name}.dt_proj.bias"].float()
-    y = scan(x, dt, A, B.contiguous(), C.contiguous(), D, bias)
-    return linear(params, f"{name}.out_proj", torch.cat((y, z), dim=1).transpose(1, 2))
+    x, z = layers.in_proj(x).transpose(1, 2).chunk(2, dim=1)
+    A = -torch.exp(layers.A_log.float())
+    x, z = F.silu(layers.conv1d_x(x)), F.silu(layers.conv1d_z(z))
+    tokens = layers.x_proj(x.transpose(1, 2).reshape(batch * length, -1))
+    dt, B, C = tokens.split((layers.dt_rank, layers.d_state, layers.d_state), dim=-1)
+    dt, B, C = (each.reshape(batch, length, -1).transpose(1, 2) for each in (layers.dt_proj(dt), B, C))
+    y = scan(x, dt, A, B.contiguous(), C.contiguous(), layers.D.float(), layers.dt_proj.bias.float())
+    return layers.out_proj(torch.cat((y, z), dim=1).transpose(1, 2))

@@ -22,9 +22,11 @@ from mvc.passes.fusing.fuse_batch_norm import FuseBatchNorm
 from mvc.passes.fusing.fuse_bias import FuseBias
 from mvc.passes.fusing.fuse_cat import FuseCat
 from mvc.passes.fusing.fuse_convolution import FuseConvolution
+from mvc.passes.fusing.fuse_delta_bias import FuseDeltaBias
 from mvc.passes.fusing.fuse_depthwise import FuseDepthwise
 from mvc.passes.fusing.fuse_linear import FuseLinear
 from mvc.passes.fusing.fuse_movement import FuseMovement
+from mvc.passes.fusing.join_depthwise import JoinDepthwise
 from mvc.passes.graph import transforms
 from mvc.passes.graph.contexts import Contexts
 from mvc.passes.graph.fx_utils import value
@@ -57,6 +59,8 @@ PASSES: dict[str, type[Pass]] = {
         RaiseLogScan,
         RaiseSsd,
         RaiseScan,
+        FuseDeltaBias,
+        JoinDepthwise,
         FuseDepthwise,
         FuseMovement,
         FuseBatchNorm,

@@ -19,7 +19,7 @@ from mvc.compat import mamba_ssm
 from mvc.compile.backend import Options
 from mvc.kernels.scan.checks import MAX_STATES
 from mvc.measure import profiler
-from mvc.model import functional, image
+from mvc.model import functional, image, windows
 from mvc.model.config import VARIANTS
 
 CPU = torch.device("cpu")
@@ -225,8 +225,8 @@ def forward_rows() -> Iterator[Row]:
     yield from rows("functional.forward", "params", lambda v: call(params=v), params)
     yield from rows("functional.forward", "config", lambda v: call(config=v), [None, "tiny", 1, {}])
     yield from rows("functional.forward", "training", lambda v: call(training=v), NO_FLAGS)
-    count = lambda v: functional.token_counts(config, v, 64)  # noqa: E731
-    yield from rows("functional.token_counts", "height", count, NO_WHOLES[:-1])
+    count = lambda v: windows.token_counts(config, v, 64)  # noqa: E731
+    yield from rows("windows.token_counts", "height", count, NO_WHOLES[:-1])
 
 
 # --- weights and images

@@ -35,7 +35,7 @@ class Features(NamedTuple):
 
 
 def scores(layers: Any, x: Tensor) -> Tensor:
-    """Class scores (batch, num_classes) of images (batch, in_chans, height, width); without a head, what it would get."""
+    """Class scores (batch, num_classes) of images (batch, in_chans, height, width); with no head, `pooled`."""
     return layers.head(features(layers, x).pooled)
 
 

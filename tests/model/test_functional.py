@@ -1,4 +1,4 @@
-"""Each function of the network against a plain restatement in float64, and what windows, forms and training promise."""
+"""Each part of the network against a plain restatement in float64, and what windows, forms and training promise."""
 
 import dataclasses
 import math
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvc.kernels.scan import reference
-from mvc.model import functional
+from mvc.model import network, windows
 from mvc.model.config import MIXER_FORMS, get_config
+from mvc.model.functional import Bound, without_values
 from mvc.model.module import create_model
 
 CONFIG = get_config("tiny", layer_scale=0.5)
@@ -37,6 +38,11 @@ def part(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix + "."): t for name, t in params.items() if name.startswith(prefix + ".")}
 
 
+def bound(params: dict[str, Tensor], name: str = "", config=CONFIG, *, training: bool = False) -> Bound:
+    """A part of the network with tensors of `params`."""
+    return Bound(without_values(config).get_submodule(name), params, f"{name}.", training)
+
+
 def load(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     module.double().eval().load_state_dict(tensors, strict=True)
     return module
@@ -58,7 +64,7 @@ MAP_IDS = [f"{height}x{width}-window{window}" for height, width, window in MAPS]
 @pytest.mark.parametrize(("height", "width", "window"), MAPS, ids=MAP_IDS)
 def test_windows_are_cut_row_by_row_and_put_back(height, width, window):
     x = random_input(2, height, width, 3)
-    tokens, (rows, columns) = functional.window_partition(x, window)
+    tokens, (rows, columns) = windows.window_partition(x, window)
     assert (rows, columns) == (math.ceil(height / window), math.ceil(width / window))
     padded = torch.zeros(2, rows * window, columns * window, 3, dtype=x.dtype)
     padded[:, :height, :width] = x
@@ -69,11 +75,11 @@ def test_windows_are_cut_row_by_row_and_put_back(height, width, window):
         for c in range(columns)
     ]
     assert torch.equal(tokens, torch.stack(expected))
-    assert torch.equal(functional.window_reverse(tokens, window, (rows, columns), height, width), x)
+    assert torch.equal(windows.window_reverse(tokens, window, (rows, columns), height, width), x)
 
 
 def stage_output(params: dict[str, Tensor], x: Tensor) -> Tensor:
-    return functional.token_stage(params, f"levels.{STAGE}", x, CONFIG, STAGE, [0.0, 0.0], False)
+    return bound(params, f"levels.{STAGE}")(x)
 
 
 def test_scan_and_attention_never_cross_a_window():
@@ -92,20 +98,8 @@ def test_padded_tokens_take_part():
     whole = stage_output(params, F.pad(x, (0, 1, 0, 1)))
     assert_equal("stage", stage_output(params, x), whole[:, :, :1, :1])
     alone = dataclasses.replace(CONFIG, window_sizes=(1, 1))
-    without = functional.token_stage(params, f"levels.{STAGE}", x, alone, STAGE, [0.0, 0.0], False)
+    without = bound(params, f"levels.{STAGE}", alone)(x)
     assert (without - whole[:, :, :1, :1]).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(("taps", "causal"), [(3, False), (3, True), (4, False), (4, True), (1, False)])
-def test_depthwise_conv(taps, causal):
-    x, weight = random_input(2, 7, 5), random_input(5, 1, taps)
-    before = taps - 1 if causal else (taps - 1) // 2
-    padded = F.pad(x.transpose(1, 2), (before, taps - 1 - before))
-    expected = F.conv1d(padded, weight, groups=5).transpose(1, 2)
-    assert_equal("depthwise_conv", functional.depthwise_conv(x, weight, causal=causal), expected)
-    if not causal and taps == 3:
-        same = F.conv1d(x.transpose(1, 2), weight, groups=5, padding="same").transpose(1, 2)
-        assert_equal("padding same", expected, same)
 
 
 def test_stem():
@@ -119,7 +113,7 @@ def test_stem():
         nn.ReLU(),
     )
     name = "patch_embed.conv_down"
-    assert_equal("stem", functional.stem(params, name, x, False), load(conv_down, part(params, name))(x))
+    assert_equal("stem", bound(params, "patch_embed")(x), load(conv_down, part(params, name))(x))
 
 
 def test_conv_block():
@@ -135,7 +129,7 @@ def test_conv_block():
     load(block, part(params, name))
     inner = nn.GELU(approximate="tanh")(block["norm1"](block["conv1"](x)))
     expected = x + block["norm2"](block["conv2"](inner))
-    assert_equal("conv_block", functional.conv_block(params, name, x, CONFIG, 0.0, False), expected)
+    assert_equal("conv_block", bound(params, name)(x), expected)
 
 
 def test_attention():
@@ -146,7 +140,7 @@ def test_attention():
     expected = F.linear(
         heads.transpose(1, 2).reshape(3, 4, 64), params[f"{name}.proj.weight"], params[f"{name}.proj.bias"]
     )
-    assert_equal("attention", functional.attention(params, name, x, CONFIG, 2, False), expected)
+    assert_equal("attention", bound(params, name)(x), expected)
 
 
 def test_mlp_uses_the_exact_gelu():
@@ -155,7 +149,7 @@ def test_mlp_uses_the_exact_gelu():
     load(mlp, part(params, name))
     hidden = mlp["fc1"](x)
     gelu = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    assert_equal("mlp", functional.mlp(params, name, x, CONFIG, False), mlp["fc2"](gelu))
+    assert_equal("mlp", bound(params, name)(x), mlp["fc2"](gelu))
 
 
 def plain_mixer(params: dict[str, Tensor], name: str, x: Tensor, form: str) -> Tensor:
@@ -197,7 +191,7 @@ def plain_mixer(params: dict[str, Tensor], name: str, x: Tensor, form: str) -> T
 def test_mixer(form):
     config = dataclasses.replace(CONFIG, mixer=form)
     params, x, name = random_params(config), random_input(3, 9, 64), "levels.2.blocks.0.mixer"
-    assert_equal(form, functional.mixer(params, name, x, config), plain_mixer(params, name, x, form))
+    assert_equal(form, bound(params, name, config)(x), plain_mixer(params, name, x, form))
 
 
 @pytest.mark.parametrize("form", MIXER_FORMS)
@@ -206,7 +200,7 @@ def test_only_the_causal_form_never_looks_ahead(form):
     params, x = random_params(config), random_input(1, 9, 64)
     later = x.clone()
     later[:, 5:] += 1.0
-    before, after = (functional.mixer(params, "levels.2.blocks.0.mixer", t, config) for t in (x, later))
+    before, after = (bound(params, "levels.2.blocks.0.mixer", config)(t) for t in (x, later))
     moved = ((before - after).abs().amax((0, 2)) > 1e-9).tolist()
     first = 5 if form == "causal" else 4  # a convolution of three taps looks one token ahead
     assert moved == [token >= first for token in range(9)]
@@ -215,31 +209,24 @@ def test_only_the_causal_form_never_looks_ahead(form):
 @pytest.mark.parametrize("block", [0, 1], ids=["mixer", "attention"])
 def test_token_block(block):
     params, x, name = random_params(), random_input(3, 4, 64), f"levels.2.blocks.{block}"
-    kind = "MA"[block]
     norms = {norm: load(nn.LayerNorm(64, eps=1e-5), part(params, f"{name}.{norm}")) for norm in ("norm1", "norm2")}
-    y = norms["norm1"](x)
-    if kind == "M":
-        y = functional.mixer(params, f"{name}.mixer", y, CONFIG)
-    else:
-        y = functional.attention(params, f"{name}.mixer", y, CONFIG, 2, False)
+    y = bound(params, f"{name}.mixer")(norms["norm1"](x))
     expected = x + params[f"{name}.gamma_1"] * y
-    expected = expected + params[f"{name}.gamma_2"] * functional.mlp(
-        params, f"{name}.mlp", norms["norm2"](expected), CONFIG, False
-    )
-    actual = functional.token_block(params, name, x, CONFIG, STAGE, kind, 0.0, False)
+    expected = expected + params[f"{name}.gamma_2"] * bound(params, f"{name}.mlp")(norms["norm2"](expected))
+    actual = bound(params, name)(x)
     assert_equal("token_block", actual, expected)
 
 
 def test_layer_scale_only_where_there_is_a_gamma():
     x, gamma = random_input(2, 3, 4), random_input(4)
-    assert torch.equal(functional.layer_scale({"gamma": gamma}, "gamma", x), x * gamma)
-    assert functional.layer_scale({}, "gamma", x) is x
+    assert torch.equal(network.layer_scale(x, gamma), x * gamma)
+    assert network.layer_scale(x, None) is x
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     samples, rate = 4000, 0.3
-    dropped = functional.drop_path(torch.ones(samples, 2, 3, dtype=torch.float64), rate, True)
+    dropped = network.drop_path(torch.ones(samples, 2, 3, dtype=torch.float64), rate, True)
     per_sample = dropped.flatten(1)
     assert (per_sample == per_sample[:, :1]).all()
     assert set(per_sample[:, 0].tolist()) == {0.0, 1 / (1 - rate)}
@@ -249,8 +236,8 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 def test_drop_path_is_nothing_in_evaluation_or_at_rate_zero():
     x = random_input(4, 3)
-    assert functional.drop_path(x, 0.5, False) is x
-    assert functional.drop_path(x, 0.0, True) is x
+    assert network.drop_path(x, 0.5, False) is x
+    assert network.drop_path(x, 0.0, True) is x
 
 
 @pytest.mark.parametrize("rate", ["drop_rate", "attn_drop_rate"])
@@ -260,8 +247,8 @@ def test_dropout_is_active_in_training_alone(rate):
 
     def run(training: bool, config=config) -> Tensor:
         torch.manual_seed(0)
-        y = functional.attention(params, f"{name}.mixer", x, config, 2, training)
-        return functional.mlp(params, f"{name}.mlp", y, config, training)
+        y = bound(params, f"{name}.mixer", config, training=training)(x)
+        return bound(params, f"{name}.mlp", config, training=training)(y)
 
     assert torch.equal(run(False), run(False, CONFIG))
     assert not torch.allclose(run(True), run(False))

@@ -6,9 +6,8 @@ import golden
 import pytest
 import torch
 
-from mvc.model.config import VARIANTS, get_config
+from mvc.model.config import VARIANTS
 from mvc.model.module import create_model
-from mvc.model.parameters import tensor_specs
 
 COUNTS = {
     "T": 31_794_248,
@@ -31,7 +30,11 @@ def test_parameter_count(name):
 def test_names_shapes_and_order_are_the_published(name):
     published = list(golden.spec(name).items())
     assert [(key, list(t.shape)) for key, t in create_model(name, device="meta").state_dict().items()] == published
-    assert [(key, list(spec.shape)) for key, spec in tensor_specs(get_config(name)).items()] == published
+
+
+def shapes(variant: str, **changes: object) -> dict[str, torch.Size]:
+    model = create_model(variant, device="meta", **changes)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def test_layer_scale_is_in_stages_3_and_4_alone(fresh):
     assert {name.split(".")[1] for name in gammas} == {"2", "3"}
     for name, gamma in gammas.items():
         assert (gamma == 1e-5).all(), name
-    assert not [name for name in tensor_specs(get_config("T")) if "gamma" in name]
+    assert not [name for name in shapes("T") if "gamma" in name]
 
 
 def test_convolutions_start_as_those_of_torch(fresh):
@@ -108,14 +111,13 @@ def test_initial_values_follow_the_seed():
 
 
 def test_no_classes_leaves_out_the_head():
-    names = set(tensor_specs(get_config("T")))
-    assert names - set(tensor_specs(get_config("T", num_classes=0))) == {"head.weight", "head.bias"}
+    assert shapes("T").keys() - shapes("T", num_classes=0).keys() == {"head.weight", "head.bias"}
 
 
 def test_other_classes_and_channels():
-    specs = tensor_specs(get_config("T", num_classes=7, in_chans=1))
-    assert specs["head.weight"].shape == (7, 640)
-    assert specs["patch_embed.conv_down.0.weight"].shape == (32, 1, 3, 3)
+    found = shapes("T", num_classes=7, in_chans=1)
+    assert found["head.weight"] == (7, 640)
+    assert found["patch_embed.conv_down.0.weight"] == (32, 1, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +126,10 @@ def test_other_classes_and_channels():
 )
 def test_tensors_of_each_mixer_form(mixer, inner, branches, out):
     prefix = "levels.2.blocks.0.mixer."
-    specs = tensor_specs(get_config("tiny", mixer=mixer))
-    shapes = {name.removeprefix(prefix): spec.shape for name, spec in specs.items() if name.startswith(prefix)}
+    found = shapes("tiny", mixer=mixer)
+    own = {name.removeprefix(prefix): shape for name, shape in found.items() if name.startswith(prefix)}
     convs = {f"conv1d_{branch}.weight": (inner, 1, 3) for branch in branches}
-    assert shapes == {
+    assert own == {
         "A_log": (inner, 8),
         "D": (inner,),
         "in_proj.weight": (64, 64),
@@ -140,6 +142,5 @@ def test_tensors_of_each_mixer_form(mixer, inner, branches, out):
 
 
 def test_pattern_decides_which_blocks_attend():
-    specs = tensor_specs(get_config("tiny", attention=("AM", "MA")))
-    attending = [name for name in specs if name.endswith("qkv.weight")]
+    attending = [name for name in shapes("tiny", attention=("AM", "MA")) if name.endswith("qkv.weight")]
     assert attending == ["levels.2.blocks.0.mixer.qkv.weight", "levels.3.blocks.1.mixer.qkv.weight"]

@@ -15,9 +15,7 @@ from golden import save_published
 from torch import Tensor, nn
 
 from mvc.errors import UserError
-from mvc.model.config import get_config
 from mvc.model.module import create_model
-from mvc.model.parameters import tensor_specs
 from mvc.model.weights import load_weights
 
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
@@ -28,8 +26,8 @@ def random_state(variant: str = "tiny", **changes: object) -> State:
     """A state dict of the variant with values that no initialisation gives."""
     generator = torch.Generator().manual_seed(1)
     return {
-        name: torch.rand(spec.shape, generator=generator) if spec.dtype != torch.int64 else torch.tensor(7)
-        for name, spec in tensor_specs(get_config(variant, **changes)).items()
+        name: torch.rand(own.shape, generator=generator) if own.dtype != torch.int64 else torch.tensor(7)
+        for name, own in create_model(variant, device="meta", **changes).state_dict().items()
     }
 
 
@@ -185,7 +183,7 @@ def test_whole_numbers_for_a_float_tensor(refuses, tmp_path):
 def test_wrong_variant_is_named_with_all_that_share_its_tensors(variant, named, refuses, tmp_path):
     # One stored value expanded to each shape: saved, the file stays small.
     value = torch.zeros(1)
-    shapes = {name: spec.shape for name, spec in tensor_specs(get_config(variant)).items()}
+    shapes = {name: own.shape for name, own in create_model(variant, device="meta").state_dict().items()}
     torch.save({name: value.expand(shape or 1).reshape(shape) for name, shape in shapes.items()}, tmp_path / "v.pth")
     message = refuses(tmp_path / "v.pth")
     assert f"these are {named} weights, and the model is tiny; create the model under the name of" in message
