@@ -140,6 +140,10 @@ class MambaVisionConfig:
     def _require_whole(self, field: str, least: int, most: int = MAX_SIZE) -> None:
         self._require(is_whole(getattr(self, field), least, most), field, f"a whole number from {least} to {most}")
 
+    def to_dict(self) -> dict[str, object]:
+        """The fields by name, and `model_type`, by which packages such as peft know the kind of a model."""
+        return {"model_type": "mambavision", **dataclasses.asdict(self)}
+
     def channels(self, stage: int) -> int:
         """Channels of stage 0 to 3."""
         return self.dim * 2**stage

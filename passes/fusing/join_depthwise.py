@@ -25,7 +25,7 @@ from mvc.passes.base import Declined, NearMiss, Outcome, Pass
 from mvc.passes.graph.fx_utils import between, insert, only_user, shape, value
 from mvc.passes.graph.memory import storages, writers
 from mvc.passes.graph.surroundings import Surroundings
-from mvc.passes.graph.torch_ops import Kind, call
+from mvc.passes.graph.torch_ops import Call, Kind, call
 
 OPTIONS = ("stride", "padding", "dilation")
 
@@ -56,7 +56,7 @@ class JoinDepthwise(Pass):
             if convolutions is None:
                 continue
             try:
-                _join(surroundings, call(node).args["input"], convolutions)
+                _join(surroundings, call(node), convolutions)
             except Declined as reason:
                 outcome.near_misses.append(NearMiss.at(convolutions[0].node, str(reason)))
             else:
@@ -91,10 +91,11 @@ def _convolution(part: fx.Node) -> Convolution | None:
     return Convolution(node, args["weight"], args.get("bias"), tuple(map(args.get, OPTIONS)))
 
 
-def _join(surroundings: Surroundings, whole: fx.Node, convolutions: Sequence[Convolution]) -> None:
+def _join(surroundings: Surroundings, cut: Call, convolutions: Sequence[Convolution]) -> None:
     """Raises:
     Declined: why the convolutions cannot be one.
     """
+    whole, *sizes = (each for name, each in cut.args.items() if name != "dim")
     graph, nodes = whole.graph, sorted(each.node for each in convolutions)
     first, known = nodes[0], call(nodes[0]).args
     operands = [each for one in convolutions for each in (one.weight, one.bias) if each is not None]
@@ -123,7 +124,7 @@ def _join(surroundings: Surroundings, whole: fx.Node, convolutions: Sequence[Con
             joined = insert(graph, node.target, *args, **kwargs)
         last = [chain[-1] for chain in chains]
         axis = next(a for a, (one, all_) in enumerate(zip(shape(last[0]), shape(joined), strict=True)) if one != all_)
-        pieces = insert(graph, torch.split, joined, [shape(each)[axis] for each in last], axis - len(shape(joined)))
+        pieces = insert(graph, cut.name, joined, *sizes, axis - len(shape(joined)))
         parts = [insert(graph, operator.getitem, pieces, index) for index in range(len(last))]
         surroundings.replace(dict(zip(last, parts, strict=True)))
 

@@ -1,9 +1,10 @@
-"""What people do to the modules of a model: hooks, other layers, parametrizations, LoRA, quantized weights, sharding."""
+"""What people do to the modules of a model: hooks, other layers, parametrizations, LoRA, int8 weights, sharding."""
 
 from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -153,15 +154,17 @@ def test_parametrization(tiny, name):
 
 
 def test_pruning(tiny):
-    convolutions = [layer for layer in tiny.modules() if isinstance(layer, (nn.Conv2d, nn.Linear, nn.Conv1d))]
+    tiny.to(memory_format=torch.contiguous_format)  # torch's pruning asks for it
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
     expected = copy.deepcopy(tiny)
-    for layer in convolutions:
-        prune.l1_unstructured(layer, "weight", amount=0.5)
-    pruned = dict(tiny.named_buffers())
+    for layer in tiny.modules():
+        if isinstance(layer, kinds):
+            prune.l1_unstructured(layer, "weight", amount=0.5)
+    masks = dict(tiny.named_buffers())
     with torch.no_grad():
         for name, layer in expected.named_modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear, nn.Conv1d)):
-                layer.weight.mul_(pruned[f"{name}.weight_mask"])
+            if isinstance(layer, kinds):
+                layer.weight.mul_(masks[f"{name}.weight_mask"])
     assert_close("scores", tiny(images()), expected(images()))
 
 
@@ -173,7 +176,7 @@ def test_pruning(tiny):
     [
         ({"target_modules": ["qkv", "in_proj", "dt_proj"]}, 3),
         ({"target_modules": r"levels\.3\..*\.mlp\.fc[12]"}, 2),
-        ({"target_modules": "all-linear"}, 10),
+        ({"target_modules": "all-linear"}, 11),
         ({"target_parameters": ["mixer.qkv.weight"]}, 1),
     ],
     ids=["names", "expression", "all-linear", "parameters"],
@@ -241,13 +244,15 @@ def test_symbolic_trace(tiny):
 
 def test_feature_extraction(tiny):
     extraction = pytest.importorskip("torchvision.models.feature_extraction", reason="torchvision is not installed")
-    stages = {f"levels.{stage}": f"stage{stage + 1}" for stage in range(4)}
-    found = extraction.create_feature_extractor(tiny, {**stages, "levels.2.blocks.0.mixer.x_proj": "projected"})(
-        images()
-    )
-    for actual, expected in zip(stages.values(), tiny.forward_features(images()).stages, strict=True):
-        assert torch.equal(found[actual], expected), actual
-    assert found["projected"].shape == (2 * 4, 4, 4 + 2 * 8)
+    stages = ("levels.0.blocks", "levels.1.blocks", "levels.2.permute_1", "levels.3")
+    projection = "levels.2.blocks.0.mixer.x_proj"
+    found = extraction.create_feature_extractor(tiny, [*stages, "levels.0", projection])(images())
+    maps = tiny.forward_features(images()).stages
+    for name, expected in zip(stages, maps, strict=True):
+        assert torch.equal(found[name], expected), name
+    down = tiny.levels[0].downsample(maps[0])
+    assert torch.equal(found["levels.0"], down), "torchvision takes the last result below a name"
+    assert found[projection].shape == (2 * 4, 4, 4 + 2 * 8)
 
 
 def training_step(model: nn.Module) -> dict[str, Tensor]:
@@ -276,7 +281,8 @@ def test_a_changed_model_compiles_in_one_graph(tiny):
     model = peft.get_peft_model(tiny, peft.LoraConfig(r=2, target_modules=["in_proj", "dt_proj"])).eval()
     nn.init.ones_(model.get_submodule("base_model.model.levels.2.blocks.0.mixer.dt_proj.lora_B.default").weight)
     tiny.head = nn.Sequential(nn.ReLU(), nn.Linear(128, 5))
-    parametrize.register_parametrization(tiny.levels[3].blocks[0].mixer.proj, "weight", LowRank(tiny.head[1].weight.T))
+    projection = tiny.levels[3].blocks[0].mixer.proj
+    parametrize.register_parametrization(projection, "weight", LowRank(projection.weight))
     tiny.levels[1].register_forward_hook(lambda _, inputs, map_: 2 * map_)
     torch._dynamo.reset()
     with torch.no_grad():
@@ -295,18 +301,24 @@ def test_average_of_a_model(tiny):
     start = copy.deepcopy(tiny.state_dict())
     with torch.no_grad():
         for parameter in tiny.parameters():
-            parameter.add_(4.0)
+            parameter.add_(0.25)
     averaged.update_parameters(tiny)
     for name, parameter in averaged.module.named_parameters():
-        assert_close(name, parameter, start[name] + 1.0)
+        assert_close(name, parameter, start[name] + 0.0625)
     assert torch.equal(averaged(images()), averaged.module(images()))
 
 
 # --- two processes
 
 
-def test_synchronized_batch_norm_and_fsdp_in_two_processes():
-    multiprocessing.spawn(_process, args=(_free_port(),), nprocs=2)
+def test_conversion_to_synchronized_batch_norm_and_fsdp_in_two_processes():
+    multiprocessing.spawn(_process, args=(_free_port(), _on_a_cpu), nprocs=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: SyncBatchNorm does not train on a CPU")
+def test_synchronized_batch_norm_in_two_processes():
+    multiprocessing.spawn(_process, args=(_free_port(), _statistics_on_a_gpu), nprocs=2)
 
 
 def _free_port() -> int:
@@ -317,20 +329,34 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _process(rank: int, port: int) -> None:
+def _process(rank: int, port: int, check: Callable[[MambaVision, int], None]) -> None:
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     try:
         torch.manual_seed(0)
         model = create_model("tiny", layer_scale=0.5, **EACH_KIND_ONCE).eval()
-        _synchronized(copy.deepcopy(model))
-        _sharded(model, rank)
+        check(model, rank)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def _synchronized(model: MambaVision) -> None:
+def _on_a_cpu(model: MambaVision, rank: int) -> None:
+    _converted(copy.deepcopy(model))
+    _sharded(model, rank)
+
+
+def _statistics_on_a_gpu(model: MambaVision, rank: int) -> None:
+    """Of half of the images in each process, those of the whole batch."""
+    whole = copy.deepcopy(model).cuda().train()
+    whole(images(4).cuda())
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).cuda().train()
+    model(images(4).chunk(2)[rank].cuda())
+    for (name, actual), expected in zip(model.named_buffers(), whole.buffers(), strict=True):
+        assert_close(name, actual.double(), expected.double(), roundings=2**32)
+
+
+def _converted(model: MambaVision) -> None:
     expected, names = model(images()), list(model.state_dict())
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -349,6 +375,7 @@ def _sharded(model: MambaVision, rank: int) -> None:
     model(images(4)).square().mean().backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 asks for it
     mesh = init_device_mesh("cpu", (2,))
     for stage in model.levels:
         for block in stage.blocks:
