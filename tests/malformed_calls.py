@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import mvc
 from mvc import refresh
-from mvc.compat import mamba_ssm
+from mvc.compat import bimamba, causal_conv1d, layer_norm, layer_norm_gated, mamba_ssm, selective_scan_cuda_oflex, ssd
 from mvc.compile.backend import Options
 from mvc.kernels.scan.checks import MAX_STATES
 from mvc.measure import profiler
@@ -352,7 +352,7 @@ def profiler_rows() -> Iterator[Row]:
     yield from rows("profiler.Timing.percentile", "share", share, [-1, 2, NAN, "a", None, True])
 
 
-# --- mamba-ssm's functions
+# --- mamba-ssm's functions, and those beside it
 
 
 def compat_inputs() -> dict[str, dict[str, Tensor]]:
@@ -364,22 +364,71 @@ def compat_inputs() -> dict[str, dict[str, Tensor]]:
     inner = some(xz=(2, 12, 5), conv1d_weight=(6, 1, 3), conv1d_bias=(6,), x_proj_weight=(10, 6), A=(6, 4), D=(6,))
     inner |= some(delta_proj_weight=(6, 2), out_proj_weight=(7, 6), out_proj_bias=(7,), delta_bias=(6,))
     step = some(state=(2, 6, 4), x=(2, 6), dt=(2, 6), A=(6, 4), B=(2, 4), C=(2, 4), D=(6,), z=(2, 6), dt_bias=(6,))
-    return {"selective_scan_fn": scan, "mamba_inner_fn": inner, "selective_state_update": step}
+    convolution = some(x=sequence, weight=(6, 3), bias=(6,), initial_states=(2, 6, 2))
+    update = some(x=(2, 6), conv_state=(2, 6, 3), weight=(6, 3), bias=(6,))
+    norm = some(x=(2, 3, 5), weight=(5,), bias=(5,), residual=(2, 3, 5), x1=(2, 3, 5), weight1=(5,), rowscale=(2, 3))
+    grouped = some(u=sequence, delta=sequence, A=(6, 4), B=(2, 3, 4, 5), C=(2, 3, 4, 5), D=(6,), delta_bias=(6,))
+    ssd_scan = some(x=(2, 5, 4, 3), dt=(2, 5, 4), A=(4,), B=(2, 5, 2, 6), C=(2, 5, 2, 6), D=(4,), z=(2, 5, 4, 3))
+    ssd_scan |= some(dt_bias=(4,), initial_states=(2, 4, 3, 6)) | {"chunk_size": 2}
+    ssd_block = some(zxbcdt=(2, 5, 12 + 24 + 4), conv1d_weight=(24, 3), conv1d_bias=(24,), dt_bias=(4,), A=(4,), D=(4,))
+    ssd_block |= some(rmsnorm_weight=(12,), outproj_weight=(7, 12), outproj_bias=(7,))
+    return {
+        "selective_scan_fn": scan,
+        "mamba_inner_fn": inner,
+        "selective_state_update": step,
+        "bimamba_inner_fn": inner | some(A_b=(6, 4)),
+        "causal_conv1d_fn": convolution,
+        "causal_conv1d_update": update,
+        "layer_norm_fn": norm,
+        "rmsnorm_fn": some(x=(2, 3, 5), weight=(5,), bias=(5,), z=(2, 3, 5)),
+        "mamba_chunk_scan_combined": ssd_scan,
+        "mamba_split_conv1d_scan_combined": ssd_block | {"chunk_size": 2, "headdim": 3, "ngroups": 2},
+        "oflex.fwd": grouped | {"delta_softplus": True, "nrows": 1, "out_float": True},
+        "oflex.bwd": grouped | some(dout=sequence) | {"x": None, "delta_softplus": True, "nrows": 1},
+    }
+
+
+COMPAT = {
+    "selective_scan_fn": (mamba_ssm.selective_scan_fn, "delta_softplus", "return_last_state"),
+    "mamba_inner_fn": (mamba_ssm.mamba_inner_fn, "delta_softplus"),
+    "selective_state_update": (mamba_ssm.selective_state_update, "dt_softplus"),
+    "bimamba_inner_fn": (bimamba.bimamba_inner_fn, "delta_softplus"),
+    "causal_conv1d_fn": (causal_conv1d.causal_conv1d_fn, "return_final_states"),
+    "causal_conv1d_update": (causal_conv1d.causal_conv1d_update,),
+    "layer_norm_fn": (layer_norm.layer_norm_fn, "prenorm", "residual_in_fp32", "is_rms_norm"),
+    "rmsnorm_fn": (layer_norm_gated.rmsnorm_fn, "norm_before_gate"),
+    "mamba_chunk_scan_combined": (ssd.mamba_chunk_scan_combined, "dt_softplus", "return_final_states"),
+    "mamba_split_conv1d_scan_combined": (ssd.mamba_split_conv1d_scan_combined, "return_final_states"),
+    "oflex.fwd": (selective_scan_cuda_oflex.fwd, "delta_softplus", "out_float"),
+    "oflex.bwd": (selective_scan_cuda_oflex.bwd, "delta_softplus"),
+}
 
 
 def compat_rows() -> Iterator[Row]:
-    flags = {
-        "selective_scan_fn": ("delta_softplus", "return_last_state"),
-        "mamba_inner_fn": ("delta_softplus",),
-        "selective_state_update": ("dt_softplus",),
-    }
-    for function, inputs in compat_inputs().items():
-        call = lambda v, n, f=function: getattr(mamba_ssm, f)(**compat_inputs()[f] | {n: v})  # noqa: E731
-        for name in inputs:
-            values = misfits(lambda f=function, n=name: compat_inputs()[f][n])
-            yield from rows(function, name, lambda v, n=name, c=call: c(v, n), values)
-        for name in flags[function]:
+    for function, (run, *flags) in COMPAT.items():
+        call = lambda v, n, f=function, r=run: r(**compat_inputs()[f] | {n: v})  # noqa: E731
+        for name, given in compat_inputs()[function].items():
+            if isinstance(given, Tensor):
+                values = misfits(lambda f=function, n=name: compat_inputs()[f][n])
+                if (function, name) in (("layer_norm_fn", "x"), ("rmsnorm_fn", "x")):
+                    del values["of one axis more"]  # then it is the others that have too few
+                yield from rows(function, name, lambda v, n=name, c=call: c(v, n), values)
+        for name in flags:
             yield from rows(function, name, lambda v, n=name, c=call: c(v, n), NO_FLAGS)
+    for function in ("oflex.fwd", "oflex.bwd"):
+        call = lambda v, f=function: COMPAT[f][0](**compat_inputs()[f] | {"nrows": v})  # noqa: E731
+        yield from rows(function, "nrows", call, [0, 5, True, "1", None, 1.5, []])
+    convolve = lambda v: causal_conv1d.causal_conv1d_fn(**compat_inputs()["causal_conv1d_fn"] | {"activation": v})  # noqa: E731
+    yield from rows("causal_conv1d_fn", "activation", convolve, ["relu", 1, True, [], Made(lambda: torch.rand(2))])
+    ranges = [(1, 0), (0,), None, 1, ("a", "b"), (0, NAN), [0, 1, 2]]
+    sizes = {"chunk_size": [0, None, 1.5, True, "2"], "dt_limit": ranges}
+    for name, values in sizes.items():
+        inputs = compat_inputs()["mamba_chunk_scan_combined"]
+        chunked = lambda v, n=name, i=inputs: ssd.mamba_chunk_scan_combined(**i | {n: v})  # noqa: E731
+        yield from rows("mamba_chunk_scan_combined", name, chunked, values)
+    for name, values in {"eps": ["x", None, -1.0, NAN, []], "dropout_p": ["x", None, -1.0, 1, NAN, []]}.items():
+        normalise = lambda v, n=name: layer_norm.layer_norm_fn(**compat_inputs()["layer_norm_fn"] | {n: v})  # noqa: E731
+        yield from rows("layer_norm_fn", name, normalise, values)
     inner = lambda **changes: mamba_ssm.mamba_inner_fn(**compat_inputs()["mamba_inner_fn"] | changes)  # noqa: E731
     yield from rows(
         "mamba_inner_fn", "checkpoint_lvl", lambda v: inner(checkpoint_lvl=v), [2, "1", None, True, [], 1.0]

@@ -11,6 +11,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SIZES = {
     "bidirectional_block": ("--batch=2", "--channels=16", "--length=9"),
     "transformers_mamba": ("--layers=1", "--hidden=32", "--length=16"),
+    "u_mamba": ("--channels=4", "--image=8"),
+    "vim": ("--channels=16", "--depth=1", "--image=32"),
+    "vm_unet": ("--channels=8", "--image=16"),
 }
 NEEDS = {"transformers_mamba": "transformers"}
 

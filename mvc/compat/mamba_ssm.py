@@ -115,32 +115,60 @@ def mamba_inner_fn(
     optional = {"conv1d_bias": conv1d_bias, "out_proj_bias": out_proj_bias, "D": D, "delta_bias": delta_bias}
     optional |= {"B": B, "B_proj_bias": B_proj_bias, "b_rms_weight": b_rms_weight}
     optional |= {"C": C, "C_proj_bias": C_proj_bias, "c_rms_weight": c_rms_weight, "dt_rms_weight": dt_rms_weight}
+    if isinstance(checkpoint_lvl, bool) or not isinstance(checkpoint_lvl, int) or checkpoint_lvl not in (0, 1):
+        raise ValueError(f"checkpoint_lvl must be 0 or 1, got {checkpoint_lvl!r}")
+    if not isinstance(b_c_dt_rms_eps, (int, float)) or not b_c_dt_rms_eps >= 0:
+        raise ValueError(f"b_c_dt_rms_eps must be a number from 0, got {b_c_dt_rms_eps!r}")
+    return mamba_inner(required, optional, delta_softplus, b_c_dt_rms_eps)
+
+
+def mamba_inner(
+    required: dict[str, Tensor],
+    optional: dict[str, Tensor | None],
+    delta_softplus: bool,
+    eps: float = 0.0,
+    impl: str | None = None,
+) -> Tensor:
+    """`mamba_inner_fn` and its variants, by the names of their tensors.
+
+    Args:
+        required: without "out_proj_weight" there is no projection out; with "A_b" (dim, N) a second scan with that runs
+            from the last step to the first, and is added.
+        impl: as for `mvc.selective_scan`.
+
+    Returns:
+        (batch, length, features), or (batch, length, dim) without a projection out.
+    """
     sizes = check_layouts(_LAYOUTS, required, optional)
+    tensors = optional | required
+    xz, B, C = required["xz"], optional["B"], optional["C"]
     rank, states = sizes["R"], sizes["N"]
     if sizes["2 dim"] != 2 * sizes["dim"]:
         raise ValueError(f"xz must have {2 * sizes['dim']} channels, twice A's dim, got shape {tuple(xz.shape)}")
     if sizes["rows"] < rank + states * ((B is None) + (C is None)):
         raise ValueError(f"x_proj_weight has {sizes['rows']} rows, too few for R {rank} and N {states}; pass B or C")
-    if isinstance(checkpoint_lvl, bool) or not isinstance(checkpoint_lvl, int) or checkpoint_lvl not in (0, 1):
-        raise ValueError(f"checkpoint_lvl must be 0 or 1, got {checkpoint_lvl!r}")
     check_flags(delta_softplus=delta_softplus)
-    if not isinstance(b_c_dt_rms_eps, (int, float)) or not b_c_dt_rms_eps >= 0:
-        raise ValueError(f"b_c_dt_rms_eps must be a number from 0, got {b_c_dt_rms_eps!r}")
     for name in ("x_proj_weight", "delta_proj_weight", "out_proj_weight"):
-        if required[name].dtype != xz.dtype and not autocast_is_on(xz.device.type):
+        if name in required and required[name].dtype != xz.dtype and not autocast_is_on(xz.device.type):
             raise TypeError(f"{name} must have xz's dtype {xz.dtype}, got {required[name].dtype}; convert one of them")
 
-    x, z = (_steps_first(t) for t in xz.chunk(2, dim=1))
-    x = _causal_convolution(x, conv1d_weight, conv1d_bias)
-    projected = F.linear(x, x_proj_weight)  # (batch, length, R + 2N)
-    delta = F.linear(projected[..., :rank], delta_proj_weight)
-    B = _plus(projected[..., rank : rank + states], B_proj_bias) if B is None else _steps_first(B)
-    C = _plus(projected[..., -states:], C_proj_bias) if C is None else _steps_first(C)
-    delta = _rms_norm(delta, dt_rms_weight, b_c_dt_rms_eps)
-    B = _rms_norm(B, b_rms_weight, b_c_dt_rms_eps)
-    C = _rms_norm(C, c_rms_weight, b_c_dt_rms_eps)
-    y, _ = _scan(x, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)
-    return F.linear(y, out_proj_weight, None if out_proj_bias is None else out_proj_bias.to(out_proj_weight.dtype))
+    x, z = (steps_first(t) for t in xz.chunk(2, dim=1))
+    x = _causal_convolution(x, tensors["conv1d_weight"], tensors["conv1d_bias"])
+    projected = F.linear(x, tensors["x_proj_weight"])  # (batch, length, R + 2N)
+    delta = F.linear(projected[..., :rank], tensors["delta_proj_weight"])
+    B = _plus(projected[..., rank : rank + states], tensors["B_proj_bias"]) if B is None else steps_first(B)
+    C = _plus(projected[..., -states:], tensors["C_proj_bias"]) if C is None else steps_first(C)
+    delta = _rms_norm(delta, tensors.get("dt_rms_weight"), eps)
+    B = _rms_norm(B, tensors.get("b_rms_weight"), eps)
+    C = _rms_norm(C, tensors.get("c_rms_weight"), eps)
+    options = {"D": tensors["D"], "z": z, "delta_bias": tensors["delta_bias"], "delta_softplus": delta_softplus}
+    y, _ = scan(x, delta, tensors["A"], B, C, **options, impl=impl)
+    if "A_b" in required:
+        y = y + scan(x, delta, tensors["A_b"], B, C, **options, impl=impl, reverse=True)[0]
+    if "out_proj_weight" not in required:
+        return y
+    weight, bias = tensors["out_proj_weight"], tensors["out_proj_bias"]
+    return F.linear(y, weight, None if bias is None else bias.to(weight.dtype))
 
 
 def selective_state_update(
@@ -191,17 +219,31 @@ def _scan_channels_first(
     return_last_state: bool,
     impl: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    required = {"u": u, "A": A, "delta": delta, "B": B, "C": C}
-    check_layouts(_LAYOUTS, required, {"D": D, "z": z, "delta_bias": delta_bias})
+    check_scan(u, delta, A, B, C, D, z, delta_bias)
     check_flags(return_last_state=return_last_state)
-    u, delta, B, C, z = (None if t is None else _steps_first(t) for t in (u, delta, B, C, z))
+    u, delta, B, C, z = (None if t is None else steps_first(t) for t in (u, delta, B, C, z))
     options = {"D": D, "z": z, "delta_bias": delta_bias, "delta_softplus": delta_softplus}
-    y, last_state = _scan(u, delta, A, B, C, impl=impl, **options)
+    y, last_state = scan(u, delta, A, B, C, impl=impl, **options)
     y = y.transpose(1, 2)
     return (y, last_state) if return_last_state else y
 
 
-def _scan(u: Tensor, *tensors: Tensor, **options: Tensor | bool | str | None) -> tuple[Tensor, Tensor]:
+def check_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    """The errors of mamba-ssm's layout; `selective_scan` has the others."""
+    required = {"u": u, "A": A, "delta": delta, "B": B, "C": C}
+    check_layouts(_LAYOUTS, required, {"D": D, "z": z, "delta_bias": delta_bias})
+
+
+def scan(u: Tensor, *tensors: Tensor, **options: Tensor | bool | str | None) -> tuple[Tensor, Tensor]:
     """`selective_scan` in the dtypes of its arguments, since mamba-ssm's scan ignores autocast."""
     device = u.device.type
     if not autocast_is_on(device):
@@ -210,7 +252,7 @@ def _scan(u: Tensor, *tensors: Tensor, **options: Tensor | bool | str | None) ->
         return selective_scan(u, *tensors, **options, return_last_state=True)
 
 
-def _steps_first(tensor: Tensor) -> Tensor:
+def steps_first(tensor: Tensor) -> Tensor:
     """(batch, ..., length) -> (batch, length, ...), a view; a constant (dim, N) stays."""
     return tensor if tensor.dim() == 2 else tensor.movedim(-1, 1)
 
@@ -238,7 +280,7 @@ _LAYOUTS = {
     **dict.fromkeys(("B", "C"), _WEIGHTS),
     **dict.fromkeys(("D", "delta_bias", "conv1d_bias", "dt_rms_weight"), ("dim",)),
     **dict.fromkeys(("B_proj_bias", "C_proj_bias", "b_rms_weight", "c_rms_weight"), ("N",)),
-    "A": ("dim, N",),
+    **dict.fromkeys(("A", "A_b"), ("dim, N",)),
     "xz": ("batch, 2 dim, length",),
     "conv1d_weight": ("dim, 1, width",),
     "x_proj_weight": ("rows, dim",),

@@ -1,4 +1,4 @@
-"""What `mvc.compat.install` makes of `mamba_ssm`, in interpreters of their own."""
+"""What `mvc.compat.install` makes importable, in interpreters of their own."""
 
 from __future__ import annotations
 
@@ -80,13 +80,18 @@ mvc.compat.install()
 import mamba_ssm
 first = mamba_ssm
 mvc.compat.install()
-import mamba_ssm, mamba_ssm.ops.triton.selective_state_update
+import mamba_ssm, mamba_ssm.modules.mamba_simple, mamba_ssm.ops.triton.selective_state_update
+import causal_conv1d, selective_scan_cuda_core, selective_scan_cuda_oflex
 assert mamba_ssm is first, "the second call installed again"
 assert mamba_ssm.ops.selective_scan_interface.selective_scan_fn is mamba_ssm.selective_scan_fn
 assert [name for name in mvc.compat.MODULES if find_spec(name) is None] == []
-assert mamba_ssm.__version__.startswith("1.2.2")
-assert find_spec("mamba_ssm.modules") is None
-for statement in ("from mamba_ssm import Mamba", "import mamba_ssm.ops.triton.layernorm"):
+assert mamba_ssm.__version__ == mvc.compat.VERSIONS["mamba_ssm"]
+assert causal_conv1d.__version__ == mvc.compat.VERSIONS["causal_conv1d"]
+assert mamba_ssm.Mamba is mamba_ssm.modules.mamba_simple.Mamba
+assert mamba_ssm.Mamba2 is mamba_ssm.modules.mamba2.Mamba2
+assert selective_scan_cuda_core.fwd is not selective_scan_cuda_oflex.fwd
+assert find_spec("mamba_ssm.models") is None
+for statement in ("from mamba_ssm import MambaLMHeadModel", "import mamba_ssm.ops.triton.softplus"):
     try:
         exec(statement)
     except ImportError as error:
@@ -114,10 +119,10 @@ for path in (True, False):
 @without_mamba_ssm
 def test_code_for_mamba_ssm_runs_unchanged(tmp_path):
     (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")
-    no_mamba, no_layernorm = run(ABSENT, path=tmp_path).splitlines()
-    assert no_mamba.startswith("cannot import name 'Mamba' from 'mamba_ssm'")
-    assert str(ROOT / "mvc") in no_mamba, "the message names the stand-in's file"
-    assert no_layernorm == "No module named 'mamba_ssm.ops.triton.layernorm'"
+    no_model, no_softplus = run(ABSENT, path=tmp_path).splitlines()
+    assert no_model.startswith("cannot import name 'MambaLMHeadModel' from 'mamba_ssm'")
+    assert str(ROOT / "mvc") in no_model, "the message names the stand-in's file"
+    assert no_softplus == "No module named 'mamba_ssm.ops.triton.softplus'"
 
 
 REFUSED = """
@@ -146,6 +151,37 @@ def test_mamba_ssm_is_left_alone(tmp_path, form):
 
 def test_another_stand_in_is_left_alone():
     assert "mamba_ssm is there already (without a file)" in run(REFUSED, "stand-in")
+
+
+BESIDE = """
+import causal_conv1d
+import mvc.compat
+mvc.compat.install()
+import mamba_ssm, selective_scan_cuda, selective_scan_cuda_oflex
+assert causal_conv1d.mine and not hasattr(causal_conv1d, "causal_conv1d_fn")
+assert selective_scan_cuda_oflex.mine and not hasattr(selective_scan_cuda_oflex, "fwd")
+assert selective_scan_cuda.fwd
+assert mamba_ssm.Mamba(4)
+"""
+
+
+@without_mamba_ssm
+def test_other_packages_are_left_alone(tmp_path):
+    """One that is imported and one that only could be."""
+    for name in ("causal_conv1d", "selective_scan_cuda_oflex"):
+        (tmp_path / f"{name}.py").write_text("mine = True", encoding="utf-8")
+    run(BESIDE, path=tmp_path)
+
+
+LIGHT = """
+import sys
+import mvc.compat
+print([name for name in sys.modules if name.startswith("mvc.compat.") or name == "torch"])
+"""
+
+
+def test_the_import_alone_is_light():
+    assert run(LIGHT).strip() == "[]"
 
 
 MAMBAPY = """
@@ -178,7 +214,10 @@ path, installed = sys.argv[1], len(sys.argv) == 3
 if installed:
     mvc.compat.install()
 import transformers as hf
+from mvc.compat import causal_conv1d
 
+convolve, convolutions = causal_conv1d._convolve, []
+causal_conv1d._convolve = lambda *inputs: convolutions.append(None) or convolve(*inputs)
 tokens, results = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(0)), {}
 
 
@@ -195,16 +234,19 @@ for name, model in models.items():
     generated = model.generate(tokens, output_logits=True, return_dict_in_generate=True, **options)
     results[name + " prefill and decoding"] = torch.stack(generated.logits)
 
-model, graphs = models["Mamba"], []
+results["convolutions"] = len(convolutions)
+causal_conv1d._convolve = convolve
 is_scan = lambda node: node.target is torch.ops.mvc.selective_scan.default
-torch.compile(model, fullgraph=True, backend=lambda gm, inputs: graphs.append(gm) or gm)(tokens, use_cache=False)
-results["scans compiled"] = sum(map(is_scan, graphs[0].graph.nodes))
-program = torch.export.export(model, (tokens,), {"use_cache": False}, strict=False)
-results["scans exported"] = sum(map(is_scan, program.graph.nodes))
-loss = model.train()(tokens, labels=tokens).loss
-loss.backward()
-results["loss"] = loss.detach()
-results |= {"gradient of " + name: parameter.grad for name, parameter in model.named_parameters()}
+for name in ("Mamba", "Mamba2"):
+    model, graphs = models[name], []
+    torch.compile(model, fullgraph=True, backend=lambda gm, inputs: graphs.append(gm) or gm)(tokens, use_cache=False)
+    results[f"scans of {name} compiled"] = sum(map(is_scan, graphs[0].graph.nodes))
+    program = torch.export.export(model, (tokens,), {"use_cache": False}, strict=False)
+    results[f"scans of {name} exported"] = sum(map(is_scan, program.graph.nodes))
+    loss = model.train()(tokens, labels=tokens).loss
+    loss.backward()
+    results[f"loss of {name}"] = loss.detach()
+    results |= {f"gradient of {name}'s {parameter}": p.grad for parameter, p in model.named_parameters()}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     mvc.compat.install()
@@ -236,9 +278,18 @@ def test_transformers_computes_the_same_with_the_op(transformers_runs):
 @without_mamba_ssm
 @pytest.mark.slow
 def test_transformers_takes_the_op_unless_it_exports(transformers_runs):
-    assert transformers_runs.after["scans compiled"] == 0
-    assert transformers_runs.before["scans compiled"] == 2
-    assert transformers_runs.before["scans exported"] == 0
+    for name in ("Mamba", "Mamba2"):
+        assert transformers_runs.after[f"scans of {name} compiled"] == 0
+        assert transformers_runs.before[f"scans of {name} compiled"] == 2
+        assert transformers_runs.before[f"scans of {name} exported"] == 0
+
+
+@without_mamba_ssm
+@pytest.mark.slow
+def test_transformers_takes_the_convolution(transformers_runs):
+    """Of three models with two layers each, in a prompt and in two steps of decoding."""
+    assert transformers_runs.after["convolutions"] == 0
+    assert transformers_runs.before["convolutions"] == 3 * 2 * 3
 
 
 @without_mamba_ssm
@@ -247,4 +298,5 @@ def test_install_after_transformers_says_so(transformers_runs):
     assert transformers_runs.before["warnings"] == []
     (message,) = transformers_runs.after["warnings"]
     assert "transformers.models.mamba.modeling_mamba" in message
+    assert "transformers.models.mamba2.modeling_mamba2" in message
     assert "start again and call install() first" in message
