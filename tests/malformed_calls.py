@@ -244,6 +244,7 @@ def weight_rows() -> Iterator[Row]:
     yield from rows("load_weights", "source", lambda v: mvc.load_weights(tiny(), v), sources)
     heads = [None, True, "Strict", ["reset"], np.array(["strict", "reset"])]
     yield from rows("load_weights", "head", lambda v: mvc.load_weights(tiny(), "right.pth", head=v), heads)
+    yield from rows("load_weights", "ema", lambda v: mvc.load_weights(tiny(), "right.pth", ema=v), NO_FLAGS)
     models = {"a module": Made(lambda: nn.Linear(2, 2)), "on meta": Made(lambda: tiny(device="meta"))}
     models |= {"a mapping": {}, "None": None, "text": "tiny", "a class": mvc.MambaVision}
     yield from rows("load_weights", "model", lambda v: mvc.load_weights(v, "right.pth"), models)

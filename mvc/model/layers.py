@@ -43,11 +43,15 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, and what makes the next stage's input of their result: `downsample`, which the network calls apart."""
+    """Blocks, and what makes the next stage's input of their result: `downsample`, which the network calls apart.
+
+    Set `grad_checkpointing` to True, and training keeps each block's input alone for the backward.
+    """
 
     def __init__(self, config: MambaVisionConfig, stage: int, blocks: list[nn.Module], **tensors: Any) -> None:
         super().__init__()
         self.compile_regions = config.compile_regions
+        self.grad_checkpointing = False
         self.blocks = nn.ModuleList(blocks)
         self.downsample = Downsample(config.channels(stage), **tensors) if stage < 3 else None
 

@@ -8,13 +8,15 @@ everything is (batch, length, channels), which is the same memory seen as tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mvc.errors import UserError
 from mvc.kernels.checks import check_tensors
@@ -41,6 +43,12 @@ def scores(layers: Any, x: Tensor) -> Tensor:
 
 def features(layers: Any, x: Tensor) -> Features:
     """The four stage maps and the pooled vector of images (batch, in_chans, height, width)."""
+    stages = stage_maps(layers, x)
+    return Features(stages, pooled(layers, stages[-1]))
+
+
+def stage_maps(layers: Any, x: Tensor, *, count: int = 4) -> tuple[Tensor, ...]:
+    """The maps of the first `count` stages of images (batch, in_chans, height, width), each before down-sampling."""
     check_images(layers, x)
     if torch.jit.is_tracing():
         x = x.expand(-1, -1, *numbers(x.shape[2:]))  # its programs hold for one size, and so refuse another
@@ -50,9 +58,10 @@ def features(layers: Any, x: Tensor) -> Features:
     for level in layers.levels:
         x = level(x)
         stages.append(x)
-        if level.downsample is not None:
-            x = level.downsample(x)
-    return Features(tuple(stages), pooled(layers, x))
+        if len(stages) == count:
+            break
+        x = level.downsample(x)
+    return tuple(stages)
 
 
 def pooled(layers: Any, x: Tensor) -> Tensor:
@@ -108,11 +117,36 @@ def token_stage(layers: Any, x: Tensor) -> Tensor:
 
 
 def blocks(layers: Any, x: Tensor) -> Tensor:
-    """One block after the other; with `compile_regions` in inference, each a region that torch.compile compiles once
-    for all blocks that differ in their tensors alone."""
+    """One block after the other.
+
+    With `grad_checkpointing`, each keeps its input alone for the backward, which computes the block again. With
+    `compile_regions` in inference, each is a region that torch.compile compiles once for all blocks that differ in
+    their tensors alone.
+    """
     for block in layers.blocks:
-        x = region(block, x) if layers.compile_regions and not block.training else block(x)
+        if layers.grad_checkpointing and torch.is_grad_enabled():
+            x = checkpointed(block, x)
+        else:
+            x = region(block, x) if layers.compile_regions and not block.training else block(x)
     return x
+
+
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """block(x), computed again in the backward."""
+    if torch.compiler.is_compiling():  # which takes no contexts, and writes buffers in the forward alone
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), kept_buffers(block)))
+
+
+@contextmanager
+def kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Within it the module's buffers may change: the statistics of BatchNorm count a recomputed batch once."""
+    values = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in values:
+            buffer.data.copy_(value)  # unseen by autograd, which may hold them for the backward of the recomputation
 
 
 @torch.compiler.nested_compile_region

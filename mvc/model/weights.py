@@ -19,14 +19,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvc.arguments import require, require_choice
+from mvc.arguments import require, require_choice, require_flag
 from mvc.errors import UserError
 from mvc.model.config import VARIANTS
 from mvc.model.functional import without_values
 
 HUB_SCHEME = "hub:"
-TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt")
+TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 SAFETENSORS_SUFFIX = ".safetensors"
+HUB_BIN = "pytorch_model.bin"
+EMA_KEYS = ("state_dict_ema", "model_ema")
 LICENCE = "CC-BY-NC-SA-4.0 (non-commercial use only)"
 
 # Wrappers put these before the names: data parallelism, the Hugging Face class, detectors and torch.compile.
@@ -50,15 +52,18 @@ def load_weights(
     source: str | os.PathLike[str] | Mapping[str, Tensor],
     *,
     head: Literal["strict", "reset"] = "strict",
+    ema: bool = False,
 ) -> LoadedWeights:
     """Copy a checkpoint into the model's own tensors, which keep their dtype, device and memory format.
 
     Args:
         model: a model of this project, also compiled or wrapped for data parallelism.
-        source: a `.pth`, `.pth.tar` or `.pt` file (a state dict, or a dict that holds one under `state_dict` or
-            `model`), a `.safetensors` file, or `hub:OWNER/REPOSITORY`; or what such a file holds.
+        source: a `.pth`, `.pth.tar`, `.pt`, `.ckpt` or `.bin` file (a state dict, or a dict that holds one under
+            `state_dict` or `model`), a `.safetensors` file, or `hub:OWNER/REPOSITORY`; or what such a file holds.
         head: "strict" loads the head with the rest; "reset" skips the checkpoint's head, whatever its size, and leaves
             the model's own as it is.
+        ema: whether to load the moving average of the weights, which a training state holds under `state_dict_ema` or
+            `model_ema`, instead of the weights.
 
     Returns:
         The source, the number of tensors copied, and the notes, which are logged as warnings too.
@@ -68,6 +73,7 @@ def load_weights(
             model. The model is then unchanged.
     """
     require_choice("head", head, ("strict", "reset"))
+    require_flag("ema", ema)
     require(isinstance(model, nn.Module), "model", model, "a MambaVision, compiled or wrapped or as it is")
     if isinstance(source, Mapping):
         source, contents = "state dict", source
@@ -76,7 +82,7 @@ def load_weights(
         require(isinstance(source, (str, os.PathLike)), "source", source, kinds)
         path, source = Path(source), str(os.fspath(source))
         contents = _read(_download(source.removeprefix(HUB_SCHEME)) if source.startswith(HUB_SCHEME) else path)
-    loaded, wanted = _checkpoint_tensors(contents, source), _model_tensors(model)
+    loaded, wanted = _checkpoint_tensors(contents, source, ema), _model_tensors(model)
     notes = _licence_notes(source, contents)
     if head == "reset":
         notes.append(
@@ -123,7 +129,9 @@ def _fetch(hub: ModuleType, repository: str) -> str:
     except hub.errors.LocalEntryNotFoundError:  # an EntryNotFoundError as well, but it means "offline"
         raise
     except hub.errors.EntryNotFoundError:
-        torch_files = [name for name in hub.list_repo_files(repository) if name.endswith(TORCH_SUFFIXES)]
+        # Of .bin files only this one, since a Trainer also leaves its arguments and its optimizer in such.
+        names = (name for name in hub.list_repo_files(repository) if not name.endswith(".bin") or name == HUB_BIN)
+        torch_files = [name for name in names if name.endswith(TORCH_SUFFIXES)]
         if not torch_files:
             raise
         return hub.hf_hub_download(repository, torch_files[0])
@@ -201,16 +209,18 @@ def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
-def _checkpoint_tensors(contents: object, source: str) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, under the model's names.
+def _checkpoint_tensors(contents: object, source: str, ema: bool) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, of the weights or of their moving average, under the model's names.
 
     Raises:
-        UserError: there is no state dict, or it holds anything but tensors with values.
+        UserError: there is no such state dict, or it holds anything but tensors with values.
     """
     if not isinstance(contents, Mapping):
         raise UserError(f"source {source} holds a {type(contents).__name__}; it must hold a state dict")
-    entries = (contents.get(key) for key in ("state_dict", "model"))
-    state = next((entry for entry in entries if isinstance(entry, Mapping)), contents)
+    entries = (contents.get(key) for key in (EMA_KEYS if ema else ("state_dict", "model")))
+    state = next((entry for entry in entries if isinstance(entry, Mapping)), None if ema else contents)
+    if state is None:
+        raise UserError(f"source {source} holds no moving average ({' or '.join(EMA_KEYS)}); leave out ema=True")
     if not state:
         raise UserError(f"source {source} holds no tensors")
     for name, value in state.items():

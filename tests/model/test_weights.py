@@ -80,6 +80,8 @@ FORMS: dict[str, Callable[[State, Path], object]] = {
     "parameters.pt": lambda state, path: torch.save(create_model_with(state).state_dict(keep_vars=True), path),
     "legacy.PT": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
     "under_state_dict.pth": lambda state, path: torch.save({"epoch": 3, "state_dict": state}, path),
+    "lightning.ckpt": lambda state, path: torch.save({"state_dict": wrapped(state, "model.")}, path),
+    "pytorch_model.bin": torch.save,
     "under_model.pth": lambda state, path: torch.save({"model": state, "epoch": 3}, path),
     "published.pth.tar": save_published,
     "plain.safetensors": safetensors_torch.save_file,
@@ -97,6 +99,23 @@ def test_every_form_of_file_loads(form, model, tmp_path):
     assert loaded.source == str(tmp_path / form)
     assert loaded.tensors == len(state)
     assert_same(model.state_dict(), converted(state, torch.float16) if form.startswith("float16") else state)
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_moving_average(key, model, tmp_path):
+    weights, path = random_state(), tmp_path / "training.pth"
+    average = {name: tensor + 1 for name, tensor in weights.items()}
+    torch.save({"state_dict": weights, key: wrapped(average, "module.")}, path)
+    load_weights(model, path)
+    assert_same(model.state_dict(), weights)
+    load_weights(model, path, ema=True)
+    assert_same(model.state_dict(), average)
+
+
+def test_no_moving_average(refuses, tmp_path):
+    torch.save({"state_dict": random_state()}, tmp_path / "plain.pth")
+    sentence = "plain.pth holds no moving average (state_dict_ema or model_ema); leave out ema=True"
+    assert sentence in refuses(tmp_path / "plain.pth", ema=True)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "encoder.", "backbone.", "module.backbone.", "_orig_mod."])
@@ -328,9 +347,9 @@ def test_empty_file(refuses, tmp_path):
 
 
 def test_unknown_suffix(refuses, tmp_path):
-    torch.save(random_state(), tmp_path / "tiny.ckpt")
-    assert "does not end as a checkpoint's name does: .pth, .pth.tar, .pt, .safetensors;" in refuses(
-        tmp_path / "tiny.ckpt"
+    torch.save(random_state(), tmp_path / "tiny.pkl")
+    assert "does not end as a checkpoint's name does: .pth, .pth.tar, .pt, .ckpt, .bin, .safetensors;" in refuses(
+        tmp_path / "tiny.pkl"
     )
 
 
@@ -409,7 +428,8 @@ def test_hub_prefers_safetensors_and_tells_the_licence(hub, model, tmp_path):
 def test_hub_falls_back_on_the_torch_file(hub, model, tmp_path):
     folder = tmp_path / "nvidia" / "MambaVision-S-1K"
     save_published(random_state(), folder / "mambavision_small_1k.pth.tar")
-    (folder / "README.md").touch()
+    for name in ("README.md", "optimizer.bin", "training_args.bin"):
+        (folder / name).touch()
     assert load_weights(model, SOURCE).source == SOURCE
     assert_same(model.state_dict(), random_state())
 
