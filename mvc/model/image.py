@@ -86,10 +86,7 @@ def preprocess(image: Image.Image, config: MambaVisionConfig, *, size: tuple[int
     require(fits, "size", size, f"(height, width), whole numbers from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
     if config.in_chans != 3:
         raise UserError(f"in_chans is {config.in_chans}, but a photograph has 3 channels; use a model with in_chans=3")
-    height, width = size
-    scaled_height, scaled_width = math.floor(height / config.crop), math.floor(width / config.crop)
-    resized = _resize(to_rgb(image), scaled_height, scaled_width, config.crop_mode)
-    cropped = np.array(_crop_centre(resized, height, width))
+    cropped = np.array(_resize_and_crop(to_rgb(image), size, config.crop, config.crop_mode))
     pixels = torch.from_numpy(cropped).permute(2, 0, 1).contiguous()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
     return ((pixels / 255 - mean) / std).unsqueeze(0)
@@ -168,13 +165,31 @@ def _guess_white(brightest: float) -> float:
     return next((white for white in (1, 255, 65535, 2**31 - 1) if brightest <= 2 * white), brightest)
 
 
-def _resize(image: Image.Image, height: int, width: int, crop_mode: str) -> Image.Image:
-    """Bicubic: to height × width if `crop_mode` is "squash", else to cover them with the aspect ratio kept."""
+def _resize_and_crop(image: Image.Image, size: tuple[int, int], crop: float, crop_mode: str) -> Image.Image:
+    """Bicubic."""
     from PIL.Image import Resampling
 
-    if crop_mode == "center":
-        height, width = _covering_size(image.height, image.width, height, width)
-    return image.resize((width, height), Resampling.BICUBIC)
+    height, width = resized_size((image.height, image.width), size, crop, crop_mode)
+    top, left = crop_offsets((height, width), size)
+    resized = image.resize((width, height), Resampling.BICUBIC)
+    return resized.crop((left, top, left + size[1], top + size[0]))
+
+
+def resized_size(size: tuple[int, int], target: tuple[int, int], crop: float, crop_mode: str) -> tuple[int, int]:
+    """The (height, width) that an image of `size` is resized to before `target` is cut out of its middle.
+
+    `target` is the share `crop` of it, and with `crop_mode` "center" it has the image's aspect ratio.
+    """
+    height, width = (math.floor(side / crop) for side in target)
+    return _covering_size(*size, height, width) if crop_mode == "center" else (height, width)
+
+
+def crop_offsets(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The (top, left) of `target` in the middle of `size`.
+
+    An odd margin is halved with round(), to the even side, as in timm.
+    """
+    return round((size[0] - target[0]) / 2), round((size[1] - target[1]) / 2)
 
 
 def _covering_size(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
@@ -184,9 +199,3 @@ def _covering_size(height: int, width: int, target_height: int, target_width: in
         return target_height * height // short, target_width * width // short
     ratio = min(height / target_height, width / target_width)  # by timm's ResizeKeepRatio, which rounds to nearest
     return round(height / ratio), round(width / ratio)
-
-
-def _crop_centre(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Cut height × width out of the middle; an odd margin is halved with round(), to the even side, as in timm."""
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return image.crop((left, top, left + width, top + height))

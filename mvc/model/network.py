@@ -49,19 +49,22 @@ def features(layers: Any, x: Tensor) -> Features:
 
 def stage_maps(layers: Any, x: Tensor, *, count: int = 4) -> tuple[Tensor, ...]:
     """The maps of the first `count` stages of images (batch, in_chans, height, width), each before down-sampling."""
+    return maps(layers, x, count=count)[1:]
+
+
+def maps(layers: Any, x: Tensor, *, count: int = 4) -> tuple[Tensor, ...]:
+    """The map of the stem, and those of `stage_maps`."""
     check_images(layers, x)
     if torch.jit.is_tracing():
         x = x.expand(-1, -1, *numbers(x.shape[2:]))  # its programs hold for one size, and so refuse another
     x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last, in a form that vmap takes too
-    x = layers.patch_embed(x)
-    stages = []
+    found = [x := layers.patch_embed(x)]
     for level in layers.levels:
-        x = level(x)
-        stages.append(x)
-        if len(stages) == count:
+        found.append(x := level(x))
+        if len(found) > count:
             break
         x = level.downsample(x)
-    return tuple(stages)
+    return tuple(found)
 
 
 def pooled(layers: Any, x: Tensor) -> Tensor:
