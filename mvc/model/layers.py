@@ -59,7 +59,7 @@ class Stage(nn.Module):
 class ConvStage(Stage):
     """A stage of convolutions: the first and the second."""
 
-    forward = network.conv_stage
+    forward = network.blocks
 
     def __init__(self, config: MambaVisionConfig, stage: int, **tensors: Any) -> None:
         rates = config.drop_path_rates()[stage]

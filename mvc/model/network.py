@@ -106,11 +106,6 @@ def downsample(layers: Any, x: Tensor) -> Tensor:
     return layers.reduction(x)
 
 
-def conv_stage(layers: Any, x: Tensor) -> Tensor:
-    """Blocks of convolutions; (batch, channels, height, width) in and out, before down-sampling."""
-    return blocks(layers, x)
-
-
 def token_stage(layers: Any, x: Tensor) -> Tensor:
     """Blocks over the tokens of each window; (batch, channels, height, width) in and out, before down-sampling."""
     height, width = numbers(x.shape[2:])
