@@ -46,7 +46,8 @@ BUDGETS = [  # of each architecture: variant, batch, and what else its request s
     *((variant, 128, {"kernels": "library"}) for variant in ("T", "S")),
 ]
 PUBLISHED, FUSING = "bench.published:create_model", ("fuse_depthwise", "fuse_movement")
-UNFROZEN = (*FUSING, "lower_scan", "fuse_bias", "lower_gelu")
+JOINING = ("fuse_delta_bias", "join_depthwise")  # what the model's layers compute apart
+UNFROZEN = (*JOINING, *FUSING, "lower_scan", "fuse_bias", "lower_gelu")
 OWN = ("fuse_linear", "join_linear", "fuse_convolution", "lower_attention")  # place kernels of mvc for a library's
 
 
@@ -58,7 +59,7 @@ def without(left_out: Sequence[str]) -> tuple[str, ...]:
 STEPS = (
     ("published arithmetic, Inductor alone", {"passes": "none", "builder": PUBLISHED}),
     ("its mixers through fuse_depthwise, fuse_movement", {"passes": FUSING, "builder": PUBLISHED}),
-    ("the model and the scan of mvc", {"passes": (*FUSING, "lower_scan")}),
+    ("the model and the scan of mvc", {"passes": (*JOINING, *FUSING, "lower_scan")}),
     ("fuse_bias, lower_gelu", {"passes": UNFROZEN}),
     ("what parameters alone decide, computed once", {"passes": UNFROZEN, "frozen": True}),
     ("fuse_batch_norm", {"passes": (*UNFROZEN, "fuse_batch_norm"), "frozen": True}),
@@ -76,7 +77,7 @@ CHAINS = {  # by variant and batch
 STOCK = {"builder": "bench.published:create_for_training", "passes": "none"}
 TRAINING = (  # of T at batch 128, under autocast to float16
     ("published arithmetic with mvc's scan, Inductor alone", STOCK),
-    ("the model of mvc, lower_scan alone", {"passes": ("lower_scan",), "recompute": False}),
+    ("the model of mvc, lower_scan alone", {"passes": (*JOINING, "lower_scan"), "recompute": False}),
     ("all passes, without recomputation", {"recompute": False}),
     ("all passes", {}),
 )

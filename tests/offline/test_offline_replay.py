@@ -52,7 +52,9 @@ OURS, PUBLISHED = "tests.offline_sample:one_of_each", "bench.published:create_mo
 ALONE = (
     (OURS, ("lower_scan",)),
     (OURS, ("lower_scan", "fuse_batch_norm")),
-    (OURS, ("lower_scan", "fuse_cat")),
+    (OURS, ("lower_scan", "fuse_delta_bias")),
+    (OURS, ("lower_scan", "join_depthwise")),
+    (OURS, ("lower_scan", "join_depthwise", "fuse_cat")),
     (OURS, ("lower_scan", "fuse_depthwise")),
     (OURS, ("lower_scan", "fuse_bias")),
     (OURS, ("lower_scan", "lower_gelu")),
