@@ -1,7 +1,8 @@
 """causal-conv1d's functions, with its signatures and (batch, dim, length) layout, in torch's own operations.
 
 A channel's output at a step is a weighted sum of its inputs at that step and at the width - 1 before it. Sums are in
-the wider of the dtypes of x and of the weight, also under autocast; any width of at least 1 is accepted.
+the wider of the dtypes of x and of the weight, also under autocast, and with seq_idx at least in float32; any width of
+at least 1 is accepted.
 """
 
 from __future__ import annotations
@@ -135,8 +136,10 @@ def _advance(state: Tensor, steps: Tensor, seqlens: Tensor | None, width: int) -
 def _convolve(
     steps: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, seq_idx: Tensor | None = None
 ) -> Tensor:
-    """Of (batch, dim, width - 1 + length), in the wider dtype."""
+    """Of (batch, dim, width - 1 + length), in the dtype of the sums."""
     dtype = torch.promote_types(steps.dtype, weight.dtype)
+    if seq_idx is not None:  # each tap is added by itself, and would be rounded to half precision
+        dtype = torch.promote_types(dtype, torch.float32)
     steps, weight, bias = (None if t is None else t.to(dtype) for t in (steps, weight, bias))
     if seq_idx is not None:
         y = _packed(steps, weight, bias, seq_idx)

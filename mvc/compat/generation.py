@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvc.arguments import is_number, is_whole, require
+from mvc.errors import UserError
 from mvc.kernels.checks import check_flags
 
 
@@ -28,6 +29,25 @@ class InferenceParams:
         self.max_seqlen, self.max_batch_size, self.seqlen_offset = max_seqlen, max_batch_size, 0
         if self.lengths_per_sample is not None:
             self.lengths_per_sample.zero_()
+
+
+def states_of_layer(layer: nn.Module, inference_params: Any, batch_size: int) -> tuple[Tensor, ...]:
+    """The states that `inference_params` keeps for a layer, which are zero before its first call.
+
+    Raises:
+        UserError: the layer's `layer_idx` is None, or the states are those of another batch.
+    """
+    require(layer.layer_idx is not None, "layer_idx", None, "the number of this layer, to decode")
+    kept = inference_params.key_value_memory_dict
+    if layer.layer_idx not in kept:
+        kept[layer.layer_idx] = layer.allocate_inference_cache(batch_size, inference_params.max_seqlen)
+    batch = kept[layer.layer_idx][0].shape[0]
+    if batch != batch_size:
+        raise UserError(
+            f"inference_params holds states of {batch} sequences, and this call has {batch_size}; start with new "
+            "InferenceParams"
+        )
+    return kept[layer.layer_idx]
 
 
 @dataclass

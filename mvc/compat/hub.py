@@ -51,7 +51,8 @@ def load_state_dict_hf(
         # Converted before they are moved, since the wider copy may not fit on the device.
         found = torch.load(path, map_location=device if dtype is None else "cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} cannot be read as tensors ({error}); fetch it again") from error
+        remedy = "fetch it again, or pass a device that this machine has"
+        raise UserError(f"{path} cannot be read as tensors ({error}); {remedy}") from error
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{path} holds more than tensors by name; save a model's state_dict()")
     if dtype is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,9 +10,12 @@ from torch.nn import functional as F
 
 from mvc.arguments import require, require_flag, require_whole
 from mvc.compat.causal_conv1d import causal_conv1d_update
+from mvc.compat.generation import states_of_layer
 from mvc.compat.layer_norm_gated import RMSNorm
+from mvc.compat.mamba_simple import check_sizes, decays, initial_dt_bias
 from mvc.compat.mamba_ssm import selective_state_update
-from mvc.compat.ssd import NO_LIMIT, split_conv1d_scan, starts_of_sequences, time_step
+from mvc.compat.ssd import NO_LIMIT, is_range, split_conv1d_scan, starts_of_sequences, time_step
+from mvc.errors import UserError
 
 
 class Mamba2(nn.Module):
@@ -72,18 +74,20 @@ class Mamba2(nn.Module):
         super().__init__()
         require(process_group is None, "process_group", process_group, "None: mvc has no tensor-parallel Mamba2")
         require_flag("use_mem_eff_path", use_mem_eff_path)
-        require_whole("chunk_size", chunk_size, 1)
+        sizes = {"d_model": d_model, "d_conv": d_conv, "expand": expand, "headdim": headdim, "ngroups": ngroups}
+        check_sizes(sizes | {"chunk_size": chunk_size}, d_state)
         factory = {"device": device, "dtype": dtype}
         d_inner = expand * d_model
         self.d_model, self.d_state, self.d_conv, self.conv_init = d_model, d_state, d_conv, conv_init
         self.expand, self.headdim, self.ngroups = expand, headdim, ngroups
         self.d_inner, self.d_ssm = d_inner, d_inner if d_ssm is None else d_ssm
+        require_whole("d_ssm", self.d_ssm, 1)
         require(self.d_ssm <= d_inner, "d_ssm", d_ssm, f"at most expand * d_model, {d_inner}")
         require(self.d_ssm % headdim == 0, "headdim", headdim, f"a divisor of the scan's {self.d_ssm} features")
         self.nheads = self.d_ssm // headdim
         require(self.nheads % ngroups == 0, "ngroups", ngroups, f"a divisor of the number of heads, {self.nheads}")
-        least, most = A_init_range
-        require(0 < least <= most, "A_init_range", A_init_range, "two positive numbers, the smaller one first")
+        holds = is_range(A_init_range) and A_init_range[0] > 0
+        require(holds, "A_init_range", A_init_range, "two positive numbers, the smaller one first")
         self.D_has_hdim, self.rmsnorm, self.norm_before_gate = D_has_hdim, rmsnorm, norm_before_gate
         self.dt_limit, self.chunk_size, self.layer_idx = tuple(dt_limit), chunk_size, layer_idx
         self.activation = "silu"
@@ -95,10 +99,8 @@ class Mamba2(nn.Module):
         self.conv1d = nn.Conv1d(channels, channels, **convolution, **factory)
         if conv_init is not None:
             nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
-        log_range = math.log(dt_max) - math.log(dt_min)
-        delta = torch.exp(torch.rand(self.nheads, **factory) * log_range + math.log(dt_min)).clamp(min=dt_init_floor)
-        self.dt_bias = _without_decay(delta + torch.log(-torch.expm1(-delta)))  # softplus of this is delta
-        rates = torch.empty(self.nheads, device=device, dtype=torch.float32).uniform_(least, most)
+        self.dt_bias = _without_decay(initial_dt_bias(self.nheads, dt_min, dt_max, dt_init_floor, **factory))
+        rates = torch.empty(self.nheads, device=device, dtype=torch.float32).uniform_(*A_init_range)
         self.A_log = _without_decay(torch.log(rates).to(dtype))
         self.D = _without_decay(torch.ones(self.d_ssm if D_has_hdim else self.nheads, device=device))
         if rmsnorm:
@@ -131,12 +133,15 @@ class Mamba2(nn.Module):
         """
         flat = seqlen is not None
         u = u.unflatten(0, (-1, seqlen)) if flat else u
+        if u.dim() != 3 or u.shape[2] != self.d_model:
+            raise UserError(f"u must be (batch, length, {self.d_model}), got shape {tuple(u.shape)}")
         cache = None
         if inference_params is not None:
             sequences = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-            cache = self._get_states_from_cache(inference_params, sequences)
+            cache = states_of_layer(self, inference_params, sequences)
             if inference_params.seqlen_offset > 0:
-                return self.step(u, *cache)[0]
+                y, *_ = self.step(u, *cache)
+                return y.flatten(0, 1) if flat else y
         zxbcdt = self.in_proj(u)
         if cu_seqlens is not None:
             seq_idx = starts_of_sequences(u, seq_idx, cu_seqlens).cumsum(1, dtype=torch.int32)
@@ -154,7 +159,8 @@ class Mamba2(nn.Module):
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of decoding, (batch, 1, d_model) in and out; advances both states in place and returns them too.
 
-        The states are those of `allocate_inference_cache`. No gradient flows to or from the scan's state.
+        The states are those of `allocate_inference_cache`. No gradient passes the convolution or the scan: train on
+        sequences.
         """
         steps = hidden_states.shape[1]
         require(steps == 1, "the length of hidden_states", steps, "1: a step of decoding takes one step")
@@ -165,7 +171,7 @@ class Mamba2(nn.Module):
         x, B, C = xBC.split((self.d_ssm, *[self.ngroups * self.d_state] * 2), dim=-1)
         x, gate_of_scan = (t.unflatten(-1, (self.nheads, self.headdim)) for t in (x, z))
         B, C = (t.unflatten(-1, (self.ngroups, self.d_state)) for t in (B, C))
-        A = self._A()
+        A = decays(self.A_log)
         delta = time_step(dt, self.dt_bias, True, self.dt_limit, A.dtype)
         y = selective_state_update(
             ssm_state,
@@ -196,13 +202,6 @@ class Mamba2(nn.Module):
             for layer, shape in shapes.items()
         )
 
-    def _get_states_from_cache(self, inference_params: Any, batch_size: int) -> tuple[Tensor, Tensor]:
-        require(self.layer_idx is not None, "layer_idx", None, "a whole number where there are inference_params")
-        cache = inference_params.key_value_memory_dict
-        if self.layer_idx not in cache:
-            cache[self.layer_idx] = self.allocate_inference_cache(batch_size, inference_params.max_seqlen)
-        return cache[self.layer_idx]
-
     def _prefill(self, zxbcdt: Tensor, seq_idx: Tensor | None, conv_state: Tensor, ssm_state: Tensor) -> Tensor:
         """`_mix`'s output; writes the states after the last step."""
         y, last_state = self._mix(zxbcdt, seq_idx)
@@ -218,7 +217,7 @@ class Mamba2(nn.Module):
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
             self.dt_bias,
-            self._A(),
+            decays(self.A_log),
             self.D.view(self.nheads, self.headdim) if self.D_has_hdim else self.D,
             self.chunk_size,
             initial_states=None,
@@ -229,9 +228,6 @@ class Mamba2(nn.Module):
             headdim=self.headdim,
             ngroups=self.ngroups,
         )
-
-    def _A(self) -> Tensor:
-        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
 
     def _sizes(self) -> tuple[int, ...]:
         """Of `in_proj`'s features: gate and input of the gated MLP, the scan's gate, x with B and C, the time step."""

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvc.arguments import require, require_choice, require_flag
+from mvc.arguments import is_number, is_whole, require, require_choice, require_flag, require_whole
 from mvc.compat import block
 from mvc.compat.causal_conv1d import causal_conv1d_update
+from mvc.compat.generation import states_of_layer
 from mvc.compat.mamba_ssm import scan, selective_state_update
 from mvc.errors import UserError
+from mvc.kernels.scan.checks import MAX_STATES
 
 
 class Mamba(nn.Module):
@@ -25,7 +27,8 @@ class Mamba(nn.Module):
     of `dt_proj` are read and its forward is not called, as in mamba-ssm: the bias is added in float32, in the scan.
 
     Args:
-        d_model: channels in and out. d_state: N, the states of a channel. d_conv: the width of the convolution.
+        d_model: channels in and out. d_state: N, the states of a channel, from 1 to 256.
+        d_conv: the width of the convolution.
         expand: channels of the scan, d_inner, for each of d_model.
         dt_rank: R, the rank of the time step; "auto" is d_model / 16, rounded up.
         dt_min, dt_max, dt_init_floor: softplus(dt_proj.bias) starts log-uniform from dt_min to dt_max, at least
@@ -41,7 +44,7 @@ class Mamba(nn.Module):
         init_layer_scale: multiply the output by `gamma` (d_model,), which starts at this value.
 
     Raises:
-        UserError: an unknown `dt_init` or `bimamba_type`; halving where there is no "v2".
+        UserError: an argument that does not fit, such as halving where there is no "v2".
     """
 
     def __init__(
@@ -73,6 +76,11 @@ class Mamba(nn.Module):
         for name, flag in {"if_divide_out": if_divide_out, "if_devide_out": if_devide_out}.items():
             require_flag(name, flag)
             require(not flag or bimamba_type == "v2", name, flag, 'False unless bimamba_type is "v2"')
+        check_sizes({"d_model": d_model, "d_conv": d_conv}, d_state)
+        fits = is_number(expand) and int(expand * d_model) >= 1
+        require(fits, "expand", expand, "a number that makes at least one channel of d_model")
+        require(dt_rank == "auto" or is_whole(dt_rank, 1), "dt_rank", dt_rank, '"auto" or a whole number of at least 1')
+        require_flag("use_fast_path", use_fast_path)
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
@@ -90,7 +98,14 @@ class Mamba(nn.Module):
             self.A_b_log = self._initial_A_log(device)
         elif bimamba_type == "v2":
             self._add_direction("_b", conv_bias, factory)
-        _initialize_dt(self.dt_proj, self.dt_rank**-0.5 * dt_scale, dt_init, dt_min, dt_max, dt_init_floor)
+        bound = self.dt_rank**-0.5 * dt_scale
+        if dt_init == "constant":
+            nn.init.constant_(self.dt_proj.weight, bound)
+        else:
+            nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(initial_dt_bias(self.d_inner, dt_min, dt_max, dt_init_floor, **factory))
+        self.dt_proj.bias._no_reinit = True  # for code that sets the biases of all nn.Linear to zero
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
 
     def _add_direction(self, suffix: str, conv_bias: bool, factory: dict[str, Any]) -> None:
@@ -129,7 +144,8 @@ class Mamba(nn.Module):
             )
         states = None
         if inference_params is not None:
-            states = self._get_states_from_cache(inference_params, hidden_states.shape[0])
+            self._require_one_direction()
+            states = states_of_layer(self, inference_params, hidden_states.shape[0])
             if inference_params.seqlen_offset > 0:
                 return self.step(hidden_states, *states)[0]
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
@@ -149,11 +165,11 @@ class Mamba(nn.Module):
         dt = F.linear(dt, dt_proj.weight)
         options = {"D": _wide(getattr(self, f"D{suffix}")), "z": z}
         options |= {"delta_bias": _wide(dt_proj.bias), "delta_softplus": True}
-        y, last_state = scan(x, dt, _decays(getattr(self, f"A{suffix}_log")), B, C, **options)
+        y, last_state = scan(x, dt, decays(getattr(self, f"A{suffix}_log")), B, C, **options)
         if states is not None:
             states[1].copy_(last_state.detach())
         if self.bimamba_type == "v1":
-            y = y + scan(x, dt, _decays(self.A_b_log), B, C, **options, reverse=True)[0]
+            y = y + scan(x, dt, decays(self.A_b_log), B, C, **options, reverse=True)[0]
         return y
 
     def _project_out(self, y: Tensor) -> Tensor:
@@ -161,7 +177,7 @@ class Mamba(nn.Module):
         return y if self.init_layer_scale is None else y * self.gamma
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token; advances both states in place. No gradient flows through them.
+        """One token; advances both states in place. No gradient passes the convolution or the scan: train on sequences.
 
         Args:
             hidden_states: (batch, 1, d_model).
@@ -181,7 +197,7 @@ class Mamba(nn.Module):
         dt, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         dt = F.linear(dt, self.dt_proj.weight)
         options = {"D": _wide(self.D), "z": z, "dt_bias": _wide(self.dt_proj.bias), "dt_softplus": True}
-        y = selective_state_update(ssm_state, x, dt, _decays(self.A_log), B, C, **options)
+        y = selective_state_update(ssm_state, x, dt, decays(self.A_log), B, C, **options)
         return self._project_out(y).unsqueeze(1), conv_state, ssm_state
 
     def allocate_inference_cache(
@@ -197,20 +213,6 @@ class Mamba(nn.Module):
         conv_dtype, ssm_dtype = (dtype or layer.weight.dtype for layer in (self.conv1d, self.dt_proj))
         conv_state = torch.zeros(batch_size, self.d_inner, self.d_conv, dtype=conv_dtype, **factory)
         return conv_state, torch.zeros(batch_size, self.d_inner, self.d_state, dtype=ssm_dtype, **factory)
-
-    def _get_states_from_cache(self, inference_params: Any, batch_size: int) -> tuple[Tensor, Tensor]:
-        self._require_one_direction()
-        require(self.layer_idx is not None, "layer_idx", None, "the number of this layer, to decode")
-        kept = inference_params.key_value_memory_dict
-        if self.layer_idx not in kept:
-            kept[self.layer_idx] = self.allocate_inference_cache(batch_size, inference_params.max_seqlen)
-        batch = kept[self.layer_idx][0].shape[0]
-        if batch != batch_size:
-            raise UserError(
-                f"inference_params holds states for a batch of {batch}, and hidden_states is a batch of {batch_size}; "
-                "start with new InferenceParams"
-            )
-        return kept[self.layer_idx]
 
     def _require_one_direction(self) -> None:
         wanted = '"none" to decode: the other direction starts at the end of the sequence'
@@ -231,19 +233,24 @@ class Block(block.Block):
         super().__init__(dim, mixer_cls, nn.Identity, norm_cls, fused_add_norm, residual_in_fp32)
 
 
-def _initialize_dt(dt_proj: nn.Linear, bound: float, kind: str, least: float, most: float, floor: float) -> None:
-    if kind == "constant":
-        nn.init.constant_(dt_proj.weight, bound)
-    else:
-        nn.init.uniform_(dt_proj.weight, -bound, bound)
-    with torch.no_grad():
-        share = torch.rand_like(dt_proj.bias)
-        dt = torch.exp(math.log(least) + share * (math.log(most) - math.log(least))).clamp(min=floor)
-        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-    dt_proj.bias._no_reinit = True  # for code that sets the biases of all nn.Linear to zero
+def check_sizes(sizes: dict[str, int], d_state: int) -> None:
+    """Raise UserError for a size that is no whole number of at least 1, or for more states than the scan takes."""
+    for name, size in sizes.items():
+        require_whole(name, size, 1)
+    require(is_whole(d_state, 1, MAX_STATES), "d_state", d_state, f"a whole number from 1 to {MAX_STATES}")
 
 
-def _decays(A_log: Tensor) -> Tensor:
+def initial_dt_bias(size: int, least: float, most: float, floor: float, **factory: Any) -> Tensor:
+    """(size,), whose softplus is log-uniform from `least` to `most`, the `dt_min` and `dt_max` of a module."""
+    holds = is_number(least) and is_number(most) and 0 < least <= most
+    require(holds, "(dt_min, dt_max)", (least, most), "two positive numbers, the smaller one first")
+    log_range = math.log(most) - math.log(least)
+    dt = torch.exp(math.log(least) + torch.rand(size, **factory) * log_range).clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+
+
+def decays(A_log: Tensor) -> Tensor:
+    """A, in float32 or in float64."""
     return -torch.exp(_wide(A_log))
 
 

@@ -232,7 +232,7 @@ def time_step(
 ) -> Tensor:
     """Δ in `dtype`, for each head: before it is repeated for the channels of its head."""
     check_flags(dt_softplus=dt_softplus)
-    require(_is_range(dt_limit), "dt_limit", dt_limit, "two numbers, the least and the largest time step")
+    require(is_range(dt_limit), "dt_limit", dt_limit, "two numbers, the least and the largest time step")
     least, most = dt_limit
     delta = dt.to(dtype)
     if dt_bias is not None:
@@ -243,7 +243,8 @@ def time_step(
     return delta if unlimited else delta.clamp(least, most)
 
 
-def _is_range(limit: object) -> bool:
+def is_range(limit: object) -> bool:
+    """Whether it is two numbers, the smaller one first."""
     numbers = isinstance(limit, (tuple, list)) and all(type(bound) in (int, float) for bound in limit)
     return numbers and len(limit) == 2 and limit[0] <= limit[1]
 

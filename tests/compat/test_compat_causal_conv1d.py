@@ -87,6 +87,16 @@ def test_half_precision_beside_a_float32_weight(dtype):
         assert torch.equal(causal_conv1d_fn(**mixed, activation="silu"), y)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_packed_sequences_in_half_precision_are_rounded_once(dtype):
+    numbers = torch.tensor([[0, 0, 1, 1, 1, -1, -1], [5, 5, 5, 5, 5, 5, 2]])
+    inputs = {name: t.to(dtype) for name, t in conv_inputs("bias").items()}
+    y = causal_conv1d_fn(**inputs, seq_idx=numbers)
+    assert y.dtype == dtype
+    expected = convolution(**{name: t.double() for name, t in inputs.items()}, seq_idx=numbers)
+    torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps / 2, atol=1e-6)
+
+
 def test_any_strides():
     inputs = conv_inputs("bias")
     channels_last = inputs | {"x": inputs["x"].transpose(1, 2).contiguous().transpose(1, 2)}

@@ -34,7 +34,7 @@ class Core(torch.autograd.Function):
 
 
 class Gated(torch.autograd.Function):
-    """As mamba-ssm 1.x's code calls its extension; also returns the last state, without a gradient."""
+    """As mamba-ssm 1.x's code calls its extension."""
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
@@ -108,11 +108,11 @@ def test_output_in_float32_is_not_rounded():
     wide = {name: t.float() if torch.is_tensor(t) else t for name, t in inputs.items()}
     torch.testing.assert_close(out, recurrence(**wide)[0])
     dtypes = [t.dtype for t in inputs.values() if torch.is_tensor(t)]
-    named = [*inputs.values()]
-    gradients = selective_scan_cuda_oflex.bwd(*named[:7], torch.ones_like(out), None, True, 1)
+    given = [*inputs.values()]
+    gradients = selective_scan_cuda_oflex.bwd(*given[:7], torch.ones_like(out), None, True, 1)
     assert [t.dtype for t in gradients] == dtypes
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        again, _ = selective_scan_cuda_oflex.fwd(*named, 1, True)
+        again, _ = selective_scan_cuda_oflex.fwd(*given, 1, True)
     assert torch.equal(again, out)
 
 

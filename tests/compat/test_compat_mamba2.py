@@ -161,6 +161,14 @@ def test_packed_prompts_have_a_state_each():
             torch.testing.assert_close(actual[index : index + 1], expected)
 
 
+def test_flat_batches_are_decoded_flat():
+    module, u = make(layer_idx=0), hidden()
+    cache = SimpleNamespace(key_value_memory_dict={}, max_seqlen=9, seqlen_offset=0)
+    module(u[:, :8].flatten(0, 1), seqlen=8, inference_params=cache)
+    cache.seqlen_offset = 8
+    torch.testing.assert_close(module(u[:, 8], seqlen=1, inference_params=cache), module(u)[:, 8])
+
+
 def test_flat_batches_autocast_and_compiled_code():
     module, u = make(), hidden()
     expected = module(u)
@@ -192,7 +200,14 @@ def test_compiled_scan_is_one_op():
         ({"headdim": 5}, "headdim is 5; it must be a divisor of the scan's 12 features"),
         ({"ngroups": 3}, "ngroups is 3"),
         ({"d_ssm": 15}, "d_ssm is 15; it must be at most expand [*] d_model, 12"),
+        ({"d_ssm": 0}, "d_ssm is 0; it must be a whole number of at least 1"),
+        ({"headdim": 0}, "headdim is 0; it must be a whole number of at least 1"),
+        ({"ngroups": 0}, "ngroups is 0"),
+        ({"expand": 1.5}, "expand is 1.5; it must be a whole number of at least 1"),
+        ({"d_state": 257}, "d_state is 257; it must be a whole number from 1 to 256"),
         ({"A_init_range": (0, 1)}, "A_init_range"),
+        ({"A_init_range": (1,)}, r"A_init_range is \(1,\); it must be two positive numbers, the smaller one first"),
+        ({"dt_min": 0}, r"\(dt_min, dt_max\) is \(0, 0.1\)"),
     ],
 )
 def test_malformed_constructions(options, message):
@@ -202,7 +217,13 @@ def test_malformed_constructions(options, message):
 
 def test_malformed_calls():
     module, cache = make(), SimpleNamespace(key_value_memory_dict={}, max_seqlen=9, seqlen_offset=0)
+    with pytest.raises(ValueError, match=r"u must be \(batch, length, 6\), got shape \(2, 9, 5\)"):
+        module(hidden()[..., :5])
     with pytest.raises(ValueError, match="layer_idx is None"):
         module(hidden(), inference_params=cache)
+    module.layer_idx = 0
+    module(hidden(), inference_params=cache)
+    with pytest.raises(ValueError, match="states of 2 sequences, and this call has 1"):
+        module(hidden(batch=1), inference_params=cache)  # its states would be copied to both
     with pytest.raises(ValueError, match="the length of hidden_states is 2"):
         module.step(hidden(2), *module.allocate_inference_cache(2, 9))

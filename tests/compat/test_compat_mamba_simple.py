@@ -184,6 +184,12 @@ def test_states_of_the_cache():
         ({"bimamba_type": "v3"}, "bimamba_type is 'v3'; it must be one of none, v1, v2"),
         ({"if_divide_out": True}, 'if_divide_out is True; it must be False unless bimamba_type is "v2"'),
         ({"if_devide_out": True, "bimamba_type": "v1"}, "if_devide_out is True"),
+        ({"d_state": 257}, "d_state is 257; it must be a whole number from 1 to 256"),
+        ({"d_conv": 0}, "d_conv is 0; it must be a whole number of at least 1"),
+        ({"expand": 0.1}, "expand is 0.1; it must be a number that makes at least one channel"),
+        ({"dt_rank": "full"}, "dt_rank is 'full'; it must be \"auto\" or a whole number"),
+        ({"dt_min": 0}, r"\(dt_min, dt_max\) is \(0, 0.1\); it must be two positive numbers"),
+        ({"use_fast_path": 1}, "use_fast_path is 1; it must be True or False"),
     ],
 )
 def test_the_constructor_says_what_is_wrong(options, message):
@@ -201,7 +207,7 @@ def test_calls_say_what_is_wrong():
         mamba(layer_idx=0, bimamba_type="v2")(hidden, inference_params=params)
     module = mamba(layer_idx=0)
     module(hidden, inference_params=params)
-    with pytest.raises(UserError, match="states for a batch of 2, and hidden_states is a batch of 1"):
+    with pytest.raises(UserError, match="states of 2 sequences, and this call has 1"):
         module(hidden[:1], inference_params=params)
     params.seqlen_offset = 3
     with pytest.raises(UserError, match="the number of tokens is 3; it must be 1 in a decoding step"):
