@@ -218,6 +218,11 @@ def forward_rows() -> Iterator[Row]:
         "without a head": Made(lambda: {n: t for n, t in tiny().tensors().items() if n != "head.weight"}),
         "with a number": Made(lambda: tiny().tensors() | {weight: 1}),
         "with numpy": Made(lambda: tiny().tensors() | {weight: tiny().tensors()[weight].detach().numpy()}),
+        "with a bias of one number": Made(lambda: tiny().tensors() | {"head.bias": torch.ones(1)}),
+        "with None for a bias": Made(lambda: tiny().tensors() | {"head.bias": None}),
+        "with a gamma that the config has not": Made(
+            lambda: tiny().tensors() | {"levels.2.blocks.0.gamma_1": torch.ones(64)}
+        ),
         "with another head": Made(lambda: tiny().tensors() | {"head.weight": torch.ones(3, 3)}),
         "of another mixer": Made(lambda: tiny(mixer="gated").tensors()),
         "of another variant": Made(lambda: tiny(depths=(1, 1, 1, 1)).tensors()),

@@ -1,6 +1,6 @@
 """MambaVision as pure functions of (params, x, config): `mvc.model.network` with tensors from `params`.
 
-`params` maps the published tensor names to tensors, buffers included.
+`params` maps the published tensor names to tensors, buffers included: all those of the config, and no others.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mvc.model import network
 from mvc.model.config import MambaVisionConfig
 from mvc.model.module import MambaVision
 from mvc.model.network import Features
+from mvc.model.windows import numbers
 
 Params = Mapping[str, Tensor]
 
@@ -44,16 +46,12 @@ def forward_features(params: Params, x: Tensor, config: MambaVisionConfig, *, tr
 def _computed(
     compute: Callable[[Any, Tensor], Any], params: Params, x: Tensor, config: MambaVisionConfig, training: bool
 ) -> Any:
-    """`compute` with `params`, which are compared with `config` where it fails."""
+    """`compute` with the tensors of `params`."""
     require(isinstance(params, Mapping), "params", params, "a mapping of names to tensors, as of model.tensors()")
     require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
     require_flag("training", training)
-    model = without_values(config)
-    try:
-        return compute(Bound(model, params, "", training), x)
-    except (AttributeError, KeyError, RuntimeError, TypeError):
-        _check_params(params, model)
-        raise
+    _check_params(params, config)
+    return compute(Bound(without_values(config), params, "", training), x)
 
 
 class Bound:
@@ -66,6 +64,8 @@ class Bound:
         self.module, self.params, self.prefix, self.training = module, params, prefix, training
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # of Python's protocols it has those of its class alone
         place = f"{self.prefix}{name}"
         if place in self.params:
             return self.params[place]
@@ -91,15 +91,19 @@ class _Models:
 
 
 _MODELS = _Models()
+_SHAPES: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
 
 
 def without_values(config: MambaVisionConfig) -> MambaVision:
     """The model of `config` on the meta device, made once."""
-    values = tuple(getattr(config, field) for field in _FIELDS)
-    return getattr(_MODELS, _made(values))
+    return getattr(_MODELS, _made(_values(config)))
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(MambaVisionConfig))
+
+
+def _values(config: MambaVisionConfig) -> tuple[Any, ...]:
+    return tuple(getattr(config, field) for field in _FIELDS)
 
 
 @torch.compiler.assume_constant_result
@@ -108,17 +112,30 @@ def _made(values: tuple[Any, ...]) -> str:
     name = f"model_{hashlib.sha256(repr(values).encode()).hexdigest()}"
     if not hasattr(_MODELS, name):
         config = MambaVisionConfig(**dict(zip(_FIELDS, values, strict=True)))
-        setattr(_MODELS, name, MambaVision(config, device="meta"))
+        with ThreadPoolExecutor(1) as thread:  # where no transform of torch.func and no mode of the caller is on
+            setattr(_MODELS, name, thread.submit(MambaVision, config, device="meta").result())
     return name
 
 
-def _check_params(params: Params, model: MambaVision) -> None:
-    """Raise UserError where `params` has not all tensors of the model, each of its shape."""
-    for name, own in model.tensors().items():
-        wanted = f"a tensor of shape {tuple(own.shape)} with the config {model.config.name!r}"
-        if not isinstance(params.get(name), Tensor):
-            seen = f"is a {type(params[name]).__name__}" if name in params else "is missing"
+@torch.compiler.assume_constant_result
+def _shapes(values: tuple[Any, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The name and the shape of each tensor of the same model."""
+    name = _made(values)
+    if name not in _SHAPES:
+        _SHAPES[name] = tuple((key, tuple(own.shape)) for key, own in getattr(_MODELS, name).tensors().items())
+    return _SHAPES[name]
+
+
+def _check_params(params: Params, config: MambaVisionConfig) -> None:
+    """Raise UserError where `params` has not all tensors of the model, each of its shape, and no others."""
+    shapes = _shapes(_values(config))
+    for name, shape in shapes:
+        own = params.get(name)
+        if not isinstance(own, Tensor) or numbers(own.shape) != shape:
+            seen = f"is a {type(own).__name__}" if name in params else "is missing"
+            seen = f"has shape {tuple(own.shape)}" if isinstance(own, Tensor) else seen
+            wanted = f"a tensor of shape {shape} with the config {config.name!r}"
             raise UserError(f"params[{name!r}] {seen}; it must be {wanted}")
-        if params[name].shape != own.shape:
-            seen = f"has shape {tuple(params[name].shape)}"
-            raise UserError(f"params[{name!r}] {seen}; it must be {wanted}")
+    if len(params) > len(shapes):
+        name = next(iter(params.keys() - dict(shapes).keys()))
+        raise UserError(f"params[{name!r}] is no tensor of the config {config.name!r}; leave it out")

@@ -153,6 +153,23 @@ def test_functional_call(tiny):
     assert not torch.equal(called, tiny(images()))
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_the_first_call_with_a_config_may_be_within_a_transform(compiled, fresh_dynamo):
+    """Where a module cannot be made."""
+    torch.manual_seed(0)
+    model = create_model("tiny", num_classes=11 + compiled).eval()
+    params, buffers, x = dict(model.named_parameters()), dict(model.named_buffers()), images()
+
+    def gradients(params: dict[str, Tensor]) -> dict[str, Tensor]:
+        return grad(lambda p: functional.forward(p | buffers, x, model.config).square().sum())(params)
+
+    call = torch.compile(gradients, backend="eager", fullgraph=True) if compiled else gradients
+    found = call({name: parameter.detach() for name, parameter in params.items()})
+    model(x).square().sum().backward()
+    for name, parameter in params.items():
+        assert_close(name, found[name], parameter.grad, roundings=256)
+
+
 def test_grad_is_that_of_autograd(tiny):
     tiny.eval()
     params = dict(tiny.named_parameters())
@@ -364,6 +381,8 @@ def test_blocks_of_a_kind_are_one_compile_region():
     with torch.no_grad():
         torch.testing.assert_close(recorder.compile(model)(x), plain(x))
         assert torch.equal(model(x), plain(x))
+        call = torch.compile(functional.forward, backend="eager", fullgraph=True)
+        torch.testing.assert_close(call(model.tensors(), x, model.config), plain(x))
     bodies = [node.target for node in recorder.graphs[0].find_nodes(op="get_attr")]
     shared = [count for count in Counter(bodies).values() if count > 1]
     assert shared == [2, 2, 2], "two convolution blocks, two mixers, two attention blocks"
