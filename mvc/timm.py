@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("mvc.timm needs timm: pip install 'mvc-mambavision[timm]'") from error
 
-from mvc.arguments import is_whole, require, require_choice
+from mvc.arguments import is_number, is_whole, require, require_choice
 from mvc.model import network
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS, MambaVisionConfig, get_config
 from mvc.model.layers import Mixer, initialize
@@ -30,6 +30,7 @@ from mvc.model.weights import LICENCE
 
 STRIDES = (4, 8, 16, 32)  # of the four stages' maps
 POOLS = ("avg", "max", "avgmax", "catavgmax")
+PREPROCESSING = {"mean": "mean", "std": "std", "crop": "crop_pct", "crop_mode": "crop_mode"}  # fields by timm's names
 HUB_PREFIX = "model."  # of the names in the hub's files
 
 
@@ -73,6 +74,7 @@ class TimmMambaVision(MambaVision):
             changes = {"image_size": _side(img_size), **changes}
         config = get_config(variant, drop_rate=proj_drop_rate, **changes)
         pool = _pool(global_pool)
+        require(is_number(drop_rate) and 0 <= drop_rate < 1, "drop_rate", drop_rate, "a number from 0 to below 1")
         super().__init__(config, device=device, dtype=dtype)
         self.num_classes, self.in_chans = config.num_classes, config.in_chans
         self.num_features = config.channels(3)
@@ -261,11 +263,8 @@ def _default_cfg(config: MambaVisionConfig) -> dict[str, Any]:
         "input_size": (config.in_chans, side, side),
         "min_input_size": (config.in_chans, MIN_IMAGE_SIZE, MIN_IMAGE_SIZE),
         "pool_size": (math.ceil(side / STRIDES[-1]),) * 2,
-        "crop_pct": config.crop,
-        "crop_mode": config.crop_mode,
         "interpolation": "bicubic",
-        "mean": config.mean,
-        "std": config.std,
+        **{entry: getattr(config, field) for field, entry in PREPROCESSING.items()},
         "first_conv": "patch_embed.conv_down.0",
         "classifier": "head",
         "paper_ids": "arXiv:2407.08083",
@@ -289,10 +288,13 @@ def _entry_point(config: MambaVisionConfig) -> Callable[..., nn.Module]:
         if arguments.get("features_only"):
             # timm's other ways run the modules in their order, or take a stage's map after its down-sampling.
             require_choice("feature_cls", arguments.setdefault("feature_cls", "getter"), ("getter", "hook"))
+        changed = {entry: arguments[field] for field, entry in PREPROCESSING.items() if field in arguments}
+        overlay = {**changed, **(arguments.pop("pretrained_cfg_overlay", None) or {})}
         return build_model_with_cfg(
             partial(TimmMambaVision, config),
             name,
             pretrained,
+            pretrained_cfg_overlay=overlay,
             pretrained_filter_fn=without_hub_prefix,
             feature_cfg={"out_indices": tuple(range(len(STRIDES)))},
             **arguments,

@@ -123,22 +123,31 @@ def blocks(layers: Any, x: Tensor) -> Tensor:
     """
     for block in layers.blocks:
         if layers.grad_checkpointing and torch.is_grad_enabled():
-            x = checkpointed(block, x)
+            x = checkpoint(counting_once(block, block), x, use_reentrant=False)
         else:
             x = region(block, x) if layers.compile_regions and not block.training else block(x)
     return x
 
 
-def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """block(x), computed again in the backward."""
-    if torch.compiler.is_compiling():  # which takes no contexts, and writes buffers in the forward alone
-        return checkpoint(block, x, use_reentrant=False)
-    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), kept_buffers(block)))
+def counting_once(module: nn.Module, compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`compute`, after whose first call the module's buffers keep their values: the statistics of BatchNorm count a
+    batch once, however often a checkpoint computes it again."""
+    if torch.compiler.is_compiling():
+        return compute  # compiled code writes buffers in the forward alone
+    again = False
+
+    def run(x: Tensor) -> Tensor:
+        nonlocal again
+        with kept_buffers(module) if again else nullcontext():
+            again = True
+            return compute(x)
+
+    return run
 
 
 @contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Within it the module's buffers may change: the statistics of BatchNorm count a recomputed batch once."""
+    """Within it the module's buffers may change; after it they have the values from before it."""
     values = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +31,11 @@ class _Checkpointed(GradientCheckpointingLayer):
 
     @property
     def _gradient_checkpointing_func(self) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
-        return lambda block, x: self._checkpoint(self._counting_once(block), x)
+        return lambda block, x: self._checkpoint(network.counting_once(self, block), x)
 
     @_gradient_checkpointing_func.setter
     def _gradient_checkpointing_func(self, checkpoint: Callable[..., Tensor]) -> None:
         self._checkpoint = checkpoint  # torch.utils.checkpoint.checkpoint, with what was asked for
-
-    def _counting_once(self, block: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """`block` with statistics of BatchNorm that count a batch once, however often it is computed again."""
-        if torch.compiler.is_compiling():
-            return block  # compiled code writes buffers in the forward alone
-        again = False
-
-        def run(x: Tensor) -> Tensor:
-            nonlocal again
-            with network.kept_buffers(self) if again else nullcontext():
-                again = True
-                return block(x)
-
-        return run
 
 
 class ConvBlock(layers.ConvBlock, _Checkpointed):

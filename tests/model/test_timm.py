@@ -76,6 +76,15 @@ def test_timms_transform_is_our_preprocessing(name):
     assert_same([transform(photograph)], [preprocess(photograph, model.config)[0]])
 
 
+def test_changed_preprocessing_reaches_timms_transform():
+    changes = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1), "crop": 0.75, "crop_mode": "squash"}
+    wanted = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1), "crop_pct": 0.75, "crop_mode": "border"}
+    for arguments in ({}, {"features_only": True}):
+        model = create(device="meta", pretrained_cfg_overlay={"crop_mode": "border"}, **changes, **arguments)
+        assert timm.data.resolve_model_data_config(model).items() >= wanted.items()
+    assert timm.get_pretrained_cfg(TINY).mean == mvc.VARIANTS["tiny"].mean, "the registry stays"
+
+
 @pytest.mark.parametrize("name", [TINY, "mvc_mambavision_t", "mvc_mambavision_l3_256_21k"])
 def test_default_configuration(name):
     model = create(name, device="meta").eval()
@@ -136,6 +145,8 @@ def test_arguments_reach_the_configuration():
         ({"features_only": True, "feature_cls": "fx"}, "feature_cls is 'fx'; it must be one of getter, hook"),
         ({"feature_cls": "hook"}, "unknown config field 'feature_cls'"),
         ({"depth": 3}, "unknown config field 'depth'"),
+        ({"drop_rate": 1.5}, "drop_rate is 1.5; it must be a number from 0 to below 1"),
+        ({"drop_rate": "half"}, "drop_rate is 'half'"),
         ({"num_classes": -1}, "num_classes is -1"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
@@ -304,6 +315,18 @@ def test_gradient_checkpointing_keeps_less_and_computes_the_same(compiled):
     assert fewer < 0.5 * bytes_kept, f"{fewer} bytes kept, {bytes_kept} without checkpoints"
     checkpointed.set_grad_checkpointing(False)
     assert not any(level.grad_checkpointing for level in checkpointed.levels)
+
+
+def test_a_graph_with_checkpoints_may_be_used_twice():
+    plain = create(drop_path_rate=0.0).train()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.set_grad_checkpointing()
+    for model in (plain, checkpointed):
+        loss = model(images()).square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+    assert_same([p.grad for p in checkpointed.parameters()], [p.grad for p in plain.parameters()])
+    assert_same(list(checkpointed.buffers()), list(plain.buffers()))
 
 
 # Checkpoints
