@@ -1,7 +1,8 @@
 """MambaVision for Hugging Face's transformers: `import mvc.transformers` makes its Auto classes know the models.
 
 `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`, `AutoBackbone` and `AutoImageProcessor` then load the
-published repositories and what `save_pretrained` wrote, without code from the hub. `Trainer` takes "mvc" for its
+published repositories and what `save_pretrained` wrote, without code from the hub; `AutoBackbone` loads from the hub
+alone, and `MambaVisionBackbone` from folders too. `Trainer` takes "mvc" for its
 `torch_compile_backend`.
 """
 

@@ -7,7 +7,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-from mvc.arguments import require
+from mvc.arguments import is_whole, require
+from mvc.errors import UserError
 from mvc.model import config as model_config
 from mvc.model.config import VARIANTS, get_config
 from mvc.model.image import class_names
@@ -87,7 +88,10 @@ class MambaVisionConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("auto_map", None)  # names files of code that are not those of these models
-        require(len(self.window_size) == 4, "config field window_size", self.window_size, "four sides of windows")
+        four = isinstance(self.window_size, (list, tuple)) and len(self.window_size) == 4
+        require(four, "config field window_size", self.window_size, "four sides of windows")
+        labels = kwargs.get("num_labels")
+        require(labels is None or is_whole(labels, 0), "num_labels", labels, "a whole number of at least 0")
         require(self.layer_scale_conv is None, "config field layer_scale_conv", self.layer_scale_conv, "None")
         self._complete()
         if self.id2label is None and kwargs.get("num_labels", 1000) == 1000:
@@ -122,13 +126,18 @@ class MambaVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         return 8 * self.dim
 
     @classmethod
-    def from_mvc(cls, variant: str | model_config.MambaVisionConfig, **fields: Any) -> MambaVisionConfig:
+    def from_mvc(cls, variant: str | model_config.MambaVisionConfig, /, **fields: Any) -> MambaVisionConfig:
         """The configuration of a variant of `mvc.VARIANTS` or of a `mvc.MambaVisionConfig`, with fields changed.
 
         Raises:
-            UserError: an unknown variant.
+            UserError: an unknown variant, or a field of `mvc.MambaVisionConfig` that has another name here.
         """
         config = get_config(variant)
+        names = {name: field for field, name in _FIELDS.items()}
+        names |= {"window_sizes": "window_size", "num_classes": "num_labels"}
+        for name in fields:
+            if names.get(name, name) != name:
+                raise UserError(f"the config field {name} is called {names[name]} here; pass {names[name]}")
         given = {field: getattr(config, name) for field, name in _FIELDS.items()}
         given["window_size"] = (8, 8, *config.window_sizes)
         if not {"num_labels", "id2label"} & fields.keys():

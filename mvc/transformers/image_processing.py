@@ -10,7 +10,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from mvc.arguments import require_choice
+from mvc.arguments import is_number, require, require_choice
 from mvc.errors import UserError
 from mvc.model.config import CROP_MODES
 from mvc.model.image import crop_offsets, resized_size, to_rgb
@@ -86,6 +86,7 @@ class MambaVisionImageProcessor(PilBackend):
     ) -> np.ndarray:
         """An image (channels, height, width) with the height and width of `size`."""
         require_choice("crop_mode", crop_mode, CROP_MODES)
+        require(is_number(crop_pct) and 0 < crop_pct <= 1, "crop_pct", crop_pct, "a number above 0 and at most 1")
         if not (size.height and size.width):
             raise UserError(f"size is {dict(size)}; it must have a height and a width")
         target = (size.height, size.width)

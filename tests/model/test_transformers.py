@@ -134,6 +134,8 @@ def test_labels_decide_the_head(tmp_path):
     ("fields", "named"),
     [
         ({"window_size": (14, 7)}, "window_size"),
+        ({"window_size": 7}, "window_size is 7"),
+        ({"num_labels": -1}, "num_labels is -1"),
         ({"layer_scale_conv": 1e-5}, "layer_scale_conv"),
         ({"dim": 7}, "heads"),
     ],
@@ -141,6 +143,15 @@ def test_labels_decide_the_head(tmp_path):
 def test_an_unusable_field_is_named(fields, named):
     with pytest.raises(UserError, match=named):
         MambaVisionForImageClassification(MambaVisionConfig(**fields))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("num_classes", "num_labels"), ("window_sizes", "window_size"), ("crop", "crop_pct")]
+)
+def test_a_field_under_its_name_in_mvc_is_refused(theirs, ours):
+    with pytest.raises(UserError, match=f"field {theirs} is called {ours} here"):
+        MambaVisionConfig.from_mvc("tiny", **{theirs: 3})
+    assert MambaVisionConfig.from_mvc("tiny", variant="mine").to_mvc() == get_config("tiny", name="mine")
 
 
 # Loading and saving
@@ -327,6 +338,9 @@ def test_transparency_is_laid_over_white_and_steps_can_be_left_out():
     assert processor(image, do_resize=False, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 96)
     with pytest.raises(UserError, match="crop_mode is 'middle'"):
         processor(image, crop_mode="middle")
+    for share in (0, 2.0, None):
+        with pytest.raises(UserError, match="crop_pct is"):
+            processor(image, crop_pct=share)
 
 
 def test_a_pipeline_classifies_a_photograph(published, tmp_path):
