@@ -259,8 +259,9 @@ def _without_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _num_classes(tensors: dict[str, Tensor]) -> int:
-    shape = tensors["head.weight"].shape if "head.weight" in tensors else ()
-    return shape[0] if shape else 0
+    """The rows of the head's last matrix, of whatever layers the head is; 0 without one."""
+    matrices = [tensor for name, tensor in tensors.items() if name.startswith("head.") and tensor.dim() == 2]
+    return matrices[-1].shape[0] if matrices else 0
 
 
 def _licence_notes(source: str, contents: Mapping[str, object]) -> list[str]:

@@ -248,6 +248,12 @@ def test_reset_keeps_the_models_head(classes, model_classes, tmp_path, caplog):
     assert caplog.messages == [note]
 
 
+def test_reset_counts_the_classes_of_a_head_of_several_layers(model):
+    model.head = nn.Sequential(nn.Linear(128, 7), nn.ReLU(), nn.Linear(7, 5))
+    (note,) = load_weights(model, random_state(), head="reset").notes
+    assert note.endswith("the model's (num_classes=5) is as it was")
+
+
 def test_reset_is_strict_about_all_but_the_head(refuses, tmp_path):
     state = random_state(num_classes=21)
     del state["norm.bias"]
