@@ -86,52 +86,45 @@ class Bound:
         return Bound(part, self.params, f"{self.prefix}{name}.", self.training)
 
 
-class _Models:
-    """A model without values for each configuration, as attributes, which Dynamo reads as constants."""
+class _Made:
+    """What is made once for each configuration, as attributes, which Dynamo reads as constants."""
 
 
-_MODELS = _Models()
-_SHAPES: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
+_MODELS, _SHAPES = _Made(), _Made()  # models without values; the name and the shape of each of their tensors
 
 
 def without_values(config: MambaVisionConfig) -> MambaVision:
     """The model of `config` on the meta device, made once."""
-    return getattr(_MODELS, _made(_values(config)))
+    return getattr(_MODELS, _made(config))
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(MambaVisionConfig))
 
 
-def _values(config: MambaVisionConfig) -> tuple[Any, ...]:
-    return tuple(getattr(config, field) for field in _FIELDS)
+def _made(config: MambaVisionConfig) -> str:
+    """The attribute of `_MODELS` and of `_SHAPES` for the configuration."""
+    return _attribute(tuple(getattr(config, field) for field in _FIELDS))
 
 
 @torch.compiler.assume_constant_result
-def _made(values: tuple[Any, ...]) -> str:
-    """The attribute of `_MODELS` that has the model of the configuration with these values of its fields."""
+def _attribute(values: tuple[Any, ...]) -> str:
+    """The attribute for the configuration with these values of its fields."""
     name = f"model_{hashlib.sha256(repr(values).encode()).hexdigest()}"
-    if not hasattr(_MODELS, name):
+    if not hasattr(_SHAPES, name):
         config = MambaVisionConfig(**dict(zip(_FIELDS, values, strict=True)))
         with ThreadPoolExecutor(1) as thread:  # where no transform of torch.func and no mode of the caller is on
-            setattr(_MODELS, name, thread.submit(MambaVision, config, device="meta").result())
+            model = thread.submit(MambaVision, config, device="meta").result()
+        setattr(_MODELS, name, model)
+        setattr(_SHAPES, name, tuple((key, tuple(own.shape)) for key, own in model.tensors().items()))
     return name
-
-
-@torch.compiler.assume_constant_result
-def _shapes(values: tuple[Any, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The name and the shape of each tensor of the same model."""
-    name = _made(values)
-    if name not in _SHAPES:
-        _SHAPES[name] = tuple((key, tuple(own.shape)) for key, own in getattr(_MODELS, name).tensors().items())
-    return _SHAPES[name]
 
 
 def _check_params(params: Params, config: MambaVisionConfig) -> None:
     """Raise UserError where `params` has not all tensors of the model, each of its shape, and no others."""
-    shapes = _shapes(_values(config))
+    shapes = getattr(_SHAPES, _made(config))
     for name, shape in shapes:
         own = params.get(name)
-        if not isinstance(own, Tensor) or numbers(own.shape) != shape:
+        if not isinstance(own, Tensor) or tuple(numbers(own.shape)) != shape:
             seen = f"is a {type(own).__name__}" if name in params else "is missing"
             seen = f"has shape {tuple(own.shape)}" if isinstance(own, Tensor) else seen
             wanted = f"a tensor of shape {shape} with the config {config.name!r}"
