@@ -130,5 +130,6 @@ def _check_params(params: Params, config: MambaVisionConfig) -> None:
             wanted = f"a tensor of shape {shape} with the config {config.name!r}"
             raise UserError(f"params[{name!r}] {seen}; it must be {wanted}")
     if len(params) > len(shapes):
-        name = next(iter(params.keys() - dict(shapes).keys()))
+        known = dict(shapes)
+        name = next(name for name in params if name not in known)
         raise UserError(f"params[{name!r}] is no tensor of the config {config.name!r}; leave it out")
