@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from closeness import assert_close
 from small_models import EACH_KIND_ONCE
 from torch import Tensor, fx
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -42,13 +43,6 @@ def tiny() -> MambaVision:
 
 def images(batch: int = 2, height: int = 64, width: int = 64, channels: int = 3) -> Tensor:
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def assert_close(name: str, actual: Tensor, expected: Tensor, roundings: int = 64) -> None:
-    """Equal but for sums taken in another order: so many roundings of the largest value."""
-    error = (actual - expected).abs().max().item()
-    budget = roundings * torch.finfo(expected.dtype).eps * expected.abs().max().item()
-    assert error <= budget, f"{name} is off by {error:.3g}, budget {budget:.3g}"
 
 
 @pytest.mark.parametrize("name", GMACS)

@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from closeness import assert_close
 from small_models import EACH_KIND_ONCE
 from torch import Tensor, multiprocessing, nn
 from torch.nn.utils import parametrize, prune
 
 from mvc.model import layers
 from mvc.model.module import MambaVision, create_model
+from mvc.passes.accuracy import relative_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated")
 
@@ -27,13 +29,6 @@ def tiny() -> MambaVision:
 @functools.cache
 def images(batch: int = 2, channels: int = 3) -> Tensor:
     return torch.randn(batch, channels, 64, 64, generator=torch.Generator().manual_seed(1))
-
-
-def assert_close(name: str, actual: Tensor, expected: Tensor, roundings: int = 64) -> None:
-    """Equal but for sums taken in another order: so many roundings of the largest value."""
-    error = (actual - expected).abs().max().item()
-    budget = roundings * torch.finfo(expected.dtype).eps * expected.abs().max().item()
-    assert error <= budget, f"{name} is off by {error:.3g}, budget {budget:.3g}"
 
 
 # --- hooks
@@ -203,10 +198,6 @@ def test_lora(tiny, options, wrapped):
 
 
 # --- quantized weights
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 EIGHT_BITS = 2 * 2**-7  # of each weight and each input, a few times over
