@@ -11,7 +11,6 @@ The scan adds a bias for nothing, and does not round the sum; a product without 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import ClassVar
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from mvc.kernels.schemas import ScanInputs
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.graph.fx_utils import between, cast, insert, only_user, shape, value
+from mvc.passes.graph.fx_utils import between, cast, insert, only_user, op_calls, shape, value
 from mvc.passes.graph.memory import storages, writers
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import call
@@ -36,9 +35,7 @@ class FuseDeltaBias(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome, surroundings = Outcome(), Surroundings(graph)
-        packet = torch.ops.mvc.selective_scan
-        calls = [graph.find_nodes(op="call_function", target=each) for each in (packet, packet.default)]
-        for scan in itertools.chain(*calls):
+        for scan in op_calls(graph, torch.ops.mvc.selective_scan):
             delta = scan.args[DELTA]
             linear = call(delta)
             if linear is None or linear.name != "linear" or linear.args.get("bias") is None:

@@ -46,7 +46,7 @@ class FuseDepthwise(Pass):
         surroundings = Surroundings(graph)
         for node in list(graph.nodes):
             convolution = call(node)
-            if convolution is None or convolution.name != "conv1d" or not _is_depthwise(node, convolution.args):
+            if convolution is None or convolution.name != "conv1d" or not is_depthwise(node, convolution.args):
                 continue
             if reason := _obstacle(node, convolution.args):
                 outcome.near_misses.append(NearMiss.at(node, reason))
@@ -56,7 +56,7 @@ class FuseDepthwise(Pass):
         return outcome
 
 
-def _is_depthwise(node: fx.Node, args: dict[str, Any]) -> bool:
+def is_depthwise(node: fx.Node, args: dict[str, Any]) -> bool:
     known = isinstance(value(node), torch.Tensor) and value(node).is_floating_point() and shape(args["input"])
     return bool(known) and shape(args["weight"])[0] == args.get("groups", 1) == shape(args["input"])[-2] > 1
 

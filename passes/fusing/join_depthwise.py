@@ -22,6 +22,7 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
+from mvc.passes.fusing.fuse_depthwise import is_depthwise
 from mvc.passes.graph.fx_utils import between, insert, only_user, shape, value
 from mvc.passes.graph.memory import storages, writers
 from mvc.passes.graph.surroundings import Surroundings
@@ -86,7 +87,7 @@ def _convolution(part: fx.Node) -> Convolution | None:
     if known is None or known.name != "conv1d" or known.args["input"] is not part or len(sizes) != 3:
         return None
     args = known.args
-    if not (args.get("groups", 1) == sizes[1] == shape(args["weight"])[0]):
+    if not is_depthwise(node, args):
         return None
     return Convolution(node, args["weight"], args.get("bias"), tuple(map(args.get, OPTIONS)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,12 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<c
 def op_counts(graph: fx.Graph) -> Counter[str]:
     """How often the graph calls each function, method or op, by name: "add", or "mvc.selective_scan" for an op."""
     return Counter(op_name(node) for node in graph.nodes if node.op in ("call_function", "call_method"))
+
+
+def op_calls(graph: fx.Graph, packet: torch._ops.OpOverloadPacket) -> list[fx.Node]:
+    """The graph's calls of the op, by its packet and by its default overload."""
+    found = (graph.find_nodes(op="call_function", target=each) for each in (packet, packet.default))
+    return list(itertools.chain(*found))
 
 
 def op_name(node: fx.Node) -> str:

@@ -14,7 +14,7 @@ from mvc.kernels.recurrence import linear_recurrence, ops as recurrence_ops
 from mvc.kernels.scan import chunked, ops, selective_scan
 from mvc.kernels.schemas import ScanInputs, op
 from mvc.passes.base import NearMiss, Outcome, Pass
-from mvc.passes.graph.fx_utils import value
+from mvc.passes.graph.fx_utils import op_calls, value
 from mvc.passes.graph.regions import regions
 
 PORTABLE = ("selective_scan", "linear_recurrence")
@@ -46,7 +46,7 @@ class LowerScan(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        for node in _portable_calls(graph):
+        for node in [node for name in PORTABLE for node in op_calls(graph, getattr(torch.ops.mvc, name))]:
             result = value(node)[0] if isinstance(value(node), (tuple, list)) else value(node)
             impl = self.impl or implementations.fastest(result.device, result.dtype)
             if (obstacle := implementations.obstacle(impl, result.device, result.dtype)) is not None:
@@ -55,12 +55,6 @@ class LowerScan(Pass):
             node.target = target(node.target, impl)
             outcome.matches += 1
         return outcome
-
-
-def _portable_calls(graph: fx.Graph) -> list[fx.Node]:
-    packets = [getattr(torch.ops.mvc, name) for name in PORTABLE]
-    targets = [each for packet in packets for each in (packet, packet.default)]
-    return [node for each in targets for node in graph.find_nodes(op="call_function", target=each)]
 
 
 def target(portable: Callable, impl: str) -> Callable:

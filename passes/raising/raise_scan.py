@@ -16,7 +16,7 @@ from torch import fx
 from mvc.kernels.recurrence import api as recurrence  # noqa: F401  registers mvc::linear_recurrence
 from mvc.kernels.scan.checks import SEQUENCE_DTYPES
 from mvc.passes.base import Declined, NearMiss, Outcome, Pass
-from mvc.passes.graph.fx_utils import insert, shape, value
+from mvc.passes.graph.fx_utils import insert, op_calls, shape, value
 from mvc.passes.graph.memory import same_strides
 from mvc.passes.graph.surroundings import Surroundings
 from mvc.passes.graph.torch_ops import is_call
@@ -56,9 +56,7 @@ class RaiseScan(Pass):
 
     def __call__(self, graph: fx.Graph) -> Outcome:
         outcome = Outcome()
-        packet = torch.ops.mvc.linear_recurrence
-        calls = (graph.find_nodes(op="call_function", target=each) for each in (packet, packet.default))
-        if not (nodes := list(itertools.chain(*calls))):
+        if not (nodes := op_calls(graph, torch.ops.mvc.linear_recurrence)):
             return outcome
         surroundings = Surroundings(graph)
         effects = Effects(graph, surroundings.contexts)
