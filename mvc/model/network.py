@@ -52,9 +52,9 @@ def stage_maps(layers: Any, x: Tensor, *, count: int = 4) -> tuple[Tensor, ...]:
     return maps(layers, x, count=count)[1:]
 
 
-def maps(layers: Any, x: Tensor, *, count: int = 4) -> tuple[Tensor, ...]:
-    """The map of the stem, and those of `stage_maps`."""
-    check_images(layers, x)
+def maps(layers: Any, x: Tensor, *, count: int = 4, name: str = "x") -> tuple[Tensor, ...]:
+    """The map of the stem, and those of `stage_maps`; errors call the images `name`."""
+    check_images(layers, x, name=name)
     if torch.jit.is_tracing():
         x = x.expand(-1, -1, *numbers(x.shape[2:]))  # its programs hold for one size, and so refuse another
     x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last, in a form that vmap takes too

@@ -112,8 +112,7 @@ class MambaVisionModel(MambaVisionPreTrainedModel):
         Raises:
             ValueError, TypeError: images that cannot be used, as for `mvc.functional.forward`.
         """
-        network.check_images(self.model, pixel_values, name="pixel_values")
-        maps = network.maps(self.model, pixel_values)
+        maps = network.maps(self.model, pixel_values, name="pixel_values")
         return BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=maps[-1],
             pooler_output=network.pooled(self.model, maps[-1]),
@@ -207,8 +206,7 @@ class MambaVisionBackbone(BackboneMixin, MambaVisionPreTrainedModel):
         Raises:
             ValueError, TypeError: images that cannot be used, as for `mvc.functional.forward`.
         """
-        network.check_images(self.model, pixel_values, name="pixel_values")
-        maps = network.maps(self.model, pixel_values)
+        maps = network.maps(self.model, pixel_values, name="pixel_values")
         named = zip(self.stage_names, maps, strict=True)
         return BackboneOutput(
             feature_maps=tuple(each for name, each in named if name in self.out_features),
