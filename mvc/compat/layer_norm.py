@@ -130,7 +130,7 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> T
 
 
 def _rms_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.to(x.dtype)
+    y = F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
     return y if bias is None else y + bias.to(x.dtype)
 
 
