@@ -25,13 +25,13 @@ VARIANTS = ("T", "T2", "S", "B")
 SAMPLES = 256
 
 
-def spec(variant: str) -> dict[str, list[int]]:
+def spec(name: str) -> dict[str, list[int]]:
     """Names and shapes of the published checkpoint, in its order."""
-    return json.loads((FOLDER / f"official_{variant}.spec.json").read_text(encoding="utf-8"))
+    return json.loads((FOLDER / f"official_{name}.spec.json").read_text(encoding="utf-8"))
 
 
 def weights(variant: str) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.asarray(_tensor(name, shape))) for name, shape in spec(variant).items()}
+    return {name: torch.from_numpy(np.asarray(tensor(name, shape))) for name, shape in spec(variant).items()}
 
 
 def save_published(state: dict[str, Tensor], path: Path) -> Path:
@@ -51,15 +51,15 @@ def model(variant: str) -> MambaVision:
 
 def image(batch: int, height: int, width: int) -> Tensor:
     """Standard normal, keyed by its shape."""
-    values = _rng(f"image-{batch}x{height}x{width}").normal(0.0, 1.0, (batch, 3, height, width))
+    values = rng(f"image-{batch}x{height}x{width}").normal(0.0, 1.0, (batch, 3, height, width))
     return torch.from_numpy(values.astype(np.float32))
 
 
 @functools.cache
-def figures(variant: str) -> dict[str, Tensor]:
+def figures(name: str) -> dict[str, Tensor]:
     """What the published model computed: arrays named as in data/README.md."""
-    with np.load(FOLDER / f"official_{variant}.npz") as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    with np.load(FOLDER / f"official_{name}.npz") as arrays:
+        return {array: torch.from_numpy(arrays[array]) for array in arrays.files}
 
 
 def cases() -> list[tuple[str, tuple[int, int, int]]]:
@@ -72,38 +72,39 @@ def cases() -> list[tuple[str, tuple[int, int, int]]]:
     ]
 
 
-def sampled(stage_map: Tensor) -> Tensor:
-    """The values of a feature map that the figures hold."""
-    return stage_map.flatten()[torch.from_numpy(np.linspace(0, stage_map.numel() - 1, SAMPLES).astype(np.int64))]
+def sampled(values: Tensor, count: int = SAMPLES) -> Tensor:
+    """The `count` values of a map that the figures hold; all, if there are no more."""
+    count = min(count, values.numel())
+    return values.flatten()[torch.from_numpy(np.linspace(0, values.numel() - 1, count).astype(np.int64))]
 
 
-def _rng(name: str) -> np.random.Generator:
+def rng(name: str) -> np.random.Generator:
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def _tensor(name: str, shape: list[int]) -> np.ndarray:
-    rng = _rng(name)
+def tensor(name: str, shape: list[int]) -> np.ndarray:
+    draw = rng(name)
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.array(1, dtype=np.int64)
     if leaf == "running_var":
-        values = rng.uniform(0.5, 1.5, shape)
+        values = draw.uniform(0.5, 1.5, shape)
     elif leaf == "running_mean":
-        values = rng.normal(0.0, 0.1, shape)
+        values = draw.normal(0.0, 0.1, shape)
     elif leaf == "A_log":
-        values = np.log(np.arange(1, shape[1] + 1, dtype=np.float64))[None, :] + rng.normal(0.0, 0.2, shape)
+        values = np.log(np.arange(1, shape[1] + 1, dtype=np.float64))[None, :] + draw.normal(0.0, 0.2, shape)
     elif leaf == "D":
-        values = rng.normal(1.0, 0.2, shape)
+        values = draw.normal(1.0, 0.2, shape)
     elif leaf.startswith("gamma"):
-        values = rng.uniform(0.2, 1.0, shape)
+        values = draw.uniform(0.2, 1.0, shape)
     elif name.endswith("dt_proj.bias"):  # softplus of it is a step between 0.001 and 0.1
-        step = np.exp(rng.uniform(math.log(1e-3), math.log(1e-1), shape))
+        step = np.exp(draw.uniform(math.log(1e-3), math.log(1e-1), shape))
         values = step + np.log(-np.expm1(-step))
     elif leaf == "weight" and len(shape) == 1:  # a norm's scale
-        values = rng.uniform(0.5, 1.5, shape)
+        values = draw.uniform(0.5, 1.5, shape)
     elif leaf == "bias":
-        values = rng.normal(0.0, 0.1, shape)
+        values = draw.normal(0.0, 0.1, shape)
     else:
-        values = rng.normal(0.0, 1.0, shape) / math.sqrt(int(np.prod(shape[1:])))
+        values = draw.normal(0.0, 1.0, shape) / math.sqrt(int(np.prod(shape[1:])))
     return values.astype(np.float32)

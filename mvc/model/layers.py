@@ -9,13 +9,23 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mvc.model import network
 from mvc.model.config import MambaVisionConfig
 
 STEM_EPS = 1e-4
 EPS = 1e-5
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of a map (batch, channels, height, width)."""
+
+    def __init__(self, channels: int, **tensors: Any) -> None:
+        super().__init__(channels, eps=EPS, **tensors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PatchEmbed(nn.Module):

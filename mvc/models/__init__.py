@@ -1,0 +1,1 @@
+"""The models that MambaVision is compared with, on the scan of `mvc.kernels`."""

@@ -1,0 +1,1 @@
+"""Detection and segmentation with MambaVision as the backbone."""
