@@ -128,12 +128,15 @@ def valid_windows(layers: Any, x: Tensor) -> Tensor:
     height, width = numbers(x.shape[1:3])
     if isinstance(height, fx.Proxy):
         raise UserError("padded_windows is False, which torch.fx.symbolic_trace cannot record; use torch.export")
+    if height <= layers.window and width <= layers.window:  # the map is one window
+        return blocks(layers, x.flatten(1, 2)).unflatten(1, (height, width))
+    rows, columns = spans(height, layers.window), spans(width, layers.window)
     bands = []
-    for rows in spans(height, layers.window):
-        band = x[:, rows.start : rows.end]
+    for row in rows:
+        band = x[:, row.start : row.end]
         parts = [
-            equal_windows(layers, band[:, :, columns.start : columns.end], (rows.window, columns.window))
-            for columns in spans(width, layers.window)
+            equal_windows(layers, band[:, :, column.start : column.end], (row.window, column.window))
+            for column in columns
         ]
         bands.append(torch.cat(parts, dim=2))
     return torch.cat(bands, dim=1)
