@@ -65,7 +65,7 @@ def window_reverse(tokens: Tensor, window: tuple[int, int], grid: tuple[int, int
 
 
 def token_counts(config: MambaVisionConfig, height: int, width: int) -> list[tuple[int, int]]:
-    """For stages 3 and 4, the tokens of a map and those computed on: with the padding of its windows, if they have it."""
+    """For stages 3 and 4, the tokens of a map and those that are computed on, padding of windows included."""
     require_whole("height", height, 1)
     require_whole("width", width, 1)
     counts = []

@@ -161,8 +161,10 @@ class Segmenter(nn.Module):
             UserError: labels of another shape than the images.
         """
         if labels.shape != (len(images), *images.shape[2:]):
-            raise UserError(f"labels have shape {tuple(labels.shape)}; images of shape {tuple(images.shape)} need "
-                            f"{(len(images), *images.shape[2:])}")
+            raise UserError(
+                f"labels have shape {tuple(labels.shape)}; images of shape {tuple(images.shape)} need "
+                f"{(len(images), *images.shape[2:])}"
+            )
         maps = self.backbone(images)
         return {
             "decode": pixel_loss(self.decode_head(maps), labels),
