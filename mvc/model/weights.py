@@ -75,13 +75,7 @@ def load_weights(
     require_choice("head", head, ("strict", "reset"))
     require_flag("ema", ema)
     require(isinstance(model, nn.Module), "model", model, "a MambaVision, compiled or wrapped or as it is")
-    if isinstance(source, Mapping):
-        source, contents = "state dict", source
-    else:
-        kinds = "the path of a checkpoint, hub:OWNER/REPOSITORY, or a state dict"
-        require(isinstance(source, (str, os.PathLike)), "source", source, kinds)
-        path, source = Path(source), str(os.fspath(source))
-        contents = _read(_download(source.removeprefix(HUB_SCHEME)) if source.startswith(HUB_SCHEME) else path)
+    source, contents = _contents(source)
     loaded, wanted = _checkpoint_tensors(contents, source, ema), _model_tensors(model)
     notes = _licence_notes(source, contents)
     if head == "reset":
@@ -97,6 +91,29 @@ def load_weights(
     for note in notes:
         _log.warning("%s", note)
     return LoadedWeights(source, len(wanted), tuple(notes))
+
+
+def num_classes(source: str | os.PathLike[str] | Mapping[str, Tensor], *, ema: bool = False) -> int:
+    """The number of classes that a checkpoint's head scores, as `create_model` takes it; 0 without a head.
+
+    Args:
+        source, ema: as for `load_weights`.
+
+    Raises:
+        UserError: the source cannot be fetched or read.
+    """
+    source, contents = _contents(source)
+    return _num_classes(_checkpoint_tensors(contents, source, ema))
+
+
+def _contents(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> tuple[str, object]:
+    """What a source is called, and what it holds."""
+    if isinstance(source, Mapping):
+        return "state dict", source
+    kinds = "the path of a checkpoint, hub:OWNER/REPOSITORY, or a state dict"
+    require(isinstance(source, (str, os.PathLike)), "source", source, kinds)
+    name = str(os.fspath(source))
+    return name, _read(_download(name.removeprefix(HUB_SCHEME)) if name.startswith(HUB_SCHEME) else Path(source))
 
 
 def _download(repository: str) -> Path:
