@@ -133,16 +133,15 @@ class Detector(nn.Module):
             (n, classes + 1) and the last stage's deltas (n, classes, 4).
         """
         counts = [len(of_image) for of_image in boxes]
-        entering, logits = [], []
+        entering, logits = [list(boxes)], []
         for stage, std in enumerate(self.stage_std):
-            if stage:  # by the deltas of the likeliest class that is not the background
-                best = logits[-1][:, :-1].argmax(1)
-                of_best = deltas[torch.arange(len(best), device=best.device), best]
-                pieces = zip(boxes, of_best.split(counts), image_sizes, strict=True)
-                boxes = [decode(each, d, self.stage_std[stage - 1], image_size=size) for each, d, size in pieces]
-            entering.append(list(boxes))
-            of_stage, deltas = self.box_answers(stage, levels, boxes)
+            of_stage, deltas = self.box_answers(stage, levels, entering[stage])
             logits.append(of_stage)
+            if stage + 1 < len(self.stage_std):  # by the deltas of the likeliest class that is not the background
+                best = of_stage[:, :-1].argmax(1)
+                chosen = deltas[torch.arange(len(best), device=best.device), best].split(counts)
+                pieces = zip(entering[stage], chosen, image_sizes, strict=True)
+                entering.append([decode(*each, std, image_size=size) for *each, size in pieces])
         mean = torch.stack(logits).mean(0)
         return entering, list(mean.split(counts)), list(deltas.split(counts))
 

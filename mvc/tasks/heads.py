@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -60,7 +61,7 @@ class BoxHead(nn.Module):
         super().__init__()
         self.shared_convs = nn.Sequential(*[ConvUnit(CHANNELS, CHANNELS, norm=True) for _ in range(convolutions)])
         widths = [CHANNELS * BOX_SIZE**2] + [HIDDEN] * linears
-        self.shared_fcs = nn.ModuleList([nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False)])
+        self.shared_fcs = nn.ModuleList([nn.Linear(*pair) for pair in itertools.pairwise(widths)])
         self.fc_cls = nn.Linear(HIDDEN, num_classes + 1)
         self.fc_reg = nn.Linear(HIDDEN, 4 * num_classes)
         for layer in self.shared_fcs:
