@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mvc.tasks.packages import optional
+
 NEGATIVE, NEITHER = -1, -2  # what `assign` writes in the place of an object's index
 
 
@@ -34,11 +36,9 @@ def assign(
         least_best: where it is given, the boxes that overlap an object most, ties included, learn it from this IoU
             on, whatever else they overlap; of several objects the last. The RPN's low-quality matches.
     """
-    from torchvision.ops import box_iou
-
-    if not len(objects):
+    if not len(objects) or not len(boxes):
         return boxes.new_full((len(boxes),), NEGATIVE, dtype=torch.int64)
-    overlap = box_iou(objects, boxes)
+    overlap = optional("torchvision.ops").box_iou(objects, boxes)
     most, found = overlap.max(dim=0)
     found[most < positive] = NEITHER
     found[most < negative] = NEGATIVE
@@ -86,10 +86,9 @@ def mask_targets(masks: Tensor, boxes: Tensor, chosen: Tensor, *, size: int) -> 
         boxes: (boxes, 4), float.
         chosen: the object that each box learns, int64 (boxes,).
     """
-    from torchvision.ops import roi_align
-
     if not len(boxes):
         return boxes.new_zeros(0, size, size)
     rois = torch.cat([chosen[:, None].to(boxes.dtype), boxes], dim=1)
+    roi_align = optional("torchvision.ops").roi_align
     covered = roi_align(masks[:, None].to(boxes.dtype), rois, size, sampling_ratio=-1, aligned=True)
     return (covered[:, 0] >= 0.5).to(boxes.dtype)
