@@ -5,11 +5,14 @@ All numbers are those of the published configurations (mmdet 3.3); images are no
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mvc.tasks.boxes import clip
+from mvc.tasks.photographs import bounded_size
 from mvc.tasks.targets import Target
 
 SHORT_SIDES = tuple(range(480, 801, 32))
@@ -22,7 +25,7 @@ def multi_scale(image: Tensor, target: Target, *, generator: torch.Generator | N
     """Flip every second image and bring it to one of many sizes, every second one after a crop.
 
     Args:
-        image: (3, height, width), float.
+        image: (3, height, width), float, of values from 0 to 255.
         target: of the image, with masks of its size; a crop may leave it without objects.
         generator: on the CPU; what is drawn with. torch's own if None.
     """
@@ -42,21 +45,14 @@ def flip(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     return image.flip(-1), Target(boxes, target.labels, target.masks.flip(-1))
 
 
-def resized_size(size: tuple[int, int], *, short: int, long: int | None = None) -> tuple[int, int]:
-    """The (height, width) of the same aspect ratio whose short side is `short` pixels, or whose long side is `long`
-    where the former would make it longer; halves are rounded up."""
-    factor = short / min(size)
-    if long is not None:
-        factor = min(factor, long / max(size))
-    height, width = (int(side * factor + 0.5) for side in size)
-    return height, width
+def resize(image: Tensor, target: Target, *, short: int, long: float = math.inf) -> tuple[Tensor, Target]:
+    """Bring the short side of an image to `short` pixels, or the long one to `long` where it would be longer.
 
-
-def resize(image: Tensor, target: Target, *, short: int, long: int | None = None) -> tuple[Tensor, Target]:
-    """Bring an image to `resized_size`, bilinearly and without smoothing; masks take the nearest pixel."""
+    It is done bilinearly, to whole levels and without smoothing, as OpenCV does; masks take the nearest pixel.
+    """
     before = image.shape[1], image.shape[2]
-    after = resized_size(before, short=short, long=long)
-    image = F.interpolate(image[None], after, mode="bilinear", align_corners=False)[0]
+    after = bounded_size(before, (long, short))
+    image = F.interpolate(image[None], after, mode="bilinear", align_corners=False)[0].round()
     masks = target.masks.new_zeros(0, *after)
     if len(target.masks):
         masks = F.interpolate(target.masks[None].byte(), after, mode="nearest")[0].bool()

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from mvc.arguments import require
 from mvc.errors import UserError
 from mvc.tasks.packages import optional
 
@@ -71,3 +73,33 @@ def _bitmap(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     else:
         runs = segmentation
     return mask.decode(runs).astype(bool)
+
+
+def fitted(targets: Sequence[Target], images: Tensor, *, num_classes: int) -> list[Target]:
+    """The targets on the images' device, with masks of the padded size and boxes in float32 at least.
+
+    Args:
+        images: (batch, channels, height, width).
+
+    Raises:
+        UserError: the parts of a target do not fit each other, the images or the classes.
+    """
+    if len(targets) != len(images):
+        raise UserError(f"targets are {len(targets)} for {len(images)} images; give one for each")
+    return [_fitted(f"targets[{index}]", each, images, num_classes) for index, each in enumerate(targets)]
+
+
+def _fitted(name: str, target: Target, images: Tensor, num_classes: int) -> Target:
+    (boxes, labels, masks), (height, width) = target, images.shape[2:]
+    count = len(boxes)
+    require(tuple(boxes.shape) == (count, 4), f"{name}.boxes", tuple(boxes.shape), "of the shape (objects, 4)")
+    require(tuple(labels.shape) == (count,), f"{name}.labels", tuple(labels.shape), f"of the shape ({count},)")
+    fits = masks.ndim == 3 and len(masks) == count and masks.shape[1] <= height and masks.shape[2] <= width
+    require(fits, f"{name}.masks", tuple(masks.shape), f"of the shape ({count}, at most {height}, at most {width})")
+    known = ((labels >= 0) & (labels < num_classes)).all()
+    require(known, f"{name}.labels", labels.tolist(), f"from 0 to {num_classes - 1}, the classes of the model")
+    area = (boxes[:, 2:] > boxes[:, :2]).all()
+    require(area, f"{name}.boxes", boxes.tolist(), "x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+    masks = F.pad(masks.to(images.device), (0, width - masks.shape[2], 0, height - masks.shape[1]))
+    wide = torch.promote_types(images.dtype, torch.float32)
+    return Target(boxes.to(images.device, wide), labels.to(images.device), masks)

@@ -10,7 +10,7 @@ from mvc.tasks.targets import Target
 
 DRAW = torch.Generator().manual_seed(0)
 HEIGHT, WIDTH = 60, 90
-IMAGE = torch.rand(3, HEIGHT, WIDTH, generator=DRAW)
+IMAGE = torch.randint(256, (3, HEIGHT, WIDTH), generator=DRAW).float()
 BOXES = torch.tensor([[3.0, 4, 40, 30], [50, 20, 88, 59], [0, 0, 90, 60]])
 LABELS = torch.tensor([2, 0, 1])
 
@@ -54,7 +54,8 @@ def test_resize(short, size):
     inputs = as_torchvision()
     from torchvision.transforms.v2 import functional as v2
 
-    assert_same(augment.resize(IMAGE, TARGET, short=short), [v2.resize(each, size, antialias=False) for each in inputs])
+    image, *others = [v2.resize(each, size, antialias=False) for each in inputs]
+    assert_same(augment.resize(IMAGE, TARGET, short=short), [image.round(), *others])
 
 
 def test_crop():
@@ -72,14 +73,6 @@ def test_objects_outside_a_crop_are_dropped():
     assert target.boxes.tolist() == [[0, 0, 50, 20]]
     assert target.masks.shape == (1, 20, 50)
     assert image.shape == (3, 20, 50)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((400, 1000), (533, 1333)), ((333, 333), (800, 800))],
-)
-def test_resized_size(size, expected):
-    assert augment.resized_size(size, short=800, long=1333) == expected
 
 
 @pytest.mark.parametrize("size", [(427, 640), (640, 427), (300, 1200)])
