@@ -20,7 +20,7 @@ from mvc.tasks.heads import MASK_SIZE
 from mvc.tasks.packages import optional
 from mvc.tasks.proposals import STD, by_anchor, propose
 from mvc.tasks.regions import region_features
-from mvc.tasks.targets import Target, fitted
+from mvc.tasks.targets import Target
 
 if TYPE_CHECKING:
     from mvc.tasks.detection import Detector
@@ -95,23 +95,10 @@ def losses(
     images: Tensor,
     image_sizes: Sequence[tuple[int, int]],
     targets: Sequence[Target],
-    *,
     learning: Learning,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """The losses of a batch by name, of which the sum is trained: "rpn_class" and "rpn_box", and of each stage, counted
-    from 0, "stage0_class", "stage0_box", "stage0_mask" and so on, with the stage's weight.
-
-    Args:
-        images: (batch, 3, height, width), normalised and padded.
-        image_sizes: (height, width) of each image without its padding.
-        targets: the objects of each image; it may have none.
-        generator: what boxes are sampled with; torch's own if None.
-
-    Raises:
-        UserError: targets that do not fit the images or the model.
-    """
-    targets = fitted(targets, images, num_classes=model.num_classes)
+    """The losses of a batch, of arguments that were checked: see `mvc.tasks.detection.Detector.losses`."""
     levels = model.pyramid(images)
     answers = model.rpn_head(levels)
     found = rpn_losses(answers, image_sizes, targets, learning, generator)
