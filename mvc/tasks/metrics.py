@@ -34,8 +34,8 @@ def coco_average_precision(
         unknown = {each["image_id"] for each in found} - truth.imgs.keys()
         if unknown:
             raise UserError(
-                f"results are of image {sorted(map(str, unknown))[0]} and {len(unknown) - 1} more, which the annotations "
-                "do not name; give the annotations of the same images"
+                f"the annotations do not name {len(unknown)} of the results' images, such as {min(map(str, unknown))}; "
+                "give the annotations of the same images"
             )
         # loadRes does not take an empty list.
         nothing = {**truth.dataset, "annotations": []}
@@ -45,12 +45,11 @@ def coco_average_precision(
 
 def _index(coco: Any, annotations: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
     if not isinstance(annotations, Mapping):
+        path = os.fspath(annotations)
         try:
-            return coco.COCO(os.fspath(annotations))
+            return coco.COCO(path)
         except (OSError, ValueError, KeyError, AssertionError) as error:
-            raise UserError(
-                f"cannot read annotations {os.fspath(annotations)} ({error}); give a file of COCO's"
-            ) from error
+            raise UserError(f"cannot read annotations {path} ({error}); give a file in COCO's format") from error
     index = coco.COCO()
     index.dataset = dict(annotations)
     index.createIndex()
