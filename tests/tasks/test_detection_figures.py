@@ -12,11 +12,10 @@ from figures import assert_figures, assert_sampled
 from torch import Tensor
 
 from mvc.model.layers import ChannelNorm
+from mvc.tasks.detection import Detector, Found, Selection
 from mvc.tasks.regions import region_features
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
-
-from mvc.tasks.detection import Detector, Found, Selection
 
 TAG, SIZE = "1x320x480", golden_dense.DETECTOR_SIZE
 FIGURES = golden.figures("cascade_T")
