@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvc.arguments import require, require_choice, require_whole
+from mvc.arguments import is_whole, require, require_choice, require_whole
 from mvc.errors import UserError
 from mvc.model.config import MambaVisionConfig, get_config
 from mvc.tasks.backbone import STRIDES, Backbone
@@ -111,7 +111,10 @@ class Detector(nn.Module):
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The five levels (batch, 256, height/4, width/4) to (batch, 256, height/64, width/64) of the pyramid of images
         (batch, 3, height, width)."""
-        maps = self.backbone(images)
+        return self.pyramid_of(self.backbone(images))
+
+    def pyramid_of(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The same, of the backbone's four maps."""
         return list(self.neck({str(stage): found for stage, found in enumerate(maps)}).values())
 
     def propose(
@@ -292,9 +295,12 @@ def _check_sizes(images: Tensor, image_sizes: Sequence, original_sizes: Sequence
     for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
         if len(sizes) != len(images):
             raise UserError(f"{name} has {len(sizes)} sizes for {len(images)} images; give (height, width) of each")
+        for size in sizes:
+            fits = len(size) == 2 and all(is_whole(side, 1) for side in size)
+            require(fits, name, tuple(size), "(height, width) for each image, whole numbers of at least 1")
     height, width = images.shape[2:]
     for size in image_sizes:
-        fits = 0 < size[0] <= height and 0 < size[1] <= width
+        fits = size[0] <= height and size[1] <= width
         require(fits, "image_sizes", tuple(size), f"within the batch's height and width, {height} x {width}")
 
 
