@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvc.arguments import is_whole, require, require_choice, require_whole
-from mvc.errors import UserError
+from mvc.arguments import require_choice, require_whole
 from mvc.model.config import MambaVisionConfig, get_config
 from mvc.tasks.backbone import STRIDES, Backbone
 from mvc.tasks.boxes import Std, decode, nms_by_group
@@ -20,6 +19,7 @@ from mvc.tasks.masks import paste
 from mvc.tasks.packages import optional
 from mvc.tasks.proposals import Proposals, propose
 from mvc.tasks.regions import region_features
+from mvc.tasks.sizes import check_sizes
 from mvc.tasks.targets import Target, fitted
 
 # As published for detection with T, S and B: a stage's map is one window at the usual sizes. Their class drops paths by
@@ -202,7 +202,7 @@ class Detector(nn.Module):
         Raises:
             UserError: images, sizes or targets that do not fit together.
         """
-        _check_sizes(images, image_sizes, image_sizes)
+        check_sizes(images, image_sizes, image_sizes)
         targets = fitted(targets, images, num_classes=self.num_classes)
         return losses(self, images, image_sizes, targets, learning or self.learning, generator)
 
@@ -228,7 +228,7 @@ class Detector(nn.Module):
             UserError: images or sizes that do not fit together.
         """
         original_sizes = image_sizes if original_sizes is None else original_sizes
-        _check_sizes(images, image_sizes, original_sizes)
+        check_sizes(images, image_sizes, original_sizes)
         select = Selection() if select is None else select
         levels = self.pyramid(images)
         proposals = [each.boxes for each in self.propose(levels, image_sizes, select)]
@@ -288,20 +288,6 @@ def create_detector(
     require_choice("kind", kind, KINDS)
     config = get_config(variant, **{**BACKBONE, **changes})
     return KINDS[kind](config, num_classes=num_classes, width=width, device=device, dtype=dtype)
-
-
-def _check_sizes(images: Tensor, image_sizes: Sequence, original_sizes: Sequence) -> None:
-    require(isinstance(images, Tensor) and images.ndim == 4, "images", images, "a tensor (batch, 3, height, width)")
-    for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
-        if len(sizes) != len(images):
-            raise UserError(f"{name} has {len(sizes)} sizes for {len(images)} images; give (height, width) of each")
-        for size in sizes:
-            fits = len(size) == 2 and all(is_whole(side, 1) for side in size)
-            require(fits, name, tuple(size), "(height, width) for each image, whole numbers of at least 1")
-    height, width = images.shape[2:]
-    for size in image_sizes:
-        fits = size[0] <= height and size[1] <= width
-        require(fits, "image_sizes", tuple(size), f"within the batch's height and width, {height} x {width}")
 
 
 def _at_original_size(

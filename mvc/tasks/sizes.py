@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mvc.arguments import require
+from mvc.arguments import is_whole, require
 from mvc.errors import UserError
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -52,7 +52,10 @@ def check_sizes(images: Tensor, image_sizes: Sequence[Size], original_sizes: Seq
     for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
         if len(sizes) != len(images):
             raise UserError(f"{name} has {len(sizes)} sizes for {len(images)} images; give (height, width) of each")
+        for size in sizes:
+            fits = len(size) == 2 and all(is_whole(side, 1) for side in size)
+            require(fits, name, tuple(size), "(height, width) for each image, whole numbers of at least 1")
     height, width = images.shape[2:]
     for size in image_sizes:
-        fits = 0 < size[0] <= height and 0 < size[1] <= width
+        fits = size[0] <= height and size[1] <= width
         require(fits, "image_sizes", tuple(size), f"within the batch's height and width, {height} x {width}")

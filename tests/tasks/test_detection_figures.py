@@ -6,17 +6,20 @@ import functools
 
 import golden
 import golden_dense
+import numpy as np
 import pytest
 import torch
 from figures import assert_figures, assert_sampled
 from torch import Tensor
+from torch.nn import functional as F
 
 from mvc.model.layers import ChannelNorm
+from mvc.tasks.detection import Detector, Found, Selection
+from mvc.tasks.detection_losses import StageSamples, box_loss, mask_logits, of_class
 from mvc.tasks.regions import region_features
+from mvc.tasks.targets import Target
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
-
-from mvc.tasks.detection import Detector, Found, Selection
 
 TAG, SIZE = "1x320x480", golden_dense.DETECTOR_SIZE
 FIGURES = golden.figures("cascade_T")
@@ -131,3 +134,22 @@ def test_whole_pipeline(detector, levels, monkeypatch):
     assert_figures("scores", found.scores, figure("det_scores"), absolute=SCORE)
     assert found.masks.shape == (48, *SIZE)
     assert_figures("mask areas", found.masks.sum((1, 2)), figure("det_mask_areas"), absolute=AREA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", range(3))
+def test_training_losses(detector, levels, stage):
+    """Of the fixed boxes, of which the first 16 learn an object each, without the stage's weight."""
+    boxes, labels, objects = figure("fixed_boxes"), FIGURES["train_loss_labels"].long(), FIGURES["train_loss_gt"]
+    samples = [StageSamples(boxes, labels, torch.arange(16), torch.zeros(64, dtype=torch.bool))]
+    logits, deltas = detector.box_answers(stage, levels, [boxes])
+    masks = of_class(mask_logits(detector, stage, levels, samples), labels[:16])
+    pixels = torch.from_numpy(np.unpackbits(FIGURES["train_loss_mask_targets"].numpy(), axis=1)).view(16, 28, 28)
+    target = Target(objects, labels[:16], torch.empty(0))
+    found = [
+        F.cross_entropy(logits, labels),
+        box_loss(deltas, samples, [target], detector.stage_std[stage], detector.learning),
+        F.binary_cross_entropy_with_logits(masks, pixels.float()),
+    ]
+    for name, loss, expected in zip(("class", "box", "mask"), found, FIGURES["train_losses"][stage], strict=True):
+        assert_figures(f"{name} loss of stage {stage}", loss, expected)
