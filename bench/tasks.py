@@ -1,4 +1,4 @@
-"""Measure the backbone of detection and segmentation, eager and compiled, with windows as published and of valid tokens.
+"""Measure the backbone of dense tasks, eager and compiled, with windows as published and of valid tokens.
 
 All runs of one size are interleaved, so that a drift of a shared machine changes all times alike.
 
@@ -17,7 +17,6 @@ import torch
 from models import HOWS
 
 from mvc import cli
-from mvc.arguments import require
 from mvc.cli import DTYPES, exit_status, positive, write_json
 from mvc.compile.compiler import check_against_eager, compile_model
 from mvc.errors import UserError
@@ -58,9 +57,6 @@ def _size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     device = torch.device(args.device)
-    require(
-        device.type == "cpu" or torch.cuda.is_available(), "--device", args.device, "cpu: torch finds no CUDA device"
-    )
     machine = environment(device)
     facts: dict[str, Any] = {"environment": dataclasses.asdict(machine), "variant": args.variant, "sizes": {}}
     print(f"{machine}, {machine.date}, {args.variant}, batch {args.batch}, {args.dtype}\n")

@@ -18,6 +18,7 @@ from mvc.tasks import coco, command
 from mvc.tasks.detection import KINDS, Detections, Detector, Selection, create_detector
 from mvc.tasks.photographs import DETECTION_BOUNDS, padded, prepare
 from mvc.tasks.pictures import draw_detections
+from mvc.tasks.sizes import DETECTION_BUCKETS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +69,7 @@ def _run(args: argparse.Namespace) -> int:
     with machine_limits(remedy=command.LESS_MEMORY):
         model = command.build(args, functools.partial(create_detector, kind=args.kind), progress)
         for path, image in command.each_photograph(paths, unread, progress):
-            found = detect(model, image, Selection(score=args.threshold))
+            found = detect(model, image, Selection(score=args.threshold), buckets=args.buckets)
             rows += _rows(path, found, names)
             if args.json:
                 results += coco.results(coco.image_id(path), found, ids)
@@ -81,10 +82,14 @@ def _run(args: argparse.Namespace) -> int:
     return command.UNREAD if unread else 0
 
 
-def detect(model: Detector, image: Image.Image, select: Selection) -> Detections:
-    """The objects in one photograph, in its own pixels."""
+def detect(model: Detector, image: Image.Image, select: Selection, *, buckets: bool = False) -> Detections:
+    """The objects in one photograph, in its own pixels.
+
+    Args:
+        buckets: whether it is padded to one of `DETECTION_BUCKETS`, and not to a multiple of 32, as published.
+    """
     weight = next(model.backbone.parameters())
-    batch, sizes = padded([prepare(image, DETECTION_BOUNDS)])
+    batch, sizes = padded([prepare(image, DETECTION_BOUNDS)], buckets=DETECTION_BUCKETS if buckets else None)
     (found,) = model.predict(batch.to(weight), sizes, [(image.height, image.width)], select=select)
     return found
 

@@ -14,6 +14,7 @@ from bench.on_gpu import turns
 from bench.on_gpu.jobs import PUBLISHED, Job
 from bench.on_gpu.session import Session
 from bench.on_gpu.turns import Comparison
+from mvc.tasks import detection, segmentation
 
 SMALL_PEER = "test_resnet"  # timm's
 COMPILE_SHARE = 0.75  # of a comparison's time, at most
@@ -61,6 +62,21 @@ def others(quick: bool) -> list[Comparison]:
         (dataclasses.replace(t, dtype="bfloat16"), t),
         (t, *beside),
     ]
+
+
+def tasks(quick: bool) -> list[Comparison]:
+    """The backbone of detection and of segmentation at their sizes, with windows as published and of valid tokens."""
+    if quick:
+        return [_dense(Job("tiny", "eager", 1, "float32", size=(80, 112), window_sizes=(8, 4)), "eager", "mvc, frozen")]
+    published = (((800, 1333), detection.BACKBONE), ((512, 512), segmentation.BACKBONE))
+    jobs = (Job("T", "eager", 1, size=size, window_sizes=backbone["window_sizes"]) for size, backbone in published)
+    return [_dense(job, "eager", "inductor", "mvc, frozen") for job in jobs]
+
+
+def _dense(job: Job, *hows: str) -> Comparison:
+    """In each of the ways with padded windows, then without padding."""
+    padded = _hows(job, *hows)
+    return (*padded, *(dataclasses.replace(each, padded_windows=False) for each in padded))
 
 
 def _beside_published(job: Job) -> Comparison:

@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, json: str) -> None:
     add("--output", type=cli.name, metavar="DIR", help="draw what is found into this folder, as NAME.png")
     add("--json", type=cli.name, metavar="FILE", help=f"write {json}; - prints JSON instead of the table")
     add("--no-compile", dest="compile", action="store_false", help="run the backbone eagerly")
+    buckets = "pad photographs to one of three sizes: at most three graphs are compiled, each for its size"
+    add("--buckets", action="store_true", help=f"{buckets} (default as published)")
     add("--seed", type=cli.seed, default=0, metavar="N", help="seed of random weights (default 0)")
     add("--quiet", action="store_true", help="no progress, only the table")
 
@@ -78,7 +80,9 @@ def build(args: argparse.Namespace, create: Callable[..., nn.Module], progress: 
         else:
             progress.say("the weights are random: what is found means nothing; give --weights")
     if args.compile:
-        model.backbone.compile(backend="mvc", options={"frozen": True}, fullgraph=True)
+        # Without buckets the first size gets a graph of its own, and all others one together.
+        dynamic = False if args.buckets else None
+        model.backbone.compile(backend="mvc", options={"frozen": True}, fullgraph=True, dynamic=dynamic)
     return model
 
 

@@ -1,4 +1,4 @@
-"""How good detections are: COCO's average precision."""
+"""How good is what was found: COCO's average precision of objects, and the mean intersection over union of classes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from mvc.arguments import require_whole
 from mvc.errors import UserError
 from mvc.tasks.packages import optional
+from mvc.tasks.segmentation import IGNORED
 
 # The first six of pycocotools' figures of a kind.
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -68,3 +73,40 @@ def _figures(truth: Any, found: Sequence[Mapping[str, Any]], kind: str) -> dict[
     evaluation.accumulate()
     evaluation.summarize()
     return dict(zip(FIGURES, evaluation.stats[: len(FIGURES)].tolist(), strict=True))
+
+
+def class_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The pixels of each class that were predicted and are labelled so, those predicted, and those labelled: int64
+    (3, num_classes). Counts of several pictures, or of several processes, are added.
+
+    Args:
+        predicted, labels: integers of one shape; pixels whose label is 255 do not count.
+
+    Raises:
+        UserError: other shapes, or a class that there is not.
+    """
+    require_whole("num_classes", num_classes, 1)
+    if predicted.shape != labels.shape:
+        raise UserError(
+            f"predicted has shape {tuple(predicted.shape)}, and labels {tuple(labels.shape)}; give one shape"
+        )
+    known = labels != IGNORED
+    predicted, labels = predicted[known].long(), labels[known].long()
+    for name, classes in (("predicted", predicted), ("labels", labels)):
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+            seen = f"{int(classes.min())} to {int(classes.max())}"
+            raise UserError(
+                f"{name} has classes {seen}; they must be from 0 to {num_classes - 1}, or {IGNORED} in labels"
+            )
+    of = (predicted[predicted == labels], predicted, labels)
+    return torch.stack([each.bincount(minlength=num_classes) for each in of])
+
+
+def mean_iou(counts: Tensor) -> tuple[float, Tensor]:
+    """The mean intersection over union of `class_counts`, and that of each class, float64 (num_classes,) from 0 to 1.
+
+    A class that was neither predicted nor labelled is NaN, and is left out of the mean, as published.
+    """
+    both, predicted, labelled = counts.double()
+    of_class = both / (predicted + labelled - both)
+    return of_class.nanmean().item(), of_class

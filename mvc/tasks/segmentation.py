@@ -19,7 +19,7 @@ from mvc.tasks.sizes import check_sizes
 # configuration says.
 BACKBONE = {"window_sizes": (64, 32), "drop_path_rate": 0.2}
 S_WINDOWS = (160, 56)
-CHANNELS, AUXILIARY_CHANNELS = 512, 256
+CHANNELS = 512  # of the decoding head
 POOLS = (1, 2, 3, 6)  # sides of the maps that the last stage is averaged to
 DROPOUT = 0.1  # of whole channels
 AUXILIARY_STAGE, AUXILIARY_WEIGHT = 2, 0.4
@@ -35,7 +35,7 @@ class PyramidHead(nn.Module):
         width: channels of the head.
     """
 
-    def __init__(self, channels: Sequence[int], num_classes: int, *, width: int = CHANNELS) -> None:
+    def __init__(self, channels: Sequence[int], num_classes: int, width: int) -> None:
         super().__init__()
         *finer, last = channels
         self.psp_modules = nn.ModuleList(
@@ -67,7 +67,7 @@ class PyramidHead(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A fully convolutional head of one map, which is for training alone."""
 
-    def __init__(self, channels: int, num_classes: int, *, width: int = AUXILIARY_CHANNELS) -> None:
+    def __init__(self, channels: int, num_classes: int, width: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(ConvUnit(channels, width, norm=True))
         self.dropout = nn.Dropout2d(DROPOUT)
@@ -87,6 +87,7 @@ class Segmenter(nn.Module):
     Args:
         config: the configuration of the backbone.
         num_classes: of the logits.
+        width: channels of the decoding head; the auxiliary head has half as many.
         device, dtype: as for `mvc.create_model`.
 
     Raises:
@@ -98,17 +99,19 @@ class Segmenter(nn.Module):
         config: MambaVisionConfig,
         *,
         num_classes: int = 150,
+        width: int = CHANNELS,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         require_whole("num_classes", num_classes, 1)
+        require_whole("width", width, 2)
         super().__init__()
         self.num_classes = num_classes
         self.backbone = Backbone(config, device=device, dtype=dtype)
         channels = [config.channels(stage) for stage in range(len(STRIDES))]
         with torch.device(torch.get_default_device() if device is None else device):
-            self.decode_head = PyramidHead(channels, num_classes)
-            self.auxiliary_head = AuxiliaryHead(channels[AUXILIARY_STAGE], num_classes)
+            self.decode_head = PyramidHead(channels, num_classes, width)
+            self.auxiliary_head = AuxiliaryHead(channels[AUXILIARY_STAGE], num_classes, width // 2)
         for head in (self.decode_head, self.auxiliary_head):
             head.to(dtype=dtype, memory_format=torch.channels_last)  # that of the backbone's maps
 
@@ -195,6 +198,7 @@ def create_segmenter(
     variant: str | MambaVisionConfig,
     *,
     num_classes: int = 150,
+    width: int = CHANNELS,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **changes: object,
@@ -204,6 +208,7 @@ def create_segmenter(
     Args:
         variant: a name of `mvc.VARIANTS` in any letter case, or a configuration.
         num_classes: ADE20K's 150.
+        width: channels of the decoding head, as published 512; the auxiliary head has half as many.
         device, dtype: as for `mvc.create_model`.
         changes: fields of `MambaVisionConfig` to change. As published for segmentation, `window_sizes` is (64, 32), of
             S (160, 56), and `drop_path_rate` 0.2 where they are not given, whatever the variant has.
@@ -214,4 +219,4 @@ def create_segmenter(
     config = get_config(variant)
     windows = {"window_sizes": S_WINDOWS} if config.name == "S" else {}
     config = get_config(config, **{**BACKBONE, **windows, **changes})
-    return Segmenter(config, num_classes=num_classes, device=device, dtype=dtype)
+    return Segmenter(config, num_classes=num_classes, width=width, device=device, dtype=dtype)
