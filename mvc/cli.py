@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 import torch
 
 from mvc import files
-from mvc.compile import torch_private
 from mvc.errors import UserError
 from mvc.patches import replaced
 
@@ -165,20 +164,6 @@ def device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise UserError("--device cuda, but torch finds no CUDA device; use --device cpu, or a CUDA build of torch")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-@contextlib.contextmanager
-def machine_limits() -> Iterator[None]:
-    """Turn errors about what the machine lacks into one sentence with its remedy."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        if torch_private.is_out_of_memory(error) or "Storage size calculation overflowed" in text:
-            raise UserError("out of memory; use a smaller --batch or --size") from error
-        if "not implemented for" in text:
-            raise UserError(f"this device cannot run the chosen --dtype ({text}); use --dtype float32") from error
-        raise
 
 
 def json_text(facts: dict[str, Any] | list[Any]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvc import cli
 from mvc.cli import exit_status, write_json
+from mvc.compile.limits import machine_limits
 from mvc.progress import Progress
 from mvc.table import tabulate
 from mvc.tasks import coco, command
@@ -64,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
     names, ids = zip(*((each.name, each.id) for each in coco.categories()), strict=True)
     rows: list[tuple[Any, ...]] = []
     results: list[dict[str, Any]] = []
-    with cli.machine_limits():
+    with machine_limits(remedy=command.LESS_MEMORY):
         model = command.build(args, functools.partial(create_detector, kind=args.kind), progress)
         for path, image in command.each_photograph(paths, unread, progress):
             found = detect(model, image, Selection(score=args.threshold))

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from mvc import cli, files
-from mvc.cli import DTYPES, exit_status, machine_limits, positive, write_json
+from mvc.cli import DTYPES, exit_status, positive, write_json
 from mvc.compile import torch_private
 from mvc.compile.backend import MODES
 from mvc.compile.caches import empty_caches
 from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step
 from mvc.compile.explanation import kernel_bytes
+from mvc.compile.limits import machine_limits
 from mvc.compile.report import ModelFacts, Results
 from mvc.errors import UserError
 from mvc.kernels.implementations import TABLE

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PHOTOGRAPHS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of those in a folder
+LESS_MEMORY = "use --dtype bfloat16 or a smaller --variant"
 UNREAD = 1  # exit status where some photographs cannot be read
 STATUSES = (
     "exit status: 0 done, 1 some photographs could not be read, 2 unusable input or machine, 130 interrupted\n"

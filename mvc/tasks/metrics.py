@@ -28,22 +28,26 @@ def coco_average_precision(
     Raises:
         UserError: pycocotools is missing, the file cannot be read, or results are of images that it does not name.
     """
-    coco, evaluation = optional("pycocotools.coco"), optional("pycocotools.cocoeval")
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
-        truth = _index(coco, annotations)
+        truth = _index(annotations)
         unknown = {each["image_id"] for each in found} - truth.imgs.keys()
         if unknown:
             raise UserError(
                 f"the annotations do not name {len(unknown)} of the results' images, such as {min(map(str, unknown))}; "
                 "give the annotations of the same images"
             )
-        # loadRes does not take an empty list.
-        nothing = {**truth.dataset, "annotations": []}
-        detected = truth.loadRes([dict(each) for each in found]) if found else _index(coco, nothing)
-        return {kind: _figures(evaluation.COCOeval(truth, detected, kind)) for kind in ("bbox", "segm")}
+        # With a box beside it, pycocotools takes a mask's area from the box.
+        without = {"bbox": "segmentation", "segm": "bbox"}
+        alone = {kind: [_without(each, other) for each in found] for kind, other in without.items()}
+        return {kind: _figures(truth, of_kind, kind) for kind, of_kind in alone.items()}
 
 
-def _index(coco: Any, annotations: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
+def _without(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != key}
+
+
+def _index(annotations: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
+    coco = optional("pycocotools.coco")
     if not isinstance(annotations, Mapping):
         path = os.fspath(annotations)
         try:
@@ -56,7 +60,10 @@ def _index(coco: Any, annotations: Mapping[str, Any] | str | os.PathLike[str]) -
     return index
 
 
-def _figures(evaluation: Any) -> dict[str, float]:
+def _figures(truth: Any, found: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float]:
+    # loadRes does not take an empty list.
+    detected = truth.loadRes(list(found)) if found else _index({**truth.dataset, "annotations": []})
+    evaluation = optional("pycocotools.cocoeval").COCOeval(truth, detected, kind)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

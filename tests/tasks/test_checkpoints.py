@@ -12,10 +12,9 @@ import torch
 
 from mvc.errors import UserError
 from mvc.tasks.checkpoints import load_task_weights, own_name
+from mvc.tasks.detection import create_detector
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
-
-from mvc.tasks.detection import create_detector
 
 
 @pytest.fixture(scope="module")

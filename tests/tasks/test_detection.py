@@ -11,10 +11,9 @@ from closeness import assert_close
 from torch import nn
 
 from mvc.errors import UserError
+from mvc.tasks.detection import CascadeMaskRCNN, Detector, MaskRCNN, Selection, create_detector
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
-
-from mvc.tasks.detection import CascadeMaskRCNN, Detector, MaskRCNN, Selection, create_detector
 
 FEW = Selection(candidates=50, proposals=20, detections=7)
 SIZES = [(64, 90), (50, 96)]

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvc.model.layers import ChannelNorm
+from mvc.tasks.detection import Detector, Found, Selection
 from mvc.tasks.detection_losses import StageSamples, box_loss, mask_logits, of_class
 from mvc.tasks.regions import region_features
 from mvc.tasks.targets import Target
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
-
-from mvc.tasks.detection import Detector, Found, Selection
 
 TAG, SIZE = "1x320x480", golden_dense.DETECTOR_SIZE
 FIGURES = golden.figures("cascade_T")
