@@ -31,6 +31,7 @@ def photograph(draw: np.random.Generator) -> tuple[Image.Image, Target]:
     for cells, share in ((3, 1.0), (8, 0.5), (24, 0.3), (SIZE[0], 0.15)):
         noise = Image.fromarray(draw.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
         image = Image.blend(image, noise.resize(image.size, Image.Resampling.BICUBIC), share)
+    image = Image.blend(image, Image.new("RGB", image.size, "grey"), 0.5)
     labels, masks = [], []
     for _ in range(draw.integers(1, 5)):
         label, shape = draw.integers(len(CLASSES)), Image.new("L", image.size)
@@ -119,7 +120,7 @@ def picture(model: Detector, *, seed: int) -> Image.Image:
     for index, (image, detections) in enumerate(zip(images, found, strict=True)):
         drawn = draw_detections(image.resize((width, height), Image.Resampling.NEAREST), detections, CLASSES)
         sheet.paste(drawn, (index % 3 * width, index // 3 * height))
-    return sheet.quantize(64, dither=Image.Dither.NONE)  # noise makes large files
+    return sheet.quantize(128, dither=Image.Dither.NONE)  # noise makes large files
 
 
 def main() -> None:
