@@ -46,6 +46,7 @@ def photograph(draw: np.random.Generator) -> tuple[Image.Image, Target]:
 
 
 def outline(canvas: ImageDraw.ImageDraw, name: str, draw: np.random.Generator) -> None:
+    """Fill a shape somewhere within the canvas."""
     width, height = draw.integers(18, 65, 2)
     if name == "circle":
         height = width
@@ -136,9 +137,7 @@ def main() -> None:
     train(model, steps=options.steps, images=options.images, seed=options.seed)
     found, truth = evaluate(model.eval(), images=options.test, seed=options.seed + 1)
     for kind, figures in coco_average_precision(truth, found).items():
-        print(
-            f"{kind}: AP {100 * figures['AP']:.1f}, AP50 {100 * figures['AP50']:.1f}, AP75 {100 * figures['AP75']:.1f}"
-        )
+        print(f"{kind}:", ", ".join(f"{name} {100 * figures[name]:.1f}" for name in ("AP", "AP50", "AP75")))
     if options.plot:
         picture(model, seed=options.seed + 1).save(options.plot, optimize=True)
 
