@@ -31,6 +31,7 @@ def photograph(draw: np.random.Generator) -> tuple[Image.Image, Target]:
     for cells, share in ((3, 1.0), (8, 0.5), (24, 0.3), (SIZE[0], 0.15)):
         noise = Image.fromarray(draw.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
         image = Image.blend(image, noise.resize(image.size, Image.Resampling.BICUBIC), share)
+    image = Image.blend(image, Image.new("RGB", image.size, "grey"), 0.5)
     labels, masks = [], []
     for _ in range(draw.integers(1, 5)):
         label, shape = draw.integers(len(CLASSES)), Image.new("L", image.size)
@@ -45,6 +46,7 @@ def photograph(draw: np.random.Generator) -> tuple[Image.Image, Target]:
 
 
 def outline(canvas: ImageDraw.ImageDraw, name: str, draw: np.random.Generator) -> None:
+    """Fill a shape somewhere within the canvas."""
     width, height = draw.integers(18, 65, 2)
     if name == "circle":
         height = width
@@ -74,7 +76,7 @@ def train(model: Detector, *, steps: int, images: int, seed: int) -> None:
     """On new pictures in each step, by the published recipe with another rate and warm-up, and with fewer boxes."""
     draw, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     recipe = dataclasses.replace(DETECTION["T"], rate=1e-3, warm_up=min(50, steps - 1))
-    learning = dataclasses.replace(model.learning, samples=64, proposals=300)
+    learning = dataclasses.replace(model.learning, samples=64, candidates=500, proposals=300)
     adam = optimizer(model, recipe)
     rates = schedule(adam, recipe, steps=steps)
     start = time.perf_counter()
@@ -90,7 +92,7 @@ def train(model: Detector, *, steps: int, images: int, seed: int) -> None:
             print(f"step {step:4}: loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def test(model: Detector, *, images: int, seed: int) -> tuple[list[dict], dict]:
+def evaluate(model: Detector, *, images: int, seed: int) -> tuple[list[dict], dict]:
     """What the model finds in new pictures, and what is there, both in COCO's formats."""
     draw, found, there = np.random.default_rng(seed), [], []
     for image in range(images):
@@ -99,11 +101,15 @@ def test(model: Detector, *, images: int, seed: int) -> tuple[list[dict], dict]:
         found += results(image, detections, range(len(CLASSES)))
         for box, label, mask in zip(target.boxes, target.labels, target.masks, strict=True):
             x1, y1, x2, y2 = box.tolist()
-            facts = {"id": len(there) + 1, "image_id": image, "category_id": label.item(), "iscrowd": 0}
-            shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": mask.sum().item(), "segmentation": run_lengths(mask)}
-            there.append(facts | shape)
-    categories = [{"id": index, "name": name} for index, name in enumerate(CLASSES)]
-    return found, {"images": [{"id": each} for each in range(images)], "categories": categories, "annotations": there}
+            what = {"id": len(there) + 1, "image_id": image, "category_id": label.item(), "iscrowd": 0}
+            where = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": mask.sum().item(), "segmentation": run_lengths(mask)}
+            there.append(what | where)
+    facts = {
+        "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in range(images)],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(CLASSES)],
+        "annotations": there,
+    }
+    return found, facts
 
 
 def picture(model: Detector, *, seed: int) -> Image.Image:
@@ -115,7 +121,7 @@ def picture(model: Detector, *, seed: int) -> Image.Image:
     for index, (image, detections) in enumerate(zip(images, found, strict=True)):
         drawn = draw_detections(image.resize((width, height), Image.Resampling.NEAREST), detections, CLASSES)
         sheet.paste(drawn, (index % 3 * width, index // 3 * height))
-    return sheet.quantize(64, dither=Image.Dither.NONE)  # noise makes large files
+    return sheet.quantize(128, dither=Image.Dither.NONE)  # noise makes large files
 
 
 def main() -> None:
@@ -129,11 +135,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     model = create_detector("tiny", num_classes=len(CLASSES), **SMALL)
     train(model, steps=options.steps, images=options.images, seed=options.seed)
-    found, truth = test(model.eval(), images=options.test, seed=options.seed + 1)
+    found, truth = evaluate(model.eval(), images=options.test, seed=options.seed + 1)
     for kind, figures in coco_average_precision(truth, found).items():
-        print(
-            f"{kind}: AP {100 * figures['AP']:.1f}, AP50 {100 * figures['AP50']:.1f}, AP75 {100 * figures['AP75']:.1f}"
-        )
+        print(f"{kind}:", ", ".join(f"{name} {100 * figures[name]:.1f}" for name in ("AP", "AP50", "AP75")))
     if options.plot:
         picture(model, seed=options.seed + 1).save(options.plot, optimize=True)
 

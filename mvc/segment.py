@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvc import cli
 from mvc.cli import exit_status, write_json
+from mvc.compile.limits import machine_limits
 from mvc.progress import Progress
 from mvc.table import tabulate
 from mvc.tasks import ade20k, coco, command
@@ -57,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
     results: list[dict[str, Any]] = []
     if args.output:
         (Path(args.output) / LABELS).mkdir(exist_ok=True)
-    with cli.machine_limits():
+    with machine_limits(remedy=command.LESS_MEMORY):
         model = command.build(args, create_segmenter, progress)
         for path, image in command.each_photograph(paths, unread, progress):
             labels = segment(model, image, buckets=args.buckets)

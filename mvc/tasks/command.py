@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, json: str) -> None:
 
 
 def refuse_early(args: argparse.Namespace) -> None:
-    """Refuse at once what could not be written after long work, and make the folder of pictures."""
+    """Refuse at once what could not be read or written after long work, and make the folder of pictures."""
+    optional("PIL.Image")
+    if args.json:
+        optional("pycocotools.mask")
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
     if args.output:
@@ -138,7 +141,6 @@ def save(picture: Image.Image, target: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    optional("PIL.Image")
     try:
         with files.replacing(target) as partial:
             picture.save(partial, format="PNG")

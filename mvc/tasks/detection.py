@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvc.arguments import require_choice, require_whole
+from mvc.arguments import is_number, require, require_choice, require_whole
 from mvc.model.config import MambaVisionConfig, get_config
 from mvc.tasks.backbone import STRIDES, Backbone
-from mvc.tasks.boxes import Std, decode, nms_by_group
+from mvc.tasks.boxes import Std, decode, nms_by_group, wide
 from mvc.tasks.detection_losses import CASCADE, TWO_STAGE, Learning, losses
 from mvc.tasks.heads import BOX_SIZE, MASK_SIZE, WIDTH, RegionHeads, RPNHead
 from mvc.tasks.masks import paste
@@ -39,6 +39,9 @@ class Selection:
         iou: the overlap from which on detections of a class suppress each other.
         detections: most detections of an image.
         mask: the probability from which on a pixel belongs to a mask.
+
+    Raises:
+        UserError: a number that is none of these.
     """
 
     candidates: int = 1000
@@ -48,6 +51,13 @@ class Selection:
     iou: float = 0.5
     detections: int = 100
     mask: float = 0.5
+
+    def __post_init__(self) -> None:
+        for field in ("candidates", "proposals", "detections"):
+            require_whole(field, getattr(self, field), 0)
+        for field in ("proposal_iou", "score", "iou", "mask"):
+            value = getattr(self, field)
+            require(is_number(value) and 0 <= value <= 1, field, value, "a number from 0 to 1")
 
 
 class Detections(NamedTuple):
@@ -128,8 +138,7 @@ class Detector(nn.Module):
         """A stage's logits (n, classes + 1) and deltas (n, classes, 4) for the boxes of all images, in float32 at
         least."""
         logits, deltas = self.roi_head.bbox_head[stage](region_features(levels, boxes, BOX_SIZE))
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return logits.to(wide), deltas.to(wide)
+        return wide(logits), wide(deltas)
 
     def refine(
         self, levels: Sequence[Tensor], boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
@@ -164,9 +173,10 @@ class Detector(nn.Module):
         last stage, suppressed within their class."""
         entering, logits, deltas = self.refine(levels, boxes, image_sizes)
         found = []
-        for of_image, scores, of_classes, size in zip(entering[-1], logits, deltas, image_sizes, strict=True):
-            region, label = torch.nonzero(scores.softmax(1)[:, :-1] > select.score, as_tuple=True)
-            likely = scores.softmax(1)[region, label]
+        for of_image, of_logits, of_classes, size in zip(entering[-1], logits, deltas, image_sizes, strict=True):
+            scores = of_logits.softmax(1)[:, :-1]
+            region, label = torch.nonzero(scores > select.score, as_tuple=True)
+            likely = scores[region, label]
             decoded = decode(of_image[region], of_classes[region, label], self.stage_std[-1], image_size=size)
             kept = nms_by_group(decoded, likely, label, select.iou)[: select.detections]
             found.append(Found(decoded[kept], likely[kept], label[kept]))
@@ -178,7 +188,7 @@ class Detector(nn.Module):
         regions = region_features(levels, [each.boxes for each in found], MASK_SIZE)
         labels = torch.cat([each.labels for each in found])
         rows = torch.arange(len(labels), device=labels.device)
-        stages = [head(regions)[rows, labels].float().sigmoid() for head in self.roi_head.mask_head]
+        stages = [wide(head(regions)[rows, labels]).sigmoid() for head in self.roi_head.mask_head]
         return list(torch.stack(stages).mean(0).split([len(each.labels) for each in found]))
 
     def losses(

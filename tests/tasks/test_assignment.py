@@ -6,6 +6,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+from figures import assert_figures
 from torch import Tensor
 
 from mvc.tasks.assignment import NEGATIVE, NEITHER, Samples, assign, inside, mask_targets, sample
@@ -34,7 +35,7 @@ def test_anchors_of_the_figures():
     assert within[positive].tolist() == FIGURES["train_assign_rpn_pos"].tolist()
     assert found[positive].tolist() == FIGURES["train_assign_rpn_gt"].tolist()
     deltas = encode(grid[within[positive]], OBJECTS[found[positive]], (1.0, 1.0, 1.0, 1.0))
-    torch.testing.assert_close(deltas, FIGURES["train_assign_rpn_targets"], rtol=0, atol=2e-6)
+    assert_figures("deltas", deltas, FIGURES["train_assign_rpn_targets"])
 
 
 @pytest.mark.parametrize(("stage", "iou"), [(0, 0.5), (1, 0.6), (2, 0.7)])

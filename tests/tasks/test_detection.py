@@ -119,24 +119,15 @@ def test_half_precision(model, images, dtype):
         assert len(found.boxes) == 7
 
 
-def test_the_backbone_compiles_in_one_graph(images, fresh_dynamo):
+def test_the_backbone_compiles_in_one_graph(model, images, fresh_dynamo):
+    """In place, which keeps the names of the tensors; tests of checkpoints load into a wrapped one."""
     compiled, counter = tiny(), torch._dynamo.testing.CompileCounter()
-    expected = tiny().predict(images, SIZES, select=FEW)[0]
-    compiled.backbone = torch.compile(compiled.backbone, backend=counter, fullgraph=True)
-    found = compiled.predict(images, SIZES, select=FEW)[0]
+    compiled.backbone.compile(backend=counter, fullgraph=True)
+    assert list(compiled.state_dict()) == list(model.state_dict())
+    for found, expected in zip(*(each.predict(images, SIZES, select=FEW) for each in (compiled, model)), strict=True):
+        assert torch.equal(found.labels, expected.labels)
+        assert_close("boxes", found.boxes, expected.boxes)
     assert counter.frame_count == 1
-    assert torch.equal(found.labels, expected.labels)
-    assert_close("boxes", found.boxes, expected.boxes)
-
-
-def test_what_a_module_is_called_in_place(images, fresh_dynamo):
-    """`backbone.compile()` keeps the names of the tensors."""
-    model, counter = tiny(), torch._dynamo.testing.CompileCounter()
-    names = list(model.state_dict())
-    model.backbone.compile(backend=counter, fullgraph=True)
-    model.predict(images, SIZES, select=FEW)
-    assert counter.frame_count == 1
-    assert list(model.state_dict()) == names
 
 
 def test_the_published_settings():
@@ -214,3 +205,12 @@ def test_unusable_options(options, message):
 def test_unusable_images(model, arguments, message):
     with pytest.raises(UserError, match=message):
         model.predict(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [({"proposals": -1}, "proposals is -1"), ({"score": 1.5}, "score is 1.5"), ({"iou": float("nan")}, "iou is nan")],
+)
+def test_unusable_selections(numbers, message):
+    with pytest.raises(UserError, match=message):
+        Selection(**numbers)

@@ -94,6 +94,19 @@ def test_steps_repeat_and_differ():
     assert not torch.equal(first["stage0_class"], other["stage0_class"])
 
 
+def test_mixed_precision():
+    """Losses are taken in float32 of what the network computes in bfloat16."""
+    model = detector(drop_path_rate=0.0)
+    expected = losses(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses(model)
+    assert {loss.dtype for loss in found.values()} == {torch.float32}
+    whole, exact = sum(found.values()), sum(expected.values())
+    assert abs(whole - exact) < 0.05 * exact
+    whole.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_stages_are_weighted():
     model = detector(drop_path_rate=0.0)
     of_class = [losses(model)[f"stage{stage}_class"].item() for stage in range(3)]
