@@ -35,7 +35,7 @@ def labels_of(targets: list[Target]) -> Tensor:
 def train(model: Segmenter, *, steps: int, images: int, seed: int) -> None:
     """On new pictures in each step, by the published recipe with another rate and warm-up."""
     draw = np.random.default_rng(seed)
-    recipe = dataclasses.replace(SEGMENTATION["T"], rate=2e-3, warm_up=min(30, steps - 1))
+    recipe = dataclasses.replace(SEGMENTATION["T"], rate=4e-3, warm_up=min(50, steps - 1))
     adam = optimizer(model, recipe)
     rates = schedule(adam, recipe, steps=steps)
     start = time.perf_counter()
@@ -77,7 +77,7 @@ def picture(model: Segmenter, *, seed: int) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--images", type=int, default=4, help="pictures in a step")
     parser.add_argument("--test", type=int, default=100, help="pictures for the mean intersection over union")
     parser.add_argument("--seed", type=int, default=0)

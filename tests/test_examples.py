@@ -11,6 +11,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SIZES = {
     "bidirectional_block": ("--batch=2", "--channels=16", "--length=9"),
     "train_a_detector": ("--steps=2", "--images=1", "--test=2"),
+    "train_a_segmenter": ("--steps=2", "--images=1", "--test=2"),
     "transformers_mamba": ("--layers=1", "--hidden=32", "--length=16"),
     "u_mamba": ("--channels=4", "--image=8"),
     "vim": ("--channels=16", "--depth=1", "--image=32"),

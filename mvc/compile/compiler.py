@@ -217,7 +217,7 @@ def training_step(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def check_against_eager(model: nn.Module, compiled: Callable[[Tensor], Tensor], x: Tensor) -> Check:
-    """Compare what is returned, or in training mode every gradient of `training_step`, with an oracle on the same input.
+    """Compare results, or in training mode every gradient of `training_step`, with an oracle on the same input.
 
     The oracle is the eager model in float64 (float32 for half precision); the tolerance is the budget `COMPILED` of
     `mvc.passes.accuracy`. The model's buffers and gradients are left as they were.
