@@ -103,10 +103,10 @@ class Detector(nn.Module):
         require_whole("num_classes", num_classes, 1)
         require_whole("width", width, 1)
         super().__init__()
+        ops = optional("torchvision.ops")
         self.num_classes = num_classes
         self.backbone = Backbone(config, device=device, dtype=dtype)
         channels = [config.channels(stage) for stage in range(len(STRIDES))]
-        ops = optional("torchvision.ops")
         with torch.device(torch.get_default_device() if device is None else device):
             top = ops.feature_pyramid_network.LastLevelMaxPool()
             self.neck = ops.FeaturePyramidNetwork(channels, width, extra_blocks=top)
