@@ -1,1 +1,3 @@
 """The models that MambaVision is compared with, on the scan of `mvc.kernels`."""
+
+from mvc.models.api import VARIANTS as VARIANTS, create_model as create_model
