@@ -11,7 +11,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -28,6 +28,7 @@ HUB_SCHEME = "hub:"
 TORCH_SUFFIXES = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 SAFETENSORS_SUFFIX = ".safetensors"
 HUB_BIN = "pytorch_model.bin"
+STATE_KEYS = ("state_dict", "model")
 EMA_KEYS = ("state_dict_ema", "model_ema")
 LICENCE = "CC-BY-NC-SA-4.0 (non-commercial use only)"
 
@@ -75,28 +76,64 @@ def load_weights(
     require_choice("head", head, ("strict", "reset"))
     require_flag("ema", ema)
     require(isinstance(model, nn.Module), "model", model, "a MambaVision, compiled or wrapped or as it is")
-    if isinstance(source, Mapping):
-        source, contents = "state dict", source
-    else:
-        kinds = "the path of a checkpoint, hub:OWNER/REPOSITORY, or a state dict"
-        require(isinstance(source, (str, os.PathLike)), "source", source, kinds)
-        path, source = Path(source), str(os.fspath(source))
-        contents = _read(_download(source.removeprefix(HUB_SCHEME)) if source.startswith(HUB_SCHEME) else path)
-    loaded, wanted = _checkpoint_tensors(contents, source, ema), _model_tensors(model)
-    notes = _licence_notes(source, contents)
+    source, contents = read(source)
+    state = state_dict_in(contents, source, EMA_KEYS if ema else STATE_KEYS)
+    if state is None and ema:
+        raise UserError(f"source {source} holds no moving average ({' or '.join(EMA_KEYS)}); leave out ema=True")
+    loaded = renamed(contents if state is None else state, source, _without_prefix)
+    wanted = renamed(stored_tensors(model), "the model", _without_prefix)
+    notes = licence_notes(source, published=_has_published_form(contents))
     if head == "reset":
         notes.append(
             f"the checkpoint's head (num_classes={_num_classes(loaded)}) was skipped; "
             f"the model's (num_classes={_num_classes(wanted)}) is as it was"
         )
         loaded, wanted = _without_head(loaded), _without_head(wanted)
-    _check_fit(loaded, wanted, source)
+    return copy_into(wanted, loaded, source, notes, _misfit)
+
+
+def copy_into(
+    wanted: Mapping[str, Tensor],
+    loaded: Mapping[str, Tensor],
+    source: str,
+    notes: Sequence[str],
+    misfit: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], str],
+) -> LoadedWeights:
+    """Copy the tensors of a checkpoint over a model's once all of them fit, and log the notes.
+
+    Args:
+        misfit: why the two differ and what to do, in one sentence.
+
+    Raises:
+        UserError: they differ in a name, a shape or a kind of dtype. Nothing was copied.
+    """
+    _check_fit(loaded, wanted, source, misfit)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(loaded[name])
     for note in notes:
         _log.warning("%s", note)
     return LoadedWeights(source, len(wanted), tuple(notes))
+
+
+def read(
+    source: str | os.PathLike[str] | Mapping[str, Tensor], *, allowed: Sequence[tuple[object, str]] = ()
+) -> tuple[str, object]:
+    """The name of a source and what it holds; the sources are those of `load_weights`.
+
+    Args:
+        allowed: objects that stand for what a pickle names, and these names, beside what torch takes for plain data.
+
+    Raises:
+        UserError: the source cannot be fetched or read, or holds pickled objects other than data.
+    """
+    if isinstance(source, Mapping):
+        return "state dict", source
+    kinds = "the path of a checkpoint, hub:OWNER/REPOSITORY, or a state dict"
+    require(isinstance(source, (str, os.PathLike)), "source", source, kinds)
+    name = str(os.fspath(source))
+    path = _download(name.removeprefix(HUB_SCHEME)) if name.startswith(HUB_SCHEME) else Path(source)
+    return name, _read(path, allowed)
 
 
 def _download(repository: str) -> Path:
@@ -137,7 +174,7 @@ def _fetch(hub: ModuleType, repository: str) -> str:
         return hub.hf_hub_download(repository, torch_files[0])
 
 
-def _read(path: Path) -> object:
+def _read(path: Path, allowed: Sequence[tuple[object, str]]) -> object:
     """What a checkpoint file holds, without running any code that it names.
 
     Raises:
@@ -150,7 +187,7 @@ def _read(path: Path) -> object:
 
             return safetensors.torch.load_file(path)
         # The published files hold a Namespace. Memory mapping leaves a training state's other tensors on the disk.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *allowed]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from error
@@ -209,18 +246,24 @@ def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
-def _checkpoint_tensors(contents: object, source: str, ema: bool) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, of the weights or of their moving average, under the model's names.
+def state_dict_in(contents: object, source: str, keys: Sequence[str]) -> Mapping[str, Tensor] | None:
+    """The state dict that a checkpoint holds under one of the keys, if it does.
 
     Raises:
-        UserError: there is no such state dict, or it holds anything but tensors with values.
+        UserError: the checkpoint is no dict.
     """
     if not isinstance(contents, Mapping):
         raise UserError(f"source {source} holds a {type(contents).__name__}; it must hold a state dict")
-    entries = (contents.get(key) for key in (EMA_KEYS if ema else ("state_dict", "model")))
-    state = next((entry for entry in entries if isinstance(entry, Mapping)), None if ema else contents)
-    if state is None:
-        raise UserError(f"source {source} holds no moving average ({' or '.join(EMA_KEYS)}); leave out ema=True")
+    entries = (contents.get(key) for key in keys)
+    return next((entry for entry in entries if isinstance(entry, Mapping)), None)
+
+
+def renamed(state: Mapping[str, Tensor], source: str, rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """A state dict under other names.
+
+    Raises:
+        UserError: it is empty, holds anything but tensors with values, or two of its names become one.
+    """
     if not state:
         raise UserError(f"source {source} holds no tensors")
     for name, value in state.items():
@@ -229,7 +272,7 @@ def _checkpoint_tensors(contents: object, source: str, ema: bool) -> dict[str, T
                 f"source {source}: the entry {name!r} ({type(value).__name__}) is no dense tensor; "
                 "a checkpoint is a state dict, or a dict with one under 'state_dict' or 'model'"
             )
-    tensors = _without_prefixes(state)
+    tensors = {rename(name): tensor for name, tensor in state.items()}
     if len(tensors) < len(state):
         raise UserError(
             f"source {source} holds several models: without prefixes, {len(state)} names become {len(tensors)}"
@@ -243,38 +286,52 @@ def _is_dense(value: object) -> bool:
     return plain and value.layout is torch.strided and not value.is_meta
 
 
-def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    tensors = _without_prefixes(model.state_dict())
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own tensors, to copy values into."""
+    tensors = model.state_dict()
     if any(tensor.is_meta for tensor in tensors.values()):
         raise UserError("model is on the meta device and has no storage to load into; create it on a real device")
     return tensors
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name[match.end() :] if (match := _PREFIXES.match(name)) else name: t for name, t in tensors.items()}
+def _without_prefix(name: str) -> str:
+    return name[match.end() :] if (match := _PREFIXES.match(name)) else name
 
 
-def _without_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
 
 
-def _num_classes(tensors: dict[str, Tensor]) -> int:
+def _num_classes(tensors: Mapping[str, Tensor]) -> int:
     """The rows of the head's last matrix, of whatever layers the head is; 0 without one."""
     matrices = [tensor for name, tensor in tensors.items() if name.startswith("head.") and tensor.dim() == 2]
     return matrices[-1].shape[0] if matrices else 0
 
 
-def _licence_notes(source: str, contents: Mapping[str, object]) -> list[str]:
-    """The licence, when the weights are the published ones or have the form of their files."""
+def licence_notes(source: str, *, published: bool) -> list[str]:
+    """The licence of the published weights.
+
+    Args:
+        published: whether what the source holds has the form of NVIDIA's published files.
+    """
     if source.lower().startswith(f"{HUB_SCHEME}nvidia/"):
         return [f"{source} holds NVIDIA's published weights, whose licence is {LICENCE}"]
-    training_state = "state_dict" in contents and any(isinstance(v, argparse.Namespace) for v in contents.values())
-    if training_state or all(str(name).startswith("model.") for name in contents):
+    if published:
         return [f"{source} has the form of NVIDIA's published weights; if it holds them, their licence is {LICENCE}"]
     return []
 
 
-def _check_fit(loaded: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
+def _has_published_form(contents: Mapping[str, object]) -> bool:
+    training_state = "state_dict" in contents and any(isinstance(v, argparse.Namespace) for v in contents.values())
+    return training_state or all(str(name).startswith("model.") for name in contents)
+
+
+def _check_fit(
+    loaded: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    source: str,
+    misfit: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], str],
+) -> None:
     """Compare every name, shape and dtype of the checkpoint with the model's.
 
     Raises:
@@ -285,10 +342,10 @@ def _check_fit(loaded: dict[str, Tensor], wanted: dict[str, Tensor], source: str
         for kind, items in _differences(loaded, wanted).items()
     ]
     if lines:
-        raise UserError(f"source {source} does not fit: {_misfit(loaded, wanted)}{''.join(lines)}")
+        raise UserError(f"source {source} does not fit: {misfit(loaded, wanted)}{''.join(lines)}")
 
 
-def _differences(loaded: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, list[str]]:
+def _differences(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """The tensors that keep a checkpoint from fitting, by kind of difference."""
     pairs = [(name, loaded[name], tensor) for name, tensor in wanted.items() if name in loaded]
     differences = {
@@ -304,7 +361,7 @@ def _converts(source: torch.dtype, target: torch.dtype) -> bool:
     return source == target or {source, target} <= _FLOATS
 
 
-def _misfit(loaded: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+def _misfit(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """Why a checkpoint does not fit and what to do, in one sentence."""
     file_classes, model_classes = _num_classes(loaded), _num_classes(wanted)
     if file_classes != model_classes and not _differences(_without_head(loaded), _without_head(wanted)):
@@ -322,7 +379,7 @@ def _misfit(loaded: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     return "these are not the model's tensors; give a MambaVision checkpoint of the same configuration"
 
 
-def _variants_of(tensors: dict[str, Tensor]) -> tuple[str, ...]:
+def _variants_of(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The variants whose tensors these are, apart from the head; several share theirs."""
     shapes = {name: tensor.shape for name, tensor in _without_head(tensors).items()}
     published = {variant: without_values(config).state_dict() for variant, config in VARIANTS.items()}
