@@ -32,7 +32,7 @@ def weights(name: str, *, small: bool = False) -> dict[str, Tensor]:
     return {tensor: torch.from_numpy(array) for tensor, array in arrays.items()}
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def model(name: str, *, small: bool = False) -> Vim | VMamba:
     """The variant on its golden weights, in evaluation mode; tests must not change it."""
     module = create_model(name, device="meta").eval().requires_grad_(False)

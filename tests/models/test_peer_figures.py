@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Callable
 
 import golden
 import golden_peers
@@ -10,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvc.models.vim import Vim
-from mvc.models.vmamba import VMamba
+from mvc.models.vim import Mixer, Vim
+from mvc.models.vmamba import CrossScan, VMamba
 
 TOLERANCE = 1e-5  # of an array's largest value
 
@@ -34,7 +36,8 @@ def vim_arrays(model: Vim, x: Tensor) -> dict[str, Tensor]:
         hidden, residual = layer(hidden, residual)
         if number in (1, 12, 24):
             found |= {f"layer{number}_hidden": hidden, f"layer{number}_residual": residual}
-    pooled = model.forward_features(x)
+    middle = model.config.patches // 2
+    pooled = model.norm_f((residual + hidden)[:, middle])
     return found | {"pooled": pooled, "logits": model.head(pooled)}
 
 
@@ -82,3 +85,86 @@ CASES = [pytest.param(*case, id=f"{case[0]}-{case[1]}{'x'.join(map(str, case[2])
 def test_eager(name, prefix, size):
     model, x = golden_peers.model(name, small=bool(prefix)), golden.image(*size)
     assert_figures(name, prefix, size, ARRAYS[name](model, x))
+    assert torch.equal(model(x), ARRAYS[name](model, x)["logits"])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", ARRAYS)
+def test_compiled(name, fresh_dynamo):
+    """By the backend, frozen, in one graph of batch 2: first the plain weights, then the small ones, on an image twice."""
+    model = copy.deepcopy(golden_peers.model(name))
+    compiled = torch.compile(lambda x: ARRAYS[name](model, x), backend="mvc", fullgraph=True, options={"frozen": True})
+    assert_figures(name, "", (2, 224, 224), compiled(golden.image(2, 224, 224)))
+    model.load_state_dict(golden_peers.weights(name, small=True))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        arrays = compiled(golden.image(1, 224, 224).expand(2, -1, -1, -1).contiguous())
+    assert_figures(name, "small_", (1, 224, 224), {array: values[:1] for array, values in arrays.items()})
+
+
+Change = Callable[[nn.Module], object]
+
+
+def every(kind: type[nn.Module], change: Change) -> Change:
+    """The change of each part of a kind."""
+    return lambda model: [change(part) for part in model.modules() if isinstance(part, kind)]
+
+
+def set_epsilon(value: float) -> Change:
+    return lambda norm: setattr(norm, "eps", value)
+
+
+def bias_twice(mixer: nn.Module) -> None:
+    for bias in (mixer.dt_proj.bias, mixer.dt_proj_b.bias):
+        bias.mul_(2)
+
+
+def class_first(model: nn.Module) -> None:
+    """Its position, and the token; it is still read in the middle, where there is a patch then."""
+    embed, middle = model.embed, model.config.patches // 2
+
+    def embed_class_first(x: Tensor) -> Tensor:
+        tokens = embed(x) - model.pos_embed
+        order = [middle, *range(middle), *range(middle + 1, tokens.shape[1])]
+        return tokens[:, order] + model.pos_embed
+
+    model.embed = embed_class_first
+
+
+def other_order_of_routes(op: CrossScan) -> None:
+    """Rows, rows from the end, columns, columns from the end."""
+    for tensor in (op.x_proj_weight, op.dt_projs_weight, op.dt_projs_bias, op.A_logs, op.Ds):
+        routes = tensor.unflatten(0, (4, -1)) if tensor.shape[0] != 4 else tensor
+        routes.copy_(routes[[0, 2, 1, 3]])
+
+
+def pooling_before_norm(model: nn.Module) -> None:
+    norm = model.classifier.norm
+    model.classifier.norm = nn.Sequential(nn.AdaptiveAvgPool2d(1), norm)
+
+
+# What is wrong, of which model, on small weights or not, and the least error that README.md of the figures promises.
+WRONG = {
+    "no halving": ("Vim-T", False, every(Mixer, lambda mixer: mixer.out_proj.weight.mul_(2)), 0.6),
+    "bias of the step twice": ("Vim-T", False, every(Mixer, bias_twice), 0.2),
+    "class token first": ("Vim-T", False, class_first, 1.0),
+    "Vim's epsilon": ("Vim-T", True, every(nn.RMSNorm, set_epsilon(1e-6)), 2e-4),
+    "order of the routes": ("VMamba-T", False, every(CrossScan, other_order_of_routes), 0.02),
+    "GELU's tanh form": ("VMamba-T", False, every(nn.GELU, lambda gelu: setattr(gelu, "approximate", "tanh")), 1.5e-4),
+    "pooling before the norm": ("VMamba-T", False, pooling_before_norm, 0.5),
+    # A quarter of the sum is the same to the norm behind it, but for its epsilon, which is then 16 times as large.
+    "a quarter of the routes": ("VMamba-T", False, every(CrossScan, lambda op: set_epsilon(16e-5)(op.out_norm)), 2e-5),
+    "VMamba's epsilon": ("VMamba-T", True, every(nn.LayerNorm, set_epsilon(1e-6)), 2e-4),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_figures_tell_it_apart(wrong):
+    name, small, change, least = WRONG[wrong]
+    model, prefix = copy.deepcopy(golden_peers.model(name, small=small)), "small_" if small else ""
+    change(model)
+    size = (1, 224, 224) if small else (2, 224, 224)
+    found = errors(name, prefix, size, ARRAYS[name](model, golden.image(*size)))
+    print(f"{wrong}: largest error {max(found.values()):.1e} of the largest value")
+    assert max(found.values()) >= least > TOLERANCE
