@@ -87,6 +87,7 @@ PARTS = (
     Part("tests", tests.PART, tests.planned, tests.run, 40),
     _models("training", "training", models.training, 70),
     _models("models", "further models", models.others, 65),
+    _models("peers", "peers", models.peers, 80),
 )
 KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
 

@@ -1,7 +1,7 @@
 """The weights on which the golden figures of Vim and VMamba were computed.
 
-As in `golden.py` a tensor is a function of its own name and shape, and the order of the random draws must stay as it is;
-the rules here are those of the names that MambaVision lacks.
+As in `golden.py` a tensor is a function of its own name and shape, and the order of the random draws must stay as it
+is; the rules here are those of the names that MambaVision lacks.
 """
 
 from __future__ import annotations

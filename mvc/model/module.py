@@ -70,8 +70,8 @@ class MambaVision(nn.Module):
 
 
 def check_tensor_options(device: object, dtype: object) -> None:
-    """Raise UserError for another dtype than a model can have, for a value that is not a device, or for a device on which
-    no tensor can be made here."""
+    """Raise UserError for another dtype than a model can have, a value that is not a device, or a device on which no
+    tensor can be made here."""
     require(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     try:
         torch.empty(0, device=device)

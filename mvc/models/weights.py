@@ -26,8 +26,8 @@ from mvc.models.vim import Vim
 from mvc.models.vmamba import ROUTES, VMamba
 
 LICENCES = {
-    Vim: "contradictory (the hub's metadata says Apache-2.0, the model cards say non-commercial): ask before passing on",
-    VMamba: "not stated (the MIT licence of its repository names the code): ask before passing on",
+    Vim: "contradictory (the hub's metadata says Apache-2.0, the model cards say non-commercial): ask before sharing",
+    VMamba: "not stated (the MIT licence of its repository names the code): ask before sharing",
 }
 # What VMamba's files hold beside the weights: a dict with attributes, of which nothing is read. torch's reader fills no
 # other dicts than its own, so one of these stands for it, and yacs need not be installed.
@@ -91,7 +91,9 @@ def _in_shape_of(wanted: Tensor | None, tensor: Tensor) -> Tensor:
 def _licence_notes(model: Vim | VMamba, source: str, *, published: bool) -> list[str]:
     if not published:
         return []
-    return [f"{source} has the form of the published weights; if it holds them, their licence is {LICENCES[type(model)]}"]
+    return [
+        f"{source} has the form of the published weights; if it holds them, their licence is {LICENCES[type(model)]}"
+    ]
 
 
 def _misfit(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

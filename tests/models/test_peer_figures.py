@@ -92,7 +92,7 @@ def test_eager(name, prefix, size):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ARRAYS)
 def test_compiled(name, fresh_dynamo):
-    """By the backend, frozen, in one graph of batch 2: first the plain weights, then the small ones, on an image twice."""
+    """Frozen by the backend, in one graph of batch 2: the plain weights, then the small ones with an image twice."""
     model = copy.deepcopy(golden_peers.model(name))
     compiled = torch.compile(lambda x: ARRAYS[name](model, x), backend="mvc", fullgraph=True, options={"frozen": True})
     assert_figures(name, "", (2, 224, 224), compiled(golden.image(2, 224, 224)))

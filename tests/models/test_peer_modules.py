@@ -53,7 +53,7 @@ def vim_mixer(mixer: nn.Module, x: Tensor) -> Tensor:
 
 def cross_scan(op: CrossScan, x: Tensor) -> Tensor:
     """With the positions of each route written out."""
-    batch, height, width, _ = x.shape
+    _, height, width, _ = x.shape
     x = F.silu(op.conv2d(op.in_proj(x).permute(0, 3, 1, 2))).flatten(2).mT  # (batch, positions, inner)
     rows = torch.arange(height * width)
     columns = torch.tensor([h * width + w for w in range(width) for h in range(height)])

@@ -147,7 +147,9 @@ def test_the_single_file_of_vmamba(tmp_path):
 def test_another_variant_is_named():
     model = create_model("VMamba-T-s2l5")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(UserError, match=r"these are VMamba-T weights; create the model as .*create_model\(\"VMamba-T\"\)"):
+    with pytest.raises(
+        UserError, match=r"these are VMamba-T weights; create the model as .*create_model\(\"VMamba-T\"\)"
+    ):
         load_weights(model, golden_peers.weights("VMamba-T"))
     assert_same(model, before)
 
