@@ -154,12 +154,24 @@ def name(text: str) -> str:
     return text
 
 
-def json_text(facts: dict[str, Any]) -> str:
+def device(name: str) -> torch.device:
+    """What `--device` names; "auto" is a GPU where there is one.
+
+    Raises:
+        UserError: a GPU is asked for and torch finds none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("--device cuda, but torch finds no CUDA device; use --device cpu, or a CUDA build of torch")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def json_text(facts: dict[str, Any] | list[Any]) -> str:
     """The text of a JSON file for programs; what is not finite is an error."""
     return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_json(facts: dict[str, Any], target: str) -> None:
+def write_json(facts: dict[str, Any] | list[Any], target: str) -> None:
     """Write what `--json` asks for. A file is written under another name first, so that it is whole or absent.
 
     Args:

@@ -6,11 +6,18 @@ weights find some tens of objects of several classes on several levels of the py
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 import golden
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from mvc.tasks.detection import Detector
+
+DETECTOR_SIZE = (320, 480)  # of the picture of the detector's figures
 # The end of a tensor's name, and the factor on what golden.tensor gives.
 FACTORS = {
     "neck.fpn_convs.1.conv.weight": 1.8,
@@ -44,3 +51,21 @@ def boxes(count: int, height: int, width: int) -> Tensor:
     size = np.minimum(scale * np.exp(draw.normal(0.0, 0.35, (count, 2))), whole - 1.5)
     corner = draw.uniform(0.25, 1.0, (count, 2)) * (whole - size - 0.5)
     return torch.from_numpy(np.concatenate([corner, corner + size], 1).astype(np.float32))
+
+
+@functools.cache
+def detector() -> Detector:
+    """The detector on its golden weights, in evaluation mode; tests must not change it."""
+    from mvc.tasks.checkpoints import load_task_weights
+    from mvc.tasks.detection import create_detector
+
+    model = create_detector("T").eval().requires_grad_(False)
+    load_task_weights(model, weights("cascade_T"))
+    return model
+
+
+@functools.cache
+def detector_maps() -> tuple[Tensor, ...]:
+    """The backbone's maps of its picture, which take some ten seconds."""
+    with torch.no_grad():
+        return detector().backbone(golden.image(1, *DETECTOR_SIZE))

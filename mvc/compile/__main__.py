@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ from mvc.compile.backend import MODES
 from mvc.compile.caches import empty_caches
 from mvc.compile.compiler import BACKENDS, check_against_eager, compile_model, training_step
 from mvc.compile.explanation import kernel_bytes
+from mvc.compile.limits import machine_limits
 from mvc.compile.report import ModelFacts, Results
 from mvc.errors import UserError
 from mvc.kernels.implementations import TABLE
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace, default: Callable[[str], Any]) -> int:
     if args.target:
         return 0 if offline.run(args, default, frozen=_frozen(args)) else 1
     offline.refuse_alone(args)
-    with _as_user_errors(), empty_caches():
+    with machine_limits(), empty_caches():
         results = run(args)
         if args.json != "-":
             print(results)
@@ -151,7 +152,7 @@ def _size(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> Results:
     """Build, compile, check and measure the model as the arguments say."""
     progress = Progress(quiet=args.quiet)
-    device = _device(args.device)
+    device = cli.device(args.device)
     if args.image and args.train:
         raise UserError("--image shows classes, which --train does not compute; leave one of them out")
     if args.regions and args.train:
@@ -245,13 +246,6 @@ def _asked(args: argparse.Namespace) -> dict[str, Any] | None:
     return None if args.dynamic else {"backend": args.backend} | ({"options": options} if options else {})
 
 
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UserError("--device cuda, but torch finds no CUDA device; use --device cpu, or a CUDA build of torch")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
 def _build(args: argparse.Namespace, device: torch.device) -> MambaVision:
     torch.manual_seed(args.seed)
     changes = {"drop_path_rate": 0.0} if args.train else {"compile_regions": args.regions}
@@ -323,20 +317,6 @@ def _profile(args: argparse.Namespace, model: MambaVision, x: Tensor, flop_rate:
     return operators.profile(
         lambda: step(compiled, x), device=x.device, flop_rate=flop_rate, kernels=kernels, trace=args.trace
     )
-
-
-@contextlib.contextmanager
-def _as_user_errors() -> Iterator[None]:
-    """Turn errors about what the machine lacks into one sentence with its remedy."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        if torch_private.is_out_of_memory(error) or "Storage size calculation overflowed" in text:
-            raise UserError("out of memory; use a smaller --batch or --size") from error
-        if "not implemented for" in text:
-            raise UserError(f"this device cannot run the chosen --dtype ({text}); use --dtype float32") from error
-        raise
 
 
 if __name__ == "__main__":

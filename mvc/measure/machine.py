@@ -46,6 +46,15 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> Peak:
     return Peak(next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
 
 
+def private_memory(process: int, root: Path = Path("/proc")) -> int | None:
+    """Bytes of memory that a process shares with no other; None where the system does not tell (Linux does)."""
+    try:
+        lines = (root / str(process) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
 def load_average() -> float | None:
     """The mean number of processes that wanted to run over the last minute; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,4 +1,4 @@
-"""Draws the ladder with matplotlib, which is imported only here and only when a picture is asked for."""
+"""Draws the ladder with matplotlib, which is imported only when a picture is asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import importlib.util
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvc import files
 from mvc.errors import UserError
 from mvc.measure.ladder import Row, Rung
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
 EAGER, OTHERS, INK, GRID = "#6b7686", "#1f5fd0", "#1a2230", "#e3e7ec"
@@ -83,6 +87,15 @@ def ladder(rungs: Sequence[Rung], rows: Mapping[str, Row], path: Path, *, batch:
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.grid(color=GRID)
     axes.set_axisbelow(True)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture in the format that its name ends in; it is whole or absent.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
     try:
         with files.replacing(path) as partial:
             figure.savefig(partial, dpi=150, format=path.suffix[1:])

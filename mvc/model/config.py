@@ -37,6 +37,8 @@ class MambaVisionConfig:
         depths: blocks in each of the four stages, at most 1,000.
         num_heads: attention heads in each stage; only those of stages 3 and 4 are used.
         window_sizes: side of the square windows of stages 3 and 4, in tokens.
+        padded_windows: whether a window that leaves the map is filled with zeros, which are computed on, as in the
+            published models; where it is False, such a window holds the tokens of the map alone, and is smaller.
         dim: channels of stage 1; each further stage doubles them.
         stem_dim: channels between the two convolutions of the stem.
         drop_path_rate: stochastic depth at the last block, rising linearly from 0 at the first.
@@ -73,6 +75,7 @@ class MambaVisionConfig:
     stem_dim: int
     drop_path_rate: float
     layer_scale: float | None = None
+    padded_windows: bool = True
     image_size: int = 224
     crop: float = 1.0
     crop_mode: Literal["center", "squash"] = "center"
@@ -110,7 +113,8 @@ class MambaVisionConfig:
         self._require(self.layer_scale is None or is_number(self.layer_scale), "layer_scale", "a number or None")
         require_choice("config field crop_mode", self.crop_mode, CROP_MODES)
         require_choice("config field mixer", self.mixer, MIXER_FORMS)
-        require_flag("config field compile_regions", self.compile_regions)
+        for field in ("padded_windows", "compile_regions"):
+            require_flag(f"config field {field}", getattr(self, field))
         self._check_normalisation()
         self._check_attention()
 

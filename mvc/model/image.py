@@ -25,23 +25,26 @@ if TYPE_CHECKING:
 MAX_SIDE = 2**15  # pixels; more is a slip, and would not fit in memory
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
+def load_image(path: str | os.PathLike[str], *, upright: bool = True) -> Image.Image:
     """Read an image file as 8-bit RGB, upright.
 
     The EXIF orientation is applied, transparency is laid over white, 16-bit and float greyscale is scaled to 8 bit. Of
     an animation, the first frame is read.
 
+    Args:
+        upright: False leaves the pixels as they are stored, as timm and torchvision read the images of a data set.
+
     Raises:
         UserError: Pillow is not installed; or the file is missing, unreadable, not an image, damaged or too large.
     """
-    pil = _import_pillow()
+    pil = import_pillow()
     require(isinstance(path, (str, os.PathLike)), "path", path, "the path of an image file")
     try:
         with pil.Image.open(path) as image:
-            upright = pil.ImageOps.exif_transpose(image)
+            read = pil.ImageOps.exif_transpose(image) if upright else image.copy()
     except Exception as error:  # a damaged file makes decoders raise nearly anything: SyntaxError, struct.error, ...
         raise UserError(f"cannot read image path {os.fspath(path)!r}: {_reason(error)}") from error
-    return to_rgb(upright)
+    return to_rgb(read)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -53,7 +56,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UserError: no Pillow image, or one without pixels.
     """
-    pil = _import_pillow()
+    pil = import_pillow()
     require(isinstance(image, pil.Image.Image), "image", image, "a Pillow image, as of load_image(path)")
     require(min(image.size) > 0, "image", image.size, "an image of at least one pixel")
     if image.mode.startswith(("I", "F")):
@@ -124,7 +127,8 @@ def top_classes(scores: torch.Tensor, *, count: int = 5) -> list[tuple[str, floa
     ]
 
 
-def _import_pillow() -> ModuleType:
+def import_pillow() -> ModuleType:
+    """Pillow, with the modules that are used here; raises UserError where it is missing."""
     try:
         import PIL.Image
         import PIL.ImageOps

@@ -109,6 +109,11 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float
     return kept[scores[kept].argsort(descending=True, stable=True)]
 
 
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 at least, in which boxes and scores are computed."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     first, last = boxes[..., :2], boxes[..., 2:]
     return (first + last) / 2, last - first

@@ -9,16 +9,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvc.arguments import require, require_choice, require_whole
-from mvc.errors import UserError
+from mvc.arguments import is_number, require, require_choice, require_whole
 from mvc.model.config import MambaVisionConfig, get_config
 from mvc.tasks.backbone import STRIDES, Backbone
-from mvc.tasks.boxes import Std, decode, nms_by_group
-from mvc.tasks.heads import BOX_SIZE, CHANNELS, MASK_SIZE, RegionHeads, RPNHead
+from mvc.tasks.boxes import Std, decode, nms_by_group, wide
+from mvc.tasks.detection_losses import CASCADE, TWO_STAGE, Learning, losses
+from mvc.tasks.heads import BOX_SIZE, MASK_SIZE, WIDTH, RegionHeads, RPNHead
 from mvc.tasks.masks import paste
 from mvc.tasks.packages import optional
 from mvc.tasks.proposals import Proposals, propose
 from mvc.tasks.regions import region_features
+from mvc.tasks.sizes import check_sizes
+from mvc.tasks.targets import Target, fitted
 
 # As published for detection with T, S and B: a stage's map is one window at the usual sizes. Their class drops paths by
 # 0.2 at most, whatever the configuration says.
@@ -37,6 +39,9 @@ class Selection:
         iou: the overlap from which on detections of a class suppress each other.
         detections: most detections of an image.
         mask: the probability from which on a pixel belongs to a mask.
+
+    Raises:
+        UserError: a number that is none of these.
     """
 
     candidates: int = 1000
@@ -46,6 +51,13 @@ class Selection:
     iou: float = 0.5
     detections: int = 100
     mask: float = 0.5
+
+    def __post_init__(self) -> None:
+        for field in ("candidates", "proposals", "detections"):
+            require_whole(field, getattr(self, field), 0)
+        for field in ("proposal_iou", "score", "iou", "mask"):
+            value = getattr(self, field)
+            require(is_number(value) and 0 <= value <= 1, field, value, "a number from 0 to 1")
 
 
 class Detections(NamedTuple):
@@ -74,6 +86,7 @@ class Detector(nn.Module):
 
     # Standard deviations of the box coder, one for each stage.
     stage_std: tuple[Std, ...]
+    learning: Learning
     # Of each box head.
     convolutions: int
     linears: int
@@ -83,10 +96,12 @@ class Detector(nn.Module):
         config: MambaVisionConfig,
         *,
         num_classes: int = 80,
+        width: int = WIDTH,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         require_whole("num_classes", num_classes, 1)
+        require_whole("width", width, 1)
         super().__init__()
         self.num_classes = num_classes
         self.backbone = Backbone(config, device=device, dtype=dtype)
@@ -94,9 +109,9 @@ class Detector(nn.Module):
         ops = optional("torchvision.ops")
         with torch.device(torch.get_default_device() if device is None else device):
             top = ops.feature_pyramid_network.LastLevelMaxPool()
-            self.neck = ops.FeaturePyramidNetwork(channels, CHANNELS, extra_blocks=top)
-            self.rpn_head = RPNHead()
-            shape = {"convolutions": self.convolutions, "linears": self.linears}
+            self.neck = ops.FeaturePyramidNetwork(channels, width, extra_blocks=top)
+            self.rpn_head = RPNHead(width)
+            shape = {"convolutions": self.convolutions, "linears": self.linears, "width": width}
             self.roi_head = RegionHeads(num_classes, len(self.stage_std), **shape)
         for layer in (layer for layer in self.neck.modules() if isinstance(layer, nn.Conv2d)):
             nn.init.xavier_uniform_(layer.weight)
@@ -106,7 +121,10 @@ class Detector(nn.Module):
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The five levels (batch, 256, height/4, width/4) to (batch, 256, height/64, width/64) of the pyramid of images
         (batch, 3, height, width)."""
-        maps = self.backbone(images)
+        return self.pyramid_of(self.backbone(images))
+
+    def pyramid_of(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The same, of the backbone's four maps."""
         return list(self.neck({str(stage): found for stage, found in enumerate(maps)}).values())
 
     def propose(
@@ -120,8 +138,7 @@ class Detector(nn.Module):
         """A stage's logits (n, classes + 1) and deltas (n, classes, 4) for the boxes of all images, in float32 at
         least."""
         logits, deltas = self.roi_head.bbox_head[stage](region_features(levels, boxes, BOX_SIZE))
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return logits.to(wide), deltas.to(wide)
+        return wide(logits), wide(deltas)
 
     def refine(
         self, levels: Sequence[Tensor], boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
@@ -133,16 +150,15 @@ class Detector(nn.Module):
             (n, classes + 1) and the last stage's deltas (n, classes, 4).
         """
         counts = [len(of_image) for of_image in boxes]
-        entering, logits = [], []
+        entering, logits = [list(boxes)], []
         for stage, std in enumerate(self.stage_std):
-            if stage:  # by the deltas of the likeliest class that is not the background
-                best = logits[-1][:, :-1].argmax(1)
-                of_best = deltas[torch.arange(len(best), device=best.device), best]
-                pieces = zip(boxes, of_best.split(counts), image_sizes, strict=True)
-                boxes = [decode(each, d, self.stage_std[stage - 1], image_size=size) for each, d, size in pieces]
-            entering.append(list(boxes))
-            of_stage, deltas = self.box_answers(stage, levels, boxes)
+            of_stage, deltas = self.box_answers(stage, levels, entering[stage])
             logits.append(of_stage)
+            if stage + 1 < len(self.stage_std):  # by the deltas of the likeliest class that is not the background
+                best = of_stage[:, :-1].argmax(1)
+                chosen = deltas[torch.arange(len(best), device=best.device), best].split(counts)
+                pieces = zip(entering[stage], chosen, image_sizes, strict=True)
+                entering.append([decode(*each, std, image_size=size) for *each, size in pieces])
         mean = torch.stack(logits).mean(0)
         return entering, list(mean.split(counts)), list(deltas.split(counts))
 
@@ -157,9 +173,10 @@ class Detector(nn.Module):
         last stage, suppressed within their class."""
         entering, logits, deltas = self.refine(levels, boxes, image_sizes)
         found = []
-        for of_image, scores, of_classes, size in zip(entering[-1], logits, deltas, image_sizes, strict=True):
-            region, label = torch.nonzero(scores.softmax(1)[:, :-1] > select.score, as_tuple=True)
-            likely = scores.softmax(1)[region, label]
+        for of_image, of_logits, of_classes, size in zip(entering[-1], logits, deltas, image_sizes, strict=True):
+            scores = of_logits.softmax(1)[:, :-1]
+            region, label = torch.nonzero(scores > select.score, as_tuple=True)
+            likely = scores[region, label]
             decoded = decode(of_image[region], of_classes[region, label], self.stage_std[-1], image_size=size)
             kept = nms_by_group(decoded, likely, label, select.iou)[: select.detections]
             found.append(Found(decoded[kept], likely[kept], label[kept]))
@@ -171,8 +188,33 @@ class Detector(nn.Module):
         regions = region_features(levels, [each.boxes for each in found], MASK_SIZE)
         labels = torch.cat([each.labels for each in found])
         rows = torch.arange(len(labels), device=labels.device)
-        stages = [head(regions)[rows, labels].float().sigmoid() for head in self.roi_head.mask_head]
+        stages = [wide(head(regions)[rows, labels]).sigmoid() for head in self.roi_head.mask_head]
         return list(torch.stack(stages).mean(0).split([len(each.labels) for each in found]))
+
+    def losses(
+        self,
+        images: Tensor,
+        image_sizes: Sequence[tuple[int, int]],
+        targets: Sequence[Target],
+        *,
+        learning: Learning | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """What the sum of is trained, by name: "rpn_class", "rpn_box", and for each stage "stage0_class", "stage0_box"
+        and "stage0_mask", with the stage's weight.
+
+        Args:
+            images, image_sizes: as of `predict`.
+            targets: the objects of each image, of which there may be none.
+            learning: how the model learns; `self.learning` if None.
+            generator: what boxes are sampled with, on any device; torch's own if None.
+
+        Raises:
+            UserError: images, sizes or targets that do not fit together.
+        """
+        check_sizes(images, image_sizes, image_sizes)
+        targets = fitted(targets, images, num_classes=self.num_classes)
+        return losses(self, images, image_sizes, targets, learning or self.learning, generator)
 
     @torch.no_grad()
     def predict(
@@ -196,7 +238,7 @@ class Detector(nn.Module):
             UserError: images or sizes that do not fit together.
         """
         original_sizes = image_sizes if original_sizes is None else original_sizes
-        _check_sizes(images, image_sizes, original_sizes)
+        check_sizes(images, image_sizes, original_sizes)
         select = Selection() if select is None else select
         levels = self.pyramid(images)
         proposals = [each.boxes for each in self.propose(levels, image_sizes, select)]
@@ -213,6 +255,7 @@ class CascadeMaskRCNN(Detector):
     convolutions and one linear layer."""
 
     stage_std = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+    learning = CASCADE
     convolutions, linears = 4, 1
 
 
@@ -221,6 +264,7 @@ class MaskRCNN(Detector):
     boxes, L1 losses of boxes); there are no published weights nor a published configuration with this backbone."""
 
     stage_std = ((0.1, 0.1, 0.2, 0.2),)
+    learning = TWO_STAGE
     convolutions, linears = 0, 2
 
 
@@ -232,6 +276,7 @@ def create_detector(
     *,
     kind: Literal["cascade", "mask_rcnn"] = "cascade",
     num_classes: int = 80,
+    width: int = WIDTH,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **changes: Any,
@@ -242,6 +287,7 @@ def create_detector(
         variant: a name of `mvc.VARIANTS` in any letter case, or a configuration.
         kind: "cascade" is Cascade Mask R-CNN, "mask_rcnn" Mask R-CNN.
         num_classes: of objects, without the background; COCO's 80.
+        width: channels of the pyramid and of the heads' convolutions; published models have 256.
         device, dtype: as for `mvc.create_model`. Boxes and scores are float32 at least.
         changes: fields of `MambaVisionConfig` to change. As published for detection, `window_sizes` is (112, 56) and
             `drop_path_rate` 0.2 where they are not given, whatever the variant has.
@@ -251,18 +297,7 @@ def create_detector(
     """
     require_choice("kind", kind, KINDS)
     config = get_config(variant, **{**BACKBONE, **changes})
-    return KINDS[kind](config, num_classes=num_classes, device=device, dtype=dtype)
-
-
-def _check_sizes(images: Tensor, image_sizes: Sequence, original_sizes: Sequence) -> None:
-    require(isinstance(images, Tensor) and images.ndim == 4, "images", images, "a tensor (batch, 3, height, width)")
-    for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
-        if len(sizes) != len(images):
-            raise UserError(f"{name} has {len(sizes)} sizes for {len(images)} images; give (height, width) of each")
-    height, width = images.shape[2:]
-    for size in image_sizes:
-        fits = 0 < size[0] <= height and 0 < size[1] <= width
-        require(fits, "image_sizes", tuple(size), f"within the batch's height and width, {height} x {width}")
+    return KINDS[kind](config, num_classes=num_classes, width=width, device=device, dtype=dtype)
 
 
 def _at_original_size(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-CHANNELS = 256  # of the pyramid and of the convolutions of the heads
+WIDTH = 256  # channels of the pyramid and of the convolutions of the heads, as published
 BOX_SIZE, MASK_SIZE = 7, 14  # sides of the features of a region
-HIDDEN = 1024
+HIDDEN = 4  # channels of a box head's linear layers, for one of its convolutions
 ANCHORS = 3  # at each position of a level
 
 
@@ -32,11 +33,11 @@ class ConvUnit(nn.Module):
 class RPNHead(nn.Module):
     """Whether there is an object at each anchor, and where its box is; one head for all levels."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.rpn_conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        self.rpn_cls = nn.Conv2d(CHANNELS, ANCHORS, 1)
-        self.rpn_reg = nn.Conv2d(CHANNELS, 4 * ANCHORS, 1)
+        self.rpn_conv = nn.Conv2d(width, width, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(width, ANCHORS, 1)
+        self.rpn_reg = nn.Conv2d(width, 4 * ANCHORS, 1)
         for layer in self.children():
             normal(layer, std=0.01)
 
@@ -54,15 +55,16 @@ class BoxHead(nn.Module):
         num_classes: of objects; the background comes last.
         convolutions: before the linear layers, each with BatchNorm.
         linears: hidden layers.
+        width: channels of the features.
     """
 
-    def __init__(self, num_classes: int, *, convolutions: int, linears: int) -> None:
+    def __init__(self, num_classes: int, *, convolutions: int, linears: int, width: int) -> None:
         super().__init__()
-        self.shared_convs = nn.Sequential(*[ConvUnit(CHANNELS, CHANNELS, norm=True) for _ in range(convolutions)])
-        widths = [CHANNELS * BOX_SIZE**2] + [HIDDEN] * linears
-        self.shared_fcs = nn.ModuleList([nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False)])
-        self.fc_cls = nn.Linear(HIDDEN, num_classes + 1)
-        self.fc_reg = nn.Linear(HIDDEN, 4 * num_classes)
+        self.shared_convs = nn.Sequential(*[ConvUnit(width, width, norm=True) for _ in range(convolutions)])
+        widths = [width * BOX_SIZE**2] + [HIDDEN * width] * linears
+        self.shared_fcs = nn.ModuleList([nn.Linear(*pair) for pair in itertools.pairwise(widths)])
+        self.fc_cls = nn.Linear(HIDDEN * width, num_classes + 1)
+        self.fc_reg = nn.Linear(HIDDEN * width, 4 * num_classes)
         for layer in self.shared_fcs:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -80,11 +82,11 @@ class BoxHead(nn.Module):
 class MaskHead(nn.Module):
     """A mask of each class in each region."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, width: int) -> None:
         super().__init__()
-        self.convs = nn.Sequential(*[ConvUnit(CHANNELS, CHANNELS) for _ in range(4)])
-        self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, stride=2)
-        self.conv_logits = nn.Conv2d(CHANNELS, num_classes, 1)
+        self.convs = nn.Sequential(*[ConvUnit(width, width) for _ in range(4)])
+        self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.conv_logits = nn.Conv2d(width, num_classes, 1)
         kaiming_normal(self.upsample)
         kaiming_normal(self.conv_logits)
 
@@ -96,11 +98,11 @@ class MaskHead(nn.Module):
 class RegionHeads(nn.Module):
     """The box head and the mask head of each stage."""
 
-    def __init__(self, num_classes: int, stages: int, *, convolutions: int, linears: int) -> None:
+    def __init__(self, num_classes: int, stages: int, *, convolutions: int, linears: int, width: int) -> None:
         super().__init__()
-        heads = [BoxHead(num_classes, convolutions=convolutions, linears=linears) for _ in range(stages)]
-        self.bbox_head = nn.ModuleList(heads)
-        self.mask_head = nn.ModuleList([MaskHead(num_classes) for _ in range(stages)])
+        shape = {"convolutions": convolutions, "linears": linears, "width": width}
+        self.bbox_head = nn.ModuleList([BoxHead(num_classes, **shape) for _ in range(stages)])
+        self.mask_head = nn.ModuleList([MaskHead(num_classes, width=width) for _ in range(stages)])
 
 
 @torch.no_grad()

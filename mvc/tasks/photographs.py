@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from mvc.arguments import require
 from mvc.model.image import to_rgb
+from mvc.tasks.sizes import Size, padded_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,19 +54,21 @@ def prepare(image: Image.Image, bounds: tuple[int, int]) -> Tensor:
     return (resized - mean) / std
 
 
-def padded(pictures: Sequence[Tensor], *, multiple: int = 32) -> tuple[Tensor, list[tuple[int, int]]]:
+def padded(
+    pictures: Sequence[Tensor], *, multiple: int = 32, buckets: Sequence[Size] | None = None
+) -> tuple[Tensor, list[Size]]:
     """One batch of pictures of several sizes, with zeros right and below, and the (height, width) of each.
 
     Args:
         pictures: (channels, height, width) each, normalised.
-        multiple: of which the batch's height and width are.
+        multiple, buckets: what the batch's height and width are, as for `padded_size`.
 
     Returns:
         (pictures, channels, height, width), and the sizes without the padding.
     """
     require(len(pictures) > 0, "pictures", pictures, "at least one picture")
     sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
-    height, width = (math.ceil(max(sides) / multiple) * multiple for sides in zip(*sizes, strict=True))
+    height, width = padded_size(sizes, multiple=multiple, buckets=buckets)
     batch = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], height, width)
     for target, picture, (rows, columns) in zip(batch, pictures, sizes, strict=True):
         target[:, :rows, :columns] = picture

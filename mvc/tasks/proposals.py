@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mvc.tasks.boxes import anchors, decode, nms_by_group
+from mvc.tasks.boxes import anchors, decode, nms_by_group, wide
 
 STD = (1.0, 1.0, 1.0, 1.0)
 
@@ -23,8 +23,7 @@ class Proposals(NamedTuple):
 def by_anchor(logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
     """A level's answers (batch, 3, height, width) and (batch, 12, height, width) in the order of `anchors`:
     (batch, height·width·3) and (batch, height·width·3, 4), in float32 at least."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    logits, deltas = (each.permute(0, 2, 3, 1).flatten(1).to(wide) for each in (logits, deltas))
+    logits, deltas = (wide(each.permute(0, 2, 3, 1).flatten(1)) for each in (logits, deltas))
     return logits, deltas.unflatten(1, (-1, 4))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mvc.tasks.boxes import STRIDES
+from mvc.tasks.boxes import STRIDES, wide
 from mvc.tasks.packages import optional
 
 LEVELS = 4  # the pyramid's fifth level is for proposals alone
@@ -40,8 +40,8 @@ def region_features(maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) 
     found = maps[0].new_empty(len(joint), maps[0].shape[1], size, size)
     for level in range(LEVELS):
         (at_level,) = torch.nonzero(levels == level, as_tuple=True)
-        wide = maps[level].to(torch.promote_types(maps[level].dtype, torch.float32))
-        rois = indexed[at_level].to(wide.dtype)
-        features = roi_align(wide, rois, size, 1 / STRIDES[level], sampling_ratio=-1, aligned=True)
+        of_level = wide(maps[level])
+        rois = indexed[at_level].to(of_level.dtype)
+        features = roi_align(of_level, rois, size, 1 / STRIDES[level], sampling_ratio=-1, aligned=True)
         found = found.index_copy(0, at_level, features.to(found.dtype))
     return found

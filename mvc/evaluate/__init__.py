@@ -1,0 +1,1 @@
+"""How often a model finds the class of an image: the command `python -m mvc.evaluate`."""
