@@ -10,17 +10,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mvc.arguments import require, require_flag
-from mvc.errors import UserError
-from mvc.model.weights import (
-    EMA_KEYS,
-    STATE_KEYS,
-    LoadedWeights,
-    copy_into,
-    read,
-    renamed,
-    state_dict_in,
-    stored_tensors,
-)
+from mvc.model.checkpoint import read
+from mvc.model.weights import LoadedWeights, checkpoint_tensors, copy_into, stored_tensors
 from mvc.models.api import VARIANTS, create_model
 from mvc.models.vim import Vim
 from mvc.models.vmamba import ROUTES, VMamba
@@ -63,13 +54,10 @@ def load_weights(
     require(isinstance(model, (Vim, VMamba)), "model", model, "a model of mvc.models, not compiled or wrapped yet")
     require_flag("ema", ema)
     source, contents = read(source, allowed=SETTINGS)
-    state = state_dict_in(contents, source, EMA_KEYS if ema else STATE_KEYS)
-    if state is None and ema:
-        raise UserError(f"source {source} holds no moving average ({' or '.join(EMA_KEYS)}); leave out ema=True")
+    loaded = checkpoint_tensors(contents, source, _current_name if isinstance(model, VMamba) else str, ema=ema)
     wanted = stored_tensors(model)
-    loaded = renamed(contents if state is None else state, source, _current_name if isinstance(model, VMamba) else str)
     loaded = {name: _in_shape_of(wanted.get(name), tensor) for name, tensor in loaded.items()}
-    return copy_into(wanted, loaded, source, _licence_notes(model, source, published=state is not None), _misfit)
+    return copy_into(wanted, loaded, source, _licence_notes(model, source, published="model" in contents), _misfit)
 
 
 def _current_name(name: str) -> str:
