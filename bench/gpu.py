@@ -88,6 +88,7 @@ PARTS = (
     _models("training", "training", models.training, 70),
     _models("models", "further models", models.others, 65),
     _models("tasks", "dense tasks", models.tasks, 60),
+    _models("peers", "peers", models.peers, 80),
 )
 KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import published, published_scan
-from bench.models import FORCED, HOWS, PEERS, TRAINED
+from bench.models import FORCED, HOWS, TRAINED, create_peer, from_timm
 from bench.on_gpu import torch_private, worker
 from mvc import capture_step, create_model
 from mvc.cli import DTYPES
@@ -39,7 +39,7 @@ class Job:
     """What one process measures.
 
     Attributes:
-        model: a variant of ours, "published " and a variant, or one of `bench.models.PEERS` or timm's names.
+        model: a variant of ours, "published " and a variant, or what `bench.models.create_peer` makes.
         how: "eager", or one of `HOWS`, `FORCED` or `TRAINED` of `bench.models`.
         dtype: of parameters and input, or "autocast": float32 under autocast to half precision.
         mode: Inductor's mode.
@@ -77,8 +77,13 @@ class Job:
         return self.model in VARIANTS and self.how.startswith("mvc")
 
     @property
-    def from_timm(self) -> bool:
+    def peer(self) -> bool:
+        """Whether it is neither ours nor the published MambaVision."""
         return self.model not in VARIANTS and not self.model.startswith(PUBLISHED)
+
+    @property
+    def from_timm(self) -> bool:
+        return self.peer and from_timm(self.model)
 
 
 class Autocast(nn.Module):
@@ -97,11 +102,8 @@ def build(job: Job, device: torch.device) -> nn.Module:
     """The job's model, with random weights."""
     dtype = DTYPES.get(job.dtype, torch.float32)
     changes = {"drop_path_rate": 0.0} if job.training else {}
-    if job.from_timm:
-        import timm
-
-        model = timm.create_model(PEERS.get(job.model, job.model)).to(device, dtype)
-        model = model.to(memory_format=torch.channels_last)
+    if job.peer:
+        model = create_peer(job.model, device=device, dtype=dtype)
     elif job.window_sizes:
         windows = {"window_sizes": tuple(job.window_sizes), "padded_windows": job.padded_windows}
         model = Backbone(get_config(job.model, **windows), device=device, dtype=dtype)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from bench import published_scan
-from bench.models import FORCED
+from bench.models import COMPARED, FORCED
 from bench.on_gpu import turns
 from bench.on_gpu.jobs import PUBLISHED, Job
 from bench.on_gpu.session import Session
@@ -77,6 +77,17 @@ def _dense(job: Job, *hows: str) -> Comparison:
     """In each of the ways with padded windows, then without padding."""
     padded = _hows(job, *hows)
     return (*padded, *(dataclasses.replace(each, padded_windows=False) for each in padded))
+
+
+def peers(quick: bool) -> list[Comparison]:
+    """T beside the models that the paper compares it with, each by Inductor and by mvc."""
+    if quick:
+        job = Job("VMamba-trial", "eager", 4, "float32", size=64)
+        vim = dataclasses.replace(job, model="Vim-trial", how="mvc, frozen", size=32)
+        return [(dataclasses.replace(job, model="tiny"), job, vim)]
+    t = Job("T", "mvc, frozen", 128)
+    jobs = [job for name in COMPARED for job in _hows(dataclasses.replace(t, model=name), "mvc, frozen", "inductor")]
+    return [(t, *_hows(t, "inductor"), *jobs)]
 
 
 def _beside_published(job: Job) -> Comparison:

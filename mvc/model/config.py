@@ -9,7 +9,8 @@ import dataclasses
 import difflib
 import math
 import random
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from mvc.arguments import is_number, is_whole, require, require_choice, require_flag, shown
 from mvc.errors import UserError
@@ -19,6 +20,7 @@ MIN_IMAGE_SIZE = 32
 MAX_SIZE = 2**31 - 1  # of anything that is counted: more is a slip
 MAX_DEPTH = 1000  # blocks in a stage, likewise
 
+Config = TypeVar("Config", bound=Any)  # a dataclass with a `name`
 MixerForm = Literal["concat", "gated", "regular", "causal"]
 MIXER_FORMS: tuple[str, ...] = ("concat", "gated", "regular", "causal")
 CROP_MODES: tuple[str, ...] = ("center", "squash")
@@ -250,16 +252,25 @@ def get_config(variant: str | MambaVisionConfig, **changes: object) -> MambaVisi
     Raises:
         UserError: an unknown variant (the message names the near ones), an unknown field, or an unusable value.
     """
-    if isinstance(variant, MambaVisionConfig):
-        config = variant
-    else:
+    if not isinstance(variant, MambaVisionConfig):
         require(isinstance(variant, str), "variant", variant, "the name of a variant, or a MambaVisionConfig")
-        by_folded_name = {name.casefold(): config for name, config in VARIANTS.items()}
-        config = by_folded_name.get(variant.casefold())
-        if config is None:
-            near = difflib.get_close_matches(variant.casefold(), by_folded_name, n=3, cutoff=0.3)
-            hint = f"did you mean {' or '.join(by_folded_name[n].name for n in near)}? " if near else ""
-            raise UserError(f"unknown variant {shown(variant)}: {hint}The variants are {', '.join(VARIANTS)}")
+        variant = by_name(variant, VARIANTS)
+    return with_changes(variant, changes)
+
+
+def by_name(variant: str, variants: Mapping[str, Config]) -> Config:
+    """The configuration of that name, in any letter case; a UserError names the near ones of an unknown name."""
+    by_folded_name = {name.casefold(): config for name, config in variants.items()}
+    config = by_folded_name.get(variant.casefold())
+    if config is None:
+        near = difflib.get_close_matches(variant.casefold(), by_folded_name, n=3, cutoff=0.3)
+        hint = f"did you mean {' or '.join(by_folded_name[n].name for n in near)}? " if near else ""
+        raise UserError(f"unknown variant {shown(variant)}: {hint}The variants are {', '.join(variants)}")
+    return config
+
+
+def with_changes(config: Config, changes: Mapping[str, object]) -> Config:
+    """The configuration with fields changed; a UserError names the fields where one is unknown."""
     fields = {field.name for field in dataclasses.fields(config)}
     if unknown := set(changes) - fields:
         raise UserError(f"unknown config field {sorted(unknown)[0]!r}; the fields are {', '.join(sorted(fields))}")

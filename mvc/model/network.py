@@ -88,8 +88,13 @@ def check_images(layers: Any, x: Tensor, *, name: str = "x") -> None:
         raise UserError(
             f"{name} must be images of at least {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE}, got {x.shape[2]} x {x.shape[3]}"
         )
-    if not isinstance(weight, Tensor):
-        return
+    if isinstance(weight, Tensor):
+        check_like(x, weight, name=name)
+
+
+def check_like(x: Tensor, weight: Tensor, *, name: str = "x") -> None:
+    """Raise UserError for images on another device than a parameter, and TypeError for those of another dtype, unless
+    autocast converts them."""
     if x.device != weight.device:
         raise UserError(f"{name} must be on the parameters' device {weight.device}, got {x.device}; move one of them")
     if x.dtype != weight.dtype and not (x.dtype in AUTOCAST_DTYPES and torch.is_autocast_enabled(x.device.type)):

@@ -71,7 +71,7 @@ def load_weights(
     require_flag("ema", ema)
     require(isinstance(model, nn.Module), "model", model, "a MambaVision, compiled or wrapped or as it is")
     source, contents = read(source)
-    loaded = _checkpoint_tensors(contents, source, ema)
+    loaded = checkpoint_tensors(contents, source, _without_prefix, ema=ema)
     wanted = {_without_prefix(name): tensor for name, tensor in stored_tensors(model).items()}
     notes = licence_notes(source, published=_has_published_form(contents))
     if head == "reset":
@@ -117,15 +117,15 @@ def num_classes(source: str | os.PathLike[str] | Mapping[str, Tensor], *, ema: b
         UserError: the source cannot be fetched or read.
     """
     source, contents = read(source)
-    return _num_classes(_checkpoint_tensors(contents, source, ema))
+    return _num_classes(checkpoint_tensors(contents, source, _without_prefix, ema=ema))
 
 
-def _checkpoint_tensors(contents: object, source: str, ema: bool) -> dict[str, Tensor]:
+def checkpoint_tensors(contents: object, source: str, rename: Callable[[str], str], *, ema: bool) -> dict[str, Tensor]:
     """The state dict in a checkpoint, of the weights or of their moving average, under the model's names."""
     state = state_dict_in(contents, source, EMA_KEYS if ema else STATE_KEYS)
     if state is None and ema:
         raise UserError(f"source {source} holds no moving average ({' or '.join(EMA_KEYS)}); leave out ema=True")
-    return renamed(contents if state is None else state, source, _without_prefix)
+    return renamed(contents if state is None else state, source, rename)
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
