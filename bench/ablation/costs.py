@@ -1,0 +1,84 @@
+"""What does not depend on data: parameters, FLOPs, latency on this CPU, launches and bytes on a GPU, of T at full size.
+
+"random" is the placement of seed 0. The others' patterns of stages 3 and 4 have as many blocks of each kind, but for
+"last quarter", which has half as many of attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.ablation.designs import create_full
+from mvc.compile.compiler import check_against_eager, compile_model
+from mvc.errors import UserError
+from mvc.measure import flops, profiler
+from mvc.progress import Progress
+
+SIDE = 224
+LATENCY_BATCH, ROUNDS = 4, 15
+GPU, GPU_BATCH = "sm_90", 128
+BUILDER = "bench.ablation.designs:create_full"
+
+
+def counted(name: str) -> dict[str, Any]:
+    """Parameters with 1,000 classes, and the FLOPs of one image, those of its scans apart."""
+    model, x = create_full(f"T {name}").eval(), torch.zeros(1, 3, SIDE, SIDE)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        work = flops.count(lambda: model(x))
+    return {
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "flops": work,
+        "scan_flops": counter.get_total_flops() - work,
+        "patterns": [model.config.block_pattern(stage) for stage in (2, 3)],
+    }
+
+
+@torch.no_grad()
+def latencies(names: Sequence[str], progress: Progress) -> dict[str, dict[str, Any]]:
+    """Milliseconds of a batch, float32, by "mvc" with frozen parameters, all designs timed in interleaved rounds.
+
+    Raises:
+        UserError: a compiled model disagrees with eager mode.
+    """
+    torch.manual_seed(0)
+    x = torch.randn(LATENCY_BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    runs: dict[str, Callable[[], object]] = {}
+    for name in names:
+        with progress.step(f"compiling T {name}"):
+            model = create_full(f"T {name}").eval()
+            compiled, _ = compile_model(model, x, options={"frozen": True})
+            if not (check := check_against_eager(model, compiled, x)).passed:
+                raise UserError(f"T {name} compiled disagrees with eager mode: {check}; report it, nothing was timed")
+            runs[name] = lambda compiled=compiled: compiled(x)
+    with progress.step(f"timing {len(runs)} models in {ROUNDS} rounds"):
+        timings = profiler.measure(runs, rounds=ROUNDS, device=x.device).timings
+    first = timings[names[-1]]
+    return {
+        name: {
+            "milliseconds": 1e3 * timing.median,
+            "p10": 1e3 * timing.spread.p10_seconds,
+            "p90": 1e3 * timing.spread.p90_seconds,
+            "ratio": timing.ratio_to(first)._asdict(),
+            "ratio_to": names[-1],
+        }
+        for name, timing in timings.items()
+    }
+
+
+def on_gpu(name: str) -> dict[str, Any]:
+    """Launches and bytes of the code for a GPU, generated without one: frozen, float16.
+
+    Raises:
+        UserError: this machine cannot generate it.
+    """
+    from bench.offline import made  # needs triton
+    from mvc.offline.manifest import Request
+
+    request = Request(f"T {name}", GPU_BATCH, SIDE, SIDE, "float16", frozen=True, builder=BUILDER)
+    facts = made(request, GPU, kernels=False)
+    moved = sum(facts[f"{kind} bytes"] for kind in ("triton", "own", "extern"))
+    return {"launches": facts["launches"], "bytes": moved, "estimated_ms": facts["estimated ms"]}

@@ -1,0 +1,141 @@
+"""The paper's studies of mixers and of where attention goes, at small scale, with what each design costs at full size.
+
+Nine small models are trained on real images, each from several seeds, by default on scikit-learn's 1,797 digits. Images
+are enlarged to 112 x 112, so that stage 3 has 7 x 7 tokens. Beside the accuracies stand figures of MambaVision-T with
+each design: parameters and FLOPs, latency on this CPU, launches and bytes on a GPU (which it needs not).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.ablation import costs, images, picture, report
+from bench.ablation.designs import DESIGNS, SIDE
+from bench.ablation.results import Results
+from bench.ablation.training import Recipe, train
+from bench.checkout import commit
+from mvc import cli
+from mvc.cli import exit_status, json_text, positive
+from mvc.measure import plot
+from mvc.measure.environment import environment
+from mvc.progress import Progress
+
+RECIPE = Recipe(steps=600, batch=32, dim=8)
+QUICK = Recipe(steps=2, batch=4, dim=4)
+MOST, QUICK_MOST = 10_000, 40  # images
+SEEDS, QUICK_SEEDS = 3, 2
+EXAMPLES = """examples:
+  python bench/studies.py --json studies.json --plot studies.png    all of it, half an hour on two cores
+  python bench/studies.py --data FOLDER --seeds 5 --json studies.json
+  python bench/studies.py --parts trainings --only causal regular --json studies.json
+  python bench/studies.py --quick                                   the same code in seconds; its figures mean nothing
+
+Results are written after each training and each figure. A command that finds its results in --json goes on from there.
+
+exit status: 0 done; 2 unusable input or machine; 130 interrupted, with what was found until then in --json"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    return exit_status(lambda: _run(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__, epilog=EXAMPLES)
+    add = made.add_argument
+    add("--data", type=Path, metavar="DIR", help="a folder of images for each class (default scikit-learn's digits)")
+    add("--images", type=positive, metavar="N", help=f"at most so many images of DIR (default {MOST:,})")
+    add(
+        "--seeds",
+        type=positive,
+        metavar="N",
+        help=f"trainings of each design (default {SEEDS}, with --quick {QUICK_SEEDS})",
+    )
+    add(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help=f"of a training (default {RECIPE.steps}, with --quick {QUICK.steps})",
+    )
+    add("--only", nargs="+", choices=DESIGNS, default=[*DESIGNS], metavar="DESIGN", help=f"{', '.join(DESIGNS)}")
+    add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default all)")
+    add("--quick", action="store_true", help="small models and few steps, and nothing is compiled")
+    add("--json", metavar="FILE", help="the results, for programs; - for standard output")
+    add("--plot", type=Path, metavar="FILE", help="a picture of the accuracies, .png or .svg")
+    add("--quiet", action="store_true", help="no progress")
+    return made
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.plot:
+        plot.check(args.plot)
+    results = Results(Path(args.json) if args.json not in (None, "-") else None)
+    progress = Progress(quiet=args.quiet)
+    for part in args.parts or (QUICK_PARTS if args.quick else PARTS):
+        PARTS[part](args, results, progress)
+    if args.plot:
+        picture.draw(results.facts, args.plot)
+    print(json_text(results.facts) if args.json == "-" else report.page(results.facts), end="")
+    return 0
+
+
+def _trainings(args: argparse.Namespace, results: Results, progress: Progress) -> None:
+    recipe = dataclasses.replace(QUICK if args.quick else RECIPE, **({"steps": args.steps} if args.steps else {}))
+    most = args.images or (QUICK_MOST if args.quick else MOST)
+    with progress.step("reading images"):
+        data = images.read(args.data, side=SIDE, most=most)
+    results.require_settings(
+        {**dataclasses.asdict(recipe), "data": data.source, "images": len(data.labels), "pixels": data.fingerprint}
+    )
+    seeds = range(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
+    planned = [(name, seed) for seed in seeds for name in args.only]  # a seed is whole before the next begins
+    _note(results, "trainings")
+    for number, (name, seed) in enumerate(planned, start=1):
+        key = report.training_key(name, seed)
+        if key in results.part("trainings"):
+            continue
+        found = train(name, seed, data, recipe, progress.say)
+        results.add("trainings", key, {"design": name, "seed": seed, **found})
+        progress.say(f"{number} of {len(planned)}: {key}: {found['accuracy']:.2f} % in {found['seconds']:.0f} s")
+
+
+def _counts(args: argparse.Namespace, results: Results, progress: Progress) -> None:
+    for name in args.only:
+        results.add("counts", name, costs.counted(name))
+
+
+def _latency(args: argparse.Namespace, results: Results, progress: Progress) -> None:
+    _note(results, "latency")
+    for name, facts in costs.latencies(args.only, progress).items():
+        results.add("latency", name, facts)
+
+
+def _gpu(args: argparse.Namespace, results: Results, progress: Progress) -> None:
+    _note(results, "gpu")
+    for name in args.only:
+        if name not in results.part("gpu"):
+            with progress.step(f"generating GPU code of T {name}"):
+                results.add("gpu", name, costs.on_gpu(name))
+
+
+def _note(results: Results, part: str) -> None:
+    """With what and on what a part is measured."""
+    about = {"commit": commit(), **dataclasses.asdict(environment(torch.device("cpu")))}
+    results.add("environment", part, about)
+
+
+Part = Callable[[argparse.Namespace, Results, Progress], None]
+PARTS: Mapping[str, Part] = {"trainings": _trainings, "counts": _counts, "latency": _latency, "gpu": _gpu}
+QUICK_PARTS = ("trainings", "counts")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
