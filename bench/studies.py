@@ -22,8 +22,10 @@ from bench.ablation.designs import DESIGNS, SIDE
 from bench.ablation.results import Results
 from bench.ablation.training import Recipe, train
 from bench.checkout import commit
-from mvc import cli
+from bench.zoo.page import with_table
+from mvc import cli, files
 from mvc.cli import exit_status, json_text, positive
+from mvc.errors import UserError
 from mvc.measure import plot
 from mvc.measure.environment import environment
 from mvc.progress import Progress
@@ -32,10 +34,12 @@ RECIPE = Recipe(steps=600, batch=32, dim=8)
 QUICK = Recipe(steps=2, batch=4, dim=4)
 MOST, QUICK_MOST = 10_000, 40  # images
 SEEDS, QUICK_SEEDS = 3, 2
+MARKS = "<!-- the tables of bench/studies.py -->", "<!-- end of the tables -->"
 EXAMPLES = """examples:
   python bench/studies.py --json studies.json --plot studies.png    all of it, half an hour on two cores
   python bench/studies.py --data FOLDER --seeds 5 --json studies.json
   python bench/studies.py --parts trainings --only causal regular --json studies.json
+  python bench/studies.py --parts none --json studies.json          only shows what was found
   python bench/studies.py --quick                                   the same code in seconds; its figures mean nothing
 
 Results are written after each training and each figure. A command that finds its results in --json goes on from there.
@@ -54,22 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="DIR", help="a folder of images for each class (default scikit-learn's digits)")
     add("--images", type=positive, metavar="N", help=f"at most so many images of DIR (default {MOST:,})")
     add(
-        "--seeds",
-        type=positive,
-        metavar="N",
-        help=f"trainings of each design (default {SEEDS}, with --quick {QUICK_SEEDS})",
+        "--seeds", type=positive, metavar="N", help=f"trainings of a design (default {SEEDS}, of --quick {QUICK_SEEDS})"
     )
-    add(
-        "--steps",
-        type=positive,
-        metavar="N",
-        help=f"of a training (default {RECIPE.steps}, with --quick {QUICK.steps})",
-    )
+    add("--steps", type=positive, metavar="N", help=f"of a training (default {RECIPE.steps}, of --quick {QUICK.steps})")
     add("--only", nargs="+", choices=DESIGNS, default=[*DESIGNS], metavar="DESIGN", help=f"{', '.join(DESIGNS)}")
-    add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default all)")
+    add("--parts", nargs="+", choices=[*PARTS, "none"], metavar="PART", help=f"{', '.join(PARTS)}, or none: see --json")
     add("--quick", action="store_true", help="small models and few steps, and nothing is compiled")
-    add("--json", metavar="FILE", help="the results, for programs; - for standard output")
+    add("--json", metavar="FILE", help="results, which a later command continues or shows; - for standard output")
     add("--plot", type=Path, metavar="FILE", help="a picture of the accuracies, .png or .svg")
+    add("--page", type=Path, metavar="FILE", help="a page of Markdown whose tables are written anew")
     add("--quiet", action="store_true", help="no progress")
     return made
 
@@ -77,14 +74,33 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if args.plot:
         plot.check(args.plot)
+    if args.page:
+        with_tables(args.page, "")
     results = Results(Path(args.json) if args.json not in (None, "-") else None)
     progress = Progress(quiet=args.quiet)
     for part in args.parts or (QUICK_PARTS if args.quick else PARTS):
-        PARTS[part](args, results, progress)
+        if part != "none":
+            PARTS[part](args, results, progress)
     if args.plot:
         picture.draw(results.facts, args.plot)
+    if args.page:
+        files.replace(args.page, with_tables(args.page, report.page(results.facts)))
     print(json_text(results.facts) if args.json == "-" else report.page(results.facts), end="")
     return 0
+
+
+def with_tables(path: Path, text: str) -> str:
+    """The page with the text in the place of its tables.
+
+    Raises:
+        UserError: it cannot be read, or has no place for them.
+    """
+    files.require_folder(path, "--page")
+    try:
+        page = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read --page {path}: {error.strerror}; name another page") from error
+    return with_table(page, text, marks=MARKS)
 
 
 def _trainings(args: argparse.Namespace, results: Results, progress: Progress) -> None:
@@ -92,9 +108,7 @@ def _trainings(args: argparse.Namespace, results: Results, progress: Progress) -
     most = args.images or (QUICK_MOST if args.quick else MOST)
     with progress.step("reading images"):
         data = images.read(args.data, side=SIDE, most=most)
-    results.require_settings(
-        {**dataclasses.asdict(recipe), "data": data.source, "images": len(data.labels), "pixels": data.fingerprint}
-    )
+    results.require_settings({**dataclasses.asdict(recipe), "side": SIDE, **data.described()})
     seeds = range(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
     planned = [(name, seed) for seed in seeds for name in args.only]  # a seed is whole before the next begins
     _note(results, "trainings")

@@ -35,12 +35,11 @@ class Images(NamedTuple):
     labels: Tensor
     classes: int
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all pixels and labels."""
+    def described(self) -> dict[str, object]:
+        """What tells these images from others: source, number, and a hash of all pixels and labels."""
         found = hashlib.sha256(self.pixels.numpy().tobytes())
         found.update(self.labels.numpy().tobytes())
-        return found.hexdigest()[:16]
+        return {"data": self.source, "images": len(self.labels), "pixels": found.hexdigest()[:16]}
 
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
         """The indices of the images to train with and of those to test with, each one half, drawn from the seed."""

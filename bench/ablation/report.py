@@ -29,9 +29,33 @@ def values(facts: dict[str, Any], study: str, measure: str) -> dict[str, dict[in
 
 
 def page(facts: dict[str, Any]) -> str:
-    """All tables in Markdown."""
-    parts = [each for study in STUDIES for each in (_accuracies(facts, study), _told(facts, study)) if each]
-    return "\n\n".join([*parts, *([_costs(facts)] if _has_costs(facts) else [])]) + "\n"
+    """All that was found, in Markdown."""
+    parts = [_trained(facts)]
+    parts += [part for study in STUDIES for part in (_accuracies(facts, study), _told(facts, study))]
+    parts.append(_costs(facts))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _trained(facts: dict[str, Any]) -> str:
+    """How the models were trained, and where."""
+    trainings, settings = facts.get("trainings", {}).values(), facts.get("settings", {})
+    if not trainings:
+        return ""
+    least, most = (f"{choose(each['parameters'] for each in trainings):,}" for choose in (min, max))
+    side, rate = settings["side"], f"{settings['learning_rate']:g}"
+    return (
+        f"{len(trainings)} trainings of models with {least} to {most} parameters: {settings['steps']} steps of "
+        f"{settings['batch']} images of {side} x {side} by AdamW at a learning rate of at most {rate}, with a weight "
+        f"decay of {settings['weight_decay']:g} and no augmentation. Of {settings['images']:,} images "
+        f"({settings['data']}), half trains and half tests, drawn anew for each seed. "
+        f"{sum(each['seconds'] for each in trainings) / 60:.0f} minutes in all; {_where(facts, 'trainings')}."
+    )
+
+
+def _where(facts: dict[str, Any], part: str) -> str:
+    about = facts["environment"][part]
+    threads = f"{about['threads']} thread{'s' if about['threads'] != 1 else ''}"
+    return f"{about['device']}, {threads}, torch {about['torch']}, commit {about['commit']}, {about['date'][:10]}"
 
 
 def _accuracies(facts: dict[str, Any], study: str) -> str:
@@ -87,19 +111,20 @@ def _told_of(facts: dict[str, Any], study: str, measure: str) -> str:
     )
 
 
-def _has_costs(facts: dict[str, Any]) -> bool:
-    return any(facts.get(part) for part in ("counts", "latency", "gpu"))
-
-
 def _costs(facts: dict[str, Any]) -> str:
+    """T at full size; columns of which nothing is known are left out."""
+    parts = {part: facts.get(part, {}) for part in ("counts", "latency", "gpu")}
+    names = [name for name in DESIGNS if any(name in found for found in parts.values())]
+    if not names:
+        return ""
     rows = []
-    for name in DESIGNS:
-        counts, latency, gpu = (facts.get(part, {}).get(name) for part in ("counts", "latency", "gpu"))
+    for name in names:
+        counts, latency, gpu = (found.get(name) for found in parts.values())
         rows.append(
             [
                 name,
                 counts and f"{counts['parameters']:,}",
-                counts and f"{(counts['flops'] + counts['scan_flops']) / 2e9:.2f} ({counts['scan_flops'] / 2e9:.2f})",
+                counts and f"{counts['flops'] / 2e9:.2f}",
                 latency and f"{latency['milliseconds']:.1f} ({latency['p10']:.1f} to {latency['p90']:.1f})",
                 latency and "{median:.3f} ({low:.3f} to {high:.3f})".format(**latency["ratio"]),
                 gpu and gpu["launches"],
@@ -110,7 +135,7 @@ def _costs(facts: dict[str, Any]) -> str:
     headers = [
         f"T, {SIDE} x {SIDE}",
         "parameters",
-        "GMACs (of scans)",
+        "GMACs",
         f"ms on this CPU, {LATENCY_BATCH} images (10 to 90 %)",
         f"over {PUBLISHED!r} (90 %)",
         f"launches, {GPU_BATCH} images, {GPU}",
@@ -119,4 +144,6 @@ def _costs(facts: dict[str, Any]) -> str:
     ]
     kept = [column for column in range(len(headers)) if column == 0 or any(row[column] is not None for row in rows)]
     cells = [["" if row[column] is None else row[column] for column in kept] for row in rows]
-    return tabulate(cells, [headers[column] for column in kept], markdown=True)
+    table = tabulate(cells, [headers[column] for column in kept], markdown=True)
+    where = "; ".join(f"{part}: {_where(facts, part)}" for part in ("latency", "gpu") if parts[part])
+    return f"{table}\n\n{where[:1].upper()}{where[1:]}." if where else table
