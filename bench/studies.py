@@ -111,11 +111,11 @@ def _trainings(args: argparse.Namespace, results: Results, progress: Progress) -
     results.require_settings({**dataclasses.asdict(recipe), "side": SIDE, **data.described()})
     seeds = range(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
     planned = [(name, seed) for seed in seeds for name in args.only]  # a seed is whole before the next begins
-    _note(results, "trainings")
     for number, (name, seed) in enumerate(planned, start=1):
         key = report.training_key(name, seed)
         if key in results.part("trainings"):
             continue
+        _note(results, "trainings")
         found = train(name, seed, data, recipe, progress.say)
         results.add("trainings", key, {"design": name, "seed": seed, **found})
         progress.say(f"{number} of {len(planned)}: {key}: {found['accuracy']:.2f} % in {found['seconds']:.0f} s")
@@ -127,16 +127,17 @@ def _counts(args: argparse.Namespace, results: Results, progress: Progress) -> N
 
 
 def _latency(args: argparse.Namespace, results: Results, progress: Progress) -> None:
+    found = costs.latencies(args.only, progress)
     _note(results, "latency")
-    for name, facts in costs.latencies(args.only, progress).items():
+    for name, facts in found.items():
         results.add("latency", name, facts)
 
 
 def _gpu(args: argparse.Namespace, results: Results, progress: Progress) -> None:
-    _note(results, "gpu")
     for name in args.only:
         if name not in results.part("gpu"):
-            with progress.step(f"generating GPU code of T {name}"):
+            _note(results, "gpu")
+            with progress.step(f"generating GPU code of {costs.BASE} with {name!r}"):
                 results.add("gpu", name, costs.on_gpu(name))
 
 

@@ -16,7 +16,7 @@ from mvc.errors import UserError
 from mvc.measure import flops, profiler
 from mvc.progress import Progress
 
-SIDE = 224
+BASE, SIDE = "T", 224  # of the full size
 LATENCY_BATCH, ROUNDS = 4, 15
 GPU, GPU_BATCH = "sm_90", 128
 BUILDER = "bench.ablation.designs:create_full"
@@ -27,7 +27,7 @@ def counted(name: str) -> dict[str, Any]:
 
     On the meta device attention is made of products; torch's counter has no formula for its kernel on a CPU.
     """
-    model = create_full(f"T {name}", device="meta").eval()
+    model = create_full(f"{BASE} {name}", device="meta").eval()
     with torch.no_grad():
         work = flops.count(lambda: model(torch.empty(1, 3, SIDE, SIDE, device="meta")))
     return {
@@ -48,11 +48,11 @@ def latencies(names: Sequence[str], progress: Progress) -> dict[str, dict[str, A
     x = torch.randn(LATENCY_BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     runs: dict[str, Callable[[], object]] = {}
     for name in names:
-        with progress.step(f"compiling T {name}"):
-            model = create_full(f"T {name}").eval()
+        with progress.step(f"compiling {BASE} with {name!r}"):
+            model = create_full(f"{BASE} {name}").eval()
             compiled, _ = compile_model(model, x, options={"frozen": True})
             if not (check := check_against_eager(model, compiled, x)).passed:
-                raise UserError(f"T {name} compiled disagrees with eager mode: {check}; report it, nothing was timed")
+                raise UserError(f"{name!r} compiled disagrees with eager mode: {check}; report it, nothing was timed")
             runs[name] = lambda compiled=compiled: compiled(x)
     with progress.step(f"timing {len(runs)} models in {ROUNDS} rounds"):
         timings = profiler.measure(runs, rounds=ROUNDS, device=x.device).timings
@@ -78,7 +78,7 @@ def on_gpu(name: str) -> dict[str, Any]:
     from bench.offline import made  # needs triton
     from mvc.offline.manifest import Request
 
-    request = Request(f"T {name}", GPU_BATCH, SIDE, SIDE, "float16", frozen=True, builder=BUILDER)
+    request = Request(f"{BASE} {name}", GPU_BATCH, SIDE, SIDE, "float16", frozen=True, builder=BUILDER)
     facts = made(request, GPU, kernels=False)
     moved = sum(facts[f"{kind} bytes"] for kind in ("triton", "own", "extern"))
     return {"launches": facts["launches"], "bytes": moved, "estimated_ms": facts["estimated ms"]}

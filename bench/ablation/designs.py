@@ -94,8 +94,15 @@ def small(name: str, *, classes: int, dim: int, seed: int) -> MambaVisionConfig:
 def create_full(
     variant: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> MambaVision:
-    """The variant T with a design: a builder for `mvc.offline`, whose variant is "T " and the design's name."""
+    """A variant at its full size with a design; also a builder for `mvc.offline`.
+
+    Args:
+        variant: the variant's name, a space, and the design's name, as "T first half".
+
+    Raises:
+        UserError: an unknown variant or design.
+    """
     base, _, name = variant.partition(" ")
     if name not in DESIGNS:
-        raise UserError(f"variant is {variant!r}; it must be 'T ' and one of {', '.join(DESIGNS)}")
+        raise UserError(f"variant is {variant!r}; after the variant's name must stand one of {', '.join(DESIGNS)}")
     return create_model(base, device=device, dtype=dtype, **DESIGNS[name].changes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from bench.ablation import noise
@@ -48,8 +49,13 @@ def _trained(facts: dict[str, Any]) -> str:
         f"{settings['batch']} images of {side} x {side} by AdamW at a learning rate of at most {rate}, with a weight "
         f"decay of {settings['weight_decay']:g} and no augmentation. Of {settings['images']:,} images "
         f"({settings['data']}), half trains and half tests, drawn anew for each seed. "
-        f"{sum(each['seconds'] for each in trainings) / 60:.0f} minutes in all; {_where(facts, 'trainings')}."
+        f"{_minutes(trainings, 'seconds')} minutes in all, {_minutes(trainings, 'cpu_seconds')} of processors; "
+        f"{_where(facts, 'trainings')}."
     )
+
+
+def _minutes(trainings: Iterable[dict[str, Any]], kind: str) -> str:
+    return f"{sum(each[kind] for each in trainings) / 60:.0f}"
 
 
 def _where(facts: dict[str, Any], part: str) -> str:
