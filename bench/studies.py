@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.ablation import costs, images, picture, report
+from bench.ablation import costs, images, noise, picture, report
 from bench.ablation.designs import DESIGNS, SIDE
 from bench.ablation.results import Results
 from bench.ablation.training import Recipe, train
@@ -28,6 +28,7 @@ from mvc.cli import exit_status, json_text, positive
 from mvc.errors import UserError
 from mvc.measure import plot
 from mvc.measure.environment import environment
+from mvc.offline import device
 from mvc.progress import Progress
 
 RECIPE = Recipe(steps=600, batch=32, dim=8)
@@ -76,17 +77,34 @@ def _run(args: argparse.Namespace) -> int:
         plot.check(args.plot)
     if args.page:
         with_tables(args.page, "")
+    noise.scipy_stats()
     results = Results(Path(args.json) if args.json not in (None, "-") else None)
     progress = Progress(quiet=args.quiet)
-    for part in args.parts or (QUICK_PARTS if args.quick else PARTS):
-        if part != "none":
-            PARTS[part](args, results, progress)
+    for part in parts(args, progress):
+        PARTS[part](args, results, progress)
     if args.plot:
         picture.draw(results.facts, args.plot)
     if args.page:
         files.replace(args.page, with_tables(args.page, report.page(results.facts)))
     print(json_text(results.facts) if args.json == "-" else report.page(results.facts), end="")
     return 0
+
+
+def parts(args: argparse.Namespace, progress: Progress) -> list[str]:
+    """The parts to run. GPU code that this machine cannot generate is left out, unless it was asked for.
+
+    Raises:
+        UserError: it was asked for.
+    """
+    if args.parts:
+        if "gpu" in args.parts:
+            device.require()
+        return [part for part in args.parts if part != "none"]
+    chosen = [*(QUICK_PARTS if args.quick else PARTS)]
+    if "gpu" in chosen and (reason := device.why_not()):
+        progress.say(f"the part gpu is left out: {reason}")
+        chosen.remove("gpu")
+    return chosen
 
 
 def with_tables(path: Path, text: str) -> str:
@@ -127,7 +145,9 @@ def _counts(args: argparse.Namespace, results: Results, progress: Progress) -> N
 
 
 def _latency(args: argparse.Namespace, results: Results, progress: Progress) -> None:
-    found = costs.latencies(args.only, progress)
+    if all(name in results.part("latency") for name in args.only):
+        return
+    found = costs.latencies(args.only, progress)  # all anew: only what is timed in turns can be compared
     _note(results, "latency")
     for name, facts in found.items():
         results.add("latency", name, facts)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.ablation.designs import create_full
+from bench.ablation.designs import PUBLISHED, create_full
 from mvc.compile.compiler import check_against_eager, compile_model
 from mvc.errors import UserError
 from mvc.measure import flops, profiler
@@ -39,7 +39,8 @@ def counted(name: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def latencies(names: Sequence[str], progress: Progress) -> dict[str, dict[str, Any]]:
-    """Milliseconds of a batch, float32, by "mvc" with frozen parameters, all designs timed in interleaved rounds.
+    """Milliseconds of a batch, float32, by "mvc" with frozen parameters, all designs timed in interleaved rounds; and
+    their ratios to those of the published design, if it is among them.
 
     Raises:
         UserError: a compiled model disagrees with eager mode.
@@ -56,14 +57,13 @@ def latencies(names: Sequence[str], progress: Progress) -> dict[str, dict[str, A
             runs[name] = lambda compiled=compiled: compiled(x)
     with progress.step(f"timing {len(runs)} models in {ROUNDS} rounds"):
         timings = profiler.measure(runs, rounds=ROUNDS, device=x.device).timings
-    first = timings[names[-1]]
+    published = timings.get(PUBLISHED)
     return {
         name: {
             "milliseconds": 1e3 * timing.median,
             "p10": 1e3 * timing.spread.p10_seconds,
             "p90": 1e3 * timing.spread.p90_seconds,
-            "ratio": timing.ratio_to(first)._asdict(),
-            "ratio_to": names[-1],
+            "ratio": published and timing.ratio_to(published)._asdict(),
         }
         for name, timing in timings.items()
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 from mvc.errors import UserError
@@ -64,7 +65,7 @@ def analyse(values: Mapping[str, Mapping[int, float]], reference: str) -> Analys
     seeds = tuple(sorted(set.intersection(*(set(each) for each in values.values())))) if values else ()
     if reference not in values or len(values) < 2 or len(seeds) < 2:
         return None
-    stats = _scipy_stats()
+    stats = scipy_stats()
     table = [[each[seed] for seed in seeds] for each in values.values()]
     means = {name: statistics.fmean(row) for name, row in zip(values, table, strict=True)}
     freedom = (len(table) - 1) * (len(seeds) - 1)
@@ -92,7 +93,12 @@ def _left(table: Sequence[Sequence[float]]) -> float:
     )
 
 
-def _scipy_stats():
+def scipy_stats() -> ModuleType:
+    """The module of distributions.
+
+    Raises:
+        UserError: scipy is not installed.
+    """
     try:
         from scipy import stats
     except ImportError as error:

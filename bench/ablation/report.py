@@ -12,7 +12,7 @@ from bench.ablation.designs import DESIGNS, PUBLISHED, STUDIES, of_study
 from mvc.table import tabulate
 
 PAPER = "paper's ImageNet top-1"
-MEASURES = {"accuracy": "%", "loss": "nats"}  # of the test, with their units
+MEASURES = {"accuracy": "points", "loss": "nats"}  # of the test, with the units of differences
 
 
 def training_key(design: str, seed: int) -> str:
@@ -81,7 +81,7 @@ def _accuracies(facts: dict[str, Any], study: str) -> str:
                 f"{DESIGNS[name].paper:.1f}",
             ]
         )
-    headers = [study, "seeds", "accuracy, % (sd)", f"over {PUBLISHED!r} (95 %)", "loss, nats (sd)", PAPER]
+    headers = [study, "seeds", "accuracy, % (sd)", f"difference from {PUBLISHED!r} (95 %)", "loss, nats (sd)", PAPER]
     return tabulate(rows, headers, markdown=True)
 
 
@@ -108,12 +108,13 @@ def _told_of(facts: dict[str, Any], study: str, measure: str) -> str:
     if analysis is None:
         return ""
     unit, digits = MEASURES[measure], 4 if measure == "loss" else 2
-    resolved = [name for name, each in analysis.differences.items() if each.is_resolved]
+    resolved = [f"{name} ({each.mean:+.{digits}f})" for name, each in analysis.differences.items() if each.is_resolved]
     which = f"those of {', '.join(resolved)} are" if resolved else "none is"
     return (
         f"Of the differences in {measure} from {PUBLISHED!r}, {which} larger than the noise of {len(analysis.seeds)} "
-        f"seeds, which shows {analysis.smallest:.{digits}f} {unit} or more (standard deviation of a training "
-        f"{analysis.noise:.{digits}f} {unit}; all models alike: p = {analysis.p:.2g})."
+        f"seeds: {analysis.smallest:.{digits}f} {unit} or more would be. Beside what a seed gives to all designs, a "
+        f"training has a standard deviation of {analysis.noise:.{digits}f} {unit}; if all designs were alike, means as "
+        f"far apart would have a probability of {analysis.p:.2g} (F test)."
     )
 
 
@@ -132,7 +133,7 @@ def _costs(facts: dict[str, Any]) -> str:
                 counts and f"{counts['parameters']:,}",
                 counts and f"{counts['flops'] / 2e9:.2f}",
                 latency and f"{latency['milliseconds']:.1f} ({latency['p10']:.1f} to {latency['p90']:.1f})",
-                latency and "{median:.3f} ({low:.3f} to {high:.3f})".format(**latency["ratio"]),
+                latency and latency["ratio"] and "{median:.3f} ({low:.3f} to {high:.3f})".format(**latency["ratio"]),
                 gpu and gpu["launches"],
                 gpu and f"{gpu['bytes'] / 1e9:.2f}",
                 gpu and f"{gpu['estimated_ms']:.2f}",
@@ -143,7 +144,7 @@ def _costs(facts: dict[str, Any]) -> str:
         "parameters",
         "GMACs",
         f"ms on this CPU, {LATENCY_BATCH} images (10 to 90 %)",
-        f"over {PUBLISHED!r} (90 %)",
+        f"over that of {PUBLISHED!r} (90 %)",
         f"launches, {GPU_BATCH} images, {GPU}",
         "GB moved",
         "ms, estimated",

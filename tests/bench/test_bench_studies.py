@@ -25,6 +25,8 @@ from mvc.errors import UserError
 from mvc.offline import device
 from mvc.progress import Progress
 
+pytest.importorskip("scipy", reason="scipy is not installed")
+
 FEW = ["causal", PUBLISHED]
 CLOCKS = ("seconds", "cpu_seconds")
 
@@ -195,7 +197,6 @@ def test_after_a_kill_the_file_is_whole_and_what_it_holds_is_not_trained_again(f
 
 
 def test_tables_and_picture(folder, tmp_path, capsys):
-    pytest.importorskip("scipy", reason="scipy is not installed")
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     page, drawn = tmp_path / "page.md", tmp_path / "drawn.png"
     begin, end = studies.MARKS
@@ -251,13 +252,12 @@ def test_two_processes_add_to_one_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_latencies_of_small_models(monkeypatch):
+def test_latency_of_a_small_model(monkeypatch):
     for name, value in {"BASE": "tiny", "SIDE": 64, "ROUNDS": 3, "LATENCY_BATCH": 1}.items():
         monkeypatch.setattr(costs, name, value)
-    found = costs.latencies(FEW, Progress(quiet=True))
-    assert found.keys() == set(FEW)
-    assert found[PUBLISHED]["ratio"] == {"median": 1, "low": 1, "high": 1}
-    assert all(0 < each["p10"] <= each["milliseconds"] <= each["p90"] for each in found.values())
+    found = costs.latencies([PUBLISHED], Progress(quiet=True))[PUBLISHED]
+    assert found["ratio"] == {"median": 1, "low": 1, "high": 1}
+    assert 0 < found["p10"] <= found["milliseconds"] <= found["p90"]
 
 
 @pytest.mark.slow
@@ -268,3 +268,12 @@ def test_launches_of_a_small_model(monkeypatch):
     found = costs.on_gpu("gated")
     assert found["launches"] > 20
     assert found["bytes"] > 100_000
+
+
+def test_gpu_code_that_cannot_be_generated_is_left_out_unless_it_was_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(device, "why_not", lambda: "torch is 3.1.0")
+    progress = Progress(quiet=False)
+    assert studies.parts(studies._parser().parse_args([]), progress) == ["trainings", "counts", "latency"]
+    assert "the part gpu is left out: torch is 3.1.0" in capsys.readouterr().err
+    with pytest.raises(UserError, match="torch is 3.1.0"):
+        studies.parts(studies._parser().parse_args(["--parts", "gpu"]), progress)
