@@ -62,7 +62,14 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=positive, metavar="N", help=f"trainings of a design (default {SEEDS}, of --quick {QUICK_SEEDS})"
     )
     add("--steps", type=positive, metavar="N", help=f"of a training (default {RECIPE.steps}, of --quick {QUICK.steps})")
-    add("--only", nargs="+", choices=DESIGNS, default=[*DESIGNS], metavar="DESIGN", help=f"{', '.join(DESIGNS)}")
+    add(
+        "--only",
+        nargs="+",
+        choices=DESIGNS,
+        default=[*DESIGNS],
+        metavar="DESIGN",
+        help=f"of {', '.join(map(repr, DESIGNS))}",
+    )
     add("--parts", nargs="+", choices=[*PARTS, "none"], metavar="PART", help=f"{', '.join(PARTS)}, or none: see --json")
     add("--quick", action="store_true", help="small models and few steps, and nothing is compiled")
     add("--json", metavar="FILE", help="results, which a later command continues or shows; - for standard output")

@@ -14,7 +14,7 @@ from mvc import MambaVision, create_model
 from mvc.errors import UserError
 from mvc.model.config import MambaVisionConfig, get_config
 
-PUBLISHED = "concat, last half"  # the model that both studies share
+PUBLISHED = "published"  # concat and last half: the model that both studies share
 
 
 @dataclasses.dataclass(frozen=True)
