@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__, epilog=EXAMPLES)
     add = made.add_argument
     add("--data", type=Path, metavar="DIR", help="a folder of images for each class (default scikit-learn's digits)")
-    add("--images", type=positive, metavar="N", help=f"at most so many images of DIR (default {MOST:,})")
+    add("--images", type=positive, metavar="N", help=f"at most so many images (default {MOST:,})")
     add(
         "--seeds", type=positive, metavar="N", help=f"trainings of a design (default {SEEDS}, of --quick {QUICK_SEEDS})"
     )

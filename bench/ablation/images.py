@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mvc.errors import UserError
 from mvc.images.folder import list_images
 from mvc.model.image import load_image, to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DIGITS = "scikit-learn's digits"
 LEAST = 20  # images: fewer are not worth a split
@@ -52,35 +54,41 @@ def read(folder: Path | None, *, side: int, most: int) -> Images:
 
     Args:
         folder: one folder for each class, or None for scikit-learn's 1,797 digits of 8 x 8.
-        most: of a folder with more images, so many are drawn, always the same.
+        most: where there are more images, so many are drawn, always the same.
 
     Raises:
-        UserError: scikit-learn is not installed, or the folder or an image cannot be used.
+        UserError: scikit-learn or Pillow is not installed, or the folder or an image cannot be used.
     """
-    source, images, labels = _digits() if folder is None else _folder(folder, most)
+    source, load, labels = _digits() if folder is None else _folder(folder)
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:most].sort().values.tolist()
+    labels = [labels[index] for index in drawn]
     if len(labels) < LEAST or len(set(labels)) < 2:
         raise UserError(f"{source}: {len(labels)} images of {len(set(labels))} classes; a study needs {LEAST} of two")
-    pixels = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in images])
-    return Images(
-        source, torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), max(labels) + 1
-    )
+    pixels = torch.from_numpy(np.stack([_resized(load(index), side) for index in drawn]))
+    return Images(source, pixels.permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), max(labels) + 1)
 
 
-def _digits() -> tuple[str, Iterable[Image.Image], list[int]]:
+def _resized(image: Image.Image, side: int) -> np.ndarray:
+    """uint8 (side, side, 3)."""
+    from PIL import Image
+
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _digits() -> tuple[str, Callable[[int], Image.Image], list[int]]:
     try:
+        from PIL import Image
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UserError(
-            "the built-in images are scikit-learn's digits, and it is not installed: "
+            f"the built-in images are scikit-learn's digits, and {error.name} is not installed: "
             "pip install 'mvc-mambavision[studies]', or give a folder of images by --data"
         ) from error
     pixels, labels = load_digits(return_X_y=True)
     grey = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    return DIGITS, (to_rgb(Image.fromarray(each)) for each in grey), labels.tolist()
+    return DIGITS, lambda index: to_rgb(Image.fromarray(grey[index])), labels.tolist()
 
 
-def _folder(root: Path, most: int) -> tuple[str, Iterator[Image.Image], list[int]]:
+def _folder(root: Path) -> tuple[str, Callable[[int], Image.Image], list[int]]:
     found = list_images(root)
-    drawn = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:most].sort().values.tolist()
-    images = (load_image(found.file(index)) for index in drawn)
-    return str(root.name), images, [found.labels[index] for index in drawn]
+    return root.name, lambda index: load_image(found.file(index)), list(found.labels)

@@ -116,7 +116,7 @@ def test_too_few_images_are_refused(folder):
 
 def test_the_digits_of_scikit_learn():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    found = images.read(None, side=32, most=100)
+    found = images.read(None, side=32, most=2000)
     assert (found.pixels.shape, found.classes) == ((1797, 3, 32, 32), 10)
     assert found.pixels.max() == 255
 
