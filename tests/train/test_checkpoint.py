@@ -220,6 +220,6 @@ def test_export_and_evaluation_take_it_by_its_name(dataset, whole, tmp_path, cap
     scored = ["--data", str(dataset / "val"), "--no-compile", "--workers", "0", "--json", str(target), "--quiet"]
     assert evaluate([*weights, *scored]) == 0
     last = json.loads(epochs(whole)[-1])
-    assert last["average"]["top_1"] == pytest.approx(json.loads(target.read_text())["top_1"], abs=1e-9)
+    assert last["average"]["top_1"] == pytest.approx(json.loads(target.read_text())["result"]["top_1"], abs=1e-9)
     assert export([*weights, "--variant", "T", "--output", str(file)]) == 2
     assert "leave the variant out" in capsys.readouterr().err
