@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mvc import cli
+from mvc import cli, files
 from mvc.cli import DTYPES, exit_status, positive, write_json
 from mvc.compile.limits import machine_limits
 from mvc.errors import UserError
@@ -91,6 +91,8 @@ def _run(args: argparse.Namespace) -> int:
     _require_packages()
     if args.plot:
         plot.check(Path(args.plot))
+    if args.json and args.json != "-":
+        files.require_folder(Path(args.json), "--json")
     with joined(cli.device(args.device)) as processes, machine_limits():
         progress = Progress(quiet=args.quiet or not processes.first)
         sources, config = _sources(args)
@@ -112,7 +114,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, step: Step, sources: Sources, progress: Progress) -> int:
     folder, processes = Path(args.output), step.processes
-    given = checkpoint.setting(step, names=sources.train.names, images=sources.train.fingerprint())
+    images = processes.from_first(sources.train.fingerprint)
+    given = checkpoint.setting(step, names=sources.train.names, images=images)
     position = processes.from_first(lambda: _prepared(folder, resume=args.resume))
     if args.resume and processes.from_first(lambda: checkpoint.exists(folder)):
         position, notes = checkpoint.load(folder, step, given)
@@ -137,6 +140,7 @@ def _prepared(folder: Path, *, resume: bool) -> Position:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make --output {folder}: {error.strerror}; name another folder") from error
+    files.require_folder(folder / checkpoint.LAST, "--output")
     return Position()
 
 

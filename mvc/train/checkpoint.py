@@ -58,11 +58,12 @@ def setting(step: Step, *, names: tuple[str, ...], images: str) -> dict[str, Any
     return {**recipe, **own, "classes": list(names), OPAQUE: images}
 
 
-def save(folder: Path, step: Step, position: Position, given: Mapping[str, Any]) -> None:
+def save(folder: Path, step: Step, position: Position, given: Mapping[str, Any], *, best: bool = False) -> None:
     """Write `last.pt`; the one before becomes `previous.pt`. All processes call it, and the first one writes.
 
     Args:
         given: what `setting` returned.
+        best: whether it becomes `best.pt` too.
 
     Raises:
         UserError: the file cannot be written.
@@ -79,12 +80,7 @@ def save(folder: Path, step: Step, position: Position, given: Mapping[str, Any])
         "position": dataclasses.asdict(position),
         "random": processes.gather(random_states(processes.device)),
     }
-    processes.from_first(lambda: _write(folder, contents))
-
-
-def keep_best(folder: Path) -> None:
-    """Keep what `last.pt` holds as `best.pt`."""
-    _link(folder / LAST, folder / BEST)
+    processes.from_first(lambda: _write(folder, contents, best=best))
 
 
 def load(folder: Path, step: Step, given: Mapping[str, Any]) -> tuple[Position, list[str]]:
@@ -136,11 +132,13 @@ def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def _write(folder: Path, contents: dict[str, Any]) -> None:
+def _write(folder: Path, contents: dict[str, Any], *, best: bool) -> None:
     last = folder / LAST
     try:
         with files.replacing(last) as partial:
             torch.save(contents, partial)
+            if best:  # first: a kill after it leaves a training that comes to the same checkpoint once more
+                _link(partial, folder / BEST)
             if last.exists():
                 _link(last, folder / PREVIOUS)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer met a full disk

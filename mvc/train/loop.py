@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import itertools
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from mvc.evaluate.counts import Counts
 from mvc.evaluate.evaluation import duration
-from mvc.images.folder import ImageFolder
+from mvc.images.folder import ImageFolder, listed
 from mvc.images.loading import Images, read
 from mvc.model.image import preprocess
 from mvc.progress import Progress
@@ -50,11 +51,18 @@ class Sources:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Of all images of a validation: the shares whose class is the first, and among the first five; the mean loss."""
+    """Of a validation.
+
+    Attributes:
+        top_1, top_5: shares of all images, those whose class has the highest score, or one of the five highest.
+        loss: the mean cross-entropy of the images that could be read.
+        unreadable: the other images, by their paths from the folder on.
+    """
 
     top_1: float
     top_5: float
     loss: float
+    unreadable: list[str]
 
 
 def training_batches(step: Step, sources: Sources, *, start: int) -> Iterator[list[Batch]]:
@@ -78,7 +86,7 @@ def training_batches(step: Step, sources: Sources, *, start: int) -> Iterator[li
 def validate(step: Step, sources: Sources, of: Literal["weights", "average"]) -> Accuracy:
     """Score all images of the validation folder once; each process scores its share, in equally many batches.
 
-    An image that cannot be read counts as wrong: it is in the number of images, and in no count.
+    An image that cannot be read counts as wrong.
     """
     config, processes, folder = step.model.config, step.processes, sources.validation
     images = Images(folder, range(len(folder.names)), functools.partial(preprocess, config=config))
@@ -89,7 +97,7 @@ def validate(step: Step, sources: Sources, of: Literal["weights", "average"]) ->
     ]
     shape = (sources.rows, config.in_chans, config.image_size, config.image_size)
     counts = Counts.none(config.num_classes, processes.device)
-    loss = torch.zeros((), dtype=torch.float64, device=processes.device)
+    loss, unreadable = torch.zeros((), dtype=torch.float64, device=processes.device), []
     pin = processes.device.type == "cuda"
     for batch in read(images, own, shape=shape, workers=sources.workers, pin=pin):
         rows = [
@@ -98,11 +106,13 @@ def validate(step: Step, sources: Sources, of: Literal["weights", "average"]) ->
         pixels, labels, present = rows
         scores = step.scores(of, pixels).float()
         counts.count(scores, labels, present)
+        unreadable += [each.path for each in batch.unreadable]
         loss += (F.cross_entropy(scores, labels, reduction="none") * present).sum()
     for tensor in (*counts.tensors().values(), loss):
         processes.add(tensor)
     hits = [int(tensor.sum()) / len(folder) for tensor in (counts.correct, counts.within_five)]
-    return Accuracy(*hits, float(loss) / max(counts.images, 1))
+    lost = sorted(itertools.chain(*processes.gather(unreadable)))
+    return Accuracy(*hits, float(loss) / max(counts.images, 1), lost)
 
 
 class Training:
@@ -138,18 +148,21 @@ class Training:
             UserError: the loss is not finite, an image cannot be read, or a checkpoint cannot be written.
         """
         found = training_batches(self.step, self.sources, start=self.position.updates)
-        total, started, said = self.step.recipe.all_epochs * self.order.updates, time.perf_counter(), -math.inf
-        first, before = self.position.updates, time.perf_counter()
+        first, total = self.position.updates, self.step.recipe.all_epochs * self.order.updates
+        before = started = said = time.perf_counter()
         for number in range(first, total):
             epoch, update = divmod(number, self.order.updates)
             parts = next(found)
             read = time.perf_counter()
-            result = self.step.update(parts, images=self.order.counted(update), epoch=epoch, number=number)
+            with self.progress.step("first update, which compiles") if number == first else nullcontext():
+                result = self.step.update(parts, images=self.order.counted(update), epoch=epoch, number=number)
             now = time.perf_counter()
             self.position.updates = number + 1
             self._log_update(number, result, seconds=now - before, waited=read - before)
+            if number == first:
+                started = said = now  # what is compiled once tells nothing of the rest
             if now - said >= INTERVAL:
-                left = (now - started) / (number + 1 - first) * (total - number - 1)
+                left = (now - started) / (number - first) * (total - number - 1)
                 self._say_update(number, result, rate=self.order.batch / (now - before), left=left)
                 said = now
             if update + 1 == self.order.updates:
@@ -167,32 +180,32 @@ class Training:
             "weights": dataclasses.asdict(weights),
             "average": dataclasses.asdict(average),
         }
+        if weights.unreadable:
+            self.progress.say(
+                f"{len(weights.unreadable)} images cannot be read and count as wrong: {listed(weights.unreadable)}"
+            )
         top_1 = max(weights.top_1, average.top_1)
         is_best, self.position.best = top_1 > self.position.best, max(top_1, self.position.best)
         if self.log:
             self.log.computed({"kind": "epoch", **facts})
-        self._save()
-        if is_best and self.step.processes.first:
-            checkpoint.keep_best(self.folder)
+        self._save(best=is_best)
         self.progress.say(
             f"epoch {epoch + 1}: top-1 {weights.top_1:.2%}, top-5 {weights.top_5:.2%}; of the average "
             f"{average.top_1:.2%}, {average.top_5:.2%}{', the best so far' if is_best else ''}"
         )
         return facts
 
-    def _save(self) -> None:
+    def _save(self, *, best: bool = False) -> None:
         if self.log:
             self.position.log = self.log.lengths()
-        checkpoint.save(self.folder, self.step, self.position, self.given)
+        checkpoint.save(self.folder, self.step, self.position, self.given, best=best)
 
     def _log_update(self, number: int, result: Update, *, seconds: float, waited: float) -> None:
         if not self.log:
             return
-        epoch = number / self.order.updates
+        epoch, images = number / self.order.updates, self.order.counted(number % self.order.updates)
         self.log.computed({"kind": "update", "update": number + 1, "epoch": epoch, **result._asdict()})
-        self.log.timed(
-            {"update": number + 1, "epoch": epoch, "seconds": seconds, "waited": waited, "images": self.order.batch}
-        )
+        self.log.timed({"update": number + 1, "epoch": epoch, "seconds": seconds, "waited": waited, "images": images})
 
     def _say_update(self, number: int, result: Update, *, rate: float, left: float) -> None:
         epoch, update = divmod(number, self.order.updates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from mvc.compile import torch_private
 from mvc.compile.compiler import compile_model
 from mvc.errors import UserError
 from mvc.model.module import MambaVision
@@ -151,7 +153,7 @@ class Step:
         images, labels, weights = (tensor.to(device, non_blocking=True) for tensor in batch)
         images, targets = self._mix(images, labels)
         expected = self.scores("average", images).float() if self.recipe.distils(epoch) else None
-        with self._mixed_precision():
+        with self._mixed_precision(), _compile_failures():
             scores = self._forward(images).float()
         losses = F.cross_entropy(scores, targets, reduction="none")
         if expected is not None:
@@ -186,12 +188,23 @@ class Step:
         return torch.autocast(self.processes.device.type, self.execution.dtype, enabled=mixed)
 
     def _require_finite(self, result: Update, epoch: int, number: int) -> None:
-        if not (torch.isfinite(torch.tensor(result[:2])).all()):
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise UserError(
                 f"the loss is {result.loss} and the norm of the gradients {result.gradient_norm} in epoch {epoch + 1}, "
                 f"update {number + 1}, at the learning rate {result.rate:.3g}; nothing was changed by this update. "
                 "Begin again with a lower --lr or a longer --warmup-epochs, or with --dtype float32"
             )
+
+
+@contextlib.contextmanager
+def _compile_failures() -> Iterator[None]:
+    """Turn the error of a missing or broken compiler into one sentence with its remedy."""
+    try:
+        yield
+    except Exception as error:
+        if (reason := torch_private.compile_failure(error)) is not None:
+            raise UserError(f"compilation failed: {reason}; --backend eager needs no compiler") from error
+        raise
 
 
 def _distance(scores: Tensor, expected: Tensor) -> Tensor:
