@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -26,6 +27,10 @@ Backend = Literal["mvc", "inductor", "eager"]
 
 # Of the distance between the scores of the weights and of their average: train.py of the published configurations.
 TEMPERATURE, DISTANCE_WEIGHT = 3.0, 50.0
+
+# The argument by which each process keeps its buffers in a forward, which torch renamed in 2.14.
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+OWN_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +174,7 @@ class Step:
             forward = torch.compile(forward, backend=backend, fullgraph=True, dynamic=False)
         if processes.count > 1:
             # Buffers are averaged after each update, so that all images count in the statistics of BatchNorm.
-            forward = DistributedDataParallel(forward, broadcast_buffers=False)
+            forward = DistributedDataParallel(forward, **{OWN_BUFFERS: False})
         return forward
 
     @contextlib.contextmanager
