@@ -121,39 +121,36 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
         load_weights(model, args.weights, ema=args.ema)  # logs the licence and the like as warnings
     here = _setting(args, model, data, work)
     state = _state(args, here, data, processes)
-    score, compilation = _compiled(args, model, work, progress)
-    seconds = compilation.seconds if compilation else 0.0
     if args.dry_run:
+        score, compilation = _compiled(args, model, work, progress)
         with progress.step("measuring"):
+            seconds = compilation.seconds if compilation else 0.0
             found = plan(score, model, work, classes=data.config.num_classes, compile_seconds=seconds)
-        if processes.first:
-            _print(found, args.json)
+        _print(found, args.json, processes)
         return 0
+    compilation = None
     if state.done:
         progress.say(f"going on after {state.done:,} of {len(data.folder):,} images, from {args.state}")
-    keep = (lambda state: states.save(state, here, Path(args.state))) if args.state else (lambda state: None)
-    evaluate(score, work, state, progress=progress, keep=keep)
-    if processes.first:
-        found = Results(
-            environment=surroundings,
-            config=data.config,
-            weights=args.weights,
-            ema=args.ema,
-            dtype=args.dtype,
-            how=here["computed by"],
-            graphs=len(compilation.graphs) if compilation else 0,
-            compile_seconds=seconds,
-            processes=processes.count,
-            batch=work.shape[0],
-            workers=work.workers,
-            folder=data.folder,
-            classes=data.classes,
-            names=data.names,
-            state=state,
-        )
-        _print(found, args.json)
-        if args.plot:
-            picture.confusion(state.counts, data.names, Path(args.plot), title=found.title)
+    if state.done < len(data.folder):
+        score, compilation = _compiled(args, model, work, progress)
+        keep = (lambda state: states.save(state, here, Path(args.state))) if args.state else (lambda state: None)
+        evaluate(score, work, state, progress=progress, keep=keep)
+    if not state.counts.images:
+        raise UserError(f"none of the {len(data.folder):,} images can be read: {state.unreadable[0].reason}")
+    found = Results(
+        environment=surroundings,
+        config=data.config,
+        weights=args.weights,
+        ema=args.ema,
+        how=here["computed by"],
+        compilation=compilation,
+        work=work,
+        names=data.names,
+        state=state,
+    )
+    _print(found, args.json, processes)
+    if args.plot and processes.first:
+        picture.confusion(state.counts, data.names, Path(args.plot), title=found.title)
     return 1 if state.unreadable else 0
 
 
@@ -243,7 +240,9 @@ def _compiled(
         return compile_model(model, work.inputs(torch.zeros(work.shape)), options={"frozen": True})
 
 
-def _print(found: Plan | Results, json: str | None) -> None:
+def _print(found: Plan | Results, json: str | None, processes: Processes) -> None:
+    if not processes.first:
+        return
     if json != "-":
         print(found)
     if json:

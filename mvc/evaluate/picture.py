@@ -34,24 +34,28 @@ def confusion(counts: Counts, names: Sequence[str], path: Path, *, title: str) -
     """
     from matplotlib.figure import Figure
 
-    shown = counts.confusion.sum(1).nonzero().flatten()  # the classes that have images
     figure = Figure(figsize=(16, 8.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
-    _draw_matrix(left, counts.confusion, shown, names)
+    _draw_matrix(left, counts, names)
     _draw_worst(right, counts.confusion, names)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     save(figure, path)
 
 
-def _draw_matrix(axes: Axes, confusion: Tensor, shown: Tensor, names: Sequence[str]) -> None:
-    """The shares, on a scale on which a few per cent are seen."""
+def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
+    """The shares among the classes that have images, on a scale on which a few per cent are seen."""
     from matplotlib.colors import PowerNorm
 
-    together = -(-max(len(shown), 1) // MOST_CELLS)
-    cells = binned(confusion[shown][:, shown], together)
-    drawn = axes.imshow(100 * cells, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=100), interpolation="nearest")
+    shown = counts.per_class.nonzero().flatten()
+    among = counts.confusion[shown][:, shown]
+    together = -(-len(shown) // MOST_CELLS)
+    cells = binned(among, counts.per_class[shown], together)
+    drawn = axes.imshow(
+        100 * cells.numpy(), cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=100), interpolation="nearest"
+    )
     axes.figure.colorbar(drawn, ax=axes, label="% of the true class's images", ticks=(0, 1, 5, 20, 50, 100), shrink=0.8)
-    axes.set_xlabel("taken for")
+    elsewhere = int(counts.confusion.sum() - among.sum())
+    axes.set_xlabel(f"taken for; {elsewhere:,} images for classes that have none here" if elsewhere else "taken for")
     axes.set_ylabel("true class")
     if len(shown) <= MOST_NAMED:
         _name(axes, cells, [_short(names[index]) for index in shown.tolist()])
@@ -94,13 +98,18 @@ def _draw_worst(axes: Axes, confusion: Tensor, names: Sequence[str]) -> None:
         axes.text(0.5, 0.5, "no class is taken for another", ha="center")
 
 
-def binned(confusion: Tensor, together: int) -> Tensor:
-    """Shares (cells, cells) of the images of so many neighbouring classes by the neighbours that they are taken for."""
+def binned(confusion: Tensor, images: Tensor, together: int) -> Tensor:
+    """Shares (cells, cells) of the images of so many neighbouring classes by the neighbours that they are taken for.
+
+    Args:
+        confusion: (classes, classes) int64.
+        images: (classes,) int64, all that the shares are of.
+    """
     size = -(-len(confusion) // together)
     group = torch.arange(len(confusion)) // together
-    cells = torch.zeros(size, size, dtype=torch.int64)
+    cells, totals = torch.zeros(size, size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
     cells.index_put_((group[:, None].expand_as(confusion), group.expand_as(confusion)), confusion, accumulate=True)
-    return cells / cells.sum(1, keepdim=True).clamp(min=1)
+    return cells / totals.index_add_(0, group, images)[:, None]
 
 
 def most_confused(confusion: Tensor) -> list[tuple[int, int, int]]:

@@ -76,7 +76,7 @@ class Plan:
             ("parameters", f"{_size(self.parameter_bytes)} of that memory"),
             (
                 "readers",
-                f"{worker} beside it for each process that reads, {_size(self.waiting_bytes)} for their batches",
+                f"{worker} more for each process that reads, {_size(self.waiting_bytes)} for their batches",
             ),
             ("measured on", f"{self.measured:,} images"),
         ]

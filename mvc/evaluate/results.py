@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from mvc.cli import finite
+from mvc.compile.compiler import CompileReport
 from mvc.evaluate.counts import Counts
-from mvc.evaluate.evaluation import duration
+from mvc.evaluate.evaluation import Work, duration
 from mvc.evaluate.state import State
 from mvc.images.folder import ImageFolder
 from mvc.measure.environment import Environment
 from mvc.model.config import MambaVisionConfig
 from mvc.table import tabulate
 
-SHOWN = 10  # classes, and files, in the table
+SHOWN = 10  # classes, and unreadable images, in the table
+FILES = 3  # that are no images, in the table
 CONFUSED = 3  # classes that a class is most often taken for
 
 
@@ -29,14 +30,9 @@ class Results:
         config: the variant, and how its images are prepared.
         weights: where they come from.
         ema: whether they are the moving average.
-        dtype: of the parameters.
-        how: what computed the scores.
-        graphs: that were compiled; 0 in eager mode.
-        compile_seconds: of the first call; 0 in eager mode.
-        processes: of this run.
-        batch, workers: as they were in use.
-        folder: the images.
-        classes: the class index of each class folder.
+        how: what computed the scores, and on which kind of device.
+        compilation: of this run; None in eager mode, or where nothing was left to score.
+        work: the images and how they were read.
         names: of all classes, for people.
         state: the counts of all images.
     """
@@ -45,17 +41,19 @@ class Results:
     config: MambaVisionConfig
     weights: str
     ema: bool
-    dtype: str
     how: str
-    graphs: int
-    compile_seconds: float
-    processes: int
-    batch: int
-    workers: int
-    folder: ImageFolder
-    classes: tuple[int, ...]
+    compilation: CompileReport | None
+    work: Work
     names: tuple[str, ...]
     state: State
+
+    @property
+    def folder(self) -> ImageFolder:
+        return self.work.images.folder
+
+    @property
+    def dtype(self) -> str:
+        return str(self.work.dtype).removeprefix("torch.")
 
     @property
     def images_per_second(self) -> float:
@@ -86,9 +84,8 @@ class Results:
         if unscored := int(counts.not_finite.sum()):
             rows.append(("not finite", f"{unscored:,} images have scores that are not finite and count as wrong"))
         if folder.others:
-            rows.append(
-                ("other files", f"{len(folder.others):,}, which no ending marks as images: {_some(folder.others)}")
-            )
+            some = ", ".join(folder.others[:FILES])
+            rows.append(("other files", f"{len(folder.others):,}, whose names do not end as an image's: {some}"))
         if self.state.unreadable:
             number = len(self.state.unreadable)
             rows.append(("unreadable", f"{number:,} images, which are left out of all figures:"))
@@ -125,11 +122,11 @@ class Results:
                 "correct": correct,
                 "within_five": within_five,
                 "not_finite": not_finite,
-                "top_1": finite(correct / images) if images else None,
-                "top_5": finite(within_five / images) if images else None,
+                "top_1": correct / images if images else None,
+                "top_5": within_five / images if images else None,
                 "confused_with": self._confused_with(counts, index),
             }
-            for index, folder in sorted(zip(self.classes, self.folder.names, strict=True))
+            for index, folder in sorted(zip(self.work.images.classes, self.folder.names, strict=True))
             for images, correct, within_five, not_finite in [figures[index]]
         ]
 
@@ -154,8 +151,8 @@ class Results:
                 "ema": self.ema,
                 "dtype": self.dtype,
                 "computed_by": self.how,
-                "graphs": self.graphs,
-                "compile_seconds": self.compile_seconds,
+                "graphs": len(self.compilation.graphs) if self.compilation else None,
+                "compile_seconds": self.compilation.seconds if self.compilation else None,
             },
             "preprocessing": {name: getattr(config, name) for name in fields},
             "data": {
@@ -170,20 +167,20 @@ class Results:
                 "correct": int(counts.correct.sum()),
                 "within_five": int(counts.within_five.sum()),
                 "not_finite": int(counts.not_finite.sum()),
-                "top_1": finite(counts.top_1),
-                "top_5": finite(counts.top_5),
+                "top_1": counts.top_1,
+                "top_5": counts.top_5,
                 "seconds": self.state.seconds,
                 "images_per_second": self.images_per_second,
-                "processes": self.processes,
-                "batch": self.batch,
-                "workers": self.workers,
+                "processes": self.work.processes.count,
+                "batch": self.work.shape[0],
+                "workers": self.work.workers,
             },
             "classes": self._per_class(),
         }
 
 
 def _accuracy(share: float, hits: torch.Tensor, counts: Counts) -> str:
-    return f"{100 * share:.2f} % ({int(hits.sum()):,} of {counts.images:,} images)" if counts.images else "no images"
+    return f"{100 * share:.2f} % ({int(hits.sum()):,} of {counts.images:,} images)"
 
 
 def _taken(figures: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def setting(
         "dtype": dtype,
         "batch": str(batch),
         "computed by": how,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own otherwise, which is no plain data
         "Pillow": PIL.__version__,
     }
 
