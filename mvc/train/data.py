@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mvc.errors import UserError
 from mvc.images.folder import ImageFolder
+from mvc.images.loading import worker_failures
 from mvc.model.config import MambaVisionConfig
 from mvc.model.image import load_image
 from mvc.train.recipe import Recipe
@@ -143,7 +144,8 @@ def batches(images: TrainingImages, sampler: Batches, *, workers: int, pin: bool
         images, batch_sampler=sampler, num_workers=workers, collate_fn=together, pin_memory=pin, generator=own
     )
     try:
-        yield from loader
+        with worker_failures():
+            yield from loader
     except UserError as error:
         raise UserError(str(error).rpartition(RAISED)[2].strip()) from error
 

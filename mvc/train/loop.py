@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
+from mvc.cli import finite
 from mvc.evaluate.counts import Counts
 from mvc.evaluate.evaluation import duration
 from mvc.images.folder import ImageFolder, listed
@@ -55,13 +56,13 @@ class Accuracy:
 
     Attributes:
         top_1, top_5: shares of all images, those whose class has the highest score, or one of the five highest.
-        loss: the mean cross-entropy of the images that could be read.
+        loss: the mean cross-entropy of the images that could be read; None where it is not finite.
         unreadable: the other images, by their paths from the folder on.
     """
 
     top_1: float
     top_5: float
-    loss: float
+    loss: float | None
     unreadable: list[str]
 
 
@@ -112,7 +113,7 @@ def validate(step: Step, sources: Sources, of: Literal["weights", "average"]) ->
         processes.add(tensor)
     hits = [int(tensor.sum()) / len(folder) for tensor in (counts.correct, counts.within_five)]
     lost = sorted(itertools.chain(*processes.gather(unreadable)))
-    return Accuracy(*hits, float(loss) / max(counts.images, 1), lost)
+    return Accuracy(*hits, finite(float(loss) / max(counts.images, 1)), lost)
 
 
 class Training:

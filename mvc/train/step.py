@@ -196,7 +196,7 @@ class Step:
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise UserError(
                 f"the loss is {result.loss} and the norm of the gradients {result.gradient_norm} in epoch {epoch + 1}, "
-                f"update {number + 1}, at the learning rate {result.rate:.3g}; nothing was changed by this update. "
+                f"update {number + 1}, at the learning rate {result.rate:.3g}; the optimiser did not take it. "
                 "Begin again with a lower --lr or a longer --warmup-epochs, or with --dtype float32"
             )
 
