@@ -99,9 +99,10 @@ def _run(args: argparse.Namespace) -> int:
         recipe = recipe_of(config, _given(args))
         config = dataclasses.replace(config, drop_path_rate=recipe.drop_path, crop=recipe.crop)
         execution = _execution(args, config, processes)
-        sources = dataclasses.replace(sources, rows=args.rows or _rows(recipe, execution, processes))
+        rows = _rows(recipe, execution, processes)
+        sources = dataclasses.replace(sources, rows=args.rows or rows)
         torch.manual_seed(recipe.seed)
-        model = _model(args, config, processes, progress)
+        model = _model(args, config, processes)
         updates = sources.order(recipe).updates
         step = Step(model, recipe, execution, processes, updates=updates)
         _seed(recipe, processes)
@@ -200,16 +201,12 @@ def _rows(recipe: Recipe, execution: Execution, processes: Processes) -> int:
     return rows
 
 
-def _model(
-    args: argparse.Namespace, config: MambaVisionConfig, processes: Processes, progress: Progress
-) -> MambaVision:
+def _model(args: argparse.Namespace, config: MambaVisionConfig, processes: Processes) -> MambaVision:
     """With random weights, or with those of a checkpoint, whose head is left out where it is for other classes."""
     model = create_model(config, device=processes.device)
     if args.weights:
         head = "strict" if num_classes(args.weights) == config.num_classes else "reset"
-        loaded = load_weights(model, args.weights, head=head)
-        for note in loaded.notes:
-            progress.say(note)
+        load_weights(model, args.weights, head=head)  # logs the licence and a head left out as warnings
     return model
 
 

@@ -12,7 +12,6 @@ from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils import _pytree as pytree
 
 from mvc.model.module import MambaVision
 from mvc.processes import Processes
@@ -46,8 +45,16 @@ def _compiled(forward: Callable[[Tensor], Tensor], backend: str) -> Callable[[Te
 
 
 def whole(tree: Any) -> Any:
-    """The same with every sharded tensor gathered; all processes call it."""
-    return pytree.tree_map_only(DTensor, lambda tensor: tensor.full_tensor(), tree)
+    """A tensor, or dicts and lists of some, with every sharded one gathered; all processes call it."""
+    return _changed(tree, lambda tensor: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+
+
+def _changed(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {name: _changed(entry, change) for name, entry in tree.items()}
+    return [_changed(entry, change) for entry in tree] if isinstance(tree, list) else tree
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -65,7 +72,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
     timm's LAMB counts its steps in the parameter groups, which `torch.distributed.checkpoint` does not take for state.
     """
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor.cpu(), whole(optimizer.state_dict()))
+    return _changed(whole(optimizer.state_dict()), lambda tensor: tensor.cpu())
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

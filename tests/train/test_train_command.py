@@ -98,7 +98,10 @@ def test_weights_of_as_many_classes_keep_their_head(dataset, tmp_path):
 ERRORS = {
     "no variant of that name": (["--variant", "X"], "unknown variant 'X'"),
     "a batch that cannot be shared": (["--batch", "9", "--accumulate", "2"], "--batch is 9, which 1 processes"),
-    "an odd number to mix": (["--batch", "9"], "mixup and cutmix pair the images of a process, of which there are 9"),
+    "an odd number to mix": (
+        ["--batch", "9", "--rows", "4"],
+        "mixup and cutmix pair the images of a process, of which there are 9",
+    ),
     "one process to spread over": (["--fsdp"], "--fsdp spreads weights over processes, and there is one"),
     "an unusable value": (["--smoothing", "1.5"], "--smoothing is 1.5; it must be a number from 0 to below 1"),
     "no such weights": (["--weights", "none.pth"], "cannot open source 'none.pth'"),
