@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -61,9 +62,7 @@ class Work:
         return moved.to(self.dtype, memory_format=torch.channels_last)
 
 
-def evaluate(
-    score: Score, work: Work, state: State, *, progress: Progress, keep: Callable[[State], None] = lambda state: None
-) -> None:
+def evaluate(score: Score, work: Work, state: State, *, progress: Progress, keep: Callable[[State], None]) -> None:
     """Score all images that `state` does not cover yet, and bring it up to date.
 
     The processes score a number of batches each, a round; then their counts are added up and the first process keeps
@@ -93,8 +92,12 @@ def evaluate(
         if processes.first:
             keep(state)
             progress.say(_line(state, len(work.images)))
-        growing = min(GROWTH * steps, max(1, int(INTERVAL * steps / seconds)))
-        steps = processes.from_first(lambda steps=growing: steps)
+        steps = processes.from_first(functools.partial(_steps_of_an_interval, steps, seconds))
+
+
+def _steps_of_an_interval(steps: int, seconds: float) -> int:
+    """How many batches the next round has, where so many took so long."""
+    return min(GROWTH * steps, max(1, int(INTERVAL * steps / seconds)))
 
 
 def score_batch(score: Score, work: Work, batch: Batch, counts: Counts, unreadable: list[Unreadable]) -> None:

@@ -12,6 +12,7 @@ from places import ROOT
 
 from mvc.evaluate.__main__ import main
 from mvc.evaluate.counts import Counts
+from mvc.evaluate.evaluation import duration
 from mvc.images.classes import imagenet_synsets
 from mvc.model.image import load_image, preprocess
 from mvc.model.module import create_model
@@ -122,6 +123,10 @@ def test_compiled_counts_are_the_same_and_one_graph_serves_the_last_batch(given,
     assert facts["model"]["computed_by"] == "mvc, frozen, cpu"
 
 
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+
+
 # Ends as by `kill -9` where the state of the third round lies under another name and is not renamed yet.
 KILLED = """
 import itertools, os, signal, sys
@@ -171,19 +176,10 @@ def test_a_state_of_something_else_is_refused(given, tmp_path, capsys, more, mes
 
 def test_two_processes_count_what_one_counts(given, expected, tmp_path):
     """23 images in batches of 4: six batches, the last of three images, in two processes."""
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-addr",
-        "127.0.0.1",
-        "--master-port",
-        "0",
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     path = tmp_path / "two.json"
     words = [*launch, "-m", "mvc.evaluate", *arguments(given, "--no-compile", "--json", str(path))]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    done = run(*words)
     assert done.returncode == 0, done.stderr
     facts = json.loads(path.read_text())
     assert_counts(facts, expected)
@@ -273,7 +269,6 @@ ERRORS = {
     "too few classes": (["--data", "{tmp}/few"], "there are 2 class folders (a, b) and the weights have 10 classes"),
     "no weights": (["--weights", "{tmp}/none.pth"], "cannot open source"),
     "no moving average": (["--ema"], "holds no moving average"),
-    "another variant": (["--variant", "T"], "these are tiny weights, and the model is T"),
     "unknown variant": (["--variant", "Q"], "unknown variant 'Q'"),
     "no head": (["--weights", "{tmp}/headless.pth"], "has no head"),
     "names": (["--classes", "{tmp}/names.txt"], "--classes names 1 classes and the weights have 10"),
@@ -294,6 +289,27 @@ def test_wrong_input_is_one_sentence(case, given, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_the_confusion_is_drawn(given, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib, of the extra `plot`, is not installed")
+    assert main(arguments(given, "--no-compile", "--plot", str(tmp_path / "confusion.svg"))) == 0
+    assert "MambaVision-tiny, float32: top-1" in (tmp_path / "confusion.svg").read_text()
+
+
+def test_progress_is_told_at_each_round(given, expected, capsys):
+    assert main(arguments(given, "--no-compile", batch=1)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " images/s" in line]
+    assert [line.partition(" ")[0] for line in lines] == ["1", "5", "21", "23"], "rounds of 1, 4, 16 and the rest"
+    assert lines[-1].endswith(f"top-1 so far {100 * expected.top_1:.2f} %")
+    assert all(" s left, top-1 so far " in line for line in lines[:-1])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (60, "1 min 0 s"), (3599.5, "1 h 0 min"), (7380, "2 h 3 min")]
+)
+def test_durations_are_for_people(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_a_missing_gpu_is_said(given, capsys, monkeypatch):

@@ -17,6 +17,14 @@ def test_peak_memory_sees_an_allocation():
     assert busy.reserved is None
 
 
+def test_private_memory_is_what_no_other_process_has(tmp_path):
+    (tmp_path / "7").mkdir()
+    lines = ["Rss: 900 kB", "Shared_Clean: 500 kB", "Private_Clean: 100 kB", "Private_Dirty: 300 kB"]
+    (tmp_path / "7" / "smaps_rollup").write_text("\n".join(lines))
+    assert machine.private_memory(7, tmp_path) == 400 * 1024
+    assert machine.private_memory(8, tmp_path) is None
+
+
 def test_frequency_is_the_governors_or_else_the_processors(tmp_path):
     (tmp_path / "cpuinfo").write_text("model name\t: A CPU\ncpu MHz\t\t: 2500.5\n")
     assert machine.frequency(tmp_path / "cpuinfo", tmp_path) == 2500.5

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mvc.errors import UserError
 from mvc.model.module import create_model
-from mvc.model.weights import load_weights
+from mvc.model.weights import load_weights, num_classes
 
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 State = dict[str, Tensor]
@@ -110,6 +110,14 @@ def test_moving_average(key, model, tmp_path):
     assert_same(model.state_dict(), weights)
     load_weights(model, path, ema=True)
     assert_same(model.state_dict(), average)
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_the_number_of_classes_is_that_of_the_head(classes, tmp_path):
+    state, path = random_state(num_classes=classes), tmp_path / "weights.pth"
+    torch.save({"model_ema": state, "state_dict": random_state()}, path)
+    assert num_classes(path, ema=True) == num_classes(state) == classes
+    assert num_classes(path) == 10
 
 
 def test_no_moving_average(refuses, tmp_path):
