@@ -208,6 +208,16 @@ def test_load_weights_reads_it(whole):
     assert sum(different) > 50, "the average is another model"
 
 
+def test_a_configuration_that_cannot_be_used_is_an_error(whole):
+    contents = read(whole / "last.pt")
+    assert stored_config({"state_dict": contents["state_dict"]}) is None, "as of published weights"
+    assert stored_config(contents, "TINY").name == "tiny"
+    with pytest.raises(UserError, match=r"variant is 'T' and source state dict is of tiny; leave the variant out"):
+        stored_config(contents, "T")
+    with pytest.raises(UserError, match=r"configuration of another version of mvc \(.*'heads'"):
+        stored_config({"config": {**contents["config"], "heads": 3}})
+
+
 def test_export_and_evaluation_take_it_by_its_name(dataset, whole, tmp_path, capsys):
     from mvc.evaluate.__main__ import main as evaluate
     from mvc.export.__main__ import main as export
