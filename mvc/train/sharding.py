@@ -12,6 +12,7 @@ from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
 
 from mvc.model.module import MambaVision
 from mvc.processes import Processes
@@ -23,21 +24,24 @@ _serial = itertools.count()
 def shard(model: MambaVision, processes: Processes, *, backend: str) -> None:
     """Spread a model's weights over the processes, block by block (FSDP2), and compile each block for itself.
 
-    What the blocks exchange lies between the compiled parts.
+    What the processes exchange lies between the compiled parts. A block that is computed again in the backward is so
+    within its compiled part: around it, the checkpoint would meet other tensors the second time.
     """
     model.to(memory_format=torch.contiguous_format)  # FSDP2 asks for it
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for level in model.levels:
         for block in level.blocks:
             if backend != "eager":
-                block.forward = _compiled(block.forward, backend)
+                block.forward = _compiled(block.forward, backend, recompute=level.grad_checkpointing)
             fully_shard(block, mesh=mesh)
+        level.grad_checkpointing = level.grad_checkpointing and backend == "eager"
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
-def _compiled(forward: Callable[[Tensor], Tensor], backend: str) -> Callable[[Tensor], Tensor]:
+def _compiled(forward: Callable[[Tensor], Tensor], backend: str, *, recompute: bool) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
-        return forward(x)
+        again = recompute and torch.is_grad_enabled()
+        return checkpoint(forward, x, use_reentrant=False) if again else forward(x)
 
     # Dynamo counts graphs by code object, and each block has its own rate of stochastic depth.
     run.__code__ = run.__code__.replace(co_name=f"block_{next(_serial)}")
