@@ -91,9 +91,9 @@ def test_it_goes_on_within_an_epoch(dataset, whole, tmp_path, monkeypatch, worke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", "mvc"])
-def test_it_goes_on_after_kill_9(dataset, tmp_path, backend):
-    command = [sys.executable, "-m", "mvc.train", "--data", dataset, *SMALL, *SHORT, *SAVING, "--backend", backend]
+def test_it_goes_on_after_kill_9(dataset, tmp_path):
+    """In eager mode; with `--backend mvc` the same test takes a minute more, for the compilation."""
+    command = [sys.executable, "-m", "mvc.train", "--data", dataset, *SMALL, *SHORT, *SAVING]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([*command, "--output", tmp_path / "whole"], env=environment, check=True, capture_output=True)
     resumed = [*command, "--output", tmp_path / "killed", "--resume"]
