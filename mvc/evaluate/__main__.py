@@ -122,19 +122,9 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     here = _setting(args, model, data, work)
     state = _state(args, here, data, processes)
     if args.dry_run:
-        score, compilation = _compiled(args, model, work, progress)
-        with progress.step("measuring"):
-            seconds = compilation.seconds if compilation else 0.0
-            found = plan(score, model, work, classes=data.config.num_classes, compile_seconds=seconds)
-        _print(found, args.json, processes)
+        _print(_plan(args, model, work, progress), args.json, processes)
         return 0
-    compilation = None
-    if state.done:
-        progress.say(f"going on after {state.done:,} of {len(data.folder):,} images, from {args.state}")
-    if state.done < len(data.folder):
-        score, compilation = _compiled(args, model, work, progress)
-        keep = (lambda state: states.save(state, here, Path(args.state))) if args.state else (lambda state: None)
-        evaluate(score, work, state, progress=progress, keep=keep)
+    compilation = _evaluate(args, model, work, state, here, progress)
     if not state.counts.images:
         raise UserError(f"none of the {len(data.folder):,} images can be read: {state.unreadable[0].reason}")
     found = Results(
@@ -228,6 +218,33 @@ def _state(args: argparse.Namespace, here: dict[str, str], data: Data, processes
         return State.start(data.config.num_classes)
 
     return processes.from_first(find)
+
+
+def _plan(args: argparse.Namespace, model: MambaVision, work: Work, progress: Progress) -> Plan:
+    score, compilation = _compiled(args, model, work, progress)
+    seconds = compilation.seconds if compilation else 0.0
+    with progress.step("measuring"):
+        return plan(score, model, work, classes=model.config.num_classes, compile_seconds=seconds)
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    model: MambaVision,
+    work: Work,
+    state: State,
+    here: dict[str, str],
+    progress: Progress,
+) -> CompileReport | None:
+    """Score what the state does not cover; what was compiled for it."""
+    images = len(work.images)
+    if state.done:
+        progress.say(f"going on after {state.done:,} of {images:,} images, from {args.state}")
+    if state.done == images:
+        return None
+    score, compilation = _compiled(args, model, work, progress)
+    keep = (lambda state: states.save(state, here, Path(args.state))) if args.state else (lambda state: None)
+    evaluate(score, work, state, progress=progress, keep=keep)
+    return compilation
 
 
 def _compiled(

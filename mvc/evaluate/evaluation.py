@@ -84,7 +84,7 @@ def evaluate(score: Score, work: Work, state: State, *, progress: Progress, keep
         for tensor in counts.tensors().values():
             processes.add(tensor)
         state.counts.add(counts)
-        state.unreadable += itertools.chain(*processes.gather(unreadable))
+        state.unreadable += sorted(itertools.chain(*processes.gather(unreadable)))
         left = max(left - steps * processes.count, 0)
         state.done = len(work.images) - sum(map(len, batches[len(batches) - left :]))
         seconds = time.perf_counter() - start

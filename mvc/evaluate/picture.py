@@ -85,6 +85,10 @@ def _number(axes: Axes, shown: Tensor, together: int) -> None:
 def _draw_worst(axes: Axes, confusion: Tensor, names: Sequence[str]) -> None:
     """The pairs of classes that are confused most often."""
     pairs = most_confused(confusion)
+    if not pairs:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no class is taken for another", ha="center", transform=axes.transAxes)
+        return
     axes.barh(range(len(pairs)), [images for _, _, images in pairs], height=0.7, color=OTHERS)
     labels = [f"{_short(names[true])} → {_short(names[taken])}" for true, taken, _ in pairs]
     axes.set_yticks(range(len(pairs)), labels)
@@ -93,9 +97,6 @@ def _draw_worst(axes: Axes, confusion: Tensor, names: Sequence[str]) -> None:
     axes.set_xlabel("images")
     axes.set_title("true class → taken for, the most frequent ones", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    if not pairs:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "no class is taken for another", ha="center")
 
 
 def binned(confusion: Tensor, images: Tensor, together: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The command: its counts are those of a plain loop, whichever way the images are scored."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from image_folders import image_folder
 from places import ROOT
 
+from mvc.evaluate import evaluation
 from mvc.evaluate.__main__ import main
 from mvc.evaluate.counts import Counts
 from mvc.evaluate.evaluation import duration
@@ -148,7 +150,8 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(given, expected, tmp_path,
     )
     assert done.returncode == -9, done.stderr
     assert_counts(facts_of(given, tmp_path, *more, batch=1), expected)
-    assert f"going on after 5 of 23 images, from {state}" in capsys.readouterr().err  # rounds of 1 and 4
+    (gone_on,) = re.findall(rf"going on after (\d+) of 23 images, from {state}", capsys.readouterr().err)
+    assert 2 <= int(gone_on) <= 5, "two rounds, of 1 and at most 4"
     again = facts_of(given, tmp_path, *more, batch=1)
     assert_counts(again, expected)
     assert "left" not in capsys.readouterr().err, "nothing is scored a second time"
@@ -297,7 +300,8 @@ def test_the_confusion_is_drawn(given, tmp_path):
     assert "MambaVision-tiny, float32: top-1" in (tmp_path / "confusion.svg").read_text()
 
 
-def test_progress_is_told_at_each_round(given, expected, capsys):
+def test_progress_is_told_at_each_round(given, expected, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "INTERVAL", 1e9)  # rounds grow as fast as they may, on a slow machine too
     assert main(arguments(given, "--no-compile", batch=1)) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if " images/s" in line]
     assert [line.partition(" ")[0] for line in lines] == ["1", "5", "21", "23"], "rounds of 1, 4, 16 and the rest"
