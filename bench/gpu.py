@@ -1,4 +1,4 @@
-"""Everything that a card can tell about mvc, in minutes: scan, models, latency, gate, tests, training.
+"""Everything that a card can tell about mvc, in minutes: scan, models, latency, gate, tests, training, tasks.
 
 Runs from a checkout on a bare machine: torch, triton and numpy suffice; timm, mamba-ssm and pytest are used where they
 are installed. What matters most runs first, and each figure is printed and written at once. The command ends when its
@@ -87,6 +87,8 @@ PARTS = (
     Part("tests", tests.PART, tests.planned, tests.run, 40),
     _models("training", "training", models.training, 70),
     _models("models", "further models", models.others, 65),
+    _models("tasks", "dense tasks", models.tasks, 60),
+    _models("peers", "peers", models.peers, 80),
 )
 KEYS = tuple(dict.fromkeys(part.key for part in PARTS))
 

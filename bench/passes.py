@@ -28,7 +28,7 @@ from typing import Any
 import short_loops
 import torch
 from models import PEERS
-from peers import mamba_ssm_reference
+from other_scans import mamba_ssm_reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 

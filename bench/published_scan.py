@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.peers import mamba_ssm_reference
+from bench.other_scans import mamba_ssm_reference
 from mvc import selective_scan
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

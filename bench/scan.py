@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from checkout import ROOT, commit
-from peers import installed
+from other_scans import installed
 from torch import Tensor
 
 from mvc import cli

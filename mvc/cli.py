@@ -166,12 +166,12 @@ def device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def json_text(facts: dict[str, Any]) -> str:
+def json_text(facts: dict[str, Any] | list[Any]) -> str:
     """The text of a JSON file for programs; what is not finite is an error."""
     return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_json(facts: dict[str, Any], target: str) -> None:
+def write_json(facts: dict[str, Any] | list[Any], target: str) -> None:
     """Write what `--json` asks for. A file is written under another name first, so that it is whole or absent.
 
     Args:

@@ -154,6 +154,7 @@ NO_FIELDS: dict[str, list[Any]] = {
     "crop_mode": ["centre", None, 1, ["center"], np.array(["center", "squash"])],
     "mixer": ["conkat", None, 1, ["concat"], np.array(["concat", "gated"])],
     "attention": ["MMA", None, 1, "", ("MA", "AM", "MM"), ["MA", "AM"], ("MA", 1), "random:", "random:x", b"MA"],
+    "padded_windows": [1, 0, "no", None],
     "compile_regions": [1, 0, "no", None],
     "mean": [(0.5,), (0.5,) * 4, 0.5, [0.5] * 3, None, ("a",) * 3, (NAN, 0, 0), (INF, 0, 0), (True,) * 3],
     "std": [(0.5,), (0, 1, 1), (-1, 1, 1), 0.5, [0.5] * 3, None, ("a",) * 3, (NAN, 1, 1), (INF, 1, 1)],

@@ -10,20 +10,22 @@ from places import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SIZES = {
     "bidirectional_block": ("--batch=2", "--channels=16", "--length=9"),
+    "train_a_detector": ("--steps=2", "--images=1", "--test=2"),
+    "train_a_segmenter": ("--steps=2", "--images=1", "--test=2"),
     "transformers_mamba": ("--layers=1", "--hidden=32", "--length=16"),
     "u_mamba": ("--channels=4", "--image=8"),
     "vim": ("--channels=16", "--depth=1", "--image=32"),
     "vm_unet": ("--channels=8", "--image=16"),
 }
-NEEDS = {"transformers_mamba": "transformers"}
+NEEDS = {"train_a_detector": ("torchvision", "pycocotools", "PIL"), "transformers_mamba": ("transformers",)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(path):
-    package = NEEDS.get(path.stem)
-    if package and find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+    for package in NEEDS.get(path.stem, ()):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     command = [sys.executable, str(path), *SIZES.get(path.stem, ())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

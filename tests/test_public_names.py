@@ -13,6 +13,7 @@ import mvc
 NAMES = (
     *(f"mvc:{name}" for name in mvc._PUBLIC),
     *("mvc.functional:forward", "mvc.functional:forward_features", "mvc.functional:Features"),
+    *("mvc.models:create_model", "mvc.models:load_weights", "mvc.models:VARIANTS"),
     *("mvc.kernels.ops", "mvc.kernels.cpu_scan:library_path"),
     *("mvc.kernels.scan:selective_scan", "mvc.kernels.scan:reset_from_cu_seqlens"),
     *("mvc.kernels.recurrence:linear_recurrence", "mvc.kernels.state_update:selective_state_update"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import published, published_scan
-from bench.models import FORCED, HOWS, PEERS, TRAINED
+from bench.models import FORCED, HOWS, TRAINED, create_peer, from_timm
 from bench.on_gpu import torch_private, worker
 from mvc import capture_step, create_model
 from mvc.cli import DTYPES
@@ -25,9 +25,10 @@ from mvc.compile.compiler import check_against_eager, compile_model, training_st
 from mvc.measure.device_profile import profile_device
 from mvc.measure.machine import peak_memory
 from mvc.measure.stopwatch import WallClock, for_calls, synchronize
-from mvc.model.config import VARIANTS
+from mvc.model.config import VARIANTS, get_config
 from mvc.passes import measured_choice
 from mvc.patches import replaced
+from mvc.tasks.backbone import Backbone
 
 PUBLISHED = "published "
 SHOWN_KERNELS = 60
@@ -38,12 +39,15 @@ class Job:
     """What one process measures.
 
     Attributes:
-        model: a variant of ours, "published " and a variant, or one of `bench.models.PEERS` or timm's names.
+        model: a variant of ours, "published " and a variant, or what `bench.models.create_peer` makes.
         how: "eager", or one of `HOWS`, `FORCED` or `TRAINED` of `bench.models`.
         dtype: of parameters and input, or "autocast": float32 under autocast to half precision.
         mode: Inductor's mode.
         training: whether a backward is run too.
         captured: whether the training step is one CUDA graph, by `mvc.capture_step`.
+        size: side of the images in pixels, or height and width.
+        window_sizes: of the backbone of dense tasks, which is measured then; None measures the classifier.
+        padded_windows: of that backbone, as `MambaVisionConfig.padded_windows`.
     """
 
     model: str
@@ -53,13 +57,19 @@ class Job:
     mode: str = "default"
     training: bool = False
     captured: bool = False
-    size: int = 224
+    size: int | tuple[int, int] = 224
+    window_sizes: tuple[int, int] | None = None
+    padded_windows: bool = True
 
     def __str__(self) -> str:
         mode = "" if self.mode == "default" else f", {self.mode}"
         step = ", training" if self.training else ""
         step += ", one CUDA graph" if self.captured else ""
-        return f"{self.model}, {self.how}, batch {self.batch}, {self.dtype}{mode}{step}"
+        dense = ""
+        if self.window_sizes:
+            tokens = "padded windows" if self.padded_windows else "windows of valid tokens"
+            dense = f", {self.size[0]} x {self.size[1]}, {tokens}"
+        return f"{self.model}, {self.how}, batch {self.batch}, {self.dtype}{mode}{step}{dense}"
 
     @property
     def ours(self) -> bool:
@@ -67,8 +77,13 @@ class Job:
         return self.model in VARIANTS and self.how.startswith("mvc")
 
     @property
-    def from_timm(self) -> bool:
+    def peer(self) -> bool:
+        """Whether it is neither ours nor the published MambaVision."""
         return self.model not in VARIANTS and not self.model.startswith(PUBLISHED)
+
+    @property
+    def from_timm(self) -> bool:
+        return self.peer and from_timm(self.model)
 
 
 class Autocast(nn.Module):
@@ -87,11 +102,11 @@ def build(job: Job, device: torch.device) -> nn.Module:
     """The job's model, with random weights."""
     dtype = DTYPES.get(job.dtype, torch.float32)
     changes = {"drop_path_rate": 0.0} if job.training else {}
-    if job.from_timm:
-        import timm
-
-        model = timm.create_model(PEERS.get(job.model, job.model)).to(device, dtype)
-        model = model.to(memory_format=torch.channels_last)
+    if job.peer:
+        model = create_peer(job.model, device=device, dtype=dtype)
+    elif job.window_sizes:
+        windows = {"window_sizes": tuple(job.window_sizes), "padded_windows": job.padded_windows}
+        model = Backbone(get_config(job.model, **windows), device=device, dtype=dtype)
     elif job.model.startswith(PUBLISHED):
         variant = job.model.removeprefix(PUBLISHED)
         model = published.create_model(variant, device=device, dtype=dtype, scan=published_scan.best(device), **changes)
@@ -103,7 +118,8 @@ def build(job: Job, device: torch.device) -> nn.Module:
 
 def images(job: Job, device: torch.device) -> list[Tensor]:
     """Inputs to use in turns, so that none is found in a cache."""
-    shape, dtype = (job.batch, 3, job.size, job.size), DTYPES.get(job.dtype, torch.float32)
+    height, width = (job.size, job.size) if isinstance(job.size, int) else job.size
+    shape, dtype = (job.batch, 3, height, width), DTYPES.get(job.dtype, torch.float32)
     count = 2 if job.batch > 64 else 8
     return [torch.randn(shape).to(device, dtype).contiguous(memory_format=torch.channels_last) for _ in range(count)]
 

@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 
 from bench import published_scan
-from bench.models import FORCED
+from bench.models import COMPARED, FORCED
 from bench.on_gpu import turns
 from bench.on_gpu.jobs import PUBLISHED, Job
 from bench.on_gpu.session import Session
 from bench.on_gpu.turns import Comparison
+from mvc.tasks import detection, segmentation
 
 SMALL_PEER = "test_resnet"  # timm's
 COMPILE_SHARE = 0.75  # of a comparison's time, at most
@@ -61,6 +62,32 @@ def others(quick: bool) -> list[Comparison]:
         (dataclasses.replace(t, dtype="bfloat16"), t),
         (t, *beside),
     ]
+
+
+def tasks(quick: bool) -> list[Comparison]:
+    """The backbone of detection and of segmentation at their sizes, with windows as published and of valid tokens."""
+    if quick:
+        return [_dense(Job("tiny", "eager", 1, "float32", size=(80, 112), window_sizes=(8, 4)), "eager", "mvc, frozen")]
+    published = (((800, 1333), detection.BACKBONE), ((512, 512), segmentation.BACKBONE))
+    jobs = (Job("T", "eager", 1, size=size, window_sizes=backbone["window_sizes"]) for size, backbone in published)
+    return [_dense(job, "eager", "inductor", "mvc, frozen") for job in jobs]
+
+
+def _dense(job: Job, *hows: str) -> Comparison:
+    """In each of the ways with padded windows, then without padding."""
+    padded = _hows(job, *hows)
+    return (*padded, *(dataclasses.replace(each, padded_windows=False) for each in padded))
+
+
+def peers(quick: bool) -> list[Comparison]:
+    """T beside the models that the paper compares it with, each by Inductor and by mvc."""
+    if quick:
+        job = Job("VMamba-trial", "eager", 4, "float32", size=64)
+        vim = dataclasses.replace(job, model="Vim-trial", how="mvc, frozen", size=32)
+        return [(dataclasses.replace(job, model="tiny"), job, vim)]
+    t = Job("T", "mvc, frozen", 128)
+    jobs = [job for name in COMPARED for job in _hows(dataclasses.replace(t, model=name), "mvc, frozen", "inductor")]
+    return [(t, *_hows(t, "inductor"), *jobs)]
 
 
 def _beside_published(job: Job) -> Comparison:

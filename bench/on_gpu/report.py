@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.models import PAPER_RATES
 from bench.on_gpu import svg
 from bench.on_gpu.turns import RATIOS, limited_by_host
 from bench.published_scan import SCANS
@@ -19,6 +20,7 @@ MODEL_PARTS = {
     "latency": "Inference, one image",
     "training": "Training step, forward and backward",
     "further models": "Inference, further models",
+    "peers": "Inference, beside the models of the paper's comparison",
 }
 US, MS = 1e6, 1e3
 
@@ -54,6 +56,9 @@ def _parts(facts: dict[str, Any], charts: Sequence[str]) -> Iterator[str]:
         if rows := _of(facts, part):
             file = _file(part)
             yield f"## {title}\n\n{_model_table(rows)}"
+            if part == "peers":
+                quoted = ", ".join(f"{name} {rate}" for name, rate in PAPER_RATES.items())
+                yield f"The paper's own images/s, on an A100: {quoted}."
             if chose := [row for row in rows if "choices" in row]:
                 yield f"What the passes rewrote, and what they left alone:\n\n{_choice_table(chose)}"
             if file in charts:

@@ -24,16 +24,16 @@ def table(facts: dict[str, Any]) -> str:
     return f"{head}\n\n{tabulate(map(_cells, rows), HEADERS, markdown=True)}\n"
 
 
-def with_table(page: str, text: str) -> str:
+def with_table(page: str, text: str, *, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """The page with the text between its two marks.
 
     Raises:
         UserError: it has no such marks.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise UserError(f"the page has no line {BEGIN!r} with {END!r} after it; add both, or name another page")
+        raise UserError(f"the page has no line {marks[0]!r} with {marks[1]!r} after it; add both, or name another page")
     return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 

@@ -217,7 +217,7 @@ def training_step(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def check_against_eager(model: nn.Module, compiled: Callable[[Tensor], Tensor], x: Tensor) -> Check:
-    """Compare scores, or in training mode every gradient of `training_step`, with an oracle on the same input.
+    """Compare results, or in training mode every gradient of `training_step`, with an oracle on the same input.
 
     The oracle is the eager model in float64 (float32 for half precision); the tolerance is the budget `COMPILED` of
     `mvc.passes.accuracy`. The model's buffers and gradients are left as they were.
@@ -238,8 +238,10 @@ def check_against_eager(model: nn.Module, compiled: Callable[[Tensor], Tensor], 
 
 
 def _scores(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
+    """What the module returns: scores, or several tensors, as a backbone's maps."""
     with torch.no_grad():
-        return {"scores": run(x)}
+        y = run(x)
+    return {"scores": y} if isinstance(y, Tensor) else {f"map {index}": each for index, each in enumerate(y)}
 
 
 def _gradients(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ import dataclasses
 import difflib
 import math
 import random
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from mvc.arguments import is_number, is_whole, require, require_choice, require_flag, shown
 from mvc.errors import UserError
@@ -20,6 +21,7 @@ MAX_SIZE = 2**31 - 1  # of anything that is counted: more is a slip
 MODEL_TYPE = "mambavision"  # by which packages such as peft know the kind of a model
 MAX_DEPTH = 1000  # blocks in a stage, likewise
 
+Config = TypeVar("Config", bound=Any)  # a dataclass with a `name`
 MixerForm = Literal["concat", "gated", "regular", "causal"]
 MIXER_FORMS: tuple[str, ...] = ("concat", "gated", "regular", "causal")
 CROP_MODES: tuple[str, ...] = ("center", "squash")
@@ -36,6 +38,8 @@ class MambaVisionConfig:
         depths: blocks in each of the four stages, at most 1,000.
         num_heads: attention heads in each stage; only those of stages 3 and 4 are used.
         window_sizes: side of the square windows of stages 3 and 4, in tokens.
+        padded_windows: whether a window that leaves the map is filled with zeros, which are computed on, as in the
+            published models; where it is False, such a window holds the tokens of the map alone, and is smaller.
         dim: channels of stage 1; each further stage doubles them.
         stem_dim: channels between the two convolutions of the stem.
         drop_path_rate: stochastic depth at the last block, rising linearly from 0 at the first.
@@ -72,6 +76,7 @@ class MambaVisionConfig:
     stem_dim: int
     drop_path_rate: float
     layer_scale: float | None = None
+    padded_windows: bool = True
     image_size: int = 224
     crop: float = 1.0
     crop_mode: Literal["center", "squash"] = "center"
@@ -109,7 +114,8 @@ class MambaVisionConfig:
         self._require(self.layer_scale is None or is_number(self.layer_scale), "layer_scale", "a number or None")
         require_choice("config field crop_mode", self.crop_mode, CROP_MODES)
         require_choice("config field mixer", self.mixer, MIXER_FORMS)
-        require_flag("config field compile_regions", self.compile_regions)
+        for field in ("padded_windows", "compile_regions"):
+            require_flag(f"config field {field}", getattr(self, field))
         self._check_normalisation()
         self._check_attention()
 
@@ -247,16 +253,25 @@ def get_config(variant: str | MambaVisionConfig, **changes: object) -> MambaVisi
     Raises:
         UserError: an unknown variant (the message names the near ones), an unknown field, or an unusable value.
     """
-    if isinstance(variant, MambaVisionConfig):
-        config = variant
-    else:
+    if not isinstance(variant, MambaVisionConfig):
         require(isinstance(variant, str), "variant", variant, "the name of a variant, or a MambaVisionConfig")
-        by_folded_name = {name.casefold(): config for name, config in VARIANTS.items()}
-        config = by_folded_name.get(variant.casefold())
-        if config is None:
-            near = difflib.get_close_matches(variant.casefold(), by_folded_name, n=3, cutoff=0.3)
-            hint = f"did you mean {' or '.join(by_folded_name[n].name for n in near)}? " if near else ""
-            raise UserError(f"unknown variant {shown(variant)}: {hint}The variants are {', '.join(VARIANTS)}")
+        variant = by_name(variant, VARIANTS)
+    return with_changes(variant, changes)
+
+
+def by_name(variant: str, variants: Mapping[str, Config]) -> Config:
+    """The configuration of that name, in any letter case; a UserError names the near ones of an unknown name."""
+    by_folded_name = {name.casefold(): config for name, config in variants.items()}
+    config = by_folded_name.get(variant.casefold())
+    if config is None:
+        near = difflib.get_close_matches(variant.casefold(), by_folded_name, n=3, cutoff=0.3)
+        hint = f"did you mean {' or '.join(by_folded_name[n].name for n in near)}? " if near else ""
+        raise UserError(f"unknown variant {shown(variant)}: {hint}The variants are {', '.join(variants)}")
+    return config
+
+
+def with_changes(config: Config, changes: Mapping[str, object]) -> Config:
+    """The configuration with fields changed; a UserError names the fields where one is unknown."""
     fields = {field.name for field in dataclasses.fields(config)}
     if unknown := set(changes) - fields:
         raise UserError(f"unknown config field {sorted(unknown)[0]!r}; the fields are {', '.join(sorted(fields))}")

@@ -85,7 +85,7 @@ class TokenStage(Stage):
     def __init__(self, config: MambaVisionConfig, stage: int, **tensors: Any) -> None:
         kinds = zip(config.block_pattern(stage), config.drop_path_rates()[stage], strict=True)
         super().__init__(config, stage, [TokenBlock(config, stage, *kind, **tensors) for kind in kinds], **tensors)
-        self.window = config.window_sizes[stage - 2]
+        self.window, self.padded_windows = config.window_sizes[stage - 2], config.padded_windows
 
 
 class ConvBlock(nn.Module):

@@ -37,8 +37,7 @@ class MambaVision(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         require(isinstance(config, MambaVisionConfig), "config", config, "a MambaVisionConfig, as of get_config('T')")
-        require(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
-        _check_device(device)
+        check_tensor_options(device, dtype)
         super().__init__()
         self.config = config
         tensors = {"device": "meta", "dtype": dtype}  # made once, when their memory format is known
@@ -70,8 +69,10 @@ class MambaVision(nn.Module):
         return f"{self.config.name}, {sum(p.numel() for p in self.parameters()):,} parameters"
 
 
-def _check_device(device: object) -> None:
-    """Raise UserError for a value that is not a device, or for a device on which no tensor can be made here."""
+def check_tensor_options(device: object, dtype: object) -> None:
+    """Raise UserError for another dtype than a model can have, a value that is not a device, or a device on which no
+    tensor can be made here."""
+    require(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     try:
         torch.empty(0, device=device)
     except Exception as error:  # RuntimeError, TypeError, AssertionError, ImportError: it depends on the device

@@ -22,7 +22,7 @@ from mvc.errors import UserError
 from mvc.kernels.checks import check_tensors
 from mvc.kernels.scan import selective_scan
 from mvc.model.config import MIN_IMAGE_SIZE
-from mvc.model.windows import numbers, window_partition, window_reverse
+from mvc.model.windows import numbers, spans, window_partition, window_reverse
 
 AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # what autocast converts
 
@@ -88,8 +88,13 @@ def check_images(layers: Any, x: Tensor, *, name: str = "x") -> None:
         raise UserError(
             f"{name} must be images of at least {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE}, got {x.shape[2]} x {x.shape[3]}"
         )
-    if not isinstance(weight, Tensor):
-        return
+    if isinstance(weight, Tensor):
+        check_like(x, weight, name=name)
+
+
+def check_like(x: Tensor, weight: Tensor, *, name: str = "x") -> None:
+    """Raise UserError for images on another device than a parameter, and TypeError for those of another dtype, unless
+    autocast converts them."""
     if x.device != weight.device:
         raise UserError(f"{name} must be on the parameters' device {weight.device}, got {x.device}; move one of them")
     if x.dtype != weight.dtype and not (x.dtype in AUTOCAST_DTYPES and torch.is_autocast_enabled(x.device.type)):
@@ -108,10 +113,46 @@ def downsample(layers: Any, x: Tensor) -> Tensor:
 
 def token_stage(layers: Any, x: Tensor) -> Tensor:
     """Blocks over the tokens of each window; (batch, channels, height, width) in and out, before down-sampling."""
-    height, width = numbers(x.shape[2:])
-    tokens, grid = window_partition(x.permute(0, 2, 3, 1), layers.window)
+    windows = padded_windows if layers.padded_windows else valid_windows
+    return windows(layers, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def padded_windows(layers: Any, x: Tensor) -> Tensor:
+    """The blocks over windows of one size; (batch, height, width, channels) in and out."""
+    return equal_windows(layers, x, (layers.window, layers.window))
+
+
+def valid_windows(layers: Any, x: Tensor) -> Tensor:
+    """The blocks over windows that hold tokens of the map alone; (batch, height, width, channels) in and out.
+
+    A map that is no multiple of the window is cut into at most four rectangles: the whole windows, those that the right
+    edge cuts, those that the bottom edge cuts, and the corner. The windows of one rectangle are of one size and need no
+    padding. Every layer of a block computes within one token or within one window, so that each window becomes what it
+    becomes alone, as it does in a packed sequence whose scan and attention stop at the ends of windows.
+    """
+    height, width = numbers(x.shape[1:3])
+    if isinstance(height, fx.Proxy):
+        raise UserError("padded_windows is False, which torch.fx.symbolic_trace cannot record; use torch.export")
+    if height <= layers.window and width <= layers.window:  # the map is one window
+        return blocks(layers, x.flatten(1, 2)).unflatten(1, (height, width))
+    rows, columns = spans(height, layers.window), spans(width, layers.window)
+    bands = []
+    for row in rows:
+        band = x[:, row.start : row.end]
+        parts = [
+            equal_windows(layers, band[:, :, column.start : column.end], (row.window, column.window))
+            for column in columns
+        ]
+        bands.append(torch.cat(parts, dim=2))
+    return torch.cat(bands, dim=1)
+
+
+def equal_windows(layers: Any, x: Tensor, window: tuple[int, int]) -> Tensor:
+    """The blocks over windows of (height, width) tokens; (batch, height, width, channels) in and out."""
+    height, width = numbers(x.shape[1:3])
+    tokens, grid = window_partition(x, window)
     tokens = blocks(layers, tokens)
-    return window_reverse(tokens, layers.window, grid, height, width).permute(0, 3, 1, 2)
+    return window_reverse(tokens, window, grid, height, width)
 
 
 def blocks(layers: Any, x: Tensor) -> Tensor:

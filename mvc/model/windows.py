@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,47 +14,65 @@ from mvc.arguments import require_whole
 from mvc.model.config import MambaVisionConfig
 
 
-def window_partition(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
-    """(batch, height, width, channels) -> (batch·rows·columns, window², channels) and the grid (rows, columns).
+class Span(NamedTuple):
+    """A part of an axis of the map, from `start` up to `end`, in windows of `window` tokens."""
+
+    start: int
+    end: int
+    window: int
+
+
+def spans(size: int, window: int) -> list[Span]:
+    """An axis of the map as whole windows and what is left of it, which is one smaller window."""
+    if size <= window:
+        return [Span(0, size, size)]
+    whole = size // window * window
+    return [Span(0, whole, window)] + ([Span(whole, size, size - whole)] if whole < size else [])
+
+
+def window_partition(x: Tensor, window: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """(batch, height, width, channels) -> (batch·rows·columns, h·w, channels) and the grid (rows, columns), for
+    windows of (h, w) tokens.
 
     What the window does not divide is filled with zeros at the bottom and the right.
     """
-    (batch, *_, channels), (height, width) = x.shape, numbers(x.shape[1:3])
-    rows, columns = -(-height // window), -(-width // window)
-    x = pad(x, rows * window - height, columns * window - width)
+    (batch, *_, channels), (height, width), (h, w) = x.shape, numbers(x.shape[1:3]), window
+    rows, columns = -(-height // h), -(-width // w)
+    x = pad(x, rows * h - height, columns * w - width)
     strips, windows = batch * rows, batch * rows * columns
     if not of_any_count(rows, columns):
-        x = x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
-        return x.reshape(windows, window * window, channels), (rows, columns)
-    x = swapped(x, (strips, window, columns * window * channels))
-    x = swapped(x, (windows, window * channels, window))
-    return regrouped(x, (windows, window * window, channels)), (rows, columns)
+        x = x.reshape(batch, rows, h, columns, w, channels).transpose(2, 3)
+        return x.reshape(windows, h * w, channels), (rows, columns)
+    x = swapped(x, (strips, h, columns * w * channels))
+    x = swapped(x, (windows, w * channels, h))
+    return regrouped(x, (windows, h * w, channels)), (rows, columns)
 
 
-def window_reverse(tokens: Tensor, window: int, grid: tuple[int, int], height: int, width: int) -> Tensor:
+def window_reverse(tokens: Tensor, window: tuple[int, int], grid: tuple[int, int], height: int, width: int) -> Tensor:
     """The inverse of `window_partition`: (batch, height, width, channels), the filled part cut off."""
-    rows, columns = grid
+    (rows, columns), (h, w) = grid, window
     windows, channels = tokens.shape[0], tokens.shape[-1]
     batch = windows // (rows * columns)
     if not of_any_count(rows, columns):
-        x = tokens.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
+        x = tokens.reshape(batch, rows, columns, h, w, channels).transpose(2, 3)
     else:
-        line = columns * window * channels
-        x = swapped(tokens, (windows, window, window * channels))
-        x = swapped(x, (batch * rows, line, window))
-        x = regrouped(x, (batch, rows * window, line))
-    x = x.reshape(batch, rows * window, columns * window, channels)
-    return pad(x, height - rows * window, width - columns * window)
+        line = columns * w * channels
+        x = swapped(tokens, (windows, h, w * channels))
+        x = swapped(x, (batch * rows, line, h))
+        x = regrouped(x, (batch, rows * h, line))
+    x = x.reshape(batch, rows * h, columns * w, channels)
+    return pad(x, height - rows * h, width - columns * w)
 
 
 def token_counts(config: MambaVisionConfig, height: int, width: int) -> list[tuple[int, int]]:
-    """For stages 3 and 4, the tokens of a map and the tokens with the padding of its windows, which are computed on."""
+    """For stages 3 and 4, the tokens of a map and those that are computed on, padding of windows included."""
     require_whole("height", height, 1)
     require_whole("width", width, 1)
     counts = []
     for stage, window in enumerate(config.window_sizes, start=2):
         rows, columns = (math.ceil(size / 2 ** (stage + 2)) for size in (height, width))
-        counts.append((rows * columns, math.ceil(rows / window) * math.ceil(columns / window) * window**2))
+        padded = math.ceil(rows / window) * math.ceil(columns / window) * window**2
+        counts.append((rows * columns, padded if config.padded_windows else rows * columns))
     return counts
 
 

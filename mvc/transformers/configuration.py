@@ -36,6 +36,7 @@ _FIELDS = {
     "d_conv": "d_conv",
     "drop_rate": "drop_rate",
     "attn_drop_rate": "attn_drop_rate",
+    "padded_windows": "padded_windows",
     "compile_regions": "compile_regions",
 }
 _SHAPE = ("depths", "num_heads", "dim", "in_dim")  # with the windows, what tells a published variant
@@ -84,6 +85,7 @@ class MambaVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     d_conv: int = 3
     drop_rate: float | int = 0.0
     attn_drop_rate: float | int = 0.0
+    padded_windows: bool = True
     compile_regions: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from bench.models import FORCED
+from bench.models import COMPARED, FORCED
 from bench.on_gpu import models, report, turns
 from bench.on_gpu.jobs import Job
 
@@ -124,7 +124,7 @@ def test_our_compiled_model_is_compared_with_all_beside_it():
 def test_every_ratio_that_is_asked_of_a_card_is_measured_in_turns():
     pairs = {
         (next(job for job in comparison if job.ours), other)
-        for part in (models.throughput, models.latency, models.training, models.others)
+        for part in (models.throughput, models.latency, models.training, models.others, models.peers)
         for comparison in part(False)
         for other in comparison
     }
@@ -140,6 +140,9 @@ def test_every_ratio_that_is_asked_of_a_card_is_measured_in_turns():
         for name in names:
             assert (ours, dataclasses.replace(ours, model=name, how="inductor")) in pairs
     assert (dataclasses.replace(t, dtype="bfloat16"), t) in pairs
+    for name in COMPARED:
+        for how in ("inductor", "mvc, frozen"):
+            assert (t, dataclasses.replace(t, model=name, how=how)) in pairs
     for ours in (t, one):
         for how in FORCED:
             assert (ours, dataclasses.replace(ours, how=how)) in pairs

@@ -64,7 +64,7 @@ MAP_IDS = [f"{height}x{width}-window{window}" for height, width, window in MAPS]
 @pytest.mark.parametrize(("height", "width", "window"), MAPS, ids=MAP_IDS)
 def test_windows_are_cut_row_by_row_and_put_back(height, width, window):
     x = random_input(2, height, width, 3)
-    tokens, (rows, columns) = windows.window_partition(x, window)
+    tokens, (rows, columns) = windows.window_partition(x, (window, window))
     assert (rows, columns) == (math.ceil(height / window), math.ceil(width / window))
     padded = torch.zeros(2, rows * window, columns * window, 3, dtype=x.dtype)
     padded[:, :height, :width] = x
@@ -75,7 +75,7 @@ def test_windows_are_cut_row_by_row_and_put_back(height, width, window):
         for c in range(columns)
     ]
     assert torch.equal(tokens, torch.stack(expected))
-    assert torch.equal(windows.window_reverse(tokens, window, (rows, columns), height, width), x)
+    assert torch.equal(windows.window_reverse(tokens, (window, window), (rows, columns), height, width), x)
 
 
 def stage_output(params: dict[str, Tensor], x: Tensor) -> Tensor:
