@@ -30,7 +30,7 @@ from mvc.measure.environment import environment
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS, MambaVisionConfig, get_config
 from mvc.model.image import import_pillow, preprocess
 from mvc.model.module import MambaVision, create_model
-from mvc.model.weights import load_weights, num_classes
+from mvc.model.weights import load_weights, num_classes, stored_config
 from mvc.processes import Processes, joined
 from mvc.progress import Progress
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__.partition(": ")[2], prog="python -m mvc.evaluate", epilog=EXAMPLES)
     add = parser.add_argument
-    add("--variant", required=True, help=f"one of {', '.join(VARIANTS)}")
+    add("--variant", help=f"one of {', '.join(VARIANTS)} (default that of a checkpoint of mvc.train)")
     add("--weights", type=cli.name, required=True, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME")
     add("--ema", action="store_true", help="the moving average of the weights, which a training state holds")
     add("--data", type=cli.name, required=True, metavar="FOLDER", help="has a folder of images for each class")
@@ -163,7 +163,10 @@ def _data(args: argparse.Namespace) -> Data:
         raise UserError(f"--weights {args.weights} has no head, so that it scores no classes; give weights with one")
     names = read_class_names(Path(args.classes)) if args.classes else None
     classes = class_order(folder.names, count, names)
-    config = get_config(args.variant, num_classes=count)
+    config = stored_config(args.weights, args.variant)
+    if config is None and args.variant is None:
+        raise UserError(f"--weights {args.weights} does not say of which variant it is; name it by --variant")
+    config = config or get_config(args.variant, num_classes=count)
     if args.size:
         config = get_config(config, image_size=args.size)
     return Data(folder, config, classes, shown_names(folder.names, classes, count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -108,8 +109,15 @@ def read(
         UserError: a worker process ended, as for want of memory.
     """
     collate = functools.partial(together, shape=shape)
-    try:
+    with worker_failures():
         yield from DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)
+
+
+@contextlib.contextmanager
+def worker_failures() -> Iterator[None]:
+    """Turn the end of a worker process, as for want of memory, into one sentence with its remedy."""
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
