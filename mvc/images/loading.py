@@ -105,13 +105,18 @@ def read(
         pin: whether batches lie in memory from which a GPU copies while the processor goes on.
 
     Raises:
-        UserError: a worker process ended, as for want of memory.
+        UserError: a worker process ended, as for want of memory, or has no shared memory for a batch.
     """
     collate = functools.partial(together, shape=shape)
     try:
         yield from DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        reasons = [line for line in str(error).splitlines() if _lacking(line)]
+        if not reasons:
             raise
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{reason}; use fewer --workers, a smaller --batch, or more (shared) memory") from error
+        raise UserError(f"{reasons[-1]}; use fewer --workers, a smaller --batch, or more (shared) memory") from error
+
+
+def _lacking(line: str) -> bool:
+    """Whether a line of an error says that a worker process has gone, or that torch's shared memory has no room."""
+    return "DataLoader worker (pid" in line or "</torch_" in line
