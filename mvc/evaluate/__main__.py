@@ -28,7 +28,7 @@ from mvc.images.loading import Images
 from mvc.measure import machine, plot
 from mvc.measure.environment import environment
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS, MambaVisionConfig, get_config
-from mvc.model.image import import_pillow, preprocess
+from mvc.model.image import MAX_SIDE, import_pillow, preprocess
 from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights, num_classes, stored_config
 from mvc.processes import Processes, joined
@@ -40,7 +40,7 @@ EXAMPLES = """examples:
   python -m mvc.evaluate --variant T --weights hub:nvidia/MambaVision-T-1K --data imagenet/val --dry-run
   python -m mvc.evaluate --variant T --weights t.pth.tar --data imagenet/val --dtype float16 --state t.state
   python -m mvc.evaluate --variant S --weights mine.pth --ema --data flowers/val --json s.json --plot confusion.png
-  torchrun --nproc 8 -m mvc.evaluate --variant B --weights b.pth --data imagenet/val --dtype bfloat16
+  torchrun --nproc-per-node 8 -m mvc.evaluate --variant B --weights b.pth --data imagenet/val --dtype bfloat16
 
 exit status: 0 done, 1 done but some images could not be read, 2 unusable input or machine, 130 interrupted"""
 
@@ -92,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _side(text: str) -> int:
-    if not text.isdecimal() or int(text) < MIN_IMAGE_SIZE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {MIN_IMAGE_SIZE}")
+    if not text.isdecimal() or not MIN_IMAGE_SIZE <= int(text) <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
     return int(text)
 
 
@@ -122,7 +122,8 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     here = _setting(args, model, data, work)
     state = _state(args, here, data, processes)
     if args.dry_run:
-        _print(_plan(args, model, work, progress), args.json, processes)
+        found = _plan(args, model, work, progress)
+        processes.from_first(lambda: _print(found, args.json))
         return 0
     compilation = _evaluate(args, model, work, state, here, progress)
     if not state.counts.images:
@@ -138,15 +139,15 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
         names=data.names,
         state=state,
     )
-    _print(found, args.json, processes)
-    if args.plot and processes.first:
-        picture.confusion(state.counts, data.names, Path(args.plot), title=found.title)
-    return 1 if state.unreadable else 0
+    processes.from_first(lambda: _write(args, found))
+    return 1 if state.unreadable and processes.first else 0  # torchrun ends the others where one returns more than 0
 
 
 def _refuse_early(args: argparse.Namespace) -> None:
     """Refuse options that would otherwise fail only after long work."""
     import_pillow()
+    if args.state and args.json and Path(args.state).resolve() == Path(args.json).resolve():
+        raise UserError(f"--state and --json are both {args.json}; name two files")
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
     if args.state:
@@ -182,7 +183,8 @@ def _work(args: argparse.Namespace, data: Data, processes: Processes) -> Work:
         processes=processes,
     )
     if (batches := len(work.batches())) < processes.count:
-        raise UserError(f"{processes.count} processes share {batches} batches of {rows} images; use a smaller --batch")
+        shared = f"the {len(data.folder):,} images make {batches:,} batches of {rows} for {processes.count} processes"
+        raise UserError(f"{shared}; use a smaller --batch, or fewer processes")
     return work
 
 
@@ -257,9 +259,14 @@ def _compiled(
         return compile_model(model, work.inputs(torch.zeros(work.shape)), options={"frozen": True})
 
 
-def _print(found: Plan | Results, json: str | None, processes: Processes) -> None:
-    if not processes.first:
-        return
+def _write(args: argparse.Namespace, found: Results) -> None:
+    """All that the run puts out."""
+    _print(found, args.json)
+    if args.plot:
+        picture.confusion(found.state.counts, found.names, Path(args.plot), title=found.title)
+
+
+def _print(found: Plan | Results, json: str | None) -> None:
     if json != "-":
         print(found)
     if json:

@@ -106,7 +106,7 @@ def read(
         pin: whether batches lie in memory from which a GPU copies while the processor goes on.
 
     Raises:
-        UserError: a worker process ended, as for want of memory.
+        UserError: a worker process ended, as for want of memory, or has no shared memory for a batch.
     """
     collate = functools.partial(together, shape=shape)
     with worker_failures():
@@ -119,7 +119,12 @@ def worker_failures() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        reasons = [line for line in str(error).splitlines() if _lacking(line)]
+        if not reasons:
             raise
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{reason}; use fewer --workers, a smaller --batch, or more (shared) memory") from error
+        raise UserError(f"{reasons[-1]}; use fewer --workers, a smaller --batch, or more (shared) memory") from error
+
+
+def _lacking(line: str) -> bool:
+    """Whether a line of an error says that a worker process has gone, or that torch's shared memory has no room."""
+    return "DataLoader worker (pid" in line or "</torch_" in line
