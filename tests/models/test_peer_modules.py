@@ -156,6 +156,7 @@ def test_autocast_converts_no_float64(family):
         model(torch.randn(1, 3, 32, 32))
 
 
+DIRECT = ("conv1d", "conv1d_b", "dt_proj", "dt_proj_b")  # of which Vim reads the tensors
 TRAINED = {"Vim": (32, 32), "VMamba": (64, 40)}  # a last map of one position would leave its decays without a gradient
 
 
@@ -202,6 +203,18 @@ def test_transformations_and_copies(family):
     on_meta = create_model(f"{family}-trial", device="meta")(torch.empty(2, 3, 32, 32, device="meta"))
     assert on_meta.shape == (2, 10)
     assert on_meta.is_meta
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["Vim", "VMamba"])
+def test_hooks(family):
+    """They run on every layer but those that docs/models.md names."""
+    model, seen = create_model(f"{family}-trial").eval(), set()
+    for name, layer in model.named_modules():
+        layer.register_forward_hook(lambda *_, name=name: seen.add(name))
+    model(torch.randn(1, 3, 32, 32))
+    silent = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in seen}
+    assert silent == {"Vim": {"layers", *DIRECT}, "VMamba": {"layers", "blocks", "classifier", "out_norm"}}[family]
 
 
 @torch.no_grad()
