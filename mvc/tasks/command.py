@@ -122,7 +122,11 @@ def photographs(names: Sequence[str]) -> list[Path]:
 
 
 def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
-    """Where the picture of each photograph is drawn; photographs of one name in several folders are numbered."""
+    """Where the picture of each photograph is drawn; photographs of one name in several folders are numbered.
+
+    Raises:
+        UserError: a picture would take the place of one of the photographs.
+    """
     taken: set[str] = set()
     targets = {}
     for path in paths:
@@ -132,6 +136,10 @@ def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
             name = f"{path.stem}-{serial}"
         taken.add(name)
         targets[path] = Path(folder) / f"{name}.png"
+    photographs = {path.resolve() for path in paths}
+    for target in targets.values():
+        if target.resolve() in photographs:
+            raise UserError(f"--output {folder} would replace the photograph {target}; name another folder")
     return targets
 
 

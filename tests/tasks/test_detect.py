@@ -89,6 +89,13 @@ def test_photographs_of_one_name_have_pictures_of_their_own(tmp_path):
     assert names == ["x.png", "x-2.png", "x-2-2.png"]
 
 
+def test_a_photograph_is_never_replaced(tmp_path, capsys):
+    shutil.copy(CAT, tmp_path / "a.png")
+    assert detect.main([str(tmp_path), *EAGER, "--output", str(tmp_path)]) == 2
+    assert f"would replace the photograph {tmp_path / 'a.png'}; name another folder" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == CAT.read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["cascade", "mask_rcnn"])
 def test_weights_and_kind(tmp_path, capsys, kind):
     torch.manual_seed(5)
