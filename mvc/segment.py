@@ -53,8 +53,8 @@ def _run(args: argparse.Namespace) -> int:
     command.refuse_early(args)
     paths, unread = command.photographs(args.photographs), []
     targets = command.pictures(args.output, paths) if args.output else {}
-    images = coco.image_ids(paths)
     names = ade20k.class_names()
+    images = coco.image_ids(paths)
     rows: list[tuple[Any, ...]] = []
     results: list[dict[str, Any]] = []
     if args.output:

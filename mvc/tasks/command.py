@@ -125,9 +125,10 @@ def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
     """Where the picture of each photograph is drawn; photographs of one name in several folders are numbered.
 
     Raises:
-        UserError: a picture would take the place of one of the photographs.
+        UserError: a picture would be written over a photograph.
     """
     taken: set[str] = set()
+    sources = {path.resolve() for path in paths}
     targets = {}
     for path in paths:
         name, serial = path.stem, 1
@@ -135,10 +136,8 @@ def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
             serial += 1
             name = f"{path.stem}-{serial}"
         taken.add(name)
-        targets[path] = Path(folder) / f"{name}.png"
-    photographs = {path.resolve() for path in paths}
-    for target in targets.values():
-        if target.resolve() in photographs:
+        targets[path] = target = Path(folder) / f"{name}.png"
+        if target.resolve() in sources:
             raise UserError(f"--output {folder} would replace the photograph {target}; name another folder")
     return targets
 
