@@ -93,7 +93,7 @@ def load_backbone_weights(
     backbone = getattr(model, "backbone", None)
     require(hasattr(backbone, "outnorm0"), "model", model, "a detector or a segmenter")
     wanted = {own_name(name): tensor for name, tensor in stored_tensors(backbone).items()}
-    classifier = MambaVision(backbone.config)
+    classifier = MambaVision(backbone.config, device="meta").to_empty(device="cpu")  # without drawing values
     loaded = load_weights(classifier, source, head="reset", ema=ema)
     with torch.no_grad():
         for name, tensor in classifier.state_dict().items():
