@@ -63,6 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     command.refuse_early(args)
     paths, unread = command.photographs(args.photographs), []
     targets = command.pictures(args.output, paths) if args.output else {}
+    images = coco.image_ids(paths)
     names, ids = zip(*((each.name, each.id) for each in coco.categories()), strict=True)
     rows: list[tuple[Any, ...]] = []
     results: list[dict[str, Any]] = []
@@ -72,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
             found = detect(model, image, Selection(score=args.threshold), buckets=args.buckets)
             rows += _rows(path, found, names)
             if args.json:
-                results += coco.results(coco.image_id(path), found, ids)
+                results += coco.results(images[path], found, ids)
             if args.output:
                 command.save(draw_detections(image, found, names), targets[path])
     if args.json != "-":

@@ -54,6 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     paths, unread = command.photographs(args.photographs), []
     targets = command.pictures(args.output, paths) if args.output else {}
     names = ade20k.class_names()
+    images = coco.image_ids(paths)
     rows: list[tuple[Any, ...]] = []
     results: list[dict[str, Any]] = []
     if args.output:
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
             shares = [(path.name, names[label], pixels, f"{pixels / labels.numel():.1%}") for label, pixels in found]
             rows += shares
             if args.json:
-                results += coco_results(coco.image_id(path), labels, found)
+                results += coco_results(images[path], labels, found)
             if args.output:
                 command.save(draw_segments(image, labels, names), targets[path])
                 command.save(label_picture(labels + 1), targets[path].parent / LABELS / targets[path].name)

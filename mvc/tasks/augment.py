@@ -48,7 +48,8 @@ def flip(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 def resize(image: Tensor, target: Target, *, short: int, long: float = math.inf) -> tuple[Tensor, Target]:
     """Bring the short side of an image to `short` pixels, or the long one to `long` where it would be longer.
 
-    It is done bilinearly, to whole levels and without smoothing, as OpenCV does; masks take the nearest pixel.
+    It is done bilinearly, to whole levels and without smoothing, as OpenCV does; masks take the nearest pixel. Objects
+    whose box is so thin that rounding leaves nothing of it are dropped.
     """
     before = image.shape[1], image.shape[2]
     after = bounded_size(before, (long, short))
@@ -58,7 +59,7 @@ def resize(image: Tensor, target: Target, *, short: int, long: float = math.inf)
         masks = F.interpolate(target.masks[None].byte(), after, mode="nearest")[0].bool()
     x, y = after[1] / before[1], after[0] / before[0]
     boxes = clip(target.boxes * target.boxes.new_tensor([x, y, x, y]), after)
-    return image, Target(boxes, target.labels, masks)
+    return image, _with_area(Target(boxes, target.labels, masks))
 
 
 def random_crop(image: Tensor, target: Target, *, generator: torch.Generator | None = None) -> tuple[Tensor, Target]:
@@ -73,8 +74,13 @@ def crop(image: Tensor, target: Target, *, top: int, left: int, size: tuple[int,
     """Cut `size`, (height, width), out of an image; objects without any of their box left are dropped."""
     rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
     boxes = clip(target.boxes - target.boxes.new_tensor([left, top, left, top]), size)
-    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return image[:, rows, columns], Target(boxes[kept], target.labels[kept], target.masks[kept][:, rows, columns])
+    return image[:, rows, columns], _with_area(Target(boxes, target.labels, target.masks[:, rows, columns]))
+
+
+def _with_area(target: Target) -> Target:
+    """The objects whose box has an area."""
+    kept = (target.boxes[:, 2:] > target.boxes[:, :2]).all(1)
+    return Target(*(part[kept] for part in target))
 
 
 def _between(least: int, most: int, generator: torch.Generator | None) -> int:

@@ -6,11 +6,13 @@ import os
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from mvc.arguments import require
 from mvc.model.checkpoint import read, renamed, state_dict_in
-from mvc.model.weights import LoadedWeights, copy_into, licence_notes, stored_tensors
+from mvc.model.module import MambaVision
+from mvc.model.weights import STATE_KEYS, LoadedWeights, copy_into, licence_notes, load_weights, stored_tensors
 
 # Published names, and what the same tensors are called here.
 NAMES = (
@@ -52,7 +54,7 @@ def load_task_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping
     Args:
         model: as of `create_detector` or `create_segmenter`, its backbone compiled or not.
         source: as for `mvc.load_weights`, under the published names or those of `model.state_dict()`. Of a training
-            state, what it holds under `state_dict` is loaded.
+            state, what it holds under `state_dict` or `model` is loaded.
 
     Returns:
         The source, the number of tensors copied, and the licence of published weights, which is logged as a warning
@@ -64,12 +66,40 @@ def load_task_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping
     """
     require(isinstance(model, nn.Module), "model", model, "a detector or a segmenter")
     name, contents = read(source, allowed=[(Unread, each) for each in _LOG])
-    state = state_dict_in(contents, name, ("state_dict",))
+    state = state_dict_in(contents, name, STATE_KEYS)
     loaded = renamed(contents if state is None else state, name, own_name)
     wanted = {own_name(each): tensor for each, tensor in stored_tensors(model).items()}
     # Training states of mmengine; mvc's own checkpoints say nothing of where their weights are from.
     notes = licence_notes(name, published=state is not None and "message_hub" in contents)
-    return copy_into(wanted, loaded, name, notes, lambda *_: _misfit(model))
+    return copy_into(wanted, loaded, name, notes, lambda loaded, _: _misfit(model, loaded))
+
+
+def load_backbone_weights(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Tensor], *, ema: bool = False
+) -> LoadedWeights:
+    """Copy a classifier's checkpoint into the backbone of a detector or a segmenter, where its training starts (in the
+    paper from weights of ImageNet-1K). The norms of the maps, which no classifier has, are left as they are.
+
+    Args:
+        model: as for `load_task_weights`.
+        source, ema: as for `mvc.load_weights`. The checkpoint's head and last norm are skipped.
+
+    Returns:
+        As `mvc.load_weights`.
+
+    Raises:
+        UserError: as of `mvc.load_weights`, or the model has no MambaVision as its backbone. It is then unchanged.
+    """
+    backbone = getattr(model, "backbone", None)
+    require(hasattr(backbone, "outnorm0"), "model", model, "a detector or a segmenter")
+    wanted = {own_name(name): tensor for name, tensor in stored_tensors(backbone).items()}
+    classifier = MambaVision(backbone.config, device="meta").to_empty(device="cpu")  # without drawing values
+    loaded = load_weights(classifier, source, head="reset", ema=ema)
+    with torch.no_grad():
+        for name, tensor in classifier.state_dict().items():
+            if name in wanted:  # all but the last norm
+                wanted[name].copy_(tensor)
+    return loaded
 
 
 def own_name(name: str) -> str:
@@ -80,7 +110,12 @@ def own_name(name: str) -> str:
     return name
 
 
-def _misfit(model: nn.Module) -> str:
+def _misfit(model: nn.Module, loaded: Mapping[str, Tensor]) -> str:
+    if not any(name.startswith("backbone.") for name in loaded):
+        return (
+            f"these are not the tensors of a {type(model).__name__}, which has a backbone and heads; give its own "
+            "checkpoint, or start its training from a classifier's by load_backbone_weights"
+        )
     return (
         f"these are not the tensors of this {type(model).__name__}; create it with the checkpoint's variant, kind and "
         "number of classes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,10 +31,12 @@ def categories() -> tuple[Category, ...]:
     return tuple(Category(int(number), name) for number, name in pairs)
 
 
-def image_id(path: Path) -> int | str:
-    """What a photograph is called in results: the number that the names of COCO's photographs are, otherwise the name
-    of its file."""
-    return int(path.stem) if path.stem.isdecimal() else path.name
+def image_ids(paths: Sequence[Path]) -> dict[Path, int | str]:
+    """What each photograph is called in results: the number that the names of COCO's photographs are, otherwise the
+    name of its file; and its path, where several would be called the same."""
+    ids: dict[Path, int | str] = {path: int(path.stem) if path.stem.isdecimal() else path.name for path in paths}
+    counts = Counter(ids.values())
+    return {path: each if counts[each] == 1 else str(path) for path, each in ids.items()}
 
 
 def results(image: int | str, found: Detections, ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -122,8 +122,13 @@ def photographs(names: Sequence[str]) -> list[Path]:
 
 
 def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
-    """Where the picture of each photograph is drawn; photographs of one name in several folders are numbered."""
+    """Where the picture of each photograph is drawn; photographs of one name in several folders are numbered.
+
+    Raises:
+        UserError: a picture would be written over a photograph.
+    """
     taken: set[str] = set()
+    sources = {path.resolve() for path in paths}
     targets = {}
     for path in paths:
         name, serial = path.stem, 1
@@ -131,7 +136,9 @@ def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
             serial += 1
             name = f"{path.stem}-{serial}"
         taken.add(name)
-        targets[path] = Path(folder) / f"{name}.png"
+        targets[path] = target = Path(folder) / f"{name}.png"
+        if target.resolve() in sources:
+            raise UserError(f"--output {folder} would replace the photograph {target}; name another folder")
     return targets
 
 

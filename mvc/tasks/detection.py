@@ -14,7 +14,7 @@ from mvc.model.config import MambaVisionConfig, get_config
 from mvc.tasks.backbone import STRIDES, Backbone
 from mvc.tasks.boxes import Std, decode, nms_by_group, wide
 from mvc.tasks.detection_losses import CASCADE, TWO_STAGE, Learning, losses
-from mvc.tasks.heads import BOX_SIZE, MASK_SIZE, WIDTH, RegionHeads, RPNHead
+from mvc.tasks.heads import BOX_SIZE, MASK_SIZE, WIDTH, RegionHeads, RPNHead, of_class
 from mvc.tasks.masks import paste
 from mvc.tasks.packages import optional
 from mvc.tasks.proposals import Proposals, propose
@@ -155,8 +155,7 @@ class Detector(nn.Module):
             of_stage, deltas = self.box_answers(stage, levels, entering[stage])
             logits.append(of_stage)
             if stage + 1 < len(self.stage_std):  # by the deltas of the likeliest class that is not the background
-                best = of_stage[:, :-1].argmax(1)
-                chosen = deltas[torch.arange(len(best), device=best.device), best].split(counts)
+                chosen = of_class(deltas, of_stage[:, :-1].argmax(1)).split(counts)
                 pieces = zip(entering[stage], chosen, image_sizes, strict=True)
                 entering.append([decode(*each, std, image_size=size) for *each, size in pieces])
         mean = torch.stack(logits).mean(0)
@@ -187,8 +186,7 @@ class Detector(nn.Module):
         object of the detected class."""
         regions = region_features(levels, [each.boxes for each in found], MASK_SIZE)
         labels = torch.cat([each.labels for each in found])
-        rows = torch.arange(len(labels), device=labels.device)
-        stages = [wide(head(regions)[rows, labels]).sigmoid() for head in self.roi_head.mask_head]
+        stages = [wide(of_class(head(regions), labels)).sigmoid() for head in self.roi_head.mask_head]
         return list(torch.stack(stages).mean(0).split([len(each.labels) for each in found]))
 
     def losses(
@@ -210,11 +208,15 @@ class Detector(nn.Module):
             generator: what boxes are sampled with, on any device; torch's own if None.
 
         Raises:
-            UserError: images, sizes or targets that do not fit together.
+            UserError: images, sizes or targets that do not fit together, or a `learning` that is not for this model.
         """
         check_sizes(images, image_sizes, image_sizes)
         targets = fitted(targets, images, num_classes=self.num_classes)
-        return losses(self, images, image_sizes, targets, learning or self.learning, generator)
+        learning = self.learning if learning is None else learning
+        stages = len(self.stage_std)
+        fits = isinstance(learning, Learning) and len(learning.ious) == stages
+        require(fits, "learning", learning, f"a Learning of {stages} stages, as this {type(self).__name__} has")
+        return losses(self, images, image_sizes, targets, learning, generator)
 
     @torch.no_grad()
     def predict(
@@ -235,11 +237,12 @@ class Detector(nn.Module):
             select: what to keep; as published if None.
 
         Raises:
-            UserError: images or sizes that do not fit together.
+            UserError: images or sizes that do not fit together, or a `select` that is none.
         """
         original_sizes = image_sizes if original_sizes is None else original_sizes
         check_sizes(images, image_sizes, original_sizes)
         select = Selection() if select is None else select
+        require(isinstance(select, Selection), "select", select, "a Selection, as of Selection(score=0.3)")
         levels = self.pyramid(images)
         proposals = [each.boxes for each in self.propose(levels, image_sizes, select)]
         found = self.find(levels, proposals, image_sizes, select)

@@ -1,7 +1,8 @@
 """What the published detectors learn from: the losses of proposals, classes, boxes and masks.
 
 All follow mmdet 3.3 and the published configuration. Where no image of a batch has objects, the losses of boxes and
-masks are 0, and gradients of 0 reach all heads, as DistributedDataParallel expects.
+masks are 0, and so is that of classes without any box; gradients of 0 reach all heads, as DistributedDataParallel
+expects.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvc.arguments import require_whole
+from mvc.errors import UserError
 from mvc.tasks.assignment import assign, inside, mask_targets, sample
-from mvc.tasks.boxes import Std, anchors, decode, encode
-from mvc.tasks.heads import MASK_SIZE
+from mvc.tasks.boxes import Std, anchors, decode, encode, wide
+from mvc.tasks.heads import MASK_SIZE, of_class
 from mvc.tasks.packages import optional
 from mvc.tasks.proposals import STD, by_anchor, propose
 from mvc.tasks.regions import region_features
@@ -56,6 +59,9 @@ class Learning:
         rpn_samples: anchors of an image that the proposals learn from, at most half of them of objects.
         candidates, proposals: anchors of a level that are decoded, and proposals of an image that are kept.
         samples: boxes of an image that a stage learns from, at most a quarter of them of objects.
+
+    Raises:
+        UserError: a number that is none of these.
     """
 
     ious: tuple[float, ...] = (0.5, 0.6, 0.7)
@@ -67,6 +73,12 @@ class Learning:
     candidates: int = 2000
     proposals: int = 2000
     samples: int = 512
+
+    def __post_init__(self) -> None:
+        for field in ("rpn_samples", "candidates", "proposals", "samples"):
+            require_whole(field, getattr(self, field), 0)
+        if len(self.ious) != len(self.weights):
+            raise UserError(f"ious are {self.ious} and weights are {self.weights}; give one of each for every stage")
 
 
 CASCADE = Learning()
@@ -112,7 +124,7 @@ def losses(
         ]
         logits, deltas = model.box_answers(stage, levels, [each.boxes for each in samples])
         of_stage = {
-            "class": F.cross_entropy(logits, torch.cat([each.labels for each in samples])),
+            "class": class_loss(logits, samples),
             "box": box_loss(deltas, samples, targets, model.stage_std[stage], learning),
             "mask": mask_loss(mask_logits(model, stage, levels, samples), samples, targets),
         }
@@ -136,7 +148,7 @@ def rpn_losses(
     """
     logits, deltas = (torch.cat(each, 1) for each in zip(*(by_anchor(*level) for level in answers), strict=True))
     grid = torch.cat(anchors([level.shape[2:] for level, _ in answers], device=logits.device)).to(deltas)
-    of_class, of_box, count = logits.new_zeros(()), logits.new_zeros(()), 0
+    class_sum, box_sum, count = logits.new_zeros(()), logits.new_zeros(()), 0
     for scores, moves, size, target in zip(logits, deltas, image_sizes, targets, strict=True):
         (within,) = inside(grid, size).nonzero(as_tuple=True)
         assigned = assign(grid[within], target.boxes, positive=0.7, negative=0.3, least_best=0.3)
@@ -144,10 +156,10 @@ def rpn_losses(
         objects = target.boxes[assigned[drawn.positive]]
         positive, negative = within[drawn.positive], within[drawn.negative]
         wanted = encode(grid[positive], objects, STD)
-        of_class = of_class + _cross_entropy(scores[positive], scores[negative])
-        of_box = of_box + F.smooth_l1_loss(moves[positive], wanted, beta=learning.rpn_beta, reduction="sum")
+        class_sum = class_sum + _cross_entropy(scores[positive], scores[negative])
+        box_sum = box_sum + F.smooth_l1_loss(moves[positive], wanted, beta=learning.rpn_beta, reduction="sum")
         count += len(positive) + len(negative)
-    return {"rpn_class": of_class / max(count, 1), "rpn_box": of_box / max(count, 1)}
+    return {"rpn_class": class_sum / max(count, 1), "rpn_box": box_sum / max(count, 1)}
 
 
 def sample_boxes(
@@ -170,6 +182,16 @@ def sample_boxes(
     return StageSamples(torch.cat([target.boxes, proposals])[chosen], labels, objects, chosen < count)
 
 
+def class_loss(logits: Tensor, samples: Sequence[StageSamples]) -> Tensor:
+    """Cross-entropy over the classes and the background, the mean over the samples of all images; 0 without any.
+
+    Args:
+        logits: (samples of all images, classes + 1).
+    """
+    labels = torch.cat([each.labels for each in samples])
+    return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+
+
 def box_loss(
     deltas: Tensor, samples: Sequence[StageSamples], targets: Sequence[Target], std: Std, learning: Learning
 ) -> Tensor:
@@ -188,8 +210,7 @@ def box_loss(
 def mask_logits(model: Detector, stage: int, levels: Sequence[Tensor], samples: Sequence[StageSamples]) -> Tensor:
     """A stage's masks (positives, classes, 28, 28) of the boxes that learn an object, in float32 at least."""
     boxes = [each.boxes[each.positive] for each in samples]
-    logits = model.roi_head.mask_head[stage](region_features(levels, boxes, MASK_SIZE))
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide(model.roi_head.mask_head[stage](region_features(levels, boxes, MASK_SIZE)))
 
 
 def mask_loss(logits: Tensor, samples: Sequence[StageSamples], targets: Sequence[Target]) -> Tensor:
@@ -233,11 +254,6 @@ def refine(
         decode(each.boxes, of_image, std, image_size=size)[~each.added]
         for each, of_image, size in zip(samples, moves, image_sizes, strict=True)
     ]
-
-
-def of_class(values: Tensor, labels: Tensor) -> Tensor:
-    """The values (n, ...) of one class for each row of (n, classes, ...)."""
-    return values[torch.arange(len(values), device=values.device), labels]
 
 
 def _cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:

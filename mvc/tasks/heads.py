@@ -105,6 +105,11 @@ class RegionHeads(nn.Module):
         self.mask_head = nn.ModuleList([MaskHead(num_classes, width=width) for _ in range(stages)])
 
 
+def of_class(values: Tensor, labels: Tensor) -> Tensor:
+    """The values (n, ...) of one class for each row of (n, classes, ...)."""
+    return values[torch.arange(len(values), device=values.device), labels]
+
+
 @torch.no_grad()
 def normal(layer: nn.Conv2d | nn.Linear, *, std: float) -> None:
     """Fill a layer's weight from a normal distribution, and its bias with zeros."""

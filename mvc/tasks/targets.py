@@ -39,7 +39,8 @@ def from_coco(annotations: Sequence[Mapping[str, Any]], *, size: tuple[int, int]
         categories: the identifiers of the categories in the order of the model's classes.
 
     Raises:
-        UserError: pycocotools is missing, or an annotation is of a category that is not among `categories`.
+        UserError: pycocotools is missing, or an annotation is of a category that is not among `categories`, or its
+            segmentation cannot be read.
     """
     labels_of = {category: label for label, category in enumerate(categories)}
     boxes, labels, masks = [], [], []
@@ -55,7 +56,7 @@ def from_coco(annotations: Sequence[Mapping[str, Any]], *, size: tuple[int, int]
             continue
         boxes.append((x, y, x + width, y + height))
         labels.append(labels_of[annotation["category_id"]])
-        masks.append(_bitmap(annotation["segmentation"], size))
+        masks.append(_bitmap(annotation, size))
     return Target(
         torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
         torch.tensor(labels, dtype=torch.int64),
@@ -63,16 +64,31 @@ def from_coco(annotations: Sequence[Mapping[str, Any]], *, size: tuple[int, int]
     )
 
 
-def _bitmap(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+def _bitmap(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """The pixels (height, width), bool, of polygons or of run lengths, in full or compressed."""
     mask = optional("pycocotools.mask")
-    if isinstance(segmentation, list):
-        runs = mask.merge(mask.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        runs = mask.frPyObjects(segmentation, *size)
-    else:
-        runs = segmentation
-    return mask.decode(runs).astype(bool)
+    try:
+        segmentation = annotation["segmentation"]
+        if isinstance(segmentation, list):
+            runs = mask.merge(mask.frPyObjects(segmentation, *size))
+        elif isinstance(segmentation["counts"], list):
+            runs = mask.frPyObjects(segmentation, *size)
+        else:
+            runs = segmentation
+        pixels = mask.decode(runs).astype(bool)
+    except Exception as error:  # pycocotools raises whatever its first use of a malformed entry does
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"annotation {annotation.get('id')} has no segmentation that can be read ({reason}); "
+            "give polygons of at least three corners, or run lengths"
+        ) from error
+    if pixels.shape != tuple(size):
+        found, wanted = (" x ".join(map(str, shape)) for shape in (pixels.shape, size))
+        raise UserError(
+            f"annotation {annotation.get('id')} has a mask of {found} pixels for an image of {wanted}; "
+            "give the image's own annotations and its (height, width)"
+        )
+    return pixels
 
 
 def fitted(targets: Sequence[Target], images: Tensor, *, num_classes: int) -> list[Target]:
@@ -90,7 +106,13 @@ def fitted(targets: Sequence[Target], images: Tensor, *, num_classes: int) -> li
 
 
 def _fitted(name: str, target: Target, images: Tensor, num_classes: int) -> Target:
+    fits = isinstance(target, tuple) and len(target) == 3 and all(isinstance(part, Tensor) for part in target)
+    if not fits:
+        raise UserError(f"{name} is a {type(target).__name__}; give a Target of three tensors: boxes, labels, masks")
     (boxes, labels, masks), (height, width) = target, images.shape[2:]
+    whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
+    require(whole, f"{name}.labels", labels.dtype, "of whole numbers, as int64")
+    require(masks.dtype == torch.bool, f"{name}.masks", masks.dtype, "torch.bool, as of `masks > 0`")
     count = len(boxes)
     require(tuple(boxes.shape) == (count, 4), f"{name}.boxes", tuple(boxes.shape), "of the shape (objects, 4)")
     require(tuple(labels.shape) == (count,), f"{name}.labels", tuple(labels.shape), f"of the shape ({count},)")
@@ -98,8 +120,8 @@ def _fitted(name: str, target: Target, images: Tensor, num_classes: int) -> Targ
     require(fits, f"{name}.masks", tuple(masks.shape), f"of the shape ({count}, at most {height}, at most {width})")
     known = ((labels >= 0) & (labels < num_classes)).all()
     require(known, f"{name}.labels", labels.tolist(), f"from 0 to {num_classes - 1}, the classes of the model")
-    area = (boxes[:, 2:] > boxes[:, :2]).all()
-    require(area, f"{name}.boxes", boxes.tolist(), "x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+    area = (boxes[:, 2:] > boxes[:, :2]).all() and boxes.isfinite().all()
+    require(area, f"{name}.boxes", boxes.tolist(), "finite x1, y1, x2, y2 with x1 < x2 and y1 < y2")
     masks = F.pad(masks.to(images.device), (0, width - masks.shape[2], 0, height - masks.shape[1]))
     wide = torch.promote_types(images.dtype, torch.float32)
     return Target(boxes.to(images.device, wide), labels.to(images.device), masks)

@@ -75,6 +75,17 @@ def test_objects_outside_a_crop_are_dropped():
     assert image.shape == (3, 20, 50)
 
 
+def test_what_rounding_leaves_nothing_of_is_dropped():
+    """A crop leaves a sliver of a box, one rounding wide, whose two edges are the same pixel after enlarging."""
+    sliver = torch.nextafter(torch.tensor(420.0), torch.tensor(0.0)).item()
+    boxes = torch.tensor([[sliver, 0, 420, 50], [10, 0, 420, 50]])
+    target = Target(boxes, LABELS[:2], torch.ones(2, 420, 420, dtype=torch.bool))
+    _, found = augment.resize(torch.zeros(3, 420, 420), target, short=480)
+    assert found.labels.tolist() == [0]
+    assert found.boxes.shape == (1, 4)
+    assert found.masks.shape == (1, 480, 480)
+
+
 @pytest.mark.parametrize("size", [(427, 640), (640, 427), (300, 1200)])
 def test_multi_scale(size):
     """Sizes within the published limits, all boxes around their masks, and the same again from the same seed."""

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mvc.errors import UserError
-from mvc.tasks.checkpoints import load_task_weights, own_name
+from mvc.model.module import create_model
+from mvc.tasks.checkpoints import load_backbone_weights, load_task_weights, own_name
 from mvc.tasks.detection import create_detector
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
@@ -53,6 +54,13 @@ def test_published_names_load(model):
     assert "neck.lateral_convs.3.conv.bias" in state
     result = load_task_weights(model, state)
     assert (result.tensors, result.notes) == (len(state), ())
+    assert_loaded(model, state)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_state_dict_within_a_checkpoint_loads(model, key):
+    state = published(model)
+    load_task_weights(model, {key: state, "epoch": 3})
     assert_loaded(model, state)
 
 
@@ -146,6 +154,42 @@ def test_what_does_not_fit_is_listed_and_nothing_is_copied(model):
     assert "1 extra: neck.bottom_up.weight" in message
     assert "1 misshapen: roi_head.bbox_head.1.fc_cls.bias (81,) for (4,)" in message
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def classifier(**changes: object) -> dict[str, torch.Tensor]:
+    state = create_model("tiny", num_classes=7, **changes).state_dict()
+    return {name: torch.rand(t.shape) if t.is_floating_point() else torch.tensor(7) for name, t in state.items()}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_classifiers_weights_into_the_backbone(compiled):
+    """Of all its tensors but the head and the last norm; the norms of the maps are as they were."""
+    model = create_detector("tiny", window_sizes=(4, 2), num_classes=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = classifier()
+    if compiled:
+        model.backbone = torch.compile(model.backbone, backend="eager")
+    result = load_backbone_weights(model, {f"model.{name}": tensor for name, tensor in state.items()})
+    assert "non-commercial" in result.notes[0]
+    for name, tensor in ((own_name(name), tensor) for name, tensor in model.state_dict().items()):
+        loaded = name.startswith("backbone.") and "outnorm" not in name
+        assert torch.equal(tensor, state[name.removeprefix("backbone.")] if loaded else before[name]), name
+
+
+def test_a_classifier_that_does_not_fit_the_backbone(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"1 missing: levels\.2\.blocks\.0\.mixer\.D"):
+        load_backbone_weights(model, {n: t for n, t in classifier().items() if n != "levels.2.blocks.0.mixer.D"})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(UserError, match="model is a Linear; it must be a detector or a segmenter"):
+        load_backbone_weights(torch.nn.Linear(1, 1), classifier())
+
+
+def test_a_classifiers_weights_are_no_detectors(model):
+    with pytest.raises(
+        UserError, match=r"has a backbone and heads; give its own checkpoint, or .*load_backbone_weights"
+    ):
+        load_task_weights(model, classifier())
 
 
 def test_a_model_on_meta_is_refused():

@@ -89,6 +89,13 @@ def test_photographs_of_one_name_have_pictures_of_their_own(tmp_path):
     assert names == ["x.png", "x-2.png", "x-2-2.png"]
 
 
+def test_a_photograph_is_never_replaced(tmp_path, capsys):
+    shutil.copy(CAT, tmp_path / "a.png")
+    assert detect.main([str(tmp_path), *EAGER, "--output", str(tmp_path)]) == 2
+    assert f"would replace the photograph {tmp_path / 'a.png'}; name another folder" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == CAT.read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["cascade", "mask_rcnn"])
 def test_weights_and_kind(tmp_path, capsys, kind):
     torch.manual_seed(5)
@@ -144,13 +151,36 @@ def test_the_examples_in_the_help_are_understood():
         detect._parser().parse_args(line.split()[3:])
 
 
+def matched(found: list[dict], others: list[dict]) -> float:
+    """The share of what was found that has a counterpart: of its class, to 1e-4 of its score, a tenth of a pixel away
+    at most."""
+    close = [
+        any(
+            one["category_id"] == other["category_id"]
+            and one["score"] == pytest.approx(other["score"], abs=1e-4)
+            and one["bbox"] == pytest.approx(other["bbox"], abs=0.1)
+            for other in others
+        )
+        for one in found
+    ]
+    return sum(close) / len(close)
+
+
 @pytest.mark.slow
 def test_compiled_backbone(tmp_path, fresh_dynamo):
-    """By mvc, what eager finds."""
+    """By mvc, what eager finds, but for what hangs on which of two nearly equal proposals is better."""
+    torch.manual_seed(0)
+    model = create_detector("tiny", width=16, window_sizes=(8, 4))
+    with torch.no_grad():  # sure of what it sees: equal scores of all classes would have no order
+        for head in model.roi_head.bbox_head:
+            head.fc_cls.weight.mul_(30)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    common = [str(CAT), "--variant", "tiny", "--weights", str(tmp_path / "w.pth"), "--threshold", "0.3"]
     found = []
-    for options in (EAGER, [each for each in EAGER if each != "--no-compile"]):
+    for options in (["--no-compile"], []):
         target = tmp_path / f"{len(found)}.json"
-        assert detect.main([str(CAT), *options, "--json", str(target)]) == 0
+        assert detect.main([*common, *options, "--json", str(target)]) == 0
         found.append(json.loads(target.read_text()))
-    assert [each["category_id"] for each in found[0]] == [each["category_id"] for each in found[1]]
-    assert max(abs(a["score"] - b["score"]) for a, b in zip(*found, strict=True)) <= 1e-5
+    eager, compiled = found
+    assert len(eager) > 50
+    assert min(matched(eager, compiled), matched(compiled, eager)) > 0.95

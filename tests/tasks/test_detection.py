@@ -207,6 +207,11 @@ def test_unusable_images(model, arguments, message):
         model.predict(*arguments)
 
 
+def test_a_selection_is_no_number(model, images):
+    with pytest.raises(UserError, match=r"select is 0\.3; it must be a Selection"):
+        model.predict(images, SIZES, select=0.3)
+
+
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [({"proposals": -1}, "proposals is -1"), ({"score": 1.5}, "score is 1.5"), ({"iou": float("nan")}, "iou is nan")],

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from mvc.model.layers import ChannelNorm
 from mvc.tasks.detection import Detector, Found, Selection
-from mvc.tasks.detection_losses import StageSamples, box_loss, mask_logits, of_class
+from mvc.tasks.detection_losses import StageSamples, box_loss, class_loss, mask_logits
+from mvc.tasks.heads import of_class
 from mvc.tasks.regions import region_features
 from mvc.tasks.targets import Target
 
@@ -147,7 +148,7 @@ def test_training_losses(detector, levels, stage):
     pixels = torch.from_numpy(np.unpackbits(FIGURES["train_loss_mask_targets"].numpy(), axis=1)).view(16, 28, 28)
     target = Target(objects, labels[:16], torch.empty(0))
     found = [
-        F.cross_entropy(logits, labels),
+        class_loss(logits, samples),
         box_loss(deltas, samples, [target], detector.stage_std[stage], detector.learning),
         F.binary_cross_entropy_with_logits(masks, pixels.float()),
     ]

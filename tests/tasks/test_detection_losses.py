@@ -21,11 +21,11 @@ from mvc.tasks.detection_losses import (
     delta_loss,
     giou_loss,
     mask_loss,
-    of_class,
     refine,
     rpn_losses,
     sample_boxes,
 )
+from mvc.tasks.heads import of_class
 from mvc.tasks.proposals import by_anchor
 from mvc.tasks.targets import Target, fitted
 
@@ -194,16 +194,38 @@ def test_masks_are_padded_to_the_batch():
         ({"boxes": OBJECTS[:, [2, 1, 0, 3]]}, "x1, y1, x2, y2 with x1 < x2 and y1 < y2"),
         ({"labels": torch.tensor([0])}, r"targets\[0\].labels is \(1,\); it must be of the shape \(2,\)"),
         ({"labels": torch.tensor([0, 3])}, r"labels is \[0, 3\]; it must be from 0 to 2, the classes of the model"),
+        ({"boxes": OBJECTS / OBJECTS.new_tensor([1, 1, 0, 1])}, "finite x1, y1, x2, y2"),
+        ({"labels": torch.tensor([0.0, 1])}, r"labels is torch.float32; it must be of whole numbers, as int64"),
+        ({"masks": torch.full((2, *SIZE), 255, dtype=torch.uint8)}, r"masks is torch.uint8; it must be torch.bool"),
+        ({"masks": None}, r"targets\[0\] is a Target; give a Target of three tensors: boxes, labels, masks"),
         (
             {"masks": torch.zeros(2, 65, 96, dtype=torch.bool)},
             r"masks is \(2, 65, 96\); it must be of the shape \(2, at",
         ),
     ],
-    ids=["boxes", "corners", "labels", "classes", "masks"],
+    ids=["boxes", "corners", "labels", "classes", "infinite", "no whole labels", "levels", "no tensor", "masks"],
 )
 def test_targets_that_do_not_fit(changes, message):
     with pytest.raises(UserError, match=message):
         fitted([target()._replace(**changes)], IMAGES, num_classes=3)
+
+
+def test_a_target_of_another_library():
+    with pytest.raises(UserError, match=r"targets\[0\] is a dict; give a Target of three tensors"):
+        fitted([target()._asdict()], IMAGES, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": -1}, "samples is -1; it must be a whole number of at least 0"),
+        ({"proposals": 1.5}, "proposals is 1.5"),
+        ({"ious": (0.5,)}, "give one of each for every stage"),
+    ],
+)
+def test_unusable_learning(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CASCADE, **changes)
 
 
 def test_as_many_targets_as_images():

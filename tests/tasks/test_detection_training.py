@@ -19,6 +19,7 @@ from mvc.tasks.targets import Target
 pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from mvc.tasks.detection import Detector, create_detector
+from mvc.tasks.detection_losses import CASCADE
 
 SIZES = [(64, 96), (60, 80)]  # of the second image, what is no padding
 # Off the grid of the anchors, so that no two overlap an object equally but for rounding.
@@ -86,6 +87,22 @@ def test_images_without_objects(boxes):
     of_parameters = gradients(model, boxes=boxes)
     assert of_parameters.keys() == dict(model.named_parameters()).keys()
     assert all(gradient.isfinite().all() for gradient in of_parameters.values())
+
+
+def test_without_any_box():
+    """A mean over nothing would be NaN."""
+    model = detector()
+    found = losses(model, boxes=[[], []], proposals=0)
+    assert {name for name, loss in found.items() if loss != 0} == {"rpn_class"}
+    of_parameters = gradients(model, boxes=[[], []], proposals=0)
+    assert of_parameters.keys() == dict(model.named_parameters()).keys()
+    assert all(gradient.isfinite().all() for gradient in of_parameters.values())
+
+
+def test_learning_of_other_stages_is_refused():
+    model = detector("mask_rcnn")
+    with pytest.raises(UserError, match="learning is a Learning; it must be a Learning of 1 stages, as this MaskRCNN"):
+        model.losses(images(), SIZES, targets(), learning=CASCADE)
 
 
 def test_steps_repeat_and_differ():

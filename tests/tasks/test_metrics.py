@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,6 +138,8 @@ def test_categories():
     assert (found[0], found[15], found[79]) == ((1, "person"), (17, "cat"), (90, "toothbrush"))
 
 
-def test_image_identifiers(tmp_path):
-    assert coco.image_id(tmp_path / "000000000139.jpg") == 139
-    assert coco.image_id(tmp_path / "cat 2.jpg") == "cat 2.jpg"
+def test_image_identifiers():
+    """Each is one photograph's: those of one name in several folders, or of one number, are called by their paths."""
+    ids = {"000000000139.jpg": 139, "cat 2.jpg": "cat 2.jpg", "a/x.png": "a/x.png", "b/x.png": "b/x.png"}
+    ids |= {"7.jpg": "7.jpg", "007.png": "007.png"}
+    assert coco.image_ids([Path(name) for name in ids]) == {Path(name): expected for name, expected in ids.items()}

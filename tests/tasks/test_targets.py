@@ -63,6 +63,21 @@ def test_what_is_left_out(changes):
     assert len(read(SQUARE, {**SQUARE, **changes}).boxes) == 1
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([], "no segmentation that can be read"),
+        ([[2, 1, 6, 1]], "no segmentation that can be read .*; give polygons of at least three corners"),
+        (None, "no segmentation that can be read"),
+        ({"size": [4, 5], "counts": [3, 17]}, "a mask of 4 x 5 pixels for an image of 8 x 10"),
+    ],
+    ids=["no polygon", "two corners", "nothing", "another size"],
+)
+def test_unusable_segmentations(segmentation, message):
+    with pytest.raises(UserError, match=f"annotation 5 has {message}"):
+        read({**SQUARE, "id": 5, "segmentation": segmentation})
+
+
 def test_unknown_category():
     with pytest.raises(UserError, match="category_id=9, which is not among the 2 categories"):
         read({**SQUARE, "category_id": 9})
