@@ -62,11 +62,20 @@ def refuse_early(args: argparse.Namespace) -> None:
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
     if args.output:
-        try:
-            Path(args.output).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make --output {args.output}: {error.strerror}; name another folder") from error
-        files.require_folder(Path(args.output) / "NAME.png", "--output")
+        make_folder(Path(args.output))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of pictures, within --output.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --output {folder}: {error.strerror}; name another folder") from error
+    files.require_folder(folder / "NAME.png", "--output")
 
 
 def build(args: argparse.Namespace, create: Callable[..., nn.Module], progress: Progress) -> nn.Module:
@@ -122,8 +131,13 @@ def photographs(names: Sequence[str]) -> list[Path]:
 
 
 def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
-    """Where the picture of each photograph is drawn; photographs of one name in several folders are numbered."""
+    """Where the picture of each photograph is drawn; photographs of one name in several folders are numbered.
+
+    Raises:
+        UserError: a picture would be written over a photograph.
+    """
     taken: set[str] = set()
+    sources = {path.resolve() for path in paths}
     targets = {}
     for path in paths:
         name, serial = path.stem, 1
@@ -131,7 +145,9 @@ def pictures(folder: str, paths: Sequence[Path]) -> dict[Path, Path]:
             serial += 1
             name = f"{path.stem}-{serial}"
         taken.add(name)
-        targets[path] = Path(folder) / f"{name}.png"
+        targets[path] = target = Path(folder) / f"{name}.png"
+        if target.resolve() in sources:
+            raise UserError(f"--output {folder} would replace the photograph {target}; name another folder")
     return targets
 
 

@@ -94,6 +94,31 @@ def test_compiled_windows_are_what_they_are_alone(size):
         assert_same(found, windows_alone(model, stage, x))
 
 
+@pytest.mark.slow
+def test_compiled_windows_have_the_gradients_they_have_alone():
+    torch._dynamo.reset()
+    model, stage = tiny(layer_scale=0.5, **EACH_KIND_ONCE), 2
+    x = stage_map(model, stage, 4, 5).requires_grad_()  # with a strip at the right, one at the bottom, and a corner
+    parameters = [x, *model.levels[stage].blocks.parameters()]
+    weights = torch.randn_like(x)
+    compiled = torch.compile(lambda x: model.levels[stage](x), backend="mvc", fullgraph=True)
+    found = torch.autograd.grad((compiled(x) * weights).sum(), parameters)
+    expected = torch.autograd.grad((windows_alone(model, stage, x) * weights).sum(), parameters)
+    for actual, wanted in zip(found, expected, strict=True):
+        assert_same(actual, wanted)
+
+
+@torch.no_grad()
+def test_vmap_takes_windows_of_valid_tokens():
+    model, x = tiny(), torch.randn(2, 3, 100, 130)
+    assert_same(torch.vmap(lambda image: model(image[None])[0])(x), model(x))
+
+
+@torch.no_grad()
+def test_a_batch_of_none_has_windows_too():
+    assert tiny()(torch.randn(0, 3, 100, 130)).shape == (0, 10)
+
+
 @torch.no_grad()
 def test_whole_windows_and_the_published_option_agree():
     """Where every window is full, and nowhere else, nothing changes; the default pads, as published."""
