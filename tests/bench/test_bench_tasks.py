@@ -1,4 +1,4 @@
-"""bench/tasks.py: windows as published beside those of valid tokens, at the windows that are published for each size."""
+"""bench/tasks.py compares windows as published with those of valid tokens, at the windows published for each size."""
 
 from __future__ import annotations
 

@@ -80,18 +80,13 @@ def test_each_window_has_the_gradients_it_has_alone():
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(7, 8), (2, 3)], ids=["corner", "one-window"])
-def test_compiled_windows_are_what_they_are_alone(size):
+@pytest.mark.parametrize(("stage", "size"), [(3, (4, 5)), (2, (2, 3))], ids=["corner", "one-window"])
+def test_compiled_windows_are_what_they_are_alone(stage, size):
     torch._dynamo.reset()
     model = tiny(**EACH_KIND_ONCE)
-    stages = list(zip(STAGES, (stage_map(model, stage, *size) for stage in STAGES), strict=True))
-
-    def run(*maps: Tensor) -> list[Tensor]:
-        return [model.levels[stage](x) for stage, x in zip(STAGES, maps, strict=True)]
-
-    compiled = torch.compile(run, backend="mvc", fullgraph=True, options={"frozen": True})
-    for (stage, x), found in zip(stages, compiled(*[x for _, x in stages]), strict=True):
-        assert_same(found, windows_alone(model, stage, x))
+    x = stage_map(model, stage, *size)
+    compiled = torch.compile(lambda x: model.levels[stage](x), backend="mvc", fullgraph=True, options={"frozen": True})
+    assert_same(compiled(x), windows_alone(model, stage, x))
 
 
 @pytest.mark.slow
