@@ -167,8 +167,9 @@ def device(name: str) -> torch.device:
 
 
 def json_text(facts: dict[str, Any] | list[Any]) -> str:
-    """The text of a JSON file for programs; what is not finite is an error."""
-    return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The text of a JSON file for programs; what is not finite is an error. Bytes of a file's name that are no UTF-8,
+    which Python holds as lone surrogates, are written as JSON's escapes of these."""
+    return files.encodable(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(facts: dict[str, Any] | list[Any], target: str) -> None:

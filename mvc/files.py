@@ -12,6 +12,11 @@ from pathlib import Path
 from mvc.errors import UserError
 
 
+def encodable(text: str) -> str:
+    """The text with an escape such as \\udce9 for what UTF-8 cannot hold: bytes of a file's name that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def require_folder(path: Path, option: str) -> None:
     """Refuse at once a file that could not be written after long work.
 

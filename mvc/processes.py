@@ -50,7 +50,8 @@ class Processes:
         return values
 
     def from_first(self, find: Callable[[], T]) -> T:
-        """What `find` returns in the first process, in all of them; so is a UserError that it raises there."""
+        """What `find` returns in the first process, in all of them; so is a UserError that it raises there. The others
+        wait for it."""
         if self.count == 1:
             return find()
         found: list[object] = [None]
@@ -81,7 +82,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if device.type == "cuda":
         local, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= cards:
-            raise UserError(f"process {local} of this machine finds {cards} GPUs; start torchrun with --nproc {cards}")
+            found = f"process {local} of this machine finds {cards} GPUs"
+            raise UserError(f"{found}; start torchrun with --nproc-per-node {cards}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")

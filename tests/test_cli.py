@@ -1,6 +1,7 @@
 """What the commands share: exit statuses, types of arguments, numbers for JSON."""
 
 import argparse
+import json
 import math
 import os
 import signal
@@ -21,6 +22,14 @@ def raising(error):
         raise error
 
     return run
+
+
+def test_json_holds_names_that_are_no_text(tmp_path):
+    facts = {"path": "caf\udce9 thé.png"}
+    cli.write_json(facts, str(tmp_path / "a.json"))
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == facts
+    assert r"caf\udce9 thé" in text
 
 
 def test_exit_statuses(capsys):

@@ -33,7 +33,9 @@ def draw(facts: dict[str, Any], path: Path) -> None:
     settings = facts["settings"]
     heights = [len(of_study(study)) for study in STUDIES]
     figure = Figure(figsize=(9, 1.9 + 0.42 * sum(heights)), layout="constrained")
-    grid = figure.subplots(len(STUDIES), 2, gridspec_kw={"height_ratios": heights, "width_ratios": [2, 1]})
+    grid = figure.subplots(
+        len(STUDIES), 2, sharex="col", gridspec_kw={"height_ratios": heights, "width_ratios": [2, 1]}
+    )
     for (ours, paper), study in zip(grid, STUDIES, strict=True):
         _trainings(ours, values(facts, study, "accuracy"), of_study(study))
         _paper(paper, of_study(study))

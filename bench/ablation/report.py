@@ -152,5 +152,21 @@ def _costs(facts: dict[str, Any]) -> str:
     kept = [column for column in range(len(headers)) if column == 0 or any(row[column] is not None for row in rows)]
     cells = [["" if row[column] is None else row[column] for column in kept] for row in rows]
     table = tabulate(cells, [headers[column] for column in kept], markdown=True)
-    where = "; ".join(f"{part}: {_where(facts, part)}" for part in ("latency", "gpu") if parts[part])
-    return f"{table}\n\n{where[:1].upper()}{where[1:]}." if where else table
+    return "\n\n".join([table, *filter(None, [_told_of_latency(facts), _told_of_gpu(facts)])])
+
+
+def _told_of_latency(facts: dict[str, Any]) -> str:
+    if "latency" not in facts:
+        return ""
+    return f"Latencies are of compiled, frozen models in float32, timed in turns: {_where(facts, 'latency')}."
+
+
+def _told_of_gpu(facts: dict[str, Any]) -> str:
+    if "gpu" not in facts:
+        return ""
+    about = facts["environment"]["gpu"]
+    return (
+        "Launches and bytes are those of frozen code in float16, generated without a card, and the milliseconds a "
+        f"roofline's estimate: torch {about['torch']}, triton {about['triton']}, commit {about['commit']}, "
+        f"{about['date'][:10]}."
+    )

@@ -28,9 +28,9 @@ from mvc.images.loading import Images
 from mvc.measure import machine, plot
 from mvc.measure.environment import environment
 from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS, MambaVisionConfig, get_config
-from mvc.model.image import import_pillow, preprocess
+from mvc.model.image import MAX_SIDE, import_pillow, preprocess
 from mvc.model.module import MambaVision, create_model
-from mvc.model.weights import load_weights, num_classes
+from mvc.model.weights import load_weights, num_classes, stored_config
 from mvc.processes import Processes, joined
 from mvc.progress import Progress
 
@@ -40,7 +40,7 @@ EXAMPLES = """examples:
   python -m mvc.evaluate --variant T --weights hub:nvidia/MambaVision-T-1K --data imagenet/val --dry-run
   python -m mvc.evaluate --variant T --weights t.pth.tar --data imagenet/val --dtype float16 --state t.state
   python -m mvc.evaluate --variant S --weights mine.pth --ema --data flowers/val --json s.json --plot confusion.png
-  torchrun --nproc 8 -m mvc.evaluate --variant B --weights b.pth --data imagenet/val --dtype bfloat16
+  torchrun --nproc-per-node 8 -m mvc.evaluate --variant B --weights b.pth --data imagenet/val --dtype bfloat16
 
 exit status: 0 done, 1 done but some images could not be read, 2 unusable input or machine, 130 interrupted"""
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__.partition(": ")[2], prog="python -m mvc.evaluate", epilog=EXAMPLES)
     add = parser.add_argument
-    add("--variant", required=True, help=f"one of {', '.join(VARIANTS)}")
+    add("--variant", help=f"one of {', '.join(VARIANTS)} (default that of a checkpoint of mvc.train)")
     add("--weights", type=cli.name, required=True, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME")
     add("--ema", action="store_true", help="the moving average of the weights, which a training state holds")
     add("--data", type=cli.name, required=True, metavar="FOLDER", help="has a folder of images for each class")
@@ -92,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _side(text: str) -> int:
-    if not text.isdecimal() or int(text) < MIN_IMAGE_SIZE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {MIN_IMAGE_SIZE}")
+    if not text.isdecimal() or not MIN_IMAGE_SIZE <= int(text) <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
     return int(text)
 
 
@@ -122,7 +122,8 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
     here = _setting(args, model, data, work)
     state = _state(args, here, data, processes)
     if args.dry_run:
-        _print(_plan(args, model, work, progress), args.json, processes)
+        found = _plan(args, model, work, progress)
+        processes.from_first(lambda: _print(found, args.json))
         return 0
     compilation = _evaluate(args, model, work, state, here, progress)
     if not state.counts.images:
@@ -138,15 +139,15 @@ def run(args: argparse.Namespace, processes: Processes) -> int:
         names=data.names,
         state=state,
     )
-    _print(found, args.json, processes)
-    if args.plot and processes.first:
-        picture.confusion(state.counts, data.names, Path(args.plot), title=found.title)
-    return 1 if state.unreadable else 0
+    processes.from_first(lambda: _write(args, found))
+    return 1 if state.unreadable and processes.first else 0  # torchrun ends the others where one returns more than 0
 
 
 def _refuse_early(args: argparse.Namespace) -> None:
     """Refuse options that would otherwise fail only after long work."""
     import_pillow()
+    if args.state and args.json and Path(args.state).resolve() == Path(args.json).resolve():
+        raise UserError(f"--state and --json are both {args.json}; name two files")
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
     if args.state:
@@ -163,7 +164,10 @@ def _data(args: argparse.Namespace) -> Data:
         raise UserError(f"--weights {args.weights} has no head, so that it scores no classes; give weights with one")
     names = read_class_names(Path(args.classes)) if args.classes else None
     classes = class_order(folder.names, count, names)
-    config = get_config(args.variant, num_classes=count)
+    config = stored_config(args.weights, args.variant)
+    if config is None and args.variant is None:
+        raise UserError(f"--weights {args.weights} does not say of which variant it is; name it by --variant")
+    config = config or get_config(args.variant, num_classes=count)
     if args.size:
         config = get_config(config, image_size=args.size)
     return Data(folder, config, classes, shown_names(folder.names, classes, count))
@@ -179,7 +183,8 @@ def _work(args: argparse.Namespace, data: Data, processes: Processes) -> Work:
         processes=processes,
     )
     if (batches := len(work.batches())) < processes.count:
-        raise UserError(f"{processes.count} processes share {batches} batches of {rows} images; use a smaller --batch")
+        shared = f"the {len(data.folder):,} images make {batches:,} batches of {rows} for {processes.count} processes"
+        raise UserError(f"{shared}; use a smaller --batch, or fewer processes")
     return work
 
 
@@ -254,9 +259,14 @@ def _compiled(
         return compile_model(model, work.inputs(torch.zeros(work.shape)), options={"frozen": True})
 
 
-def _print(found: Plan | Results, json: str | None, processes: Processes) -> None:
-    if not processes.first:
-        return
+def _write(args: argparse.Namespace, found: Results) -> None:
+    """All that the run puts out."""
+    _print(found, args.json)
+    if args.plot:
+        picture.confusion(found.state.counts, found.names, Path(args.plot), title=found.title)
+
+
+def _print(found: Plan | Results, json: str | None) -> None:
     if json != "-":
         print(found)
     if json:

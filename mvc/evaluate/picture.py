@@ -122,4 +122,5 @@ def most_confused(confusion: Tensor) -> list[tuple[int, int, int]]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
+    short = name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
+    return short.replace("$", r"\$")  # matplotlib takes what stands between two of them for a formula

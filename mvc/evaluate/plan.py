@@ -64,7 +64,8 @@ class Plan:
         return self.compile_seconds + self.images / (self.rate * self.processes)
 
     def __str__(self) -> str:
-        worker = "unknown" if self.worker_bytes is None else _size(self.worker_bytes)
+        worker = "an unknown size" if self.worker_bytes is None else _size(self.worker_bytes)
+        waiting = f"{worker} more for each process that reads, {_size(self.waiting_bytes)} for their batches"
         several = "" if self.processes == 1 else f", of each of {self.processes} processes"
         compiling = f"{self.compile_seconds:.1f} s of it to compile"
         rows = [
@@ -74,10 +75,7 @@ class Plan:
             ("disk", f"{_size(self.image_bytes)} to read; {_size(self.state_bytes)} for --state, twice while written"),
             ("memory", f"{_size(self.peak_bytes)} at most during a batch{several}"),
             ("parameters", f"{_size(self.parameter_bytes)} of that memory"),
-            (
-                "readers",
-                f"{worker} more for each process that reads, {_size(self.waiting_bytes)} for their batches",
-            ),
+            ("readers", waiting if self.waiting_bytes else "none; the process that scores reads"),
             ("measured on", f"{self.measured:,} images"),
         ]
         rows += [("unreadable", each.reason) for each in self.unreadable]

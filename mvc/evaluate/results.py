@@ -85,7 +85,8 @@ class Results:
             rows.append(("not finite", f"{unscored:,} images have scores that are not finite and count as wrong"))
         if folder.others:
             some = ", ".join(folder.others[:FILES])
-            rows.append(("other files", f"{len(folder.others):,}, whose names do not end as an image's: {some}"))
+            which = "which lie beside the class folders or whose names do not end as an image's"
+            rows.append(("other files", f"{len(folder.others):,}, {which}: {some}"))
         if self.state.unreadable:
             number = len(self.state.unreadable)
             rows.append(("unreadable", f"{number:,} images, which are left out of all figures:"))

@@ -65,7 +65,8 @@ def load(setting: dict[str, str], path: Path) -> State:
     """Read a state of the same setting.
 
     Raises:
-        UserError: the file is no such state, or one of another setting; the message says what differs.
+        UserError: the file cannot be read, is no such state, or is one of another setting; the message says what
+            differs.
     """
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,6 +77,10 @@ def load(setting: dict[str, str], path: Path) -> State:
             [Unreadable(*each) for each in contents["unreadable"]],
             contents["seconds"],
         )
+    except OSError as error:
+        raise UserError(
+            f"cannot read --state {path}: {error.strerror}; make it readable, or name another file"
+        ) from error
     except Exception as error:  # a file of another kind can make torch's reader raise anything
         raise UserError(f"--state {path} is no state of an evaluation; remove it, or name another file") from error
     there, version = found

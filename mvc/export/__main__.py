@@ -21,9 +21,9 @@ from mvc.export.api import FORMATS, Exported, export_model
 from mvc.export.loading import load
 from mvc.export.sizes import Range
 from mvc.measure.environment import environment
-from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS
+from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS, MambaVisionConfig, get_config
 from mvc.model.module import MambaVision, create_model
-from mvc.model.weights import load_weights
+from mvc.model.weights import load_weights, stored_config
 from mvc.offline.targets import TARGETS
 from mvc.passes.accuracy import Check
 from mvc.progress import Progress
@@ -35,6 +35,7 @@ SCHEMA = "mvc.export/1"
 EXAMPLES = """examples:
   python -m mvc.export --variant T --output t.pt2
   python -m mvc.export --variant S --weights hub:nvidia/MambaVision-S-1K --output s.onnx
+  python -m mvc.export --weights run/best.pt --ema --output mine.pt2
   python -m mvc.export --variant T --dtype bfloat16 --batch 1:16 --isa avx2 --output t.pt2
   python -m mvc.export --variant tiny --batch 1:8 --size 64:512 --custom-ops --output tiny.exported
 
@@ -67,8 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__.partition(": ")[2], prog="python -m mvc.export", epilog=EXAMPLES)
     add = parser.add_argument
     add("--output", type=cli.name, metavar="FILE", required=True, help="the file; what is there is replaced")
-    add("--variant", default="S", help=f"one of {', '.join(VARIANTS)} (default S)")
+    variant = f"one of {', '.join(VARIANTS)} (default that of a checkpoint of mvc.train, otherwise S)"
+    add("--variant", help=variant)
     add("--weights", type=cli.name, metavar="SRC", help="checkpoint file, or hub:OWNER/NAME (default random weights)")
+    add("--ema", action="store_true", help="the moving average of the weights, which a training state holds")
     kinds = "pt2: AOTInductor package; onnx; exported: for torch.export.load (default by the file's suffix)"
     add("--format", choices=FORMATS, help=kinds)
     add(
@@ -142,7 +145,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     tried = _try(args, model, dynamic, written, progress) if args.check and args.device not in TARGETS else Tried()
     if args.json:
-        write_json(_facts(args, written, tried), args.json)
+        write_json(_facts(args, model.config, written, tried), args.json)
     if args.json != "-":
         print("\n".join(_lines(args, written, tried)))
     return 0 if all(each.check.passed for each in tried.compared) else 1
@@ -155,9 +158,11 @@ def _home(args: argparse.Namespace) -> str:
 
 def _build(args: argparse.Namespace) -> MambaVision:
     torch.manual_seed(args.seed)
-    model = create_model(args.variant, device=_home(args), dtype=DTYPES[args.dtype]).eval()
+    stored = stored_config(args.weights, args.variant) if args.weights else None
+    config = stored or get_config(args.variant or "S")
+    model = create_model(config, device=_home(args), dtype=DTYPES[args.dtype]).eval()
     if args.weights:
-        load_weights(model, args.weights)
+        load_weights(model, args.weights, ema=args.ema)
     return model
 
 
@@ -208,7 +213,7 @@ def _between(low: int, high: int) -> int:
     return next((size for size in range(max(low, 3), high + 1) if size & (size - 1)), low)
 
 
-def _facts(args: argparse.Namespace, written: Exported, tried: Tried) -> dict[str, Any]:
+def _facts(args: argparse.Namespace, config: MambaVisionConfig, written: Exported, tried: Tried) -> dict[str, Any]:
     """The facts as plain types that JSON can hold."""
     facts = dataclasses.asdict(written) | {"path": str(written.path), "files": [str(each) for each in written.files]}
     compared = [
@@ -217,7 +222,7 @@ def _facts(args: argparse.Namespace, written: Exported, tried: Tried) -> dict[st
     ]
     return {
         "schema": SCHEMA,
-        "variant": args.variant,
+        "variant": config.name,
         "dtype": args.dtype,
         "frozen": args.frozen,
         **facts,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvc.errors import UserError
+from mvc.files import encodable
 from mvc.images.folder import listed
 from mvc.model.image import class_names
 
@@ -28,7 +29,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         UserError: the file cannot be read, or names a class twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # with Windows' mark of byte order or without
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise UserError(f"cannot read --classes {path}: {reason}; give a text file with one name to a line") from error
@@ -73,14 +74,14 @@ def class_order(folders: Sequence[str], num_classes: int, names: Sequence[str] |
 
 def shown_names(names: Sequence[str], indices: Sequence[int], num_classes: int) -> tuple[str, ...]:
     """What all classes of the model are called in tables: in English where folders have ImageNet's ids, otherwise as
-    their folder, or as their index where they have none.
+    their folder (bytes that are no UTF-8 as escapes), or as their index where they have none.
 
     Args:
         names, indices: of the class folders.
     """
     if all(name in imagenet_synsets() for name in names) and num_classes == len(class_names()):
         return class_names()
-    shown = {index: name for name, index in zip(names, indices, strict=True)}
+    shown = {index: encodable(name) for name, index in zip(names, indices, strict=True)}
     return tuple(shown.get(index, str(index)) for index in range(num_classes))
 
 

@@ -27,7 +27,8 @@ class ImageFolder:
         names: of the class folders, sorted.
         paths: of the images from `root` on, by class and then by name, as torchvision orders them.
         labels: for each image, the index of its class folder in `names`.
-        others: files in the class folders whose names do not end as an image's does.
+        others: files that belong to no class, which lie beside the class folders, and files in these whose names do not
+            end as an image's does.
     """
 
     root: Path
@@ -65,12 +66,12 @@ def list_images(root: str | os.PathLike[str]) -> ImageFolder:
     """List the images of a folder, in folders below the class folders too; no image is read.
 
     Raises:
-        UserError: there is no such folder, it has no class folders, one of these has no images, or they are the parts
-            of a data set (train, val).
+        UserError: there is no such folder, it has no class folders, one of these has no images or holds itself by a
+            link, or they are the parts of a data set (train, val).
     """
     root = Path(root)
-    names = _class_folders(root)
-    paths, labels, others, empty = [], [], [], []
+    names, others = _entries(root)
+    paths, labels, empty = [], [], []
     for label, name in enumerate(names):
         found = _files(root, name)
         images = [path for path in found if path.lower().endswith(ENDINGS)]
@@ -92,7 +93,8 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
-def _class_folders(root: Path) -> list[str]:
+def _entries(root: Path) -> tuple[list[str], list[str]]:
+    """The names of the class folders, and of what lies beside them."""
     if not root.is_dir():
         reason = "it is a file" if root.exists() else "there is none"
         raise UserError(f"{root} is no folder ({reason}); give a folder that has one folder of images for each class")
@@ -101,13 +103,14 @@ def _class_folders(root: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"cannot list {root}: {error.strerror}; give a folder that can be read") from error
     names = [entry.name for entry in entries if entry.is_dir()]
+    others = [entry.name for entry in entries if not entry.is_dir()]
     if not names:
-        loose = any(entry.name.lower().endswith(ENDINGS) for entry in entries)
+        loose = any(name.lower().endswith(ENDINGS) for name in others)
         found = "images, but no class folders" if loose else "no class folders"
         raise UserError(f"{root} holds {found}; put the images of each class into a folder of its own")
     if {name.lower() for name in names} <= SPLITS:
         raise UserError(f"{root} holds {listed(names)}, the parts of a data set; give one of these folders")
-    return names
+    return names, others
 
 
 def _files(root: Path, name: str) -> list[str]:
@@ -116,5 +119,11 @@ def _files(root: Path, name: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot list {error.filename}: {error.strerror}; make it readable, or remove it") from error
 
-    walked = sorted(os.walk(root / name, followlinks=True, onerror=refuse))
-    return [os.path.relpath(os.path.join(folder, file), root) for folder, _, files in walked for file in sorted(files)]
+    walked, within = [], {}
+    for folder, _, files in os.walk(root / name, followlinks=True, onerror=refuse):
+        real, above = os.path.realpath(folder), within.get(os.path.dirname(folder), frozenset())
+        if real in above:  # it would go on until the path is too long, with each image again at every turn
+            raise UserError(f"{folder} leads back to a folder that it lies in ({real}); remove the link")
+        within[folder] = above | {real}
+        walked.append((os.path.relpath(folder, root), sorted(files)))
+    return [os.path.join(folder, file) for folder, files in sorted(walked) for file in files]

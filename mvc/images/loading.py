@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,13 +106,25 @@ def read(
         pin: whether batches lie in memory from which a GPU copies while the processor goes on.
 
     Raises:
-        UserError: a worker process ended, as for want of memory.
+        UserError: a worker process ended, as for want of memory, or has no shared memory for a batch.
     """
     collate = functools.partial(together, shape=shape)
-    try:
+    with worker_failures():
         yield from DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)
+
+
+@contextlib.contextmanager
+def worker_failures() -> Iterator[None]:
+    """Turn the end of a worker process, as for want of memory, into one sentence with its remedy."""
+    try:
+        yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        reasons = [line for line in str(error).splitlines() if _lacking(line)]
+        if not reasons:
             raise
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{reason}; use fewer --workers, a smaller --batch, or more (shared) memory") from error
+        raise UserError(f"{reasons[-1]}; use fewer --workers, a smaller --batch, or more (shared) memory") from error
+
+
+def _lacking(line: str) -> bool:
+    """Whether a line of an error says that a worker process has gone, or that torch's shared memory has no room."""
+    return "DataLoader worker (pid" in line or "</torch_" in line

@@ -18,6 +18,7 @@ from mvc.kernels.scan.checks import MAX_STATES
 
 MIN_IMAGE_SIZE = 32
 MAX_SIZE = 2**31 - 1  # of anything that is counted: more is a slip
+MODEL_TYPE = "mambavision"  # by which packages such as peft know the kind of a model
 MAX_DEPTH = 1000  # blocks in a stage, likewise
 
 Config = TypeVar("Config", bound=Any)  # a dataclass with a `name`
@@ -147,8 +148,8 @@ class MambaVisionConfig:
         self._require(is_whole(getattr(self, field), least, most), field, f"a whole number from {least} to {most}")
 
     def to_dict(self) -> dict[str, object]:
-        """The fields by name, and `model_type`, by which packages such as peft know the kind of a model."""
-        return {"model_type": "mambavision", **dataclasses.asdict(self)}
+        """The fields by name, and `model_type`."""
+        return {"model_type": MODEL_TYPE, **dataclasses.asdict(self)}
 
     def channels(self, stage: int) -> int:
         """Channels of stage 0 to 3."""

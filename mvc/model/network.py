@@ -57,14 +57,18 @@ def maps(layers: Any, x: Tensor, *, count: int = 4, name: str = "x") -> tuple[Te
     check_images(layers, x, name=name)
     if torch.jit.is_tracing():
         x = x.expand(-1, -1, *numbers(x.shape[2:]))  # its programs hold for one size, and so refuse another
-    x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last, in a form that vmap takes too
-    found = [x := layers.patch_embed(x)]
+    found = [x := layers.patch_embed(channels_last(x))]
     for level in layers.levels:
         found.append(x := level(x))
         if len(found) > count:
             break
         x = level.downsample(x)
     return tuple(found)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images in channels_last memory, in a form that vmap takes too."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def pooled(layers: Any, x: Tensor) -> Tensor:
@@ -94,10 +98,11 @@ def check_images(layers: Any, x: Tensor, *, name: str = "x") -> None:
 
 def check_like(x: Tensor, weight: Tensor, *, name: str = "x") -> None:
     """Raise UserError for images on another device than a parameter, and TypeError for those of another dtype, unless
-    autocast converts them."""
+    autocast converts both."""
     if x.device != weight.device:
         raise UserError(f"{name} must be on the parameters' device {weight.device}, got {x.device}; move one of them")
-    if x.dtype != weight.dtype and not (x.dtype in AUTOCAST_DTYPES and torch.is_autocast_enabled(x.device.type)):
+    both = x.dtype in AUTOCAST_DTYPES and weight.dtype in AUTOCAST_DTYPES
+    if x.dtype != weight.dtype and not (both and torch.is_autocast_enabled(x.device.type)):
         raise TypeError(f"{name} must have the parameters' dtype {weight.dtype}, got {x.dtype}; convert one of them")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mvc.arguments import require, require_choice, require_flag
 from mvc.errors import UserError
 from mvc.model.checkpoint import HUB_SCHEME, read, renamed, state_dict_in
-from mvc.model.config import VARIANTS
+from mvc.model.config import MODEL_TYPE, VARIANTS, MambaVisionConfig, get_config
 from mvc.model.functional import without_values
 
 STATE_KEYS = ("state_dict", "model")
@@ -118,6 +118,31 @@ def num_classes(source: str | os.PathLike[str] | Mapping[str, Tensor], *, ema: b
     """
     source, contents = read(source)
     return _num_classes(checkpoint_tensors(contents, source, _without_prefix, ema=ema))
+
+
+def stored_config(
+    source: str | os.PathLike[str] | Mapping[str, object], variant: str | None = None
+) -> MambaVisionConfig | None:
+    """The configuration that a checkpoint of `mvc.train` holds, under `config`; None for a checkpoint without one.
+
+    Args:
+        source: as for `load_weights`.
+        variant: a name that the configuration must have, if it is given.
+
+    Raises:
+        UserError: the source cannot be fetched or read, its configuration cannot be used, or it is of another variant.
+    """
+    source, contents = read(source)
+    stored = contents.get("config") if isinstance(contents, Mapping) else None
+    if not (isinstance(stored, Mapping) and stored.get("model_type") == MODEL_TYPE):
+        return None
+    try:
+        config = MambaVisionConfig(**{name: value for name, value in stored.items() if name != "model_type"})
+    except TypeError as error:
+        raise UserError(f"source {source} has a configuration of another version of mvc ({error})") from error
+    if variant is not None and get_config(variant).name != config.name:
+        raise UserError(f"variant is {variant!r} and source {source} is of {config.name}; leave the variant out")
+    return config
 
 
 def checkpoint_tensors(contents: object, source: str, rename: Callable[[str], str], *, ema: bool) -> dict[str, Tensor]:

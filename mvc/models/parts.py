@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mvc.arguments import is_number, is_whole, require
 from mvc.errors import UserError
 from mvc.kernels.checks import check_tensors
+from mvc.kernels.scan.checks import MAX_STATES
 from mvc.model.config import MAX_SIZE
 from mvc.model.network import check_like
 
@@ -19,14 +20,18 @@ DT_FLOOR = 1e-4
 WIDE = torch.float32  # of A and D, whatever the other parameters are
 
 
-def check_whole(config: Any, *fields: str) -> None:
-    """Raise UserError unless each field of a configuration is a whole number of at least 1."""
+def check_whole(config: Any, *fields: str, most: int = MAX_SIZE) -> None:
+    """Raise UserError unless each field of a configuration is a whole number from 1 to `most`."""
     for field in fields:
         value = getattr(config, field)
-        require(is_whole(value, 1, MAX_SIZE), f"config field {field}", value, f"a whole number from 1 to {MAX_SIZE}")
+        require(is_whole(value, 1, most), f"config field {field}", value, f"a whole number from 1 to {most}")
 
 
-def check_drop_path(config: Any) -> None:
+def check_common(config: Any) -> None:
+    """Raise UserError unless the fields that both configurations have can be used."""
+    require(isinstance(config.name, str) and config.name != "", "config field name", config.name, "a name")
+    check_whole(config, "channels", "num_classes", "in_chans")
+    check_whole(config, "d_state", most=MAX_STATES)
     rate = config.drop_path_rate
     require(is_number(rate) and 0 <= rate < 1, "config field drop_path_rate", rate, "a number from 0 to below 1")
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from mvc.arguments import require
 from mvc.errors import UserError
 from mvc.kernels.scan import selective_scan
+from mvc.model.config import MAX_DEPTH
 from mvc.model.network import drop_path, wide
 from mvc.models import parts
 
@@ -29,12 +30,12 @@ class VimConfig:
     Attributes:
         name: the variant's name, as in `mvc.models.VARIANTS`.
         channels: of each token (C); the mixers scan twice as many.
-        depth: blocks.
+        depth: blocks, at most 1,000.
         stride: pixels from one patch to the next.
         patch_size: side of a patch in pixels.
         image_size: side in pixels of the square images; the network takes no other.
         drop_path_rate: stochastic depth before the last norm.
-        d_state: states per channel of the scan (N).
+        d_state: states per channel of the scan (N), at most 256.
         d_conv: taps of the depthwise convolutions.
         num_classes: class scores.
         in_chans: channels of the image.
@@ -56,9 +57,9 @@ class VimConfig:
     in_chans: int = 3
 
     def __post_init__(self) -> None:
-        parts.check_whole(self, "channels", "depth", "stride", "patch_size", "image_size")
-        parts.check_whole(self, "d_state", "d_conv", "num_classes", "in_chans")
-        parts.check_drop_path(self)
+        parts.check_common(self)
+        parts.check_whole(self, "depth", most=MAX_DEPTH)
+        parts.check_whole(self, "stride", "patch_size", "image_size", "d_conv")
         fits = self.image_size >= self.patch_size
         require(fits, "config field image_size", self.image_size, f"at least patch_size {self.patch_size}")
 

@@ -19,7 +19,7 @@ from mvc.arguments import is_whole, require
 from mvc.kernels.scan import selective_scan
 from mvc.model.config import MAX_DEPTH
 from mvc.model.layers import EPS, ChannelNorm
-from mvc.model.network import Features, drop_path, wide
+from mvc.model.network import Features, channels_last, drop_path, wide
 from mvc.models import parts
 
 ROUTES = 4  # along rows, along columns, and both from the end to the start
@@ -32,10 +32,10 @@ class VMambaConfig:
     Attributes:
         name: the variant's name, as in `mvc.models.VARIANTS`.
         channels: of the first stage; each further one has twice as many.
-        depths: blocks in each of the four stages.
+        depths: blocks in each of the four stages, at most 1,000.
         expand: channels that are scanned for each of the block's.
         drop_path_rate: stochastic depth at the last block, rising linearly from 0 at the first.
-        d_state: states per channel of the scan (N).
+        d_state: states per channel of the scan (N), at most 256.
         mlp_ratio: hidden over outer channels of the MLP.
         num_classes: class scores.
         in_chans: channels of the image.
@@ -55,8 +55,8 @@ class VMambaConfig:
     in_chans: int = 3
 
     def __post_init__(self) -> None:
-        parts.check_whole(self, "channels", "expand", "d_state", "mlp_ratio", "num_classes", "in_chans")
-        parts.check_drop_path(self)
+        parts.check_common(self)
+        parts.check_whole(self, "expand", "mlp_ratio")
         require(self.channels % 2 == 0, "config field channels", self.channels, "even: half of them leave the stem")
         fits = isinstance(self.depths, tuple) and len(self.depths) == 4
         fits = fits and all(is_whole(depth, 1, MAX_DEPTH) for depth in self.depths)
@@ -96,7 +96,7 @@ class VMamba(nn.Module):
     def forward_features(self, x: Tensor) -> Features:
         """The four stage maps before down-sampling, and the pooled vector (batch, 8·channels)."""
         parts.check_images(x, self.patch_embed[0])
-        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        x = self.patch_embed(channels_last(x))
         stages = []
         for layer in self.layers:
             stages.append(x := layer(x))

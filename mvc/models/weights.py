@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from mvc.arguments import require, require_flag
@@ -84,11 +85,15 @@ def _licence_notes(model: Vim | VMamba, source: str, *, published: bool) -> list
     ]
 
 
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """By VMamba's current names: those of Vim's head were taken for older ones if it is loaded into a VMamba."""
+    return {_current_name(name): tensor.shape for name, tensor in tensors.items()}
+
+
 def _misfit(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """Why a checkpoint does not fit and what to do, in one sentence."""
-    shapes = {name: tensor.shape for name, tensor in loaded.items()}
+    shapes = _shapes(loaded)
     for variant in VARIANTS:
-        own = create_model(variant, device="meta").state_dict()
-        if shapes == {name: tensor.shape for name, tensor in own.items()}:
+        if shapes == _shapes(create_model(variant, device="meta").state_dict()):
             return f'these are {variant} weights; create the model as mvc.models.create_model("{variant}")'
     return "these are not the model's tensors; give a checkpoint of the same variant and number of classes"

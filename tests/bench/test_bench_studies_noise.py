@@ -87,7 +87,14 @@ def facts():
         **{"steps": 600, "batch": 32, "dim": 8, "learning_rate": 2e-3, "weight_decay": 0.05},
         **{"side": 112, "data": "digits", "images": 10_000},
     }
-    about = {"device": "cpu: a processor", "threads": 1, "torch": "2.14.1", "commit": "abc", "date": "2026-11-28T12"}
+    about = {
+        "device": "cpu: a processor",
+        "threads": 1,
+        "torch": "2.14.1",
+        "triton": "3.8.0",
+        "commit": "abc",
+        "date": "2026-11-28T12",
+    }
     return {"settings": settings, "trainings": trainings, "environment": {"trainings": about, "gpu": about}}
 
 
@@ -127,6 +134,7 @@ def test_costs_stand_beside_and_unknown_columns_are_left_out(facts):
     assert found["causal"] == ["31,794,248", "4.56", "111", "5.42", "4.90"]
     assert found[PUBLISHED] == ["31,794,248", "4.56", "", "", ""]
     assert "ms on this CPU" not in text
+    assert text.endswith("a roofline's estimate: torch 2.14.1, triton 3.8.0, commit abc, 2026-11-28.\n")
 
 
 def test_one_training_has_no_spread():

@@ -177,19 +177,6 @@ def test_a_state_of_something_else_is_refused(given, tmp_path, capsys, more, mes
     assert message in capsys.readouterr().err
 
 
-def test_two_processes_count_what_one_counts(given, expected, tmp_path):
-    """23 images in batches of 4: six batches, the last of three images, in two processes."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    path = tmp_path / "two.json"
-    words = [*launch, "-m", "mvc.evaluate", *arguments(given, "--no-compile", "--json", str(path))]
-    done = run(*words)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(path.read_text())
-    assert_counts(facts, expected)
-    assert facts["result"]["processes"] == 2
-    assert done.stdout.count("top-1") == 2, "one of them prints the row and the table's head"
-
-
 def damaged(given, tmp_path) -> tuple[Path, Path]:
     """The folder with a text in the place of one image and half of another."""
     folder = image_folder(tmp_path / "damaged", COUNTS)
@@ -198,6 +185,37 @@ def damaged(given, tmp_path) -> tuple[Path, Path]:
     (folder / "class-7" / "02.png").write_bytes(whole[:200])
     (folder / "class-7" / "notes.txt").write_text("no image either")
     return folder, given[1]
+
+
+# Under torchrun, where the first process takes long to write: the others end earlier, unless they wait for it.
+SLOW = """
+import sys, time
+from mvc.evaluate import __main__ as command
+write = command.write_json
+def slowly(facts, target):
+    time.sleep(2)
+    write(facts, target)
+command.write_json = slowly
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_count_what_one_counts(given, tmp_path):
+    """23 images in batches of 5: three batches and two, the last of three images. Two images cannot be read, so that
+    the exit status is 1, and torchrun ends all processes as soon as one has another status than 0."""
+    broken, script, path = damaged(given, tmp_path), tmp_path / "slow.py", tmp_path / "two.json"
+    script.write_text(SLOW)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = run(*launch, *arguments(broken, "--no-compile", "--json", str(path), batch=5))
+    assert done.returncode == 1, done.stderr
+    assert "failed (exitcode: 1) local_rank: 0 " in done.stderr, "the first process ends by itself, before the others"
+    two, one = json.loads(path.read_text()), facts_of(broken, tmp_path, "--no-compile", status=1, batch=5)
+    assert (two["result"].pop("processes"), one["result"].pop("processes")) == (2, 1)
+    for facts in (two, one):
+        del facts["result"]["seconds"], facts["result"]["images_per_second"]
+    assert [two[key] for key in ("result", "classes", "data")] == [one[key] for key in ("result", "classes", "data")]
+    assert one["result"]["images"] == IMAGES - 2
+    assert done.stdout.count("top-1") == 2, "one of them prints the row and the table's head"
 
 
 def test_unreadable_images_are_named_and_left_out(given, tmp_path, capsys):
@@ -278,6 +296,7 @@ ERRORS = {
     "picture": (["--plot", "{tmp}/a.pdf"], "is neither .png nor .svg"),
     "state": (["--state", "{tmp}/no/a.state"], "cannot write --state"),
     "json": (["--json", "{tmp}/no/a.json"], "cannot write --json"),
+    "one file": (["--json", "{tmp}/a", "--state", "{tmp}/few/../a"], "--state and --json are both"),
 }
 
 
@@ -292,6 +311,14 @@ def test_wrong_input_is_one_sentence(case, given, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_sizes_that_no_image_has_are_refused(given, capsys):
+    for size in ("31", "32769", "a"):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments(given, "--size", size))
+        assert caught.value.code == 2
+        assert f"'{size}' is not a whole number from 32 to 32768" in capsys.readouterr().err
 
 
 def test_the_confusion_is_drawn(given, tmp_path):

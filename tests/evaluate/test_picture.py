@@ -36,6 +36,13 @@ def test_a_few_classes_have_their_names_and_shares(tmp_path):
     assert "cat" not in found, "it has no images"
 
 
+def test_names_are_no_formulas(tmp_path):
+    pytest.importorskip("matplotlib", reason=REASON)
+    names = [r"$5 \frac$", "$x^{$"]
+    picture.confusion(confused([[1, 2], [0, 3]]), names, tmp_path / "names.svg", title=TITLE)
+    assert {*names, " → ".join(names)} <= {*texts(tmp_path / "names.svg")}
+
+
 def test_images_of_classes_elsewhere_are_said(tmp_path):
     pytest.importorskip("matplotlib", reason=REASON)
     picture.confusion(confused([[1, 0, 3], [0, 2, 0], [0, 0, 0]]), "abc", tmp_path / "part.svg", title=TITLE)

@@ -56,6 +56,15 @@ def test_weights_are_no_state(tmp_path):
         load(SETTING, tmp_path / "weights.pth")
 
 
+def test_a_state_that_cannot_be_read_is_not_said_to_be_none(saved, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(UserError, match=r"cannot read --state .*: Permission denied; make it readable"):
+        load(SETTING, saved[1])
+
+
 def test_a_state_that_cannot_be_written_is_said(saved, tmp_path):
     with pytest.raises(UserError, match="cannot write --state"):
         save(saved[0], SETTING, tmp_path / "no" / "t.state")

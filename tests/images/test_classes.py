@@ -62,6 +62,8 @@ def test_class_names_are_read(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("b\n\n a \n")
     assert read_class_names(path) == ("b", "a")
+    path.write_bytes("\ufeffb\r\na\r\n".encode())  # as Windows' editor saves it
+    assert read_class_names(path) == ("b", "a")
     path.write_text("b\na\nb\n")
     with pytest.raises(UserError, match="names b more than once"):
         read_class_names(path)
@@ -72,3 +74,7 @@ def test_class_names_are_read(tmp_path):
 def test_shown_names_are_english_for_imagenet_alone():
     assert shown_names(SYNSETS[:2], (0, 1), 1000) == class_names()
     assert shown_names(("a", "b"), (2, 0), 3) == ("b", "1", "a")
+
+
+def test_a_name_that_is_no_text_is_shown_with_escapes():
+    assert shown_names(("caf\udce9", "thé"), (0, 1), 2) == (r"caf\udce9", "thé")

@@ -21,11 +21,11 @@ FILES = ("b/2.png", "b/10.JPG", "a/z.webp", "a/deep/er/1.jpeg", "a/deep.png", "C
 
 
 def test_images_are_listed_by_class_and_name(tmp_path):
-    folder = list_images(touched(tmp_path, *FILES, "readme.md"))
+    folder = list_images(touched(tmp_path, *FILES, "readme.md", "0.png"))
     assert folder.names == ("C", "a", "b")
     assert folder.paths == ("C/1.tiff", "a/deep.png", "a/z.webp", "a/deep/er/1.jpeg", "b/10.JPG", "b/2.png")
     assert folder.labels == (0, 1, 1, 1, 2, 2)
-    assert folder.others == ("a/.DS_Store", "b/notes.txt")
+    assert folder.others == ("0.png", "readme.md", "a/.DS_Store", "b/notes.txt")
     assert folder.bytes() == 6
 
 
@@ -45,6 +45,18 @@ def test_the_fingerprint_sees_names_and_sizes(tmp_path):
     longer = list_images(tmp_path).fingerprint()
     (tmp_path / "C" / "1.tiff").rename(tmp_path / "C" / "2.tiff")
     assert len({before, longer, list_images(tmp_path).fingerprint()}) == 3
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    root, elsewhere = touched(tmp_path / "root", "a/1.png", "b/1.png"), touched(tmp_path / "elsewhere", "deep/2.png")
+    try:
+        (root / "b" / "more").symlink_to(elsewhere)
+    except OSError:
+        pytest.skip("this system lets no link be made")
+    assert list_images(root).paths == ("a/1.png", "b/1.png", "b/more/deep/2.png")
+    (elsewhere / "deep" / "back").symlink_to(root / "b")
+    with pytest.raises(UserError, match=r"b.more.deep.back leads back to a folder that it lies in .*; remove the link"):
+        list_images(root)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,30 @@ def end(image):
     os._exit(1)
 
 
-def test_a_worker_that_ends_is_said(images):
-    images.prepare = end
-    with pytest.raises(UserError, match=r"DataLoader worker .*; use fewer --workers"):
+def lack(image):
+    """As torch does where shared memory is full."""
+    raise RuntimeError("unable to write to file </torch_17_1>: No space left on device (28)")
+
+
+def fail(image):
+    raise RuntimeError("a fault of the program")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "error", "message"),
+    [
+        (end, UserError, r"^DataLoader worker .*; use fewer --workers"),
+        (
+            lack,
+            UserError,
+            r"^RuntimeError: unable to write .* \(28\); use fewer --workers, .* \(shared\) memory",
+        ),
+        (fail, RuntimeError, r"(?s)^Caught RuntimeError .*a fault of the program$"),
+    ],
+    ids=["ended", "no shared memory", "a fault"],
+)
+def test_what_a_worker_lacks_is_said_and_a_fault_is_none(images, prepare, error, message):
+    images.prepare = prepare
+    with pytest.raises(error, match=message) as caught:
         next(read(images, [range(3)], shape=SHAPE, workers=1, pin=False))
+    assert isinstance(caught.value, UserError) is (error is UserError)

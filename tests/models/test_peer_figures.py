@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mvc.model.network import channels_last
 from mvc.models.vim import Mixer, Vim
 from mvc.models.vmamba import CrossScan, VMamba
 
@@ -45,7 +46,12 @@ def vmamba_arrays(model: VMamba, x: Tensor) -> dict[str, Tensor]:
     """What the figures of VMamba hold, whole maps under their names."""
     stages, pooled = model.forward_features(x)
     maps = {f"stage{stage}": each for stage, each in enumerate(stages)}
-    return {"embed": model.patch_embed(x), **maps, "pooled": pooled, "logits": model.classifier.head(pooled)}
+    return {
+        "embed": model.patch_embed(channels_last(x)),
+        **maps,
+        "pooled": pooled,
+        "logits": model.classifier.head(pooled),
+    }
 
 
 ARRAYS = {"Vim-T": vim_arrays, "VMamba-T": vmamba_arrays}
@@ -88,17 +94,37 @@ def test_eager(name, prefix, size):
     assert torch.equal(model(x), ARRAYS[name](model, x)["logits"])
 
 
+def vim_parts(model: Vim) -> list[nn.Module]:
+    return [model.patch_embed, *model.layers, model.norm_f, model.head]
+
+
+def vmamba_parts(model: VMamba) -> list[nn.Module]:
+    blocks = [block for layer in model.layers for block in layer.blocks]
+    ways = [layer.downsample for layer in model.layers if layer.downsample is not None]
+    return [model.patch_embed, *blocks, *ways, model.classifier.norm, model.classifier.head]
+
+
+PARTS = {"Vim-T": (vim_parts, 5), "VMamba-T": (vmamba_parts, 10)}  # and how many of them differ in their code
+
+
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("name", PARTS)
 def test_compiled(name, fresh_dynamo):
-    """Frozen by the backend, in one graph of batch 2: the plain weights, then the small ones with an image twice."""
-    model = copy.deepcopy(golden_peers.model(name))
-    compiled = torch.compile(lambda x: ARRAYS[name](model, x), backend="mvc", fullgraph=True, options={"frozen": True})
-    assert_figures(name, "", (2, 224, 224), compiled(golden.image(2, 224, 224)))
+    """Every part of the network by the backend, blocks of one shape by the same code, since one graph of 24 blocks
+    compiles for minutes; all figures, first of the plain weights, then, without compiling, of the small ones.
+
+    Whole networks, frozen and in one graph, are compared with float64 in test_peer_compile.py.
+    """
+    model, (parts, different) = copy.deepcopy(golden_peers.model(name)), PARTS[name]
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for part in parts(model):
+        part.compile(backend="mvc", fullgraph=True, dynamic=False)
+    assert_figures(name, "", (2, 224, 224), ARRAYS[name](model, golden.image(2, 224, 224)))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == different
     model.load_state_dict(golden_peers.weights(name, small=True))
     with torch._dynamo.config.patch(error_on_recompile=True):
-        arrays = compiled(golden.image(1, 224, 224).expand(2, -1, -1, -1).contiguous())
+        arrays = ARRAYS[name](model, golden.image(1, 224, 224).expand(2, -1, -1, -1).contiguous())
     assert_figures(name, "small_", (1, 224, 224), {array: values[:1] for array, values in arrays.items()})
 
 

@@ -149,6 +149,84 @@ def test_autocast(family):
     assert 0 < error <= 4 * torch.finfo(torch.bfloat16).eps
 
 
+@pytest.mark.parametrize("family", ["Vim", "VMamba"])
+def test_autocast_converts_no_float64(family):
+    model = create_model(f"{family}-trial", dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match=r"float64, got torch\.float32"):
+        model(torch.randn(1, 3, 32, 32))
+
+
+DIRECT = ("conv1d", "conv1d_b", "dt_proj", "dt_proj_b")  # of which Vim reads the tensors
+TRAINED = {"Vim": (32, 32), "VMamba": (64, 40)}  # a last map of one position would leave its decays without a gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("family", ["Vim", "VMamba"])
+def test_training_reaches_every_parameter(family, dtype):
+    torch.manual_seed(0)
+    model = create_model(f"{family}-trial", dtype=dtype, drop_path_rate=0.3)
+    loss = model(torch.randn(8, 3, *TRAINED[family], dtype=dtype)).float().square().sum()
+    (1024 * loss).backward()  # float16 holds the smallest gradients then
+    without = [name for name, p in model.named_parameters() if not (p.grad.isfinite().all() and p.grad.any())]
+    assert not without
+    assert model(torch.randn(0, 3, 32, 32, dtype=dtype)).shape == (0, 10), "an empty batch has no scores"
+
+
+@pytest.mark.parametrize("family", ["Vim", "VMamba"])
+def test_gradients(family):
+    """In float32 as in float64."""
+    torch.manual_seed(0)
+    model, images = create_model(f"{family}-trial"), torch.randn(3, 3, *TRAINED[family])
+    exact = copy.deepcopy(model).double()
+    model(images).square().sum().backward()
+    exact(images.double()).square().sum().backward()
+    for (name, ours), wanted in zip(model.named_parameters(), exact.parameters(), strict=True):
+        error = ((ours.grad - wanted.grad).abs().max() / wanted.grad.abs().max()).item()
+        assert error <= 1e-5, f"{name}: {error:.1e} of the largest gradient"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["Vim", "VMamba"])
+def test_transformations_and_copies(family):
+    """vmap over images, images in other memory, torch.export with a batch of any size, a copy by the state dict."""
+    torch.manual_seed(0)
+    model, images = create_model(f"{family}-trial").eval(), torch.randn(3, 3, 64, 32)[:, :, ::2]
+    scores = model(images)
+    assert_close("vmap", torch.vmap(lambda image: model(image[None])[0])(images), scores)
+    assert torch.equal(model(images.contiguous(memory_format=torch.channels_last)), scores)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(model, (images[:2].contiguous(),), dynamic_shapes=({0: batch},))
+    assert_close("exported", exported.module()(images.contiguous()), scores)
+    another = create_model(f"{family}-trial", device="meta").to_empty(device="cpu").eval()
+    another.load_state_dict(model.state_dict())
+    assert torch.equal(another(images), scores)
+    on_meta = create_model(f"{family}-trial", device="meta")(torch.empty(2, 3, 32, 32, device="meta"))
+    assert on_meta.shape == (2, 10)
+    assert on_meta.is_meta
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["Vim", "VMamba"])
+def test_hooks(family):
+    """They run on every layer but those that docs/models.md names."""
+    model, seen = create_model(f"{family}-trial").eval(), set()
+    for name, layer in model.named_modules():
+        layer.register_forward_hook(lambda *_, name=name: seen.add(name))
+    model(torch.randn(1, 3, 32, 32))
+    silent = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in seen}
+    assert silent == {"Vim": {"layers", *DIRECT}, "VMamba": {"layers", "blocks", "classifier", "out_norm"}}[family]
+
+
+@torch.no_grad()
+def test_one_exported_vmamba_takes_every_size():
+    torch.manual_seed(0)
+    model = create_model("VMamba-trial").eval()
+    sides = {2: torch.export.Dim("height", min=33, max=256), 3: torch.export.Dim("width", min=33, max=256)}
+    exported = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=(sides,)).module()
+    images = torch.randn(2, 3, 45, 61)
+    assert_close("scores", exported(images), model(images))
+
+
 def test_vim_refuses_other_sizes():
     with pytest.raises(UserError, match=r"images of 32 x 40, and this model has positions for 32 x 32 alone"):
         create_model("Vim-trial")(torch.randn(1, 3, 32, 40))
@@ -169,6 +247,12 @@ def test_what_is_refused(family):
         create_model(f"{family}-trial", channels=0)
     with pytest.raises(UserError, match="config field drop_path_rate is 1"):
         create_model(f"{family}-trial", drop_path_rate=1)
+    with pytest.raises(UserError, match="config field d_state is 257; it must be a whole number from 1 to 256"):
+        create_model(f"{family}-trial", d_state=257)
+    with pytest.raises(UserError, match="config field name is ''"):
+        create_model(f"{family}-trial", name="")
+    with pytest.raises(UserError, match="config field num_classes is 0"):
+        create_model(f"{family}-trial", num_classes=0)
 
 
 def test_initialisation_of_vim():

@@ -13,6 +13,7 @@ import golden_peers
 import pytest
 import torch
 
+import mvc
 from mvc.errors import UserError
 from mvc.models import create_model, load_weights
 from mvc.models.weights import SETTINGS
@@ -152,6 +153,18 @@ def test_another_variant_is_named():
     ):
         load_weights(model, golden_peers.weights("VMamba-T"))
     assert_same(model, before)
+
+
+@pytest.mark.parametrize(("family", "other"), [("Vim", "VMamba"), ("VMamba", "Vim")])
+def test_the_other_family_is_named(family, other):
+    with pytest.raises(UserError, match=f"these are {other}-trial weights"):
+        load_weights(trial(family), trial(other).state_dict())
+
+
+@pytest.mark.parametrize("family", ["Vim", "VMamba"])
+def test_weights_of_mambavision_are_refused(family):
+    with pytest.raises(UserError, match=r"not the model's tensors.*same variant"):
+        load_weights(trial(family), mvc.create_model("tiny").state_dict())
 
 
 @pytest.mark.parametrize("family", ["Vim", "VMamba"])

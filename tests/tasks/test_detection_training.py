@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_models import EACH_KIND_ONCE
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mvc.errors import UserError
 from mvc.passes.accuracy import COMPILED, Check, relative_errors, rounding, worst
@@ -20,7 +21,8 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 from mvc.tasks.detection import Detector, create_detector
 
 SIZES = [(64, 96), (60, 80)]  # of the second image, what is no padding
-BOXES = [[[8, 8, 40, 40], [50, 20, 90, 60]], [[20, 10, 70, 50]]]
+# Off the grid of the anchors, so that no two overlap an object equally but for rounding.
+BOXES = [[[9, 6, 42, 39], [51, 18, 89, 59]], [[22, 9, 69, 50]]]
 
 
 def detector(kind: str = "cascade", **changes: object) -> Detector:
@@ -150,25 +152,23 @@ def test_loss_falls():
 
 
 @pytest.mark.slow
-def test_step_with_a_compiled_backbone(fresh_dynamo):
+def test_step_with_a_compiled_backbone(fresh_dynamo, monkeypatch):
     """In one graph; every gradient is within the budget of compiled code around the oracle in float64.
 
-    All proposals and all their samples are taken, so that no order of nearly equal scores decides which.
+    Hardly anything depends on which of two nearly equal numbers is larger: all samples are taken, and the heads have
+    SiLU in the place of ReLU, whose kink a rounding may cross. Gradients that are zero but for rounding, of biases
+    before a BatchNorm, are compared with the others.
     """
+    monkeypatch.setattr(Tensor, "relu", F.silu)
     model = detector(drop_path_rate=0.0)
-    expected = gradients(copy.deepcopy(model).double())
-    eager = relative_errors(gradients(copy.deepcopy(model)), expected)
+    expected = gradients(copy.deepcopy(model).double(), proposals=40)
+    eager = relative_errors(gradients(copy.deepcopy(model), proposals=40), expected, share=0.1)
     model.backbone.compile(backend="mvc", fullgraph=True)
-    compiled = relative_errors(gradients(model), expected)
-    typical = statistics.median(eager.values())
+    compiled = relative_errors(gradients(model, proposals=40), expected, share=0.1)
+    limits = {"typical": statistics.median(eager.values())}
     check = worst(
-        Check(
-            name,
-            compiled[name],
-            eager[name],
-            COMPILED.tolerance(rounding(torch.float32), eager_error=eager[name], typical=typical),
-        )
-        for name in expected
+        Check(name, compiled[name], error, COMPILED.tolerance(rounding(torch.float32), eager_error=error, **limits))
+        for name, error in eager.items()
     )
     print(check)
     assert check.passed, str(check)
