@@ -28,7 +28,7 @@ from mvc.table import tabulate
 from mvc.tasks import detection, segmentation
 from mvc.tasks.backbone import Backbone
 
-SIZES = {"800x1333": detection.BACKBONE, "512x512": segmentation.BACKBONE}  # the published sizes, and their backbones
+DETECTION, SEGMENTATION = (800, 1333), (512, 512)  # the published sizes
 WINDOWS = {"as published": True, "of valid tokens": False}  # padded_windows
 WAYS = ("eager", "inductor", "mvc, frozen")
 BASE = "as published, eager"  # what the others are compared with
@@ -38,7 +38,7 @@ def main() -> int:
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("--variant", default="T", metavar="V")
-    add("--sizes", nargs="+", type=_size, default=[(800, 1333), (512, 512)], metavar="HxW")
+    add("--sizes", nargs="+", type=_size, default=[DETECTION, SEGMENTATION], metavar="HxW")
     add("--windows", nargs=2, type=positive, metavar="N", help="of stages 3 and 4 (default the published ones)")
     add("--how", nargs="+", choices=WAYS, default=WAYS, metavar="HOW", help=f"of {'; '.join(WAYS)} (default all)")
     add("--batch", type=positive, default=1, metavar="N")
@@ -70,11 +70,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def windows_of(variant: str, size: tuple[int, int]) -> tuple[int, int]:
+    """The published windows of segmentation at its size, otherwise those of detection."""
+    if size == SEGMENTATION:
+        return segmentation.window_sizes(get_config(variant).name)
+    return detection.BACKBONE["window_sizes"]
+
+
 def measure(args: argparse.Namespace, size: tuple[int, int], device: torch.device) -> dict[str, Any]:
     """The times of every way and kind of windows at one size, in one interleaved run."""
     progress = Progress(quiet=False)
-    task = SIZES.get("x".join(map(str, size)), detection.BACKBONE)
-    windows = tuple(args.windows or task["window_sizes"])
+    windows = tuple(args.windows or windows_of(args.variant, size))
     torch.manual_seed(0)
     x = torch.randn(args.batch, 3, *size).to(device, DTYPES[args.dtype])
     runs, errors = {}, {}

@@ -53,12 +53,13 @@ def _run(args: argparse.Namespace) -> int:
     command.refuse_early(args)
     paths, unread = command.photographs(args.photographs), []
     targets = command.pictures(args.output, paths) if args.output else {}
+    maps = command.pictures(str(Path(args.output) / LABELS), paths) if args.output else {}
     names = ade20k.class_names()
     images = coco.image_ids(paths)
     rows: list[tuple[Any, ...]] = []
     results: list[dict[str, Any]] = []
     if args.output:
-        (Path(args.output) / LABELS).mkdir(exist_ok=True)
+        command.make_folder(Path(args.output) / LABELS)
     with machine_limits(remedy=command.LESS_MEMORY):
         model = command.build(args, create_segmenter, progress)
         for path, image in command.each_photograph(paths, unread, progress):
@@ -70,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
                 results += coco_results(images[path], labels, found)
             if args.output:
                 command.save(draw_segments(image, labels, names), targets[path])
-                command.save(label_picture(labels + 1), targets[path].parent / LABELS / targets[path].name)
+                command.save(label_picture(labels + 1), maps[path])
     if args.json != "-":
         print(tabulate(rows, ["photograph", "class", "pixels", "share"]))
     if args.json:
@@ -82,7 +83,8 @@ def segment(model: Segmenter, image: Image.Image, *, buckets: bool = False) -> T
     """The class of every pixel of one photograph: int64 (height, width), from 0, on the CPU.
 
     Args:
-        buckets: whether the photograph is padded to one of `SEGMENTATION_BUCKETS`; as published it is not padded.
+        buckets: whether the photograph is padded to one of `SEGMENTATION_BUCKETS`; as published it is not padded, but
+            for a side below the 32 pixels that the model needs.
     """
     weight = next(model.backbone.parameters())
     sizes = {"buckets": SEGMENTATION_BUCKETS} if buckets else {"multiple": 1}

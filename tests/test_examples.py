@@ -11,13 +11,17 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SIZES = {
     "bidirectional_block": ("--batch=2", "--channels=16", "--length=9"),
     "train_a_detector": ("--steps=2", "--images=1", "--test=2"),
-    "train_a_segmenter": ("--steps=2", "--images=1", "--test=2"),
+    "train_a_segmenter": ("--steps=2", "--images=2", "--test=2"),
     "transformers_mamba": ("--layers=1", "--hidden=32", "--length=16"),
     "u_mamba": ("--channels=4", "--image=8"),
     "vim": ("--channels=16", "--depth=1", "--image=32"),
     "vm_unet": ("--channels=8", "--image=16"),
 }
-NEEDS = {"train_a_detector": ("torchvision", "pycocotools", "PIL"), "transformers_mamba": ("transformers",)}
+NEEDS = {
+    "train_a_detector": ("torchvision", "pycocotools", "PIL"),
+    "train_a_segmenter": ("PIL",),
+    "transformers_mamba": ("transformers",),
+}
 
 
 @pytest.mark.slow

@@ -68,8 +68,8 @@ def tasks(quick: bool) -> list[Comparison]:
     """The backbone of detection and of segmentation at their sizes, with windows as published and of valid tokens."""
     if quick:
         return [_dense(Job("tiny", "eager", 1, "float32", size=(80, 112), window_sizes=(8, 4)), "eager", "mvc, frozen")]
-    published = (((800, 1333), detection.BACKBONE), ((512, 512), segmentation.BACKBONE))
-    jobs = (Job("T", "eager", 1, size=size, window_sizes=backbone["window_sizes"]) for size, backbone in published)
+    published = (((800, 1333), detection.BACKBONE["window_sizes"]), ((512, 512), segmentation.window_sizes("T")))
+    jobs = (Job("T", "eager", 1, size=size, window_sizes=windows) for size, windows in published)
     return [_dense(job, "eager", "inductor", "mvc, frozen") for job in jobs]
 
 

@@ -62,11 +62,20 @@ def refuse_early(args: argparse.Namespace) -> None:
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
     if args.output:
-        try:
-            Path(args.output).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make --output {args.output}: {error.strerror}; name another folder") from error
-        files.require_folder(Path(args.output) / "NAME.png", "--output")
+        make_folder(Path(args.output))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of pictures, within --output.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --output {folder}: {error.strerror}; name another folder") from error
+    files.require_folder(folder / "NAME.png", "--output")
 
 
 def build(args: argparse.Namespace, create: Callable[..., nn.Module], progress: Progress) -> nn.Module:

@@ -90,6 +90,9 @@ def class_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         raise UserError(
             f"predicted has shape {tuple(predicted.shape)}, and labels {tuple(labels.shape)}; give one shape"
         )
+    for name, classes in (("predicted", predicted), ("labels", labels)):
+        if classes.is_floating_point() or classes.is_complex():
+            raise UserError(f"{name} is {classes.dtype}; give the classes as integers, such as logits.argmax(1)")
     known = labels != IGNORED
     predicted, labels = predicted[known].long(), labels[known].long()
     for name, classes in (("predicted", predicted), ("labels", labels)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mvc.model.image import to_rgb
 from mvc.tasks.packages import optional
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ def draw_detections(image: Image.Image, found: Detections, names: Sequence[str])
     """A copy of the photograph with masks, boxes, and names with scores; the best are drawn last, on top.
 
     Args:
-        image: RGB, of the size that the detections are of.
+        image: of any mode, and of the size that the detections are of.
         names: of the classes.
     """
     draw_module, font_module = optional("PIL.ImageDraw"), optional("PIL.ImageFont")
-    pixels = np.array(image.convert("RGB")).astype(np.float32)
+    pixels = np.array(to_rgb(image)).astype(np.float32)
     worst_first = range(len(found.boxes) - 1, -1, -1)
     labels, masks = found.labels.tolist(), found.masks.cpu().numpy()
     for each in worst_first:
@@ -57,12 +58,12 @@ def draw_segments(image: Image.Image, labels: Tensor, names: Sequence[str]) -> I
     are there, the largest first.
 
     Args:
-        image: RGB.
+        image: of any mode.
         labels: (height, width) of the photograph, from 0.
         names: of the classes.
     """
     draw_module, font_module = optional("PIL.ImageDraw"), optional("PIL.ImageFont")
-    pixels, classes = np.array(image.convert("RGB")).astype(np.float32), labels.cpu().numpy()
+    pixels, classes = np.array(to_rgb(image)).astype(np.float32), labels.cpu().numpy()
     colours = np.array([colour(index) for index in range(len(names))], dtype=np.float32)
     pixels += SEGMENT_OPACITY * (colours[classes] - pixels)
     present, counts = np.unique(classes, return_counts=True)

@@ -8,22 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvc.arguments import require_whole
+from mvc.arguments import is_whole, require, require_tensor, require_whole
 from mvc.errors import UserError
 from mvc.model.config import MambaVisionConfig, get_config
+from mvc.model.network import wide
 from mvc.tasks.backbone import STRIDES, Backbone
 from mvc.tasks.heads import ConvUnit, normal
-from mvc.tasks.sizes import check_sizes
+from mvc.tasks.sizes import Size, check_images, check_sizes
 
-# As published for segmentation; S has its own windows. Their class drops paths by 0.2 at most, whatever the
-# configuration says.
-BACKBONE = {"window_sizes": (64, 32), "drop_path_rate": 0.2}
-S_WINDOWS = (160, 56)
+# As published for segmentation. Their class drops paths by 0.2 at most, whatever the configuration says.
+BACKBONE = {"drop_path_rate": 0.2}
+WINDOWS, S_WINDOWS = (64, 32), (160, 56)
 CHANNELS = 512  # of the decoding head
 POOLS = (1, 2, 3, 6)  # sides of the maps that the last stage is averaged to
 DROPOUT = 0.1  # of whole channels
 AUXILIARY_STAGE, AUXILIARY_WEIGHT = 2, 0.4
 IGNORED = 255  # the label of pixels that no class is known for
+AT_ONCE = 16  # classes whose logits are enlarged together; all 150 would take 7 GB for 12 megapixels
 
 
 class PyramidHead(nn.Module):
@@ -59,7 +60,16 @@ class PyramidHead(nn.Module):
         return self.conv_seg(self.dropout(self.fpn_bottleneck(torch.cat(levels, 1))))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The last map beside its averages."""
+        """The last map beside its averages.
+
+        Raises:
+            UserError: training with one image, whose average over the whole map is one value for each channel.
+        """
+        if self.training and len(x) == 1 and type(self.psp_modules[0][1].bn) is nn.BatchNorm2d:
+            raise UserError(
+                "images are a batch of 1, of whose averages BatchNorm has no statistics in training; give at least 2 "
+                "images, or synchronise the norms of several devices by torch.nn.SyncBatchNorm"
+            )
         averages = [resized(module(x), x.shape[2:]) for module in self.psp_modules]
         return self.bottleneck(torch.cat((x, *averages), 1))
 
@@ -86,7 +96,7 @@ class Segmenter(nn.Module):
 
     Args:
         config: the configuration of the backbone.
-        num_classes: of the logits.
+        num_classes: of the logits, at most 255, since the label 255 is ignored.
         width: channels of the decoding head; the auxiliary head has half as many.
         device, dtype: as for `mvc.create_model`.
 
@@ -103,7 +113,8 @@ class Segmenter(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        require_whole("num_classes", num_classes, 1)
+        counted = is_whole(num_classes, 1, IGNORED)
+        require(counted, "num_classes", num_classes, f"a whole number from 1 to {IGNORED}")
         require_whole("width", width, 2)
         super().__init__()
         self.num_classes = num_classes
@@ -124,8 +135,8 @@ class Segmenter(nn.Module):
     def predict(
         self,
         images: Tensor,
-        image_sizes: Sequence[tuple[int, int]] | None = None,
-        original_sizes: Sequence[tuple[int, int]] | None = None,
+        image_sizes: Sequence[Size] | None = None,
+        original_sizes: Sequence[Size] | None = None,
     ) -> list[Tensor]:
         """The class of every pixel; the model should be in evaluation mode.
 
@@ -144,12 +155,13 @@ class Segmenter(nn.Module):
         Raises:
             UserError: images or sizes that do not fit together.
         """
+        check_images(images)
         image_sizes = [tuple(images.shape[2:])] * len(images) if image_sizes is None else image_sizes
         original_sizes = image_sizes if original_sizes is None else original_sizes
         check_sizes(images, image_sizes, original_sizes)
         logits = resized(self(images), images.shape[2:])
         return [
-            resized(each[None, :, :height, :width], original).argmax(1)[0]
+            classes_at(each[:, :height, :width], original)
             for each, (height, width), original in zip(logits, image_sizes, original_sizes, strict=True)
         ]
 
@@ -161,13 +173,10 @@ class Segmenter(nn.Module):
             labels: (batch, height, width) int64 from 0; 255 where no class is known.
 
         Raises:
-            UserError: labels of another shape than the images.
+            UserError: no images, labels that do not fit them or the classes, or a batch of one image in training.
         """
-        if labels.shape != (len(images), *images.shape[2:]):
-            raise UserError(
-                f"labels have shape {tuple(labels.shape)}; images of shape {tuple(images.shape)} need "
-                f"{(len(images), *images.shape[2:])}"
-            )
+        check_images(images)
+        check_labels(labels, images, self.num_classes)
         maps = self.backbone(images)
         return {
             "decode": pixel_loss(self.decode_head(maps), labels),
@@ -177,9 +186,42 @@ class Segmenter(nn.Module):
 
 def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of logits (batch, classes, height/4, width/4), resized to the labels (batch, height, width), as a
-    mean over all pixels: ignored ones add nothing to the sum, and count, as published."""
-    logits = resized(logits, labels.shape[1:])
+    mean over all pixels: ignored ones add nothing to the sum, and count, as published. In float32 at least."""
+    logits = resized(wide(logits), labels.shape[1:])
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").mean()
+
+
+def check_labels(labels: Tensor, images: Tensor, num_classes: int) -> None:
+    """Raise UserError for labels that are not int64 of the images' size and batch, or none of the classes."""
+    require(len(images) > 0, "images", images, "a batch of at least one image")
+    require_tensor("labels", labels)
+    wanted = (len(images), *images.shape[2:])
+    if labels.shape != wanted or labels.dtype != torch.int64:
+        raise UserError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}; images of shape {tuple(images.shape)} need "
+            f"torch.int64 of shape {wanted}"
+        )
+    if not labels.is_cpu or torch.compiler.is_compiling():
+        return  # a GPU finds them itself, and to ask it here would be to wait for it
+    unknown = labels[(labels != IGNORED) & ((labels < 0) | (labels >= num_classes))]
+    if len(unknown):
+        raise UserError(
+            f"labels hold the class {unknown[0].item()}; they must be from 0 to {num_classes - 1}, or {IGNORED} where "
+            "no class is known"
+        )
+
+
+def classes_at(logits: Tensor, size: Size) -> Tensor:
+    """The class (height, width) with the largest of the logits (classes, height, width), resized to another size.
+
+    Where two classes are one rounding apart the other one may win, since torch rounds by the number of maps.
+    """
+    best, classes = resized(logits[None, :AT_ONCE], size)[0].max(0)
+    for start in range(AT_ONCE, len(logits), AT_ONCE):
+        largest, index = resized(logits[None, start : start + AT_ONCE], size)[0].max(0)
+        better = largest > best
+        best, classes = torch.where(better, largest, best), torch.where(better, index + start, classes)
+    return classes
 
 
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -192,6 +234,11 @@ def classifier(channels: int, num_classes: int) -> nn.Conv2d:
     layer = nn.Conv2d(channels, num_classes, 1)
     normal(layer, std=0.01)
     return layer
+
+
+def window_sizes(variant: str) -> tuple[int, int]:
+    """The published windows of a segmenter's backbone, by the name of its configuration: S has its own."""
+    return S_WINDOWS if variant == "S" else WINDOWS
 
 
 def create_segmenter(
@@ -207,7 +254,7 @@ def create_segmenter(
 
     Args:
         variant: a name of `mvc.VARIANTS` in any letter case, or a configuration.
-        num_classes: ADE20K's 150.
+        num_classes: ADE20K's 150; at most 255.
         width: channels of the decoding head, as published 512; the auxiliary head has half as many.
         device, dtype: as for `mvc.create_model`.
         changes: fields of `MambaVisionConfig` to change. As published for segmentation, `window_sizes` is (64, 32), of
@@ -217,6 +264,5 @@ def create_segmenter(
         UserError: an argument that cannot be used.
     """
     config = get_config(variant)
-    windows = {"window_sizes": S_WINDOWS} if config.name == "S" else {}
-    config = get_config(config, **{**BACKBONE, **windows, **changes})
+    config = get_config(config, **{**BACKBONE, "window_sizes": window_sizes(config.name), **changes})
     return Segmenter(config, num_classes=num_classes, width=width, device=device, dtype=dtype)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mvc.arguments import is_whole, require
 from mvc.errors import UserError
+from mvc.model.config import MIN_IMAGE_SIZE
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -27,7 +27,7 @@ def padded_size(sizes: Sequence[Size], *, multiple: int = 32, buckets: Sequence[
     """The (height, width) of a batch that holds pictures of these sizes.
 
     Args:
-        multiple: of which height and width are, without buckets.
+        multiple: of which height and width are, without buckets; they are at least the 32 that the model needs.
         buckets: the sizes to choose from: the one of the least pixels that holds all pictures.
 
     Raises:
@@ -36,7 +36,8 @@ def padded_size(sizes: Sequence[Size], *, multiple: int = 32, buckets: Sequence[
     require(len(sizes) > 0, "sizes", sizes, "those of at least one picture")
     height, width = (max(sides) for sides in zip(*sizes, strict=True))
     if buckets is None:
-        return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple
+        height, width = (math.ceil(max(side, MIN_IMAGE_SIZE) / multiple) * multiple for side in (height, width))
+        return height, width
     holding = [bucket for bucket in buckets if bucket[0] >= height and bucket[1] >= width]
     if not holding:
         known = ", ".join(f"{rows} x {columns}" for rows, columns in buckets)
@@ -44,11 +45,17 @@ def padded_size(sizes: Sequence[Size], *, multiple: int = 32, buckets: Sequence[
     return min(holding, key=math.prod)
 
 
+def check_images(images: Tensor) -> None:
+    """Raise UserError unless images are a tensor (batch, 3, height, width)."""
+    require(isinstance(images, Tensor), "images", images, "a tensor (batch, 3, height, width)")
+    if images.ndim != 4:
+        raise UserError(f"images is of shape {tuple(images.shape)}; it must be (batch, 3, height, width)")
+
+
 def check_sizes(images: Tensor, image_sizes: Sequence[Size], original_sizes: Sequence[Size]) -> None:
     """Raise UserError where images (batch, 3, height, width), the sizes of their pictures without padding, and those of
     the photographs do not fit together."""
-    four = isinstance(images, torch.Tensor) and images.ndim == 4
-    require(four, "images", images, "a tensor (batch, 3, height, width)")
+    check_images(images)
     for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
         if len(sizes) != len(images):
             raise UserError(f"{name} has {len(sizes)} sizes for {len(images)} images; give (height, width) of each")

@@ -80,18 +80,38 @@ def test_each_window_has_the_gradients_it_has_alone():
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(7, 8), (2, 3)], ids=["corner", "one-window"])
-def test_compiled_windows_are_what_they_are_alone(size):
+@pytest.mark.parametrize(("stage", "size"), [(3, (4, 5)), (2, (2, 3))], ids=["corner", "one-window"])
+def test_compiled_windows_are_what_they_are_alone(stage, size):
     torch._dynamo.reset()
     model = tiny(**EACH_KIND_ONCE)
-    stages = list(zip(STAGES, (stage_map(model, stage, *size) for stage in STAGES), strict=True))
+    x = stage_map(model, stage, *size)
+    compiled = torch.compile(lambda x: model.levels[stage](x), backend="mvc", fullgraph=True, options={"frozen": True})
+    assert_same(compiled(x), windows_alone(model, stage, x))
 
-    def run(*maps: Tensor) -> list[Tensor]:
-        return [model.levels[stage](x) for stage, x in zip(STAGES, maps, strict=True)]
 
-    compiled = torch.compile(run, backend="mvc", fullgraph=True, options={"frozen": True})
-    for (stage, x), found in zip(stages, compiled(*[x for _, x in stages]), strict=True):
-        assert_same(found, windows_alone(model, stage, x))
+@pytest.mark.slow
+def test_compiled_windows_have_the_gradients_they_have_alone():
+    torch._dynamo.reset()
+    model, stage = tiny(layer_scale=0.5, **EACH_KIND_ONCE), 2
+    x = stage_map(model, stage, 4, 5).requires_grad_()  # with a strip at the right, one at the bottom, and a corner
+    parameters = [x, *model.levels[stage].blocks.parameters()]
+    weights = torch.randn_like(x)
+    compiled = torch.compile(lambda x: model.levels[stage](x), backend="mvc", fullgraph=True)
+    found = torch.autograd.grad((compiled(x) * weights).sum(), parameters)
+    expected = torch.autograd.grad((windows_alone(model, stage, x) * weights).sum(), parameters)
+    for actual, wanted in zip(found, expected, strict=True):
+        assert_same(actual, wanted)
+
+
+@torch.no_grad()
+def test_vmap_takes_windows_of_valid_tokens():
+    model, x = tiny(), torch.randn(2, 3, 100, 130)
+    assert_same(torch.vmap(lambda image: model(image[None])[0])(x), model(x))
+
+
+@torch.no_grad()
+def test_a_batch_of_none_has_windows_too():
+    assert tiny()(torch.randn(0, 3, 100, 130)).shape == (0, 10)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mvc.errors import UserError
 from mvc.model.config import get_config
-from mvc.tasks.segmentation import Segmenter, create_segmenter, pixel_loss, resized
+from mvc.tasks.segmentation import Segmenter, classes_at, create_segmenter, pixel_loss, resized
 
 MARGIN = 1e-3  # between the best and the second logit, above which labels must be equal
 SIZES = [(1, 512, 512), (1, 512, 683)]
@@ -103,6 +103,28 @@ def test_prediction_resizes_twice_and_leaves_out_the_padding():
     assert not torch.equal(labels[1], once), "one resize must differ, or this test tells nothing"
 
 
+@pytest.mark.parametrize("classes", [1, 16, 17, 40])
+def test_classes_at_a_size_are_those_of_all_logits_enlarged(classes):
+    logits = torch.randn(classes, 5, 7)
+    assert torch.equal(classes_at(logits, (13, 11)), resized(logits[None], (13, 11))[0].argmax(0))
+
+
+def test_one_image_has_no_statistics_in_training():
+    """The average of the whole map is one value for each channel; the published norms take it from all devices."""
+    model, images, labels = small(), torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.long)
+    with pytest.raises(UserError, match=r"a batch of 1.*at least 2 images.*SyncBatchNorm"):
+        model.losses(images, labels)
+    assert model.losses(images.repeat(2, 1, 1, 1), labels.repeat(2, 1, 1))["decode"] > 0
+    assert model.eval().losses(images, labels)["decode"] > 0
+
+
+def test_losses_of_half_precision_are_float32():
+    model = small(dtype=torch.bfloat16).eval()
+    labels = torch.zeros(1, 64, 64, dtype=torch.long)
+    losses = model.losses(torch.randn(1, 3, 64, 64, dtype=torch.bfloat16), labels)
+    assert {each.dtype for each in losses.values()} == {torch.float32}
+
+
 def test_losses_are_means_over_all_pixels():
     logits, labels = torch.randn(2, 5, 8, 8), torch.randint(0, 5, (2, 32, 32))
     whole = pixel_loss(logits, labels)
@@ -137,7 +159,18 @@ def test_dropout_is_of_whole_channels():
         (lambda m, x: m.predict(x, None, [(64, 64)] * 3), "original_sizes"),
         (lambda m, x: m.predict(x, [(65, 64), (64, 64)]), "64 x 64"),
         (lambda m, x: m.losses(x, torch.zeros(2, 32, 32, dtype=torch.long)), r"labels.*\(2, 32, 32\)"),
+        (lambda m, x: m.losses(x, torch.zeros(2, 64, 64, dtype=torch.int32)), r"labels are torch\.int32.*torch\.int64"),
+        (
+            lambda m, x: m.losses(x, torch.full((2, 64, 64), 5)),
+            "labels hold the class 5.*0 to 4, or 255",
+        ),
+        (lambda m, x: m.losses(x, torch.full((2, 64, 64), -1)), "labels hold the class -1"),
+        (lambda m, x: m.losses(x, [[0]]), "labels"),
+        (lambda m, x: m.losses(x[:0], torch.zeros(0, 64, 64, dtype=torch.long)), "at least one image"),
+        (lambda m, x: m.predict(None), "images is None"),
+        (lambda m, x: m.predict(x[0]), r"images is of shape \(3, 64, 64\)"),
         (lambda m, x: create_segmenter("tiny", num_classes=0), "num_classes is 0"),
+        (lambda m, x: create_segmenter("tiny", num_classes=256), "num_classes is 256.*from 1 to 255"),
         (lambda m, x: create_segmenter("tiny", window_size=3), "window_size"),
     ],
 )

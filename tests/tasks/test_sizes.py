@@ -40,6 +40,7 @@ def test_the_usual_photographs_of_coco_are_hardly_padded():
 def test_without_buckets_sizes_are_a_multiple():
     assert padded_size([(800, 1333), (750, 1000)]) == (800, 1344)
     assert padded_size([(512, 683)], multiple=1) == (512, 683)
+    assert padded_size([(2048, 14)], multiple=1) == (2048, 32)  # the least that the model takes
     pictures = [torch.ones(3, 30, 50), torch.ones(3, 40, 20)]
     batch, sizes = padded(pictures, buckets=[(64, 64), (48, 64)])
     assert (tuple(batch.shape), sizes) == ((2, 3, 48, 64), [(30, 50), (40, 20)])
