@@ -150,12 +150,13 @@ class Training:
         """
         found = training_batches(self.step, self.sources, start=self.position.updates)
         first, total = self.position.updates, self.step.recipe.all_epochs * self.order.updates
+        waiting = "first update" if self.step.execution.backend == "eager" else "first update, which compiles"
         before = started = said = time.perf_counter()
         for number in range(first, total):
             epoch, update = divmod(number, self.order.updates)
             parts = next(found)
             read = time.perf_counter()
-            with self.progress.step("first update, which compiles") if number == first else nullcontext():
+            with self.progress.step(waiting) if number == first else nullcontext():
                 result = self.step.update(parts, images=self.order.counted(update), epoch=epoch, number=number)
             now = time.perf_counter()
             self.position.updates = number + 1
