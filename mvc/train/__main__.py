@@ -34,6 +34,7 @@ from mvc.train.recipe import Recipe, option, recipe_of
 from mvc.train.step import Execution, Step
 
 PARTS = ("train", "val")  # of a data set
+MEMORY = "give --accumulate or --recompute, or a smaller --batch or --size"  # where there is too little
 EXAMPLES = """examples:
   torchrun --nproc-per-node 8 -m mvc.train --variant T --data imagenet --output t --workers 12
   python -m mvc.train --variant T --data imagenet --output t --dry-run
@@ -93,13 +94,14 @@ def _run(args: argparse.Namespace) -> int:
         plot.check(Path(args.plot))
     if args.json and args.json != "-":
         files.require_folder(Path(args.json), "--json")
-    with joined(cli.device(args.device)) as processes, machine_limits():
+    with joined(cli.device(args.device)) as processes, machine_limits(remedy=MEMORY):
         progress = Progress(quiet=args.quiet or not processes.first)
         sources, config = _sources(args)
         recipe = recipe_of(config, _given(args))
         config = dataclasses.replace(config, drop_path_rate=recipe.drop_path, crop=recipe.crop)
         execution = _execution(args, config, processes)
-        rows = _rows(recipe, execution, processes)
+        rows = _rows(recipe, execution, processes, images=len(sources.train))
+        data.transform(recipe, config)  # a policy that timm does not know is an error before anything is written
         sources = dataclasses.replace(sources, rows=args.rows or rows)
         torch.manual_seed(recipe.seed)
         model = _model(args, config, processes)
@@ -118,7 +120,7 @@ def _train(args: argparse.Namespace, step: Step, sources: Sources, progress: Pro
     images = processes.from_first(sources.train.fingerprint)
     given = checkpoint.setting(step, names=sources.train.names, images=images)
     position = processes.from_first(lambda: _prepared(folder, resume=args.resume))
-    if args.resume and processes.from_first(lambda: checkpoint.exists(folder)):
+    if _resumes(args, processes):
         position, notes = checkpoint.load(folder, step, given)
         for note in notes:
             progress.say(note)
@@ -131,6 +133,11 @@ def _train(args: argparse.Namespace, step: Step, sources: Sources, progress: Pro
     result = {**last, "best_top_1": training.position.best, "output": str(folder)}
     _tell(args, processes, [("best top-1", f"{training.position.best:.2%}"), ("checkpoints", str(folder))], result)
     return 0
+
+
+def _resumes(args: argparse.Namespace, processes: Processes) -> bool:
+    """Whether the training has begun before and goes on."""
+    return args.resume and processes.from_first(lambda: checkpoint.exists(Path(args.output)))
 
 
 def _prepared(folder: Path, *, resume: bool) -> Position:
@@ -149,6 +156,8 @@ def _sources(args: argparse.Namespace) -> tuple[Sources, MambaVisionConfig]:
     """The folders, and the variant for their number of classes and the size of the images."""
     root = Path(args.data)
     train, validation = (_folder(root, part) for part in PARTS)
+    if len(train.names) == 1:
+        raise UserError(f"--data {root} has one class, {train.names[0]}; there is something to learn from two on")
     if train.names != validation.names:
         apart = sorted({*train.names} ^ {*validation.names})
         raise UserError(f"--data {root}: {apart[0]} is a class of one of {' and '.join(PARTS)} alone; both need it")
@@ -184,8 +193,17 @@ def _execution(args: argparse.Namespace, config: MambaVisionConfig, processes: P
     return Execution(args.backend, DTYPES[args.dtype], args.accumulate, args.recompute, fsdp)
 
 
-def _rows(recipe: Recipe, execution: Execution, processes: Processes) -> int:
-    """Images of a part of an update in each process."""
+def _rows(recipe: Recipe, execution: Execution, processes: Processes, *, images: int) -> int:
+    """Images of a part of an update in each process.
+
+    Args:
+        images: for training.
+    """
+    if recipe.batch > images:
+        raise UserError(
+            f"--batch is {recipe.batch} and there are {images} images for training, each of which an epoch takes once; "
+            f"give a --batch of at most {images}"
+        )
     parts = processes.count * execution.parts
     if recipe.batch % parts:
         raise UserError(
@@ -204,7 +222,7 @@ def _rows(recipe: Recipe, execution: Execution, processes: Processes) -> int:
 def _model(args: argparse.Namespace, config: MambaVisionConfig, processes: Processes) -> MambaVision:
     """With random weights, or with those of a checkpoint, whose head is left out where it is for other classes."""
     model = create_model(config, device=processes.device)
-    if args.weights:
+    if args.weights and not _resumes(args, processes):
         head = "strict" if num_classes(args.weights) == config.num_classes else "reset"
         load_weights(model, args.weights, head=head)  # logs the licence and a head left out as warnings
     return model

@@ -29,7 +29,7 @@ def draw(folder: Path, path: Path, *, title: str) -> None:
     (loss, accuracy), (rate, speed) = figure.subplots(2, 2, sharex=True)
     at = [line["epoch"] for line in updates]
     loss.plot(at, [line["loss"] for line in updates], color=GRID, linewidth=1)
-    loss.plot(at, _means([line["loss"] for line in updates]), color=INK, label="training, mean of 50 updates")
+    loss.plot(at, _means([line["loss"] for line in updates]), color=INK, label=f"training, mean of {WINDOW} updates")
     ends = [line["epoch"] for line in epochs]
     for of, color, label in (("weights", WEIGHTS, "weights"), ("average", AVERAGE, "moving average")):
         loss.plot(ends, [line[of]["loss"] for line in epochs], color=color, label=f"validation, {label}")

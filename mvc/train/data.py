@@ -156,23 +156,33 @@ def together(rows: list[tuple[Tensor, int, float]]) -> Batch:
 
 
 def transform(recipe: Recipe, config: MambaVisionConfig) -> Callable[[Image.Image], Tensor]:
-    """timm's training transform of the recipe: float32 (channels, height, width) of an image in RGB."""
+    """timm's training transform of the recipe: float32 (channels, height, width) of an image in RGB.
+
+    Raises:
+        UserError: timm does not know the policy.
+    """
     from timm.data import create_transform
 
-    made = create_transform(
-        config.image_size,
-        is_training=True,
-        scale=(recipe.least_area, 1.0),
-        ratio=(1 / recipe.aspect, recipe.aspect),
-        hflip=recipe.flip,
-        color_jitter=recipe.color_jitter or None,
-        auto_augment=recipe.randaugment or None,
-        interpolation="random",
-        mean=config.mean,
-        std=config.std,
-        re_prob=recipe.erasing,
-        re_mode="pixel",
-    )
+    try:
+        made = create_transform(
+            config.image_size,
+            is_training=True,
+            scale=(recipe.least_area, 1.0),
+            ratio=(1 / recipe.aspect, recipe.aspect),
+            hflip=recipe.flip,
+            color_jitter=recipe.color_jitter or None,
+            auto_augment=recipe.randaugment or None,
+            interpolation="random",
+            mean=config.mean,
+            std=config.std,
+            re_prob=recipe.erasing,
+            re_mode="pixel",
+        )
+    except (AssertionError, IndexError, KeyError, ValueError) as error:
+        raise UserError(
+            f"--randaugment is {recipe.randaugment!r}, which timm does not read ({error}); give a policy such as "
+            f"{Recipe.randaugment}, or an empty one for none"
+        ) from error
     for part in made.transforms:
         for operation in getattr(part, "ops", ()):
             if operation.name.startswith("Posterize"):

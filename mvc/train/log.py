@@ -7,6 +7,7 @@ there: what was written after the checkpoint is computed, and written, again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ class Log:
         lengths: bytes of each file to keep, as from `lengths` at a checkpoint; None begins both anew.
 
     Raises:
-        UserError: a file is shorter than the checkpoint says.
+        UserError: a file is shorter than the checkpoint says, or it cannot be written; so do the methods that write.
     """
 
     def __init__(self, folder: Path, lengths: Mapping[str, int] | None = None) -> None:
@@ -38,8 +39,9 @@ class Log:
                     f"{path} has {found} bytes where the checkpoint counted {kept}: it was cut or removed; put it "
                     "back, or train into another folder"
                 )
-            self._files[name] = path.open("ab")
-            self._files[name].truncate(kept)
+            with _writing(path):
+                self._files[name] = path.open("ab")
+                self._files[name].truncate(kept)
 
     def computed(self, line: Mapping[str, Any]) -> None:
         """Add a line of what was computed."""
@@ -50,16 +52,21 @@ class Log:
         self._add(TIMED, line)
 
     def _add(self, name: str, line: Mapping[str, Any]) -> None:
-        self._files[name].write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._files[name].flush()  # to the system, which keeps it when the process is killed
+        with _writing(Path(self._files[name].name)):
+            self._files[name].write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._files[name].flush()  # to the system, which keeps it when the process is killed
 
     def lengths(self) -> dict[str, int]:
         """Bytes of each file, which a checkpoint keeps."""
         return {name: file.seek(0, 2) for name, file in self._files.items()}
 
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room, and go on with --resume") from error
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -28,8 +28,6 @@ from mvc.train.log import Log
 from mvc.train.recipe import Recipe
 from mvc.train.step import Step, Update
 
-INTERVAL = 10.0  # seconds between two lines of progress
-
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
@@ -101,10 +99,8 @@ def validate(step: Step, sources: Sources, of: Literal["weights", "average"]) ->
     loss, unreadable = torch.zeros((), dtype=torch.float64, device=processes.device), []
     pin = processes.device.type == "cuda"
     for batch in read(images, own, shape=shape, workers=sources.workers, pin=pin):
-        rows = [
-            tensor.to(processes.device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.present)
-        ]
-        pixels, labels, present = rows
+        rows = (batch.images, batch.labels, batch.present)
+        pixels, labels, present = (tensor.to(processes.device, non_blocking=True) for tensor in rows)
         scores = step.scores(of, pixels).float()
         counts.count(scores, labels, present)
         unreadable += [each.path for each in batch.unreadable]
@@ -150,19 +146,20 @@ class Training:
         """
         found = training_batches(self.step, self.sources, start=self.position.updates)
         first, total = self.position.updates, self.step.recipe.all_epochs * self.order.updates
+        waiting = "first update" if self.step.execution.backend == "eager" else "first update, which compiles"
         before = started = said = time.perf_counter()
         for number in range(first, total):
             epoch, update = divmod(number, self.order.updates)
             parts = next(found)
             read = time.perf_counter()
-            with self.progress.step("first update, which compiles") if number == first else nullcontext():
+            with self.progress.step(waiting) if number == first else nullcontext():
                 result = self.step.update(parts, images=self.order.counted(update), epoch=epoch, number=number)
             now = time.perf_counter()
             self.position.updates = number + 1
             self._log_update(number, result, seconds=now - before, waited=read - before)
             if number == first:
                 started = said = now  # what is compiled once tells nothing of the rest
-            if now - said >= INTERVAL:
+            if now - said >= self.progress.INTERVAL:
                 left = (now - started) / (number - first) * (total - number - 1)
                 self._say_update(number, result, rate=self.order.batch / (now - before), left=left)
                 said = now

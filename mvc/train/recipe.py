@@ -36,7 +36,11 @@ class Recipe:
     )
     warmup_epochs: int = value(20, "first epochs, in which the rate rises linearly", f"{CONFIGURATIONS} (B: 35)")
     cooldown_epochs: int = value(10, "epochs at the lowest rate after the cosine")
-    batch: int = value(PUBLISHED_BATCH, "images of an update, of all processes together", "paper, section 4: 32 x 128")
+    batch: int = value(
+        PUBLISHED_BATCH,
+        "images of an update, of all processes together",
+        f"{CONFIGURATIONS} for 128 on each GPU; paper, section 4, for 32 GPUs",
+    )
     optimizer: str = value("lamb", "timm's name of the optimiser", f"{CONFIGURATIONS}; paper, section 4")
     lr: float = value(0.005, "highest learning rate", f"{CONFIGURATIONS}; paper, section 4")
     warmup_lr: float = value(1e-6, "learning rate at the start of the warm-up")
@@ -45,7 +49,9 @@ class Recipe:
     eps: float = value(1e-8, "added to the optimiser's denominator")
     clip_grad: float = value(5.0, "highest norm of all gradients together; timm's LAMB clips to 1 itself")
     drop_path: float = value(
-        0.2, "stochastic depth at the last block", "the models' own defaults (T to S: 0.2; B, L, L2: 0.3)"
+        0.2,
+        "stochastic depth at the last block",
+        "the models' own defaults, which the configurations leave (T to S: 0.2; B, L, L2: 0.3; L3: 0.5)",
     )
     smoothing: float = value(0.1, "label smoothing")
     mixup: float = value(0.8, "mixup's alpha; 0 for none")
@@ -65,14 +71,20 @@ class Recipe:
         f"{CONFIGURATIONS} (T2: 0.75; S, B: 1; L, L2: 6)",
     )
     mesa_start: float = value(0.25, "share of the epochs without that distance", f"{CONFIGURATIONS} (B: 0.3)")
-    crop: float = value(1.0, "share of the resized image that validation keeps", "the published evaluations")
+    crop: float = value(
+        1.0,
+        "share of the resized image that validation keeps",
+        "the published evaluations (T2: 0.98; S and 512 pixels: 0.93); the configurations have 1 (S: 0.875)",
+    )
     seed: int = value(31, "of weights, order and augmentation")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
             self._require(is_whole(getattr(self, name), 1), name, "a whole number of at least 1")
-        for name in ("warmup_epochs", "cooldown_epochs", "seed"):
+        for name in ("warmup_epochs", "cooldown_epochs"):
             self._require(is_whole(getattr(self, name), 0), name, "a whole number of at least 0")
+        seed = is_whole(self.seed, 0) and self.seed < 2**63  # as torch's generators take it
+        self._require(seed, "seed", "a whole number from 0 to 2^63 - 1")
         self._require(self.warmup_epochs < self.epochs, "warmup_epochs", f"below --epochs, which is {self.epochs}")
         for name in ("lr", "warmup_lr", "min_lr", "eps", "clip_grad"):
             self._require(self._number(name, 0) and getattr(self, name) > 0, name, "a number above 0")

@@ -222,10 +222,13 @@ def _optimizer(model: nn.Module, recipe: Recipe, *, foreach: bool | None) -> tor
     from timm.optim import create_optimizer_v2
 
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, eps=recipe.eps, foreach=foreach
         )
     except (AssertionError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"--optimizer {recipe.optimizer} cannot be made ({error}); timm.optim.list_optimizers() names timm's"
         ) from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"--optimizer {recipe.optimizer} needs second derivatives, which an update does not compute")
+    return optimizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -190,6 +191,48 @@ def test_a_log_that_was_cut_is_an_error(whole, tmp_path):
     (tmp_path / COMPUTED).write_bytes(computed(whole)[:-1])
     with pytest.raises(UserError, match=rf"{COMPUTED} has \d+ bytes where the checkpoint counted {lengths[COMPUTED]}"):
         Log(tmp_path, lengths)
+
+
+def test_a_log_that_cannot_be_written_is_an_error(dataset, tmp_path, capsys):
+    """Where the system takes no more than 100 bytes in a file."""
+    resource = pytest.importorskip("resource", reason="this system limits no file")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = Log(tmp_path)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(UserError, match=rf"cannot write .*{COMPUTED}: .*; make room, and go on with --resume"):
+            log.computed({"loss": "1" * 200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (tmp_path / "folder" / COMPUTED).mkdir(parents=True)
+    assert run(dataset, tmp_path / "folder") == 2
+    assert f"{COMPUTED}: Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64")])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    dataset, whole, tmp_path, monkeypatch, capsys, error
+):
+    write, saved = torch.save, []
+
+    def save(contents, path):
+        saved.append(path)
+        if len(saved) == KILLED:
+            path.write_bytes(b"half")
+            raise error
+        write(contents, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", save)
+        assert run(dataset, tmp_path, *SAVING) == 2
+    assert f"cannot write {tmp_path / 'last.pt'}: " in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert run(dataset, tmp_path, *SAVING, "--resume") == 0
+    assert computed(tmp_path) == computed(whole)
+
+
+def test_going_on_does_not_read_the_first_weights(dataset, whole):
+    assert run(dataset, whole, *SAVING, "--resume", "--weights", "gone.pth") == 0
 
 
 # --- what reads a checkpoint

@@ -35,16 +35,16 @@ def lines(folder) -> list[dict]:
 
 
 def test_it_learns(dataset, tmp_path, capsys):
-    """Drawn figures, which it tells apart after 36 updates; and it draws the curves."""
+    """Drawn figures, which it tells apart after 24 updates; and it draws the curves."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     picture = tmp_path / "curves.svg"
-    more = ["--epochs", "12", "--lr", "0.02", "--plot", str(picture), "--json", "-"]
+    more = ["--epochs", "8", "--lr", "0.03", "--plot", str(picture), "--json", "-"]
     assert run(dataset, tmp_path / "run", *PLAIN, *more) == 0
     facts = json.loads(capsys.readouterr().out)
     losses = [line["loss"] for line in lines(tmp_path / "run") if line["kind"] == "update"]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert facts["best_top_1"] >= 0.75
-    assert facts["epoch"] == 12
+    assert facts["epoch"] == 8
     epochs = [line for line in lines(tmp_path / "run") if line["kind"] == "epoch"]
     assert facts["best_top_1"] == max(line[of]["top_1"] for line in epochs for of in ("weights", "average"))
     drawing = picture.read_text()
@@ -102,6 +102,11 @@ ERRORS = {
         ["--batch", "9", "--rows", "4"],
         "mixup and cutmix pair the images of a process, of which there are 9",
     ),
+    "a batch larger than the set": (["--batch", "26"], "--batch is 26 and there are 24 images for training"),
+    "a policy that timm does not know": (["--randaugment", "rnd"], "--randaugment is 'rnd', which timm does not read"),
+    "a policy that timm reads wrongly": (["--randaugment", "rand-m9x"], "--randaugment is 'rand-m9x', which timm"),
+    "an optimiser of second order": (["--optimizer", "adahessian"], "--optimizer adahessian needs second derivatives"),
+    "a seed that no generator takes": (["--seed", str(2**63)], f"--seed is {2**63}; it must be a whole number from 0"),
     "one process to spread over": (["--fsdp"], "--fsdp spreads weights over processes, and there is one"),
     "an unusable value": (["--smoothing", "1.5"], "--smoothing is 1.5; it must be a number from 0 to below 1"),
     "no such weights": (["--weights", "none.pth"], "cannot open source 'none.pth'"),
@@ -124,6 +129,11 @@ def test_folders_that_do_not_fit_are_an_error(dataset, tmp_path, capsys):
     shutil.rmtree(other / "val" / "disc")
     assert run(other, tmp_path / "run") == 2
     assert "disc is a class of one of train and val alone" in capsys.readouterr().err
+    for part in ("train", "val"):
+        for kind in {*CLASSES} - {"bars"}:
+            shutil.rmtree(other / part / kind, ignore_errors=True)
+    assert run(other, tmp_path / "run") == 2
+    assert "has one class, bars; there is something to learn from two on" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_stops_it(dataset, tmp_path, capsys):
