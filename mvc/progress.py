@@ -1,8 +1,9 @@
-"""Progress of long commands, on standard error."""
+"""Progress of long commands, on standard error, and times for people."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -37,3 +38,12 @@ class Progress:
         finally:
             done.set()
             thread.join()
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours = whole // 60 % 60, whole // 3600
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"

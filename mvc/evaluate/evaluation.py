@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,7 +14,7 @@ from mvc.evaluate.counts import Counts
 from mvc.evaluate.state import State
 from mvc.images.loading import Batch, Images, Unreadable, read
 from mvc.processes import Processes
-from mvc.progress import Progress
+from mvc.progress import Progress, duration
 
 INTERVAL = 10.0  # seconds between two states, and two lines
 GROWTH = 4  # how much longer a round may be than the one before, whose time may have been a lucky one
@@ -115,12 +114,3 @@ def _line(state: State, images: int) -> str:
     so_far = f"top-1 so far {100 * state.counts.top_1:.2f} %" if state.counts.images else "no image read so far"
     missing = f", {len(state.unreadable)} unreadable" if state.unreadable else ""
     return f"{state.done:,} of {images:,} images, {rate:.1f} images/s{left}, {so_far}{missing}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, hours = whole // 60 % 60, whole // 3600
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from mvc.evaluate.counts import Counts
-from mvc.evaluate.evaluation import Score, Work, duration, score_batch
+from mvc.evaluate.evaluation import Score, Work, score_batch
 from mvc.images.loading import Unreadable
 from mvc.measure import machine
 from mvc.measure.environment import Environment, environment
+from mvc.progress import duration
 from mvc.table import tabulate
 
 SECONDS = 10.0  # of measuring

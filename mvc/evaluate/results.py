@@ -9,11 +9,12 @@ import torch
 
 from mvc.compile.compiler import CompileReport
 from mvc.evaluate.counts import Counts
-from mvc.evaluate.evaluation import Work, duration
+from mvc.evaluate.evaluation import Work
 from mvc.evaluate.state import State
 from mvc.images.folder import ImageFolder
 from mvc.measure.environment import Environment
 from mvc.model.config import MambaVisionConfig
+from mvc.progress import duration
 from mvc.table import tabulate
 
 SHOWN = 10  # classes, and unreadable images, in the table

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from mvc.evaluate.evaluation import duration
 from mvc.measure.machine import peak_memory
+from mvc.progress import duration
 from mvc.train.data import Batch
 from mvc.train.loop import Sources, training_batches
 from mvc.train.step import Step

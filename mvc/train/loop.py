@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from mvc.cli import finite
 from mvc.evaluate.counts import Counts
-from mvc.evaluate.evaluation import duration
 from mvc.images.folder import ImageFolder, listed
 from mvc.images.loading import Images, read
 from mvc.model.image import preprocess
-from mvc.progress import Progress
+from mvc.progress import Progress, duration
 from mvc.train import checkpoint, data
 from mvc.train.checkpoint import Position
 from mvc.train.data import Batch, Batches, Order, TrainingImages

@@ -14,10 +14,10 @@ from places import ROOT
 from mvc.evaluate import evaluation
 from mvc.evaluate.__main__ import main
 from mvc.evaluate.counts import Counts
-from mvc.evaluate.evaluation import duration
 from mvc.images.classes import imagenet_synsets
 from mvc.model.image import load_image, preprocess
 from mvc.model.module import create_model
+from mvc.progress import duration
 
 pytest.importorskip("PIL.Image", reason="reading images needs Pillow")
 
