@@ -93,7 +93,7 @@ def test_compiled_windows_are_what_they_are_alone(stage, size):
 def test_compiled_windows_have_the_gradients_they_have_alone():
     torch._dynamo.reset()
     model, stage = tiny(layer_scale=0.5, **EACH_KIND_ONCE), 2
-    x = stage_map(model, stage, 4, 5).requires_grad_()  # with a strip at the right, one at the bottom, and a corner
+    x = stage_map(model, stage, 3, 5).requires_grad_()  # with a strip at the right
     parameters = [x, *model.levels[stage].blocks.parameters()]
     weights = torch.randn_like(x)
     compiled = torch.compile(lambda x: model.levels[stage](x), backend="mvc", fullgraph=True)

@@ -188,7 +188,7 @@ def test_a_compiled_backbone_learns_two_pictures():
     images[1, 0, :, 40:], labels[1, :, 40:] = -1.0, 2
     eager = model.losses(images, labels)["decode"]  # in training mode: dropout differs from call to call
     model.backbone.compile(backend="mvc", fullgraph=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     history = []
     for _ in range(20):
         loss = sum(model.losses(images, labels).values())
