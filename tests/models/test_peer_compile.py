@@ -45,16 +45,14 @@ def assert_inference(family: str, model: nn.Module, x: Tensor, *, blocks: int) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", SCANS)
-def test_inference_of_a_block(family, fresh_dynamo):
-    assert_inference(family, *one_block(family), blocks=1)
+def test_inference_of_vim(fresh_dynamo):
+    assert_inference("Vim", *one_block("Vim"), blocks=1)
 
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize(("family", "blocks"), [("Vim", 2), ("VMamba", 4)])
-def test_inference(family, blocks, fresh_dynamo):
-    assert_inference(family, *trial(family), blocks=blocks)
+def test_inference_of_vmamba(fresh_dynamo):
+    assert_inference("VMamba", *trial("VMamba"), blocks=4)
 
 
 @pytest.mark.slow

@@ -77,20 +77,6 @@ def test_eager_figures(size):
     assert_maps(size, found)
 
 
-@pytest.mark.slow
-@torch.no_grad()
-def test_compiled_backbone_gives_the_figures():
-    torch._dynamo.reset()
-    model, size = published(), (1, 512, 683)
-    run = torch.compile(model.backbone, backend="mvc", fullgraph=True)
-    maps = run(golden.image(*size))
-    found = {f"stage{index}": each for index, each in enumerate(maps)} | {"decode": model.decode_head(maps)}
-    found["logits"] = resized(found["decode"], size[1:])
-    found["logits_ori"] = resized(found["logits"], (375, 500))
-    assert_maps(size, found)
-    assert_labels(size, found["logits_ori"].argmax(1), "_ori")
-
-
 def test_prediction_resizes_twice_and_leaves_out_the_padding():
     model, images = small().eval(), torch.randn(2, 3, 64, 96)
     labels = model.predict(images, [(50, 90), (64, 96)], [(75, 45), (41, 61)])
