@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvc.tasks.coco import results, run_lengths
 from mvc.tasks.detection import Detector, Selection, create_detector
 from mvc.tasks.metrics import coco_average_precision
-from mvc.tasks.photographs import MEAN, STD
+from mvc.tasks.photographs import normalised
 from mvc.tasks.pictures import draw_detections
-from mvc.tasks.recipe import DETECTION, optimizer, schedule
+from mvc.tasks.recipe import DETECTION, Recipe, optimizer, schedule
 from mvc.tasks.targets import Target
 
 CLASSES = ("circle", "rectangle", "triangle")
@@ -68,8 +69,22 @@ def batch(draw: np.random.Generator, count: int) -> tuple[Tensor, list[Target], 
     """Normalised images (count, 3, height, width), their targets, and the pictures themselves."""
     images, targets = zip(*(photograph(draw) for _ in range(count)), strict=True)
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).float() for image in images])
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (pixels - mean) / std, list(targets), list(images)
+    return normalised(pixels), list(targets), list(images)
+
+
+def fit(model: nn.Module, recipe: Recipe, losses: Callable[[], dict[str, Tensor]], *, steps: int) -> None:
+    """Train by a recipe on the sum of the losses that each call gives."""
+    adam = optimizer(model, recipe)
+    rates = schedule(adam, recipe, steps=steps)
+    start = time.perf_counter()
+    for step in range(steps):
+        loss = sum(losses().values())
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        rates.step()
+        if step % 25 == 0 or step == steps - 1:
+            print(f"step {step:4}: loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def train(model: Detector, *, steps: int, images: int, seed: int) -> None:
@@ -77,19 +92,12 @@ def train(model: Detector, *, steps: int, images: int, seed: int) -> None:
     draw, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     recipe = dataclasses.replace(DETECTION["T"], rate=1e-3, warm_up=min(50, steps - 1))
     learning = dataclasses.replace(model.learning, samples=64, candidates=500, proposals=300)
-    adam = optimizer(model, recipe)
-    rates = schedule(adam, recipe, steps=steps)
-    start = time.perf_counter()
-    for step in range(steps):
+
+    def losses() -> dict[str, Tensor]:
         pixels, targets, _ = batch(draw, images)
-        losses = model.losses(pixels, [SIZE] * images, targets, learning=learning, generator=generator)
-        loss = sum(losses.values())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        rates.step()
-        if step % 25 == 0 or step == steps - 1:
-            print(f"step {step:4}: loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+        return model.losses(pixels, [SIZE] * images, targets, learning=learning, generator=generator)
+
+    fit(model, recipe, losses, steps=steps)
 
 
 def evaluate(model: Detector, *, images: int, seed: int) -> tuple[list[dict], dict]:

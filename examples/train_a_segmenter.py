@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from train_a_detector import CLASSES, SIZE, batch
+from train_a_detector import CLASSES, SIZE, SMALL, batch, fit
 
 from mvc.tasks.metrics import class_counts, mean_iou
 from mvc.tasks.pictures import draw_segments
-from mvc.tasks.recipe import SEGMENTATION, optimizer, schedule
+from mvc.tasks.recipe import SEGMENTATION
 from mvc.tasks.segmentation import Segmenter, create_segmenter
 from mvc.tasks.targets import Target
-
-SMALL = {"width": 32, "window_sizes": (8, 5), "drop_path_rate": 0.0}  # of the heads, and of the backbone
 
 
 def labels_of(targets: list[Target], names: tuple[str, ...]) -> Tensor:
@@ -39,18 +36,12 @@ def train(model: Segmenter, names: tuple[str, ...], *, steps: int, images: int, 
     """On new pictures in each step, by the published recipe with another rate and warm-up."""
     draw = np.random.default_rng(seed)
     recipe = dataclasses.replace(SEGMENTATION["T"], rate=4e-3, warm_up=min(50, steps - 1))
-    adam = optimizer(model, recipe)
-    rates = schedule(adam, recipe, steps=steps)
-    start = time.perf_counter()
-    for step in range(steps):
+
+    def losses() -> dict[str, Tensor]:
         pixels, targets, _ = batch(draw, images)
-        loss = sum(model.losses(pixels, labels_of(targets, names)).values())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        rates.step()
-        if step % 25 == 0 or step == steps - 1:
-            print(f"step {step:4}: loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+        return model.losses(pixels, labels_of(targets, names))
+
+    fit(model, recipe, losses, steps=steps)
 
 
 def evaluate(model: Segmenter, names: tuple[str, ...], *, images: int, seed: int) -> tuple[float, Tensor]:

@@ -140,6 +140,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """The type of an argument that is a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
 def seed(text: str) -> int:
     """The type of an argument that torch's generators accept as a seed."""
     if not text.isdecimal() or int(text) >= 2**63:

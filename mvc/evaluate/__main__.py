@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--classes", type=cli.name, metavar="FILE", help=names)
     add("--size", type=_side, metavar="N", help="side of the square images in pixels (default the variant's)")
     add("--batch", type=positive, default=64, metavar="N", help="images in a batch (default 64)")
-    add("--workers", type=_count, metavar="N", help="processes that read images, for each process that scores")
+    add("--workers", type=cli.count, metavar="N", help="processes that read images, for each process that scores")
     add("--dtype", choices=DTYPES, default="float32", help="dtype of parameters and input (default float32)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto uses a GPU where there is one")
     add("--no-compile", dest="compile", action="store_false", help="score in eager mode")
@@ -94,12 +94,6 @@ def _parser() -> argparse.ArgumentParser:
 def _side(text: str) -> int:
     if not text.isdecimal() or not MIN_IMAGE_SIZE <= int(text) <= MAX_SIDE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
@@ -190,7 +184,7 @@ def _work(args: argparse.Namespace, data: Data, processes: Processes) -> Work:
 
 def _workers() -> int:
     """As many as this process has processors for."""
-    ours = (machine.affinity() or os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ours = (machine.affinity() or os.cpucli.count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(MOST_WORKERS, max(ours, 1))
 
 

@@ -50,8 +50,13 @@ def prepare(image: Image.Image, bounds: tuple[int, int]) -> Tensor:
     pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float()
     size = bounded_size((rgb.height, rgb.width), bounds)
     resized = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0].round()
+    return normalised(resized)
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Pixels (..., 3, height, width) with values from 0 to 255 as the models read them."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (resized - mean) / std
+    return (pixels - mean) / std
 
 
 def padded(

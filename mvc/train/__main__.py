@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fsdp", action=argparse.BooleanOptionalAction, help=fsdp)
     add("--backend", choices=("mvc", "inductor", "eager"), default="mvc", help="what compiles (default mvc)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto uses a GPU where there is one")
-    add("--workers", type=_count, default=4, metavar="N", help="processes that read images, for each (default 4)")
+    add("--workers", type=cli.count, default=4, metavar="N", help="processes that read images, for each (default 4)")
     add("--rows", type=positive, metavar="N", help="images that a process validates at once (default as it trains)")
     add("--dry-run", action="store_true", help="run a few updates, say what all of it takes, and write nothing")
     add("--plot", type=cli.name, metavar="FILE", help="draw the curves after each epoch, .png or .svg")
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="no progress, only the result")
     recipe = parser.add_argument_group("the recipe, whose defaults are the published ones (docs/train.md)")
     for field in dataclasses.fields(Recipe):
-        kind = {"int": _count, "float": _number, "str": str}[field.type]
+        kind = {"int": cli.count, "float": _number, "str": str}[field.type]
         shown = field.default if isinstance(field.default, str) else f"{field.default:.4g}"
         meaning = f"{field.metadata['meaning']} (default {shown})".replace("%", "%%")
         recipe.add_argument(option(field.name), type=kind, metavar="X", help=meaning)
@@ -259,12 +259,6 @@ def _require_packages() -> None:
 def _size(text: str) -> int:
     if not text.isdecimal() or int(text) < MIN_IMAGE_SIZE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels of at least {MIN_IMAGE_SIZE}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
