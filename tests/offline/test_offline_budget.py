@@ -137,6 +137,18 @@ def test_the_cards_differ_in_registers_and_attention_alone():
     assert first["models"]
 
 
+@pytest.mark.parametrize("card", CARDS)
+def test_the_committed_budgets_name_lines_of_the_model(card):
+    """Which tells at once what the tests below need minutes for: the budgets are older than the model."""
+    texts = {path.name: path.read_text().splitlines() for path in (ROOT / "mvc" / "model").glob("*.py")}
+    lines = {f"{name}: {line.strip()}" for name, text in texts.items() for line in text}
+    models = json.loads((COMMITTED / f"{card}.json").read_text())["models"]
+    launches = {launch for each in models.values() for launch in each["launches"]}
+    named = {line for launch in launches for line in re.split(r"(?: from | > )(?=\w+\.py: )", launch)[1:]}
+    assert named
+    assert named <= lines, "run `python bench/offline.py --budgets bench/budgets` and commit what it writes"
+
+
 needs_device = pytest.mark.skipif(device.why_not() is not None, reason=str(device.why_not()))
 
 
