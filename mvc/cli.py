@@ -20,6 +20,8 @@ import torch
 
 from mvc import files
 from mvc.errors import UserError
+from mvc.model.config import MIN_IMAGE_SIZE
+from mvc.model.image import MAX_SIDE
 from mvc.patches import replaced
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -144,6 +146,13 @@ def count(text: str) -> int:
     """The type of an argument that is a whole number of at least 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def side(text: str) -> int:
+    """The type of an argument that is the side of square images in pixels."""
+    if not text.isdecimal() or not MIN_IMAGE_SIZE <= int(text) <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
     return int(text)
 
 

@@ -27,8 +27,8 @@ from mvc.images.folder import ImageFolder, list_images
 from mvc.images.loading import Images
 from mvc.measure import machine, plot
 from mvc.measure.environment import environment
-from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS, MambaVisionConfig, get_config
-from mvc.model.image import MAX_SIDE, import_pillow, preprocess
+from mvc.model.config import VARIANTS, MambaVisionConfig, get_config
+from mvc.model.image import import_pillow, preprocess
 from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights, num_classes, stored_config
 from mvc.processes import Processes, joined
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     names = "text file with the class folders' names, one to a line, in the order of the model's scores (default for "
     names += "1,000 classes ImageNet's WordNet ids, otherwise the folders in sorted order)"
     add("--classes", type=cli.name, metavar="FILE", help=names)
-    add("--size", type=_side, metavar="N", help="side of the square images in pixels (default the variant's)")
+    add("--size", type=cli.side, metavar="N", help="side of the square images in pixels (default the variant's)")
     add("--batch", type=positive, default=64, metavar="N", help="images in a batch (default 64)")
     add("--workers", type=cli.count, metavar="N", help="processes that read images, for each process that scores")
     add("--dtype", choices=DTYPES, default="float32", help="dtype of parameters and input (default float32)")
@@ -89,12 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=cli.name, metavar="FILE", help=json)
     add("--quiet", action="store_true", help="no progress, only the table")
     return parser
-
-
-def _side(text: str) -> int:
-    if not text.isdecimal() or not MIN_IMAGE_SIZE <= int(text) <= MAX_SIDE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {MIN_IMAGE_SIZE} to {MAX_SIDE}")
-    return int(text)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from mvc.compile.limits import machine_limits
 from mvc.errors import UserError
 from mvc.images.folder import ImageFolder, list_images
 from mvc.measure import plot
-from mvc.model.config import MIN_IMAGE_SIZE, VARIANTS, MambaVisionConfig, get_config
+from mvc.model.config import VARIANTS, MambaVisionConfig, get_config
 from mvc.model.module import MambaVision, create_model
 from mvc.model.weights import load_weights, num_classes
 from mvc.processes import Processes, joined
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=cli.name, required=True, metavar="DIR", help="folder with train/CLASS/... and val/CLASS/...")
     add("--output", type=cli.name, required=True, metavar="DIR", help="folder of checkpoints and log; made if missing")
     add("--variant", default="T", help=f"one of {', '.join(VARIANTS)} (default T)")
-    add("--size", type=_size, metavar="N", help="side of the images; windows grow with it (default the variant's)")
+    add("--size", type=cli.side, metavar="N", help="side of the images; windows grow with it (default the variant's)")
     add(
         "--weights", type=cli.name, metavar="SRC", help="begin with this checkpoint, or hub:OWNER/NAME (default random)"
     )
@@ -254,12 +254,6 @@ def _require_packages() -> None:
     missing = [name for name in ("timm", "torchvision", "PIL") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"training needs {', '.join(missing)}: pip install 'mvc-mambavision[train]'")
-
-
-def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) < MIN_IMAGE_SIZE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels of at least {MIN_IMAGE_SIZE}")
-    return int(text)
 
 
 def _number(text: str) -> float:
