@@ -16,6 +16,21 @@ def test_a_run_counts_products_and_leaves_scans_out():
 
 
 @pytest.mark.versions
+@pytest.mark.parametrize("training", [False, True], ids=["forward", "backward"])
+def test_attention_counts_on_a_cpu(training):
+    """Two products, and five backward, which computes the scores again."""
+
+    def run():
+        q, k, v = (torch.zeros(2, 4, 16, 8, requires_grad=training) for _ in range(3))
+        y = F.scaled_dot_product_attention(q, k, v)
+        if training:
+            y.sum().backward()
+
+    product = 2 * 2 * 4 * 16 * 16 * 8
+    assert flops.count(run) == (7 if training else 2) * product
+
+
+@pytest.mark.versions
 def test_nodes_count_what_running_them_does():
     x, weight, matrix = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.randn(8, 5)
 
