@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvc.tasks import draws
 from mvc.tasks.boxes import clip
-from mvc.tasks.photographs import bounded_size
+from mvc.tasks.photographs import bounded_size, resized
 from mvc.tasks.targets import Target
 
 SHORT_SIDES = tuple(range(480, 801, 32))
@@ -29,12 +30,12 @@ def multi_scale(image: Tensor, target: Target, *, generator: torch.Generator | N
         target: of the image, with masks of its size; a crop may leave it without objects.
         generator: on the CPU; what is drawn with. torch's own if None.
     """
-    if _one_of((True, False), generator):
+    if draws.heads(generator):
         image, target = flip(image, target)
-    if _one_of((True, False), generator):
-        image, target = resize(image, target, short=_one_of(SHORT_SIDES_TO_CROP, generator))
+    if draws.heads(generator):
+        image, target = resize(image, target, short=draws.one_of(SHORT_SIDES_TO_CROP, generator))
         image, target = random_crop(image, target, generator=generator)
-    return resize(image, target, short=_one_of(SHORT_SIDES, generator), long=LONG_SIDE)
+    return resize(image, target, short=draws.one_of(SHORT_SIDES, generator), long=LONG_SIDE)
 
 
 def flip(image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -48,12 +49,11 @@ def flip(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 def resize(image: Tensor, target: Target, *, short: int, long: float = math.inf) -> tuple[Tensor, Target]:
     """Bring the short side of an image to `short` pixels, or the long one to `long` where it would be longer.
 
-    It is done bilinearly, to whole levels and without smoothing, as OpenCV does; masks take the nearest pixel. Objects
-    whose box is so thin that rounding leaves nothing of it are dropped.
+    Masks take the nearest pixel. Objects whose box is so thin that rounding leaves nothing of it are dropped.
     """
     before = image.shape[1], image.shape[2]
     after = bounded_size(before, (long, short))
-    image = F.interpolate(image[None], after, mode="bilinear", align_corners=False)[0].round()
+    image = resized(image, after)
     masks = target.masks.new_zeros(0, *after)
     if len(target.masks):
         masks = F.interpolate(target.masks[None].byte(), after, mode="nearest")[0].bool()
@@ -65,8 +65,8 @@ def resize(image: Tensor, target: Target, *, short: int, long: float = math.inf)
 def random_crop(image: Tensor, target: Target, *, generator: torch.Generator | None = None) -> tuple[Tensor, Target]:
     """Cut a rectangle out of an image, of sides drawn within `CROP`, or the image's where that is smaller."""
     size = image.shape[1], image.shape[2]
-    height, width = (_between(min(CROP[0], side), min(CROP[1], side), generator) for side in size)
-    top, left = _between(0, size[0] - height, generator), _between(0, size[1] - width, generator)
+    height, width = (draws.whole(min(CROP[0], side), min(CROP[1], side), generator) for side in size)
+    top, left = draws.whole(0, size[0] - height, generator), draws.whole(0, size[1] - width, generator)
     return crop(image, target, top=top, left=left, size=(height, width))
 
 
@@ -81,11 +81,3 @@ def _with_area(target: Target) -> Target:
     """The objects whose box has an area."""
     kept = (target.boxes[:, 2:] > target.boxes[:, :2]).all(1)
     return Target(*(part[kept] for part in target))
-
-
-def _between(least: int, most: int, generator: torch.Generator | None) -> int:
-    return int(torch.randint(least, most + 1, (), generator=generator))
-
-
-def _one_of(choices: tuple, generator: torch.Generator | None):
-    return choices[_between(0, len(choices) - 1, generator)]

@@ -36,9 +36,6 @@ def bounded_size(size: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, i
 def prepare(image: Image.Image, bounds: tuple[int, int]) -> Tensor:
     """A photograph at the size that a detector or segmenter reads, normalised: float32 (3, height, width).
 
-    It is resized as OpenCV does, whose bilinear interpolation does not average the pixels that it skips (Pillow's
-    does), to whole levels from 0 to 255.
-
     Args:
         image: a Pillow image of any mode, brought to RGB by `mvc.model.image.to_rgb`.
         bounds: DETECTION_BOUNDS or SEGMENTATION_BOUNDS.
@@ -46,11 +43,25 @@ def prepare(image: Image.Image, bounds: tuple[int, int]) -> Tensor:
     Raises:
         UserError: not a Pillow image, or one without pixels.
     """
-    rgb = to_rgb(image)
-    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float()
-    size = bounded_size((rgb.height, rgb.width), bounds)
-    resized = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0].round()
-    return normalised(resized)
+    pixels = levels(image)
+    return normalised(resized(pixels, bounded_size((pixels.shape[1], pixels.shape[2]), bounds)))
+
+
+def levels(image: Image.Image) -> Tensor:
+    """A photograph's pixels as they are: float32 (3, height, width) of levels from 0 to 255.
+
+    Args, Raises: as for `prepare`.
+    """
+    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).float()
+
+
+def resized(pixels: Tensor, size: Size) -> Tensor:
+    """Pixels (3, height, width) with values from 0 to 255 at another (height, width).
+
+    It is done as OpenCV does, whose bilinear interpolation does not average the pixels that it skips (Pillow's does),
+    to whole levels.
+    """
+    return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0].round()
 
 
 def normalised(pixels: Tensor) -> Tensor:

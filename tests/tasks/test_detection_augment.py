@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvc.tasks import augment
+from mvc.tasks import detection_augment as augment
 from mvc.tasks.targets import Target
 
 DRAW = torch.Generator().manual_seed(0)
