@@ -19,7 +19,7 @@ LARGEST_SHARE = 0.75  # of one class among the pixels of a crop that have one
 CROPS = 11  # drawn at most, until one class has less than that
 BRIGHTNESS = 32  # levels of 255, more or less
 CONTRAST = SATURATION = (0.5, 1.5)  # factors
-HUE = 18  # steps of two degrees, either way
+HUE = (-18, 17)  # steps of two degrees
 
 
 def training_crop(
@@ -87,7 +87,7 @@ def recolour(image: Tensor, *, generator: torch.Generator | None = None) -> Tens
         image = to_rgb(hue, _levels(saturation * draws.real(*SATURATION, generator)), value)
     if draws.heads(generator):
         hue, saturation, value = to_hsv(image)
-        image = to_rgb((hue + draws.whole(-HUE, HUE, generator)) % 180, saturation, value)
+        image = to_rgb((hue + draws.whole(*HUE, generator)) % 180, saturation, value)
     return image if contrast_first else _contrast(image, generator)
 
 
