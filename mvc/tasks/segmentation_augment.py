@@ -37,15 +37,16 @@ def training_crop(
         the image (3, crop, crop), normalised, with zeros for padding, and its labels (crop, crop), with 255.
 
     Raises:
-        UserError: the image or its labels are of other shapes.
+        UserError: the image or its labels are of other shapes or dtypes, or the crop has no pixel.
     """
     require_whole("crop", crop, 1)
     require(image.ndim == 3 and image.shape[0] == 3, "image", tuple(image.shape), "of the shape (3, height, width)")
     require(labels.shape == image.shape[1:], "labels", tuple(labels.shape), "of the image's height and width")
+    require(image.is_floating_point(), "image", image.dtype, "floating-point levels, as of `photographs.levels`")
+    require(labels.dtype == torch.int64, "labels", labels.dtype, "torch.int64")
     scale = draws.real(*SCALES, generator)
-    image, labels = resize(
-        image, labels, bounds=(int(SEGMENTATION_BOUNDS[0] * scale), int(SEGMENTATION_BOUNDS[1] * scale))
-    )
+    long, short = (int(most * scale) for most in SEGMENTATION_BOUNDS)
+    image, labels = resize(image, labels, bounds=(long, short))
     rows, columns = mixed_crop(labels, crop, generator)
     image, labels = image[:, rows, columns], labels[rows, columns]
     if draws.heads(generator):

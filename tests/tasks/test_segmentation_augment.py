@@ -136,14 +136,17 @@ def test_colours_change_within_the_published_limits():
     assert 0.4 < (hues == 0).float().mean() < 0.6
 
 
+PICTURE, CLASSES = torch.zeros(3, 8, 8), torch.zeros(8, 8, dtype=torch.int64)
 WRONG = {
-    "no colours": (torch.zeros(1, 8, 8), torch.zeros(8, 8), 4, r"image is \(1, 8, 8\); it must be of the shape"),
-    "other labels": (torch.zeros(3, 8, 8), torch.zeros(8, 9), 4, r"labels is \(8, 9\); it must be of the image's"),
-    "no crop": (torch.zeros(3, 8, 8), torch.zeros(8, 8), 0, "crop is 0; it must be a whole number of at least 1"),
+    "no colours": (PICTURE[:1], CLASSES, 4, r"image is \(1, 8, 8\); it must be of the shape"),
+    "bytes": (PICTURE.byte(), CLASSES, 4, r"image is torch.uint8; it must be floating-point levels"),
+    "other labels": (PICTURE, CLASSES[:7], 4, r"labels is \(7, 8\); it must be of the image's height and width"),
+    "labels in float32": (PICTURE, CLASSES.float(), 4, "labels is torch.float32; it must be torch.int64"),
+    "no crop": (PICTURE, CLASSES, 0, "crop is 0; it must be a whole number of at least 1"),
 }
 
 
 @pytest.mark.parametrize(("image", "labels", "crop", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_input_is_one_sentence(image, labels, crop, message):
     with pytest.raises(UserError, match=message):
-        augment.training_crop(image, labels.long(), crop=crop)
+        augment.training_crop(image, labels, crop=crop)
