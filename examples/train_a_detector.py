@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mvc.tasks.coco import results, run_lengths
 from mvc.tasks.detection import Detector, Selection, create_detector
 from mvc.tasks.metrics import coco_average_precision
-from mvc.tasks.photographs import normalised
+from mvc.tasks.photographs import levels, normalised
 from mvc.tasks.pictures import draw_detections
 from mvc.tasks.recipe import DETECTION, Recipe, optimizer, schedule
 from mvc.tasks.targets import Target
@@ -68,7 +68,7 @@ def boxes_around(masks: Tensor) -> Tensor:
 def batch(draw: np.random.Generator, count: int) -> tuple[Tensor, list[Target], list[Image.Image]]:
     """Normalised images (count, 3, height, width), their targets, and the pictures themselves."""
     images, targets = zip(*(photograph(draw) for _ in range(count)), strict=True)
-    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).float() for image in images])
+    pixels = torch.stack([levels(image) for image in images])
     return normalised(pixels), list(targets), list(images)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ class Limits(NamedTuple):
 
 def limits(device: torch.device) -> Limits:
     """The limits, from the processors, the machine's free memory and the device's free memory."""
-    processors = machine.affinity() or os.cpu_count() or 1
+    processors = machine.processors()
     alive = max(2, _room(device))
     compiling = min(alive, max(2, processors))
     return Limits(alive, compiling, max(1, 3 * processors // compiling if processors > 2 else 1))

@@ -178,7 +178,7 @@ def _work(args: argparse.Namespace, data: Data, processes: Processes) -> Work:
 
 def _workers() -> int:
     """As many as this process has processors for."""
-    ours = (machine.affinity() or os.cpucli.count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ours = machine.processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(MOST_WORKERS, max(ours, 1))
 
 

@@ -65,6 +65,11 @@ def affinity() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
+def processors() -> int:
+    """How many processors this process may run on, or the machine has where the system does not tell that."""
+    return affinity() or os.cpu_count() or 1
+
+
 def frequency(cpuinfo: Path = Path("/proc/cpuinfo"), root: Path = Path("/sys/devices/system/cpu/cpu0")) -> float | None:
     """MHz of the first processor at this moment; None where it cannot be read."""
     current = root / "cpufreq" / "scaling_cur_freq"

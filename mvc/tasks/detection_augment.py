@@ -30,9 +30,9 @@ def multi_scale(image: Tensor, target: Target, *, generator: torch.Generator | N
         target: of the image, with masks of its size; a crop may leave it without objects.
         generator: on the CPU; what is drawn with. torch's own if None.
     """
-    if draws.heads(generator):
+    if draws.coin(generator):
         image, target = flip(image, target)
-    if draws.heads(generator):
+    if draws.coin(generator):
         image, target = resize(image, target, short=draws.one_of(SHORT_SIDES_TO_CROP, generator))
         image, target = random_crop(image, target, generator=generator)
     return resize(image, target, short=draws.one_of(SHORT_SIDES, generator), long=LONG_SIDE)

@@ -25,6 +25,6 @@ def one_of(choices: Sequence[T], generator: torch.Generator | None) -> T:
     return choices[whole(0, len(choices) - 1, generator)]
 
 
-def heads(generator: torch.Generator | None) -> bool:
-    """Whether a coin shows heads."""
+def coin(generator: torch.Generator | None) -> bool:
+    """Whether a tossed coin shows heads."""
     return one_of((True, False), generator)

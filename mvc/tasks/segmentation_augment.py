@@ -49,7 +49,7 @@ def training_crop(
     image, labels = resize(image, labels, bounds=(long, short))
     rows, columns = mixed_crop(labels, crop, generator)
     image, labels = image[:, rows, columns], labels[rows, columns]
-    if draws.heads(generator):
+    if draws.coin(generator):
         image, labels = image.flip(-1), labels.flip(-1)
     image = normalised(recolour(image, generator=generator))
     missing = (0, crop - image.shape[2], 0, crop - image.shape[1])
@@ -78,22 +78,22 @@ def mixed_crop(labels: Tensor, crop: int, generator: torch.Generator | None) -> 
 def recolour(image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Change brightness, contrast, saturation and hue of an image of levels from 0 to 255, each of them every second
     time; contrast before or after colour."""
-    if draws.heads(generator):
+    if draws.coin(generator):
         image = _levels(image + draws.real(-BRIGHTNESS, BRIGHTNESS, generator))
-    contrast_first = draws.heads(generator)
+    contrast_first = draws.coin(generator)
     if contrast_first:
         image = _contrast(image, generator)
-    if draws.heads(generator):
+    if draws.coin(generator):
         hue, saturation, value = to_hsv(image)
         image = to_rgb(hue, _levels(saturation * draws.real(*SATURATION, generator)), value)
-    if draws.heads(generator):
+    if draws.coin(generator):
         hue, saturation, value = to_hsv(image)
         image = to_rgb((hue + draws.whole(*HUE, generator)) % 180, saturation, value)
     return image if contrast_first else _contrast(image, generator)
 
 
 def _contrast(image: Tensor, generator: torch.Generator | None) -> Tensor:
-    return _levels(image * draws.real(*CONTRAST, generator)) if draws.heads(generator) else image
+    return _levels(image * draws.real(*CONTRAST, generator)) if draws.coin(generator) else image
 
 
 def _levels(x: Tensor) -> Tensor:

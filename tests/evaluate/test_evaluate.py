@@ -12,9 +12,10 @@ from image_folders import image_folder
 from places import ROOT
 
 from mvc.evaluate import evaluation
-from mvc.evaluate.__main__ import main
+from mvc.evaluate.__main__ import _workers, main
 from mvc.evaluate.counts import Counts
 from mvc.images.classes import imagenet_synsets
+from mvc.measure import machine
 from mvc.model.image import load_image, preprocess
 from mvc.model.module import create_model
 from mvc.progress import duration
@@ -311,6 +312,13 @@ def test_wrong_input_is_one_sentence(case, given, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(("processors", "processes", "workers"), [(3, 1, 3), (12, 4, 3), (2, 4, 1), (500, 1, 8)])
+def test_images_are_read_by_as_many_as_there_are_processors(monkeypatch, processors, processes, workers):
+    monkeypatch.setattr(machine, "processors", lambda: processors)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert _workers() == workers
 
 
 def test_sizes_that_no_image_has_are_refused(given, capsys):

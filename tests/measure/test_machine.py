@@ -71,6 +71,16 @@ def test_last_level_cache_is_the_largest(tmp_path):
     assert machine.last_level_cache(tmp_path) == 32 * 2**20
 
 
+def test_processors_are_those_of_the_process_or_else_the_machines(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 4}, raising=False)
+    assert machine.processors() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.processors() == 12
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.processors() == 1
+
+
 def test_what_a_system_does_not_tell_is_none(monkeypatch):
     for name in ("getloadavg", "sched_getaffinity"):
         monkeypatch.delattr(os, name, raising=False)
